@@ -1,0 +1,22 @@
+"""Variational autoencoders as pure functions, on JAX, Flax Linen and Optax."""
+
+__version__ = "0.1.0"
+
+from flax_vae.config import RECIPES, Config
+from flax_vae.data import ImageData, load_images
+from flax_vae.distributions import Bernoulli, Normal, kl_divergence
+from flax_vae.errors import UserError
+from flax_vae.objectives import ELBO, Cyclical, Warmup, distortion, log_weights, rate
+from flax_vae.presets import gated_mlp, tutorial_conv, tutorial_dense
+from flax_vae.runs import Run, fit, load_run, resume
+from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
+from flax_vae.training import TrainState, init_state, make_optimizer, make_train_step
+from flax_vae.vae import VAE, DiagonalNormal, Inference, StandardNormal, bind, init
+
+__all__ = [
+    "ELBO", "RECIPES", "VAE", "Bernoulli", "Config", "Cyclical", "DiagonalNormal", "ImageData", "Inference", "Normal",
+    "Run", "StandardNormal", "TrainState", "UserError", "Warmup", "bind", "decode", "distortion", "encode", "fit",
+    "gated_mlp", "init", "init_state", "interpolate", "kl_divergence", "latent_grid", "load_images", "load_run",
+    "log_weights", "make_optimizer", "make_train_step", "rate", "reconstruct", "resume", "sample", "traverse",
+    "tutorial_conv", "tutorial_dense",
+]  # fmt: skip

@@ -1,0 +1,62 @@
+"""Checkpoints on disk, by Orbax: the last one, and the one with the best test loss. Arrays only, nothing executable."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from flax_vae.errors import UserError
+
+
+def open_checkpoints(directory: Path) -> AbstractContextManager[Any]:
+    """Orbax's manager of a run's checkpoints; use it in a `with` block."""
+    import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
+    from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+    def loss_downwards(metrics: Mapping[str, float]) -> float:
+        return -metrics["loss"]
+
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=loss_downwards, n=1)]),
+        best_fn=loss_downwards,
+        enable_async_checkpointing=False,  # a checkpoint is whole before its epoch is reported
+    )
+    return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
+def save(manager: Any, step: int, items: Mapping[str, Any], loss: float) -> None:
+    """Write one pytree of arrays per item; atomic, so that a kill leaves the checkpoint before it."""
+    import orbax.checkpoint as ocp
+
+    saved = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
+    manager.save(step, args=saved, metrics={"loss": loss})
+
+
+def restore(directory: Path, which: Literal["last", "best"], items: Mapping[str, Any]) -> dict[str, Any]:
+    """Read items onto this machine's default device; `items` gives their trees as shapes and dtypes.
+
+    Raises:
+        UserError: no checkpoint, a damaged one, or one of another model.
+    """
+    import orbax.checkpoint as ocp
+
+    nothing = UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
+    if not directory.is_dir():
+        raise nothing
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def target(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
+    with open_checkpoints(directory) as manager:
+        step = manager.latest_step() if which == "last" else manager.best_step()
+        if step is None:
+            raise nothing
+        try:
+            return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
+        except Exception as error:  # whatever a stranger's or a damaged file makes Orbax raise
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(f"checkpoint {step} in {directory} is damaged or of another model: {reason}") from error

@@ -1,0 +1,132 @@
+"""What a run is made of, as one value: the flags of `train.py`, and what `config.json` holds."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from flax_vae.errors import UserError
+
+FORMAT = 1  # of config.json; raised when an older program could misread a newer file
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training: model, data, objective and recipe."""
+
+    preset: Literal["gated_mlp", "tutorial_conv", "tutorial_dense"] = "gated_mlp"
+    """Model and its recipe: the defaults below are those of the preset that is named."""
+    dataset: str = "fashion_mnist"
+    """Name of a TFDS image set, or a path: a folder of images, .npy or .npz."""
+    data_dir: str | None = None
+    """Folder that holds the data set's files, or is to hold them."""
+    image_size: int | None = None
+    """Side in pixels that the images of a folder are resized to."""
+    latent_dim: int = 2
+    """Number of latent dimensions."""
+    objective: str = "elbo"
+    """What is minimised: elbo, or your own function as my_module:my_objective."""
+    beta: float = 1.0
+    """Weight of the rate (the KL) in the elbo objective."""
+    kl_warmup_epochs: float = 0.0
+    """Epochs over which beta rises linearly from 0."""
+    kl_cycles: int = 1
+    """How often that warm-up is begun again, evenly over the training."""
+    epochs: int = 8
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
+    """Optax optimiser."""
+    learning_rate: float = 2e-3
+    """Its rate, or the peak of it."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly from 0."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """What the rate does then: stay, or fall to 1 % along a cosine."""
+    clip_norm: float = 0.0
+    """Largest global norm of the gradient; 0 for none."""
+    ema_decay: float = 0.0
+    """Decay of the averaged parameters that evaluation and sampling use; 0 for none."""
+    seed: int = 0
+    """Seed of everything random: the same seed gives the same bits on the same machine."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        for name in ("latent_dim", "epochs", "batch_size", "kl_cycles", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{_flag(name)} must be greater than 0, not {getattr(self, name)}.")
+        for name in ("beta", "kl_warmup_epochs", "warmup_steps", "clip_norm", "seed"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{_flag(name)} must not be negative: {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema-decay must be at least 0 and below 1, not {self.ema_decay}.")
+        if self.kl_warmup_epochs * self.kl_cycles > self.epochs:
+            raise UserError(
+                f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not end within {self.epochs} "
+                "epochs, so beta would never reach its value: lower --kl-warmup-epochs or raise --epochs."
+            )
+        own = self.objective != "elbo"
+        if own and (self.beta, self.kl_warmup_epochs, self.kl_cycles) != (1.0, 0.0, 1):
+            raise UserError(
+                "--beta, --kl-warmup-epochs and --kl-cycles belong to --objective elbo, not to one of your own."
+            )
+
+
+RECIPES: Mapping[str, Config] = {
+    "gated_mlp": Config(),
+    "tutorial_conv": Config(preset="tutorial_conv", epochs=50, learning_rate=1e-3, warmup_steps=0, schedule="constant"),
+    "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
+}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Write `config.json`: everything that is needed to build the model again."""
+    content = {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Read `config.json`.
+
+    Raises:
+        UserError: missing, damaged, of another program, or of a newer version of this one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is no run directory: it has no {path.name}.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
+    shape = content.pop("image_shape", None)
+    del content["format"]
+    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
+        raise UserError(f"{path} is damaged: image_shape is {shape}, not three positive integers.")
+    return _config_from(content, path), (shape[0], shape[1], shape[2])
+
+
+def _config_from(content: dict[str, Any], path: Path) -> Config:
+    default = Config()
+    for name, value in content.items():
+        if not hasattr(default, name):
+            near = difflib.get_close_matches(name, [field.name for field in fields(Config)], 1)
+            raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+        known = getattr(default, name)
+        if known is not None and type(value) is not type(known):
+            raise UserError(f"{path} is damaged: {name} is {value!r}.")
+    if content.get("preset") not in RECIPES:
+        raise UserError(f"{path} names the preset {content.get('preset')!r}; there are {', '.join(RECIPES)}.")
+    return Config(**content)

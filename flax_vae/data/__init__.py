@@ -1,0 +1,66 @@
+"""Images for a VAE: Fashion-MNIST, any image set of TensorFlow Datasets, or the user's own files."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
+from flax_vae.data.fashion_mnist import load_fashion_mnist
+from flax_vae.data.images import ImageData, image_data, resize_all
+from flax_vae.data.own_images import load_own
+from flax_vae.data.tfds_images import is_known, load_tfds
+from flax_vae.errors import UserError
+
+__all__ = ["ImageData", "load_images"]
+
+
+def load_images(
+    name_or_path: str | os.PathLike[str] = FASHION_MNIST,
+    split: Literal["train", "test"] = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> ImageData:
+    """Load one split of an image set as uint8 pixels.
+
+    Args:
+        name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset), the
+            path of a folder of images, of a .npy or a .npz file, or the name of a TFDS image set. What exists on disk,
+            holds a separator or ends in .npy or .npz is a path; `./fashion_mnist` is a folder of that name.
+        split: "train" or "test".
+        data_dir: where Fashion-MNIST's four IDX files lie and where TFDS keeps its sets; their usual places if None.
+        image_size: side, or (height, width), in pixels, to which every image is brought with antialiasing.
+
+    Returns:
+        The images, "n h w c", with labels and the names of the classes where there are any.
+
+    Raises:
+        UserError: nothing of that name or path, or data that are damaged or no images, in one line that says which.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split is 'train' or 'test', not {split!r}")
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and min(size) < 1:
+        raise UserError(f"image size {image_size}: at least one pixel each way is needed")
+    folder = None if data_dir is None else Path(data_dir).expanduser()
+    if name_or_path == FASHION_MNIST:
+        return resized(load_fashion_mnist(split, folder), size)
+    if is_path(name_or_path):
+        return load_own(Path(name_or_path).expanduser(), split, size)
+    return load_tfds(str(name_or_path), split, folder, size)
+
+
+def is_path(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether it is to be read as a path; "emnist/letters" is a data set with its config unless it lies on disk."""
+    path = Path(name_or_path).expanduser()
+    if not isinstance(name_or_path, str) or path.exists() or path.suffix.lower() in (".npy", ".npz"):
+        return True
+    return os.sep in name_or_path and not is_known(name_or_path)
+
+
+def resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:
+    """The same images at (height, width); the provenance has the sum of what is returned."""
+    images = resize_all(data.images, size)
+    if images is data.images:
+        return data
+    subset = {"subset": True} if data.provenance.get("subset") else {}
+    return image_data(images, data.labels, data.class_names, data.name, data.provenance["source"], **subset)

@@ -1,0 +1,152 @@
+"""What every source of images comes down to: uint8 pixels, labels, and a note of where they came from."""
+
+import functools
+import hashlib
+import struct
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Int32, UInt8
+
+from flax_vae.errors import UserError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images as stored, 0 to 255, with what is known about them.
+
+    `provenance` is made of JSON's types: `name`, `source` in words, `number`, `shape` (h, w, c) and `sha256`, and
+    `subset` for the bundled part of Fashion-MNIST. `sha256` is that of the images written as one IDX file, header and
+    pixels, so it covers their shape as well, and for Fashion-MNIST it is the sum of the published file.
+    """
+
+    images: UInt8[np.ndarray, "n h w c"]
+    labels: Int32[np.ndarray, " n"] | None
+    class_names: tuple[str, ...] | None
+    name: str
+    provenance: dict[str, Any]
+
+
+def image_data(
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: np.ndarray | None,
+    class_names: tuple[str, ...] | None,
+    name: str,
+    source: str,
+    **more: Any,
+) -> ImageData:
+    """The images with their provenance; `more` is added to it."""
+    provenance = {"name": name, "source": source, "number": len(images), "shape": list(images.shape[1:])}
+    provenance |= {"sha256": idx_sha256(images), **more}
+    return ImageData(images, None if labels is None else labels.astype(np.int32), class_names, name, provenance)
+
+
+def idx_header(shape: tuple[int, ...]) -> bytes:
+    """The header of an IDX file of bytes: two zeros, the type 8, the rank, the dimensions as big-endian integers."""
+    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
+
+
+def idx_sha256(array: UInt8[np.ndarray, "..."]) -> str:
+    """Sha256 of the array written as an IDX file; a single channel is no dimension there."""
+    shape = array.shape[:-1] if array.ndim == 4 and array.shape[-1] == 1 else array.shape
+    digest = hashlib.sha256(idx_header(shape))
+    digest.update(np.ascontiguousarray(array).reshape(-1).data)
+    return digest.hexdigest()
+
+
+def resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 c"]:
+    """The image at another (height, width): bicubic, with antialiasing where it shrinks (Pillow)."""
+    from PIL import Image
+
+    if image.shape[:2] == size:
+        return image
+    planes = [Image.fromarray(np.ascontiguousarray(image[..., c])) for c in range(image.shape[-1])]
+    return np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC)) for plane in planes], axis=-1)
+
+
+def resize_all(images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None) -> UInt8[np.ndarray, "n h2 w2 c"]:
+    """All images at (height, width); untouched when they have it or none is asked for."""
+    if size is None or images.shape[1:3] == size:
+        return images
+    resized = (resize(image, size) for image in images)
+    return np.stack(list(watched(resized, len(images), "Resizing images")))
+
+
+def stack(
+    named_images: Iterable[tuple[str, UInt8[np.ndarray, "_h _w _c"]]],
+    wanted: Bool[np.ndarray, " n"],
+    channels: int,
+    size: tuple[int, int] | None,
+) -> UInt8[np.ndarray, "m h w c"]:
+    """Read the wanted ones of n images into one array.
+
+    Args:
+        named_images: what each is called in an error, and its pixels; a single channel fills all.
+        wanted: which to keep. The others must fit as well, so that training and test part go together.
+        channels: how many the result has.
+        size: (height, width) to bring every image to.
+
+    Raises:
+        UserError: two images differ in size and no size is asked for.
+    """
+    kept: np.ndarray | None = None
+    first, position = "", 0
+    shape = size
+    for (name, image), keep in zip(watched(named_images, len(wanted), "Reading images"), wanted, strict=True):
+        first, shape = first or name, shape or image.shape[:2]
+        if size is None and image.shape[:2] != shape:
+            raise UserError(
+                f"Images differ in size: {first} is {shape[0]} pixels high and {shape[1]} wide, "
+                f"{name} {image.shape[0]} and {image.shape[1]}; pass --image-size to bring them all to one"
+            )
+        if kept is None:
+            kept = np.empty((np.count_nonzero(wanted), *shape, channels), np.uint8)
+        if keep:
+            kept[position] = resize(image, shape)
+            position += 1
+    assert kept is not None
+    return kept
+
+
+def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
+    """Which images are of the split, for data that comes in one piece.
+
+    A permutation of fixed seed, whatever the seed of the run, holds out a tenth of the images, one at least.
+    """
+    if number < 2:
+        raise UserError(f"{where}: a single image; at least two are needed, one to train on and one to test with")
+    held_out = np.zeros(number, bool)
+    held_out[np.random.default_rng(0).permutation(number)[: max(1, number // 10)]] = True
+    return held_out if split == "test" else ~held_out
+
+
+def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    """Pass the items on, with a progress bar on stderr once they have taken more than two seconds."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True))
+    task = bar.add_task(what, total=total)
+    started = time.monotonic()
+    try:
+        for i, item in enumerate(items, start=1):
+            yield item
+            if bar.live.is_started:
+                bar.update(task, completed=i)
+            elif time.monotonic() - started > 2:
+                bar.start()
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+@functools.cache
+def say(line: str) -> None:
+    """Print the line on stderr, once: the training and the test part often have the same to say."""
+    print(line, file=sys.stderr)

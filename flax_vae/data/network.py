@@ -1,0 +1,50 @@
+"""The network with a time limit: whether a server answers, and the bytes of a file."""
+
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import Future
+from http.client import HTTPException
+
+from flax_vae.data.images import watched
+
+TIMEOUT = 5.0  # seconds that a server may be silent
+CHUNK = 1 << 16  # bytes
+
+
+def check_reachable(url: str) -> None:
+    """Return once the server has answered, whatever it says; raises OSError after TIMEOUT seconds at most.
+
+    It waits on a thread, because looking up a host's name may hang and knows no time-out itself.
+    """
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(url, timeout=TIMEOUT).close()
+            answer.set_result(None)
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
+            answer.set_result(None)
+        except Exception as error:
+            answer.set_exception(OSError(f"no connection: {getattr(error, 'reason', error)}"))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer.result(TIMEOUT)
+    except TimeoutError:
+        raise OSError(f"no answer within {TIMEOUT:.0f} seconds") from None
+
+
+def fetch(url: str) -> bytes:
+    """The bytes behind the URL; raises OSError when the server fails or falls silent for TIMEOUT seconds."""
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
+            chunks = iter(lambda: reply.read(CHUNK), b"")
+            expected = -(-int(reply.headers.get("Content-Length", 0)) // CHUNK) or None
+            return b"".join(watched(chunks, expected, f"Downloading {url.rsplit('/', 1)[-1]}"))
+    except urllib.error.HTTPError as refusal:
+        refusal.close()
+        raise OSError(f"the server answers {refusal.code} {refusal.reason}") from None
+    except (HTTPException, ValueError) as error:
+        raise OSError(str(error)) from error

@@ -1,0 +1,152 @@
+"""Linen networks from images to features and from latents to images; they know shapes, not densities."""
+
+from math import prod
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_vae import convolutions
+
+ImageShape = tuple[int, int, int]
+OutputBias = float | tuple[float, ...]
+
+
+def _bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.Initializer:
+    """Initialiser of the last bias: `value`, one number or one for each channel, on every pixel.
+
+    The decoder has to start at the average image. From a bias of 0 a Bernoulli decoder says 0.5 everywhere; the mean
+    pixel of Fashion-MNIST is 0.286, so the first steps agree on one thing, "darker", and that common push drives most
+    of a narrow ReLU layer (16 units in `tutorial_conv`) below zero for every image. Dead units have no gradient: the
+    posteriors are then alike for all images and the loss stays near 341 nats for epochs. From the logit of the mean
+    pixel there is no common push left, and the first thing to be learned is what makes images differ.
+    `benchmarks/dead_start.py` counts the runs that get stuck either way.
+    """
+
+    def bias(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return jnp.broadcast_to(jnp.asarray(value, dtype), (prod(shape) // image_shape[-1], image_shape[-1])).reshape(
+            shape
+        )
+
+    return bias
+
+
+class Conv(nn.Module):
+    """3x3 convolution, stride 1, zero padding; with `upsample` the input is first doubled by nearest neighbours.
+
+    At stride 1 a transposed convolution is the same function (its kernel is merely stored flipped), so this layer is
+    also the tutorial's `Conv2DTranspose`.
+    """
+
+    features: int
+    upsample: bool = False
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        """Images "b h w i" -> "b h w o", or "b 2h 2w o" with `upsample`."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", _glorot_uniform, shape)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
+        return convolve(x, kernel) + bias
+
+
+class TutorialConvEncoder(nn.Module):
+    """Conv 32 and 64, each with ReLU and 2x2 max-pooling, then 16 dense ReLU features."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """Images "b h w c" of any size -> features "b 16"."""
+        for features in (32, 64):
+            x = convolutions.max_pool(nn.relu(Conv(features)(x)))
+        return nn.relu(_dense(16)(x.reshape(len(x), -1)))
+
+
+class TutorialConvDecoder(nn.Module):
+    """A dense ReLU layer to a quarter of the image's size, then convolutions 64, 32 and out, doubling twice.
+
+    Image sizes that are no multiple of four are decoded to the next one and cropped.
+    """
+
+    image_shape: ImageShape
+    output_bias: OutputBias = 0.0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
+        """Latents "b d" -> images "b h w c", unbounded."""
+        height, width, channels = self.image_shape
+        rows, columns = -(-height // 4), -(-width // 4)
+        h = nn.relu(_dense(rows * columns * 64)(z)).reshape(len(z), rows, columns, 64)
+        h = nn.relu(Conv(64)(h))
+        h = nn.relu(Conv(32, upsample=True)(h))
+        h = Conv(channels, upsample=True, bias_init=_bias_init(self.output_bias, self.image_shape))(h)
+        return h[:, :height, :width]
+
+
+class ReluDense(nn.Module):
+    """max(0, Wx + b)."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+        """Features "b i" -> "b o"."""
+        return nn.relu(_dense(self.features)(x))
+
+
+class GatedDense(nn.Module):
+    """(Wx + b) · sigmoid(Vx + c): a layer that learns what to let through (Dauphin et al. 2017)."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+        """Features "b i" -> "b o"."""
+        return _dense(self.features, name="value")(x) * nn.sigmoid(_dense(self.features, name="gate")(x))
+
+
+class DenseEncoder(nn.Module):
+    """A stack of dense layers on the flattened image."""
+
+    features: tuple[int, ...]
+    layer: type[nn.Module] = ReluDense
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """Images "b h w c" -> features "b f"."""
+        x = x.reshape(len(x), -1)
+        for features in self.features:
+            x = self.layer(features)(x)
+        return x
+
+
+class DenseDecoder(nn.Module):
+    """A stack of dense layers from the latents to the flattened image."""
+
+    image_shape: ImageShape
+    features: tuple[int, ...]
+    layer: type[nn.Module] = ReluDense
+    output_bias: OutputBias = 0.0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
+        """Latents "b d" -> images "b h w c", unbounded."""
+        for features in self.features:
+            z = self.layer(features)(z)
+        bias_init = _bias_init(self.output_bias, self.image_shape)
+        return _dense(prod(self.image_shape), bias_init=bias_init)(z).reshape(len(z), *self.image_shape)
+
+
+def _dense(features: int, **kwargs: Any) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
+
+
+def _glorot_uniform(key: Array, shape: tuple[int, int, int, int]) -> Float[Array, "kh kw i o"]:
+    """U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
+    # Drawn flat: XLA compiles that four times sooner than a draw with four axes.
+    height, width, inputs, outputs = shape
+    limit = (6 / (height * width * (inputs + outputs))) ** 0.5
+    return jax.random.uniform(key, (prod(shape),), minval=-limit, maxval=limit).reshape(shape)

@@ -1,0 +1,59 @@
+"""Models by name, for images of any size: networks, posterior, prior and likelihood put together.
+
+A preset is a function `(image_shape, latent_dim, output_bias) -> VAE`. `output_bias` is where the decoder's output
+starts, one number for each channel; it is used when parameters are initialised and never after.
+"""
+
+import numpy as np
+from jaxtyping import UInt8
+
+from flax_vae.networks import (
+    DenseDecoder,
+    DenseEncoder,
+    GatedDense,
+    ImageShape,
+    OutputBias,
+    TutorialConvDecoder,
+    TutorialConvEncoder,
+)
+from flax_vae.vae import VAE, DiagonalNormal, StandardNormal
+
+
+def tutorial_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+    """The convolutional VAE of the tutorial: 134,165 parameters for 28x28x1 images and two latent dimensions."""
+    return VAE(
+        encoder=TutorialConvEncoder(),
+        posterior=DiagonalNormal(latent_dim),
+        prior=StandardNormal(latent_dim),
+        decoder=TutorialConvDecoder(image_shape, output_bias),
+    )
+
+
+def tutorial_dense(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+    """The dense decoder of the tutorial, latents -> 128 ReLU -> pixels, with its mirror image as encoder."""
+    return VAE(
+        encoder=DenseEncoder((128,)),
+        posterior=DiagonalNormal(latent_dim),
+        prior=StandardNormal(latent_dim),
+        decoder=DenseDecoder(image_shape, (128,), output_bias=output_bias),
+    )
+
+
+def gated_mlp(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+    """Two gated dense layers of 300 each way (Tomczak & Welling 2018): quick, and good at density estimation."""
+    return VAE(
+        encoder=DenseEncoder((300, 300), GatedDense),
+        posterior=DiagonalNormal(latent_dim),
+        prior=StandardNormal(latent_dim),
+        decoder=DenseDecoder(image_shape, (300, 300), GatedDense, output_bias),
+    )
+
+
+PRESETS = {preset.__name__: preset for preset in (gated_mlp, tutorial_conv, tutorial_dense)}
+
+
+def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
+    """The logit of each channel's mean pixel: where a Bernoulli decoder's output should start."""
+    some = images[:: max(1, len(images) // 10_000)]  # enough for a mean, and little to read from a large file
+    mean = np.clip(some.mean((0, 1, 2)) / 255, 1e-3, 1 - 1e-3)
+    return tuple(float(logit) for logit in np.log(mean / (1 - mean)))

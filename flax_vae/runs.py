@@ -1,0 +1,235 @@
+"""A run: a directory that holds a training's configuration, checkpoints, metrics and pictures."""
+
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from inspect import isclass, signature
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_vae import __version__, checkpoint
+from flax_vae.config import Config, read_config, write_config
+from flax_vae.data import load_images
+from flax_vae.distributions import Bernoulli
+from flax_vae.errors import UserError
+from flax_vae.loop import Training, checkpoint_items, train
+from flax_vae.objectives import ELBO, Cyclical, Objective
+from flax_vae.pictures import draw_pictures
+from flax_vae.presets import PRESETS, mean_logit
+from flax_vae.report import keep_metrics_until, read_metrics, say
+from flax_vae.training import TrainState, make_optimizer
+from flax_vae.vae import VAE, init
+
+_EXAMPLES = 64  # test images kept in the run, so that sampling needs no data set
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and where it came from.
+
+    Attributes:
+        directory: the run directory.
+        config: the whole configuration.
+        vae: the model.
+        params: its parameters at the best test loss (the averaged ones where there are any).
+        metrics: one record per epoch.
+        examples: a few uint8 test images "n h w c".
+    """
+
+    directory: Path
+    config: Config
+    vae: VAE
+    params: Any
+    metrics: list[dict[str, float]]
+    examples: np.ndarray
+
+
+def fit(
+    config: Config, out: str | Path | None = None, vae: VAE | None = None, objective: Objective | None = None
+) -> Run:
+    """Train a model from the start and write its run directory.
+
+    Args:
+        config: model, data, objective and recipe.
+        out: a directory that does not exist yet or is empty; default `runs/<preset>-<time>`.
+        vae: a model of your own instead of the preset's.
+        objective: a function of your own instead of the one that `config.objective` names.
+
+    Raises:
+        UserError: bad input, before anything is written; or a loss that is not finite.
+        Interrupted: by SIGINT or SIGTERM, after saving.
+    """
+    directory = Path(out or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(
+            f"{directory} already holds something: name another --out, or go on with a run by --resume DIR."
+        )
+    training = _prepare(config, vae, objective)
+    totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
+    _create(directory, training)
+    return _finish(directory, training, training.fresh_state(), totals)
+
+
+def resume(directory: str | Path, vae: VAE | None = None, objective: Objective | None = None) -> Run:
+    """Go on with an interrupted run, bit for bit as if it had never stopped.
+
+    An objective or a model of your own has to be passed again: nothing that a run directory names is imported.
+
+    Raises:
+        UserError: no run, a damaged one, or data that is not what the run was trained on.
+        Interrupted: by SIGINT or SIGTERM, after saving.
+    """
+    directory = Path(directory)
+    config, _ = read_config(directory / "config.json")
+    if config.objective != "elbo" and objective is None:
+        raise UserError(f"{directory} was trained with an objective of its own: add --objective {config.objective}.")
+    training = _prepare(config, vae, objective)
+    if _data_sums(training) != json.loads((directory / "provenance.json").read_text())["data"]:
+        raise UserError(f"{config.dataset} is not the data that {directory} was trained on; see its provenance.json.")
+    abstract = jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
+    items = checkpoint.restore(directory / "checkpoints", "last", abstract)
+    rest = items["optimizer"]
+    state = replace(
+        jax.eval_shape(training.fresh_state),
+        step=rest["step"],
+        params=items["params"],
+        opt_state=rest["opt_state"],
+        averaged_params=items.get("averaged_params"),
+        key=training.keys()[1],
+    )
+    keep_metrics_until(directory, int(state.step))
+    return _finish(directory, training, state, rest["totals"])
+
+
+def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
+    """Open a run for sampling: reads arrays and JSON, executes nothing that the directory says.
+
+    Args:
+        directory: a run directory; nothing else is needed, not even the data set.
+        vae: the model, where it was one of your own.
+
+    Raises:
+        UserError: no run directory, a damaged one, or one of another model.
+    """
+    directory = Path(directory)
+    config, image_shape = read_config(directory / "config.json")
+    vae = vae or PRESETS[config.preset](image_shape, config.latent_dim)
+    which = "averaged_params" if config.ema_decay else "params"
+    abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape))}
+    params = checkpoint.restore(directory / "checkpoints", "best", abstract)[which]
+    try:
+        examples = np.load(directory / "examples.npy", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory / 'examples.npy'} cannot be read ({error}): the run is damaged.") from None
+    return Run(directory, config, vae, params, read_metrics(directory), examples)
+
+
+def load_objective(name: str) -> Objective:
+    """Import `my_module:my_objective`, from the current directory first.
+
+    Raises:
+        UserError: no such module or attribute, or one that does not take (vae, x, key, step).
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise UserError(f"--objective {name}: write elbo, or my_module:my_objective for a function of your own.")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not (module_name + ".").startswith(error.name + "."):
+            raise  # the user's module is there, and what is missing is named by the traceback
+        raise UserError(
+            f"--objective {name}: there is no module {module_name} in {os.getcwd()} or installed."
+        ) from None
+    objective: Any = getattr(module, attribute, None)
+    if not callable(objective):
+        raise UserError(f"--objective {name}: {module.__file__} has no function {attribute}.")
+    objective = objective() if isclass(objective) else objective
+    try:
+        signature(objective).bind("vae", "x", "key", "step")
+    except TypeError as error:
+        raise UserError(f"--objective {name}: it is called as {attribute}(vae, x, key, step), but {error}.") from None
+    return objective
+
+
+def _elbo(config: Config, steps_per_epoch: int) -> ELBO:
+    if not config.kl_warmup_epochs:
+        return ELBO(config.beta)
+    total, warmup = config.epochs * steps_per_epoch, round(config.kl_warmup_epochs * steps_per_epoch)
+    return ELBO(Cyclical(steps=max(warmup, 1), period=-(-total // config.kl_cycles), weight=config.beta))
+
+
+def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Training:
+    """Load the data and build model, objective and optimiser; writes nothing."""
+    if objective is None and config.objective != "elbo":
+        objective = load_objective(config.objective)
+    train_set = load_images(config.dataset, "train", config.data_dir, config.image_size)
+    test_set = load_images(config.dataset, "test", config.data_dir, config.image_size)
+    count, *image_shape = train_set.images.shape
+    if list(test_set.images.shape[1:]) != image_shape:
+        raise UserError(f"{config.dataset}: train images are {image_shape}, test images {test_set.images.shape[1:]}.")
+    batch_size = min(config.batch_size, count)
+    steps_per_epoch = count // batch_size
+    if vae is None:
+        vae = PRESETS[config.preset](tuple(image_shape), config.latent_dim, mean_logit(train_set.images))
+    if vae.likelihood is Bernoulli and not np.isin(train_set.images[:1000], (0, 255)).all():
+        say(
+            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
+            "but is no density; compare it only with the same loss."
+        )
+    tx = make_optimizer(
+        config.optimizer,
+        config.learning_rate,
+        config.epochs * steps_per_epoch,
+        config.warmup_steps,
+        config.schedule == "cosine",
+        config.clip_norm,
+    )
+    objective = objective or _elbo(config, steps_per_epoch)
+    return Training(config, vae, objective, tx, train_set, test_set, batch_size, steps_per_epoch)
+
+
+def _data_sums(training: Training) -> dict[str, Any]:
+    """What tells one data set from another: the sums of its pixels."""
+    return {"train": training.train.provenance["sha256"], "test": training.test.provenance["sha256"]}
+
+
+def _create(directory: Path, training: Training) -> None:
+    """Make the run directory: configuration, provenance, a few test images, and `latest` beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_config(directory / "config.json", training.config, training.train.images.shape[1:])
+    device = jax.devices()[0]
+    provenance = {
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "data": _data_sums(training),
+        "sources": {"train": training.train.provenance, "test": training.test.provenance},
+        "objective": repr(training.objective),
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")}
+        | {"flax_vae": __version__, "python": platform.python_version()},
+    }
+    (directory / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
+    np.save(directory / "examples.npy", training.test.images[:_EXAMPLES])
+    latest = directory.parent / "latest"
+    if latest.is_symlink() or not latest.exists():
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(directory.name, target_is_directory=True)
+
+
+def _finish(directory: Path, training: Training, state: TrainState, totals: Any) -> Run:
+    """Train to the end, then look at the result."""
+    train(directory, training, state, totals)
+    run = load_run(directory, training.vae)
+    draw_pictures(run.directory / "pictures", run.vae, run.params, training.test, run.metrics, training.keys()[2])
+    return run

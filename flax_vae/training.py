@@ -1,0 +1,194 @@
+"""Training as a pure function of (state, batch): one step, and many steps in one dispatch."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+from flax import struct
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from flax_vae.errors import UserError
+from flax_vae.objectives import Metrics, Objective
+from flax_vae.vae import VAE, init
+
+Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step changes, and the key it draws from.
+
+    Attributes:
+        step: number of updates made.
+        params, opt_state: pytrees of the model and of Optax.
+        averaged_params: exponential moving average of the parameters, or None.
+        key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no saved randomness.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: Any
+    averaged_params: Any
+    key: Key[Array, ""]
+
+    @property
+    def best_params(self) -> Any:
+        """The parameters to evaluate and sample with: averaged ones where there are any."""
+        return self.params if self.averaged_params is None else self.averaged_params
+
+
+def init_state(
+    vae: VAE,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    image_shape: tuple[int, int, int],
+    ema: bool = False,
+) -> TrainState:
+    """A fresh model and optimiser for images "h w c"."""
+    init_key, train_key = jax.random.split(key)
+    params = init(vae, init_key, image_shape)
+    averaged = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
+
+
+def make_optimizer(
+    name: str,
+    learning_rate: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    cosine: bool = False,
+    clip_norm: float = 0.0,
+) -> optax.GradientTransformation:
+    """An Optax optimiser whose rate warms up linearly, then stays or falls to 1 % of its peak along a cosine.
+
+    Args:
+        name: a key of `OPTIMIZERS`.
+        learning_rate: the peak.
+        total_steps: updates in the whole training, warm-up included.
+        clip_norm: largest global norm of the gradient; 0 leaves it as it is.
+    """
+    schedule = optax.constant_schedule(learning_rate)
+    if cosine:
+        schedule = optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1), alpha=0.01)
+    if warmup_steps:
+        warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
+    optimizer = OPTIMIZERS[name](schedule)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+
+
+def to_unit(images: Images) -> Float[Array, "b h w c"]:
+    """Pixels as the model sees them: uint8 becomes x / 255 in [0, 1]; floats pass."""
+    images = jnp.asarray(images)
+    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+
+
+def apply_objective(
+    vae: VAE, objective: Objective, params: Any, images: Images, key: Key[Array, ""], step: int | Int[Array, ""]
+) -> Metrics:
+    """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
+
+    Raises:
+        UserError: the objective did not return one loss per image and a dictionary of metrics per image.
+    """
+    result = nn.apply(objective, vae)({"params": params}, to_unit(images), key, jnp.asarray(step))
+    name = getattr(objective, "__name__", type(objective).__name__)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise UserError(
+            f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
+        )
+    for term, value in {"loss": result[0], **result[1]}.items():
+        if jnp.shape(value) != (len(images),):
+            raise UserError(
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(images)} images; "
+                f"it must be ({len(images)},), one value per image: leave the mean over the batch to the train step."
+            )
+    return {"loss": result[0], **result[1]}
+
+
+def make_train_step(
+    vae: VAE, objective: Objective, tx: optax.GradientTransformation, ema_decay: float = 0.0
+) -> Callable[[TrainState, Images], tuple[TrainState, Metrics]]:
+    """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
+
+    Metrics are means over the batch, in nats per image, and the global norm of the gradient.
+    """
+
+    def mean_loss(params: Any, images: Images, key: Array, step: Array) -> tuple[Array, Metrics]:
+        terms = apply_objective(vae, objective, params, images, key, step)
+        metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
+        return metrics["loss"], metrics
+
+    def train_step(state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params, images, key, state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged_params
+        if averaged is not None:
+            averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
+        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
+        return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "s b"]:
+    """The shuffle of one epoch, a function of (seed, epoch): one row of image indices per step.
+
+    The images that do not fill a last batch sit out this epoch; another shuffle leaves others out.
+    """
+    steps = num_images // batch_size
+    order = np.random.default_rng((seed, epoch)).permutation(num_images)
+    return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
+
+
+def make_train_steps(train_step: Callable[[TrainState, Images], tuple[TrainState, Metrics]]) -> Callable[..., Any]:
+    """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals, last)`.
+
+    Step i trains on `images[indices[i]]`. `totals` adds up the metrics of the steps; `last` holds those of the last
+    one. The loop ends early, after the first step with a metric that is not finite. `start` and `stop` are traced: one
+    compilation serves every number of steps, and how a training is cut into dispatches does not change its bits.
+    """
+
+    def run(
+        state: TrainState,
+        totals: Metrics,
+        images: Array,
+        indices: Int[Array, "s b"],
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> tuple[TrainState, Metrics, Metrics]:
+        def unfinished(carry: tuple) -> Array:
+            i, _, _, last = carry
+            return (i < stop) & jnp.isfinite(jnp.stack(list(last.values()))).all()
+
+        def body(carry: tuple) -> tuple:
+            i, state, totals, _ = carry
+            state, metrics = train_step(state, images[indices[i]])
+            return i + 1, state, jax.tree.map(jnp.add, totals, metrics), metrics
+
+        last = jax.tree.map(jnp.zeros_like, totals)
+        return jax.lax.while_loop(unfinished, body, (start, state, totals, last))[1:]
+
+    return jax.jit(run, donate_argnums=(0, 1))
+
+
+def data_parallel(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
+    """Shardings over this machine's devices: one that repeats an array, one that splits the b of batches "s b ...".
+
+    As many devices take part as divide the batch. XLA adds the gradients up, and the noise of an image does not depend
+    on the device it is drawn on: the result is the same to rounding for every number of devices.
+    """
+    count = math.gcd(batch_size, jax.device_count())
+    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "data"))

@@ -1,0 +1,110 @@
+"""A VAE is a few distributions: networks and densities joined into one Linen module."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from flax_vae.distributions import Bernoulli, Normal
+
+# exp(±15) squared is far inside float32, so no input to the network makes a posterior infinite or NaN.
+_MAX_LOG_SCALE = 15.0
+
+
+class Inference(NamedTuple):
+    """What a draw from the posterior gives an objective.
+
+    The tuples run over the stochastic layers, top first; a flat VAE has one. The sample axis k always leads.
+
+    Attributes:
+        latents: draws z_l ~ q(z_l | z_<l, x), each "k b d".
+        posteriors: q(z_l | z_<l, x), each with batch shape "b".
+        priors: p(z_l | z_<l), broadcast against the latents.
+        likelihood: p(x | z), with batch shape "k b".
+    """
+
+    latents: tuple[Array, ...]
+    posteriors: tuple[Any, ...]
+    priors: tuple[Any, ...]
+    likelihood: Any
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma & Welling 2014): p(x, z) = p(z) p(x | z) with its posterior q(z | x).
+
+    Every part is a value that may be swapped for another of the same shape:
+
+    Attributes:
+        encoder: Linen module, images "b h w c" -> features "b f".
+        posterior: Linen module, features "b f" -> q(z | x) with batch shape "b".
+        prior: Linen module, () -> p(z).
+        decoder: Linen module, latents "b d" -> what the likelihood takes, e.g. logits "b h w c".
+        likelihood: distribution over images given the decoder's output.
+    """
+
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    likelihood: Callable[[Array], Any] = Bernoulli
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Any:
+        """q(z | x), batch shape "b"."""
+        return self.posterior(self.encoder(x))
+
+    def decode(self, z: Float[Array, "*k b d"]) -> Any:
+        """p(x | z), batch shape "*k b": networks see one flat batch, whatever axes lead."""
+        output = self.decoder(z.reshape(-1, z.shape[-1]))
+        return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
+
+    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
+        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
+        posterior = self.encode(x)
+        z = posterior.sample(key, (num_samples,))
+        return Inference((z,), (posterior,), (self.prior(),), self.decode(z))
+
+    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Any:
+        """p(x | z) for `num_samples` latents z drawn from the prior, its scale times `temperature`."""
+        return self.decode(self.prior().tempered(temperature).sample(key, (num_samples,)))
+
+    def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
+        """`infer`: what initialising needs, since it meets every part."""
+        return self.infer(x, key)
+
+
+class DiagonalNormal(nn.Module):
+    """Posterior q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each."""
+
+    latent_dim: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b f"]) -> Normal:
+        """Features "b f" -> normal with batch shape "b" and event shape "d"."""
+        mean = nn.Dense(self.latent_dim, name="mean")(h)
+        log_var = nn.Dense(self.latent_dim, name="log_var")(h)
+        return Normal(mean, jnp.clip(0.5 * log_var, -_MAX_LOG_SCALE, _MAX_LOG_SCALE))
+
+
+class StandardNormal(nn.Module):
+    """Prior p(z) = N(0, I)."""
+
+    latent_dim: int
+
+    def __call__(self) -> Normal:
+        """Normal with event shape "d"."""
+        zeros = jnp.zeros(self.latent_dim)
+        return Normal(zeros, zeros)
+
+
+def init(vae: VAE, key: Key[Array, ""], image_shape: tuple[int, int, int]) -> Any:
+    """Parameters of a fresh model, as a pytree, for images of one shape "h w c"."""
+    init_key, draw_key = jax.random.split(key)
+    return jax.jit(vae.init)(init_key, jnp.zeros((1, *image_shape)), draw_key)["params"]
+
+
+def bind(vae: VAE, params: Any) -> VAE:
+    """The model with its parameters, for a look at its parts: `bind(vae, params).encode(x)`."""
+    return vae.bind({"params": params})

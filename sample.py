@@ -1,0 +1,8 @@
+"""Make images with a trained VAE: `python sample.py --help`."""
+
+import sys
+
+from flax_vae.cli import make_samples
+
+if __name__ == "__main__":
+    sys.exit(make_samples())

@@ -1,0 +1,51 @@
+"""A model that is known exactly, and an objective as a user would write it."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from flax_vae import VAE, Normal, StandardNormal, log_weights
+
+NOISE = 0.7  # standard deviation of the observations
+# Latents "3" to pixels "2 2 1"; orthogonal rows make the exact posterior a diagonal normal.
+WEIGHTS = np.linalg.svd(np.random.default_rng(0).normal(size=(3, 4)))[2][:3] * np.array([[2.0], [1.0], [0.5]])
+IMAGES = np.random.default_rng(1).normal(size=(5, 2, 2, 1)).astype(np.float32)
+
+
+class Flatten(nn.Module):
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x.reshape(len(x), -1)
+
+
+class LinearDecoder(nn.Module):
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        weights = self.param("weights", lambda _: jnp.asarray(WEIGHTS, jnp.float32))
+        return (z @ weights).reshape(-1, 2, 2, 1)
+
+
+class LinearPosterior(nn.Module):
+    """p(z | x) = N(C W x / σ², C) with C = (I + W Wᵀ / σ²)⁻¹, moved away by `shift`."""
+
+    shift: float
+
+    def __call__(self, x: jax.Array) -> Normal:
+        variance = 1 / (1 + (WEIGHTS**2).sum(1) / NOISE**2)
+        mean = x @ jnp.asarray(WEIGHTS.T * variance / NOISE**2, jnp.float32)
+        return Normal(mean + self.shift, jnp.broadcast_to(jnp.asarray(0.5 * np.log(variance), jnp.float32), mean.shape))
+
+
+def linear_gaussian(shift: float = 0.0) -> VAE:
+    """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), its posterior exact but for the shift."""
+    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    return VAE(Flatten(), LinearPosterior(shift), StandardNormal(3), LinearDecoder(), likelihood)
+
+
+def iwae(vae, x, key, step):
+    """The importance-weighted bound with eight samples (Burda et al. 2016)."""
+    weights = log_weights(vae.infer(x, key, num_samples=8), x)
+    return jnp.log(8.0) - logsumexp(weights, axis=0), {"spread": weights.std(0)}

@@ -1,0 +1,236 @@
+"""The two programs as a user runs them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_vae import Run, load_run
+from flax_vae.cli import make_samples, train
+from flax_vae.data.fashion_mnist import USUAL_PLACES
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
+IWAE = (ROOT / "tests" / "models.py").read_text()
+
+
+def start(program: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, str(ROOT / program), *map(str, arguments)]
+    return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def recipe(few_images: Path) -> list[object]:
+    return ["--preset", "tutorial_dense", "--dataset", few_images, "--epochs", 12, "--batch-size", 50, "--seed", 3]
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run made by train.py without --out, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    code, out, err = call("train.py", *recipe, cwd=home)
+    assert code == 0, err
+    return (home / "runs" / "latest").resolve(), out
+
+
+def untimed(run: Run) -> list[dict[str, float]]:
+    return [{k: v for k, v in record.items() if k not in ("seconds", "images_per_second")} for record in run.metrics]
+
+
+def wait_for_epochs(directory: Path, number: int, process: subprocess.Popen[str]) -> None:
+    metrics, end = directory / "metrics.jsonl", time.monotonic() + 100
+    while not metrics.exists() or metrics.read_text().count("\n") < number:
+        assert time.monotonic() < end
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple[Path, str]) -> None:
+    directory, out = trained
+    assert directory.name.startswith("tutorial_dense-")
+    lines = out.splitlines()
+    assert len(lines) == 13
+    assert lines[11].startswith("epoch 12/12  train loss ")
+    assert f"{load_run(directory).metrics[-1]['test_loss']:.2f} (rate " in lines[11]
+    assert "python sample.py runs/tutorial_dense-" in lines[12]
+
+
+def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
+    trained: tuple[Path, str], recipe: list[object], tmp_path: Path
+) -> None:
+    """Ctrl-C, then SIGTERM, then SIGKILL, each a little later; parameters and metrics bit for bit."""
+    directory = tmp_path / "stopped"
+    process = start("train.py", *recipe, "--out", directory, cwd=tmp_path)
+    for epochs, signum, code in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (7, signal.SIGKILL, -9)):
+        wait_for_epochs(directory, epochs, process)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == code, err
+        assert signum == signal.SIGKILL or f"python train.py --resume {directory}" in err
+        process = start("train.py", "--resume", directory, cwd=tmp_path)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    whole, resumed = load_run(trained[0]), load_run(directory)
+    assert untimed(whole) == untimed(resumed)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, resumed.params)
+
+
+def test_sampling_needs_the_run_alone_and_repeats_its_bytes(trained: tuple[Path, str], tmp_path: Path) -> None:
+    code, out, err = call("sample.py", trained[0], "--npy", "images.npy", cwd=tmp_path)
+    assert code == 0, err
+    assert out.strip() == "samples.png"
+    first = (tmp_path / "samples.png").read_bytes()
+    with Image.open(tmp_path / "samples.png") as image:
+        assert image.mode == "L"
+        assert image.width > 9 * image.height  # ten in a row, in grey
+    images = np.load(tmp_path / "images.npy")
+    assert images.shape == (10, 28, 28, 1)
+    assert 0 <= images.min() < images.max() <= 1
+    again = tmp_path / "again.png"
+    assert make_samples([str(trained[0]), "--out", str(again)]) == 0
+    assert again.read_bytes() == first
+    assert make_samples([str(trained[0]), "--out", str(again), "--seed", "1"]) == 0
+    assert again.read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "count"),
+    [
+        ("prior", ["--num-samples", "23", "--temperature", "0.5"], 23),
+        ("grid", [], 900),
+        ("reconstruct", ["--num-samples", "6"], 12),
+        ("interpolate", ["--num-samples", "7"], 7),
+        ("traverse", ["--num-samples", "5"], 10),
+    ],
+)
+def test_every_mode_makes_its_images(
+    mode: str, arguments: list[str], count: int, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    png, npy = tmp_path / "a.png", tmp_path / "a.npy"
+    assert make_samples([str(trained[0]), "--mode", mode, "--out", str(png), "--npy", str(npy), *arguments]) == 0
+    assert np.load(npy).shape == (count, 28, 28, 1)
+    with Image.open(png) as image:
+        image.load()
+    if mode == "reconstruct":
+        examples = load_run(trained[0]).examples.astype(np.float32) / 255
+        assert all((examples == original).all((1, 2, 3)).any() for original in np.load(npy)[:6])
+
+
+def test_an_objective_from_the_users_own_file(few_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_losses.py").write_text(IWAE)
+    words = ["--preset", "tutorial_dense", "--dataset", few_images, "--epochs", 1]
+    code, _, err = call("train.py", *words, "--objective", "my_losses:iwae", "--out", "run", cwd=tmp_path)
+    assert code == 0, err
+    run = load_run(tmp_path / "run")
+    assert {"train_loss", "test_loss", "train_spread", "test_spread"} <= run.metrics[-1].keys()
+    code, _, err = call("train.py", "--resume", "run", cwd=tmp_path)
+    assert code == 2
+    assert "add --objective my_losses:iwae" in err
+    code, _, err = call("train.py", "--resume", "run", "--objective", "my_losses:iwae", cwd=tmp_path)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "fashion_mnits"], "fashion_mnist"),
+        (["--dataset", "absent/folder"], "absent/folder"),
+        (["--learning-rate", "-1"], "--learning-rate must be greater than 0"),
+        (["--objective", "nothing:here"], "no module nothing"),
+        (["--resume", "absent"], "no run directory"),
+        (["--kl-warmup-epochs", "99"], "do not end within"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    assert train(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "absent is no run directory"),
+        (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
+        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "holds 64 test images"),
+        (["RUN", "--temperature", "0"], "--temperature must be above 0"),
+        (["RUN", "--out", "a.jpeg"], "ends in .png"),
+        (["RUN", "--out", "absent/a.png"], "no directory to write a.png to"),
+    ],
+)
+def test_bad_sampling_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_samples([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_flags_and_the_presets_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for preset, epochs in (("gated_mlp", "8"), ("tutorial_conv", "50")):
+        with pytest.raises(SystemExit) as done:
+            train(["--preset", preset, "--help"])
+        assert done.value.code == 0
+        out = capsys.readouterr().out
+        for flag in FLAGS:
+            assert f"--{flag}" in out
+        assert f"(default: {epochs})" in out
+
+
+def test_importing_is_light_and_silent() -> None:
+    program = (
+        "import sys, time; began = time.perf_counter(); import flax_vae; seconds = time.perf_counter() - began\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'orbax', 'grain'} & sys.modules.keys()\n"
+        "import jax; print(heavy or 'light', jax.config.jax_num_cpu_devices)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    words = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["light", "-1"]
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path(USUAL_PLACES[0]).is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> None:
+    code, out, err = call("train.py", "--epochs", "1", "--out", "run", cwd=tmp_path)
+    assert code == 0, err
+    run = load_run(tmp_path / "run")
+    assert run.metrics[0]["step"] == 468
+    assert run.metrics[0]["test_loss"] < 280, out
+    assert len(run.examples) == 64

@@ -1,0 +1,85 @@
+"""What holds for every preset with every objective."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import iwae
+
+from flax_vae import ELBO, RECIPES, Warmup, init_state, make_optimizer, make_train_step, sample
+from flax_vae.presets import PRESETS, mean_logit
+from flax_vae.training import apply_objective
+
+KEY = jax.random.key(0)
+OBJECTIVES = {"elbo": ELBO(), "beta": ELBO(beta=4.0), "warmup": ELBO(Warmup(100)), "own": iwae}
+every_preset = pytest.mark.parametrize("preset", PRESETS)
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+
+
+@every_preset
+@every_objective
+def test_trains(preset: str, objective, images: np.ndarray) -> None:
+    """Loss per image, means in float32, one compilation, and a batch that is learned by heart."""
+    batch, tx = images[:16], make_optimizer("adam", 3e-3, 1000)
+    vae = PRESETS[preset]((28, 28, 1), 2, mean_logit(images))
+    state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, objective, tx)
+    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, batch, KEY, 0)
+    assert {(value.shape, value.dtype) for value in terms.values()} == {((16,), jnp.dtype("float32"))}
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert step._cache_size() == 1
+    assert int(state.step) == 60
+    assert metrics.keys() == {*terms, "gradient_norm"}
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.85 * losses[0]
+
+
+@every_preset
+@pytest.mark.parametrize("image_shape", [(30, 17, 3), (4, 4, 1), (1, 2, 2)])
+def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple[int, int, int]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, *image_shape), np.uint8)
+    tx = make_optimizer("adam", 1e-3, 10)
+    vae = PRESETS[preset](image_shape, 5, mean_logit(images))
+    state, metrics = make_train_step(vae, ELBO(), tx)(init_state(vae, tx, KEY, image_shape), images)
+    assert np.isfinite(list(map(float, metrics.values()))).all()
+    made = sample(vae, state.params, KEY, 3)
+    assert made.shape == (3, *image_shape)
+    assert made.dtype == jnp.float32
+    assert (made >= 0).all()
+    assert (made <= 1).all()
+
+
+@every_preset
+def test_extreme_images_give_finite_gradients(preset: str) -> None:
+    images = np.stack([np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 255, np.uint8)])
+    tx = make_optimizer("adam", 1e-3, 10)
+    vae = PRESETS[preset]((28, 28, 1), 2, mean_logit(images[:1]))
+    state = init_state(vae, tx, KEY, (28, 28, 1))
+    bias = jnp.array([1e4, -1e4])  # a posterior head that asks for scales of exp(±5000)
+    params = state.params | {
+        "posterior": state.params["posterior"] | {"log_var": state.params["posterior"]["log_var"] | {"bias": bias}}
+    }
+    _, metrics = make_train_step(vae, ELBO(), tx)(state.replace(params=params), images)
+    assert np.isfinite(float(metrics["loss"]))
+
+
+@every_preset
+def test_starts_at_the_average_image(preset: str, images: np.ndarray) -> None:
+    vae = PRESETS[preset]((28, 28, 1), 2, mean_logit(images))
+    state = init_state(vae, make_optimizer("adam", 1e-3, 10), KEY, (28, 28, 1))
+    made = sample(vae, state.params, KEY, 64, 1e-6)
+    np.testing.assert_allclose(made.mean(), images.mean() / 255, atol=0.02)
+
+
+@every_preset
+def test_recipes_name_their_preset(preset: str) -> None:
+    assert RECIPES[preset].preset == preset
+
+
+def test_the_tutorials_model_has_the_tutorials_parameters() -> None:
+    state = init_state(PRESETS["tutorial_conv"]((28, 28, 1)), make_optimizer("adam", 1e-3, 10), KEY, (28, 28, 1))
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 134_165

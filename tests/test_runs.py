@@ -1,0 +1,267 @@
+"""Run directories: what is written, read back, resumed and refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_vae import Config, Run, UserError, fit, load_run, resume, sample
+from flax_vae.loop import Interrupted
+from flax_vae.report import Report
+from flax_vae.runs import load_objective
+
+TIMES = ("seconds", "images_per_second")
+
+
+@pytest.fixture(scope="module")
+def config(few_images: Path) -> Config:
+    return Config(
+        preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3, ema_decay=0.5
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training of seconds that was never interrupted."""
+    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def copy(run: Run, tmp_path: Path) -> Path:
+    """A run directory to do harm to."""
+    return shutil.copytree(run.directory, tmp_path / "copy")
+
+
+def untimed(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in metrics]
+
+
+def assert_same_run(left: Run, right: Run) -> None:
+    assert untimed(left.metrics) == untimed(right.metrics)
+    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+
+
+def test_a_run_directory_holds_everything(run: Run, config: Config) -> None:
+    assert [record["epoch"] for record in run.metrics] == [1, 2, 3]
+    assert [record["step"] for record in run.metrics] == [12, 24, 36]
+    terms = ("loss", "elbo", "rate", "distortion")
+    expected = {"epoch", "step", *TIMES, "train_gradient_norm", *(f"{s}_{t}" for s in ("train", "test") for t in terms)}
+    assert set(run.metrics[-1]) == expected
+    assert run.metrics[-1]["test_loss"] < run.metrics[0]["test_loss"]
+    last = run.metrics[-1]
+    np.testing.assert_allclose(last["test_loss"], last["test_rate"] + last["test_distortion"], rtol=1e-5)
+    assert run.config == config
+    assert json.loads((run.directory / "config.json").read_text())["learning_rate"] == 3e-3
+    provenance = json.loads((run.directory / "provenance.json").read_text())
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert len(provenance["data"]["train"]) == 64
+    assert provenance["device"]["platform"] == jax.default_backend()
+    assert list((run.directory / "tensorboard").glob("events*"))
+    for picture in ("reconstructions", "samples", "latent_grid", "latent_map", "curves"):
+        with Image.open(run.directory / "pictures" / f"{picture}.png") as image:
+            assert min(image.size) > 100
+    assert (run.directory.parent / "latest").resolve() == run.directory.resolve()
+
+
+def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    loaded = load_run(".")
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(sample(loaded.vae, loaded.params, key, 4), sample(run.vae, run.params, key, 4))
+    assert loaded.examples.shape == (64, 28, 28, 1)
+
+
+def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
+    """An objective that turns round after the first epoch leaves that epoch's parameters to sample with."""
+
+    def turns_round(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return jax.numpy.where(step <= 12, distortion, 1000 - distortion), {}
+
+    config = replace(config, epochs=1, schedule="constant", ema_decay=0.0)
+    one = fit(config, tmp_path / "one", objective=turns_round)
+    three = fit(replace(config, epochs=3), tmp_path / "three", objective=turns_round)
+    assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
+    jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
+    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 36]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_mid_epoch_and_resumed_is_never_interrupted(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
+) -> None:
+    advance = Report.advance
+
+    def advance_and_interrupt(self, step, *arguments):
+        advance(self, step, *arguments)
+        if step == 17:
+            signal.raise_signal(signum)
+
+    monkeypatch.setattr(Report, "advance", advance_and_interrupt)
+    monkeypatch.setattr("flax_vae.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
+        fit(config, tmp_path / "broken")
+    assert stopped.value.signum == signum
+    assert (tmp_path / "broken" / "checkpoints" / "17").is_dir()
+    monkeypatch.undo()
+    assert_same_run(resume(tmp_path / "broken"), run)
+
+
+def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
+    assert_same_run(resume(copy), run)
+
+
+def test_images_that_do_not_fit_are_fed_in_blocks(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flax_vae.loop._RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flax_vae.loop._BLOCK_BYTES", 5 * 50 * 784)  # blocks of 5 steps, so 12 are 5 + 5 + 2
+    fed = fit(config, tmp_path / "fed")
+    for one, other in zip(untimed(fed.metrics), untimed(run.metrics), strict=True):
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config, tmp_path: Path) -> None:
+    def explodes(vae, x, key, step):
+        loss = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return loss * jax.numpy.where(step < 14, 1.0, jax.numpy.inf), {"calm": loss}
+
+    with pytest.raises(
+        UserError, match=r"step 15: gradient_norm is nan, loss is inf\. Lower --learning-rate.*is intact"
+    ):
+        fit(config, tmp_path / "run", objective=explodes)
+    assert load_run(tmp_path / "run").metrics[-1]["step"] == 12
+
+
+def test_a_directory_in_use_is_never_overwritten(run: Run, config: Config) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
+    with pytest.raises(UserError, match="already holds something"):
+        fit(config, run.directory)
+    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
+
+
+def test_nothing_is_written_for_an_objective_that_cannot_train(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must return"):
+        fit(config, tmp_path / "run", objective=lambda vae, x, key, step: vae.infer(x, key))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_path: Path) -> None:
+    with np.load(few_images) as arrays:
+        np.savez(tmp_path / "other.npz", **{name: array[::-1] for name, array in arrays.items()})
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
+    with pytest.raises(UserError, match="not the data"):
+        resume(copy)
+
+
+def truncate_checkpoint(directory: Path) -> None:
+    for path in (directory / "checkpoints").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (shutil.rmtree, "no run directory"),
+        (lambda d: (d / "config.json").unlink(), "no run directory"),
+        (lambda d: (d / "config.json").write_text('{"form'), "cannot be read"),
+        (lambda d: (d / "config.json").write_text("[]"), "format None"),
+        (lambda d: (d / "config.json").write_text('{"format": 99}'), "format 99"),
+        (lambda d: edit_config(d, latent_dims=3), "unknown entry 'latent_dims'; did you mean 'latent_dim'"),
+        (lambda d: edit_config(d, latent_dim="two"), "latent_dim is 'two'"),
+        (lambda d: edit_config(d, preset="tutorial_dence"), "names the preset 'tutorial_dence'"),
+        (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
+        (lambda d: edit_config(d, latent_dim=3), "damaged or of another model"),
+        (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
+        (truncate_checkpoint, "damaged or of another model"),
+        (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
+    ],
+)
+def test_a_damaged_or_foreign_directory_gets_one_line(copy: Path, harm, message: str) -> None:
+    harm(copy)
+    with pytest.raises(UserError, match=message) as error:
+        load_run(copy)
+    assert "\n" not in str(error.value)
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | changes))
+
+
+def test_loading_executes_nothing_that_the_directory_names(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hostile.py").write_text("raise SystemExit('executed')")
+    edit_config(copy, objective="hostile:objective")
+    pickled = np.array([print], dtype=object)
+    monkeypatch.chdir(tmp_path)
+    load_run(copy)
+    with pytest.raises(UserError, match="add --objective hostile:objective"):
+        resume(copy)
+    np.save(copy / "examples.npy", pickled, allow_pickle=True)
+    with pytest.raises(UserError, match=r"examples\.npy cannot be read"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("elbow", "write elbo, or my_module:my_objective"),
+        ("absent_module:f", "no module absent_module"),
+        ("own_losses:g", "has no function g"),
+        ("own_losses:three", r"called as three\(vae, x, key, step\), but too many positional arguments"),
+    ],
+)
+def test_an_objective_that_cannot_be_had_is_said(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_losses.py").write_text("def three(vae, x, key): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_losses", raising=False)
+    with pytest.raises(UserError, match=message):
+        load_objective(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be greater than 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be greater than 0"),
+        ({"beta": -1.0}, "--beta must not be negative"),
+        ({"ema_decay": 1.0}, "--ema-decay must be"),
+        ({"kl_warmup_epochs": 9.0}, "9 epochs do not end within 8 epochs"),
+        ({"objective": "mine:f", "beta": 2.0}, "not to one of your own"),
+    ],
+)
+def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(Config(), **change)
+
+
+def test_results_do_not_depend_on_the_number_of_devices(few_images: Path, tmp_path: Path) -> None:
+    """Beyond rounding, for a convolutional model on one and on two CPU devices."""
+    program = (
+        "import sys, jax; jax.config.update('jax_num_cpu_devices', int(sys.argv[1]))\n"
+        "from flax_vae import Config, fit\n"
+        "config = Config(preset='tutorial_conv', dataset=sys.argv[2], epochs=1, batch_size=50, image_size=8)\n"
+        "run = fit(config, sys.argv[3]); print(jax.device_count(), run.metrics[-1]['test_loss'])\n"
+    )
+    found = {}
+    for count in ("1", "2"):
+        words = [sys.executable, "-c", program, count, str(few_images), str(tmp_path / count)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        devices, found[count] = done.stdout.splitlines()[-1].split()
+        assert devices == count
+    np.testing.assert_allclose(float(found["1"]), float(found["2"]), rtol=1e-5)

@@ -1,0 +1,86 @@
+"""Images from parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import linear_gaussian
+
+from flax_vae import decode, encode, init, interpolate, latent_grid, reconstruct, sample, traverse, tutorial_dense
+
+KEY = jax.random.key(0)
+VAE = linear_gaussian()
+PARAMS = init(VAE, KEY, (2, 2, 1))
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 1), np.uint8)
+
+
+def test_a_key_gives_the_same_images_and_another_gives_others() -> None:
+    images = sample(VAE, PARAMS, KEY, 5)
+    assert images.shape == (5, 2, 2, 1)
+    np.testing.assert_array_equal(images, sample(VAE, PARAMS, KEY, 5))
+    assert (images != sample(VAE, PARAMS, jax.random.key(1), 5)).any()
+
+
+def test_sampling_compiles_once_per_shape() -> None:
+    vae = tutorial_dense((6, 6, 1))
+    params = init(vae, KEY, (6, 6, 1))
+    before = sample._cache_size()
+    for seed, temperature in ((0, 1.0), (1, 0.5), (2, 2.0)):
+        sample(vae, params, jax.random.key(seed), 7, temperature)
+    assert sample._cache_size() == before + 1
+    sample(tutorial_dense((6, 6, 1)), params, KEY, 7, 1.0)  # an equal model is the same model
+    assert sample._cache_size() == before + 1
+
+
+def test_samples_are_draws_from_the_prior_decoded() -> None:
+    """x = Wᵀz has the covariance WᵀW, times the squared temperature."""
+    weights = np.asarray(PARAMS["decoder"]["weights"])
+    for temperature in (1.0, 0.5):
+        images = np.asarray(sample(VAE, PARAMS, KEY, 20_000, temperature)).reshape(-1, 4)
+        np.testing.assert_allclose(np.cov(images.T), temperature**2 * weights.T @ weights, atol=0.1)
+
+
+def test_encode_and_decode_are_the_two_halves() -> None:
+    posterior = encode(VAE, PARAMS, PIXELS)
+    assert posterior.mean().shape == (4, 3)
+    np.testing.assert_allclose(
+        decode(VAE, PARAMS, posterior.mean()).reshape(4, 4),
+        posterior.mean() @ PARAMS["decoder"]["weights"],
+        rtol=1e-5,
+    )
+    assert reconstruct(VAE, PARAMS, PIXELS, KEY).shape == PIXELS.shape
+
+
+def test_uint8_and_unit_floats_are_the_same_image() -> None:
+    a, b = encode(VAE, PARAMS, PIXELS), encode(VAE, PARAMS, PIXELS.astype(np.float32) / 255)
+    np.testing.assert_allclose(a.mean(), b.mean(), rtol=1e-6)
+
+
+def test_interpolation_starts_and_ends_at_the_means() -> None:
+    ends = decode(VAE, PARAMS, encode(VAE, PARAMS, PIXELS[:2]).mean())
+    way = interpolate(VAE, PARAMS, PIXELS[0], PIXELS[1], 5)
+    assert way.shape == (5, 2, 2, 1)
+    np.testing.assert_allclose(way[jnp.array([0, 4])], ends, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(way[2], ends.mean(0), rtol=1e-4, atol=1e-6)  # the decoder is linear
+
+
+@pytest.mark.parametrize("plane", [(0, 1), (1, 2), (2,)])
+def test_the_grid_lies_in_its_plane(plane: tuple[int, ...]) -> None:
+    grid = latent_grid(VAE, PARAMS, 5, 2.0, plane)
+    assert grid.shape == (5 if len(plane) == 2 else 1, 5, 2, 2, 1)
+    ticks = np.linspace(-2, 2, 5)
+    z = np.zeros((*grid.shape[:2], 3), np.float32)
+    z[..., plane[0]] = ticks
+    if len(plane) == 2:
+        z[..., plane[1]] = ticks[:, None]
+    np.testing.assert_allclose(grid, decode(VAE, PARAMS, z.reshape(-1, 3)).reshape(grid.shape), atol=1e-5)
+
+
+def test_a_traversal_moves_one_dimension_per_row() -> None:
+    rows = traverse(VAE, PARAMS, PIXELS[0], 3, 1.5)
+    mean = np.asarray(encode(VAE, PARAMS, PIXELS[:1]).mean()[0])
+    for i in range(3):
+        for j, value in enumerate((-1.5, 0.0, 1.5)):
+            z = mean.copy()
+            z[i] = value
+            np.testing.assert_allclose(rows[i, j], decode(VAE, PARAMS, z[None])[0], rtol=1e-4, atol=1e-5)

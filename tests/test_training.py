@@ -1,0 +1,153 @@
+"""The train step and the loop around it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from models import IMAGES, linear_gaussian
+
+from flax_vae import ELBO, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae.evaluation import make_evaluate, most_active_plane, posterior_means
+from flax_vae.training import epoch_indices, make_train_steps
+
+KEY = jax.random.key(0)
+
+
+def dense(objective=ELBO(), **options):  # noqa: B008
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer("adam", 1e-3, 100)
+    state = init_state(vae, tx, KEY, (28, 28, 1), ema=bool(options))
+    return state, make_train_step(vae, objective, tx, **options)
+
+
+def zero_totals(step, state, images):
+    return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(step, state, images)[1])
+
+
+def assert_same_bits(left, right) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_many_steps_in_one_dispatch_are_the_steps_one_by_one(images: np.ndarray) -> None:
+    """However they are cut: the same bits from dispatches of 5 and of 2 + 3, and the numbers of single steps."""
+    indices = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
+    state, step = dense()
+    single = state = jax.tree.map(jnp.copy, state)
+    run = make_train_steps(step)
+    totals = zero_totals(step, state, images[:8])
+    whole = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 5)
+    begun = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 2)
+    cut = run(*begun[:2], images, indices, 2, 5)
+    assert_same_bits(whole[:2], cut[:2])
+    assert run._cache_size() == 1
+    losses = []
+    for i in range(5):
+        single, metrics = step(single, images[indices[i]])
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(whole[1]["loss"], sum(losses), rtol=1e-5)
+    assert int(whole[0].step) == 5
+
+
+def test_the_loop_ends_at_the_first_step_that_is_not_finite(images: np.ndarray) -> None:
+    def breaks_at_step_three(vae, x, key, step):
+        loss, metrics = ELBO()(vae, x, key, step)
+        return jnp.where(step == 3, jnp.nan, loss), metrics
+
+    state, step = dense(breaks_at_step_three)
+    indices = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
+    totals = zero_totals(step, state, images[:8])
+    state, _, last = make_train_steps(step)(state, totals, images, indices, 0, 8)
+    assert int(state.step) == 4
+    assert np.isnan(last["loss"])
+
+
+def test_an_epoch_is_a_shuffle_of_seed_and_number() -> None:
+    first = epoch_indices(100, 16, seed=1, epoch=0)
+    assert first.shape == (6, 16)
+    assert len(np.unique(first)) == 96
+    np.testing.assert_array_equal(first, epoch_indices(100, 16, seed=1, epoch=0))
+    for other in (epoch_indices(100, 16, seed=1, epoch=1), epoch_indices(100, 16, seed=2, epoch=0)):
+        assert (first != other).any()
+
+
+def test_noise_differs_between_steps_and_seeds() -> None:
+    def report_noise(vae, x, key, step):
+        z = vae.infer(x, key).latents[0][0, :, 0]
+        return ELBO()(vae, x, key, step)[0], {"z": z}
+
+    vae, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # the parameters stay: only the key can change z
+    step = make_train_step(vae, report_noise, tx)
+    seen = []
+    for seed in (0, 1):
+        state = init_state(vae, tx, jax.random.key(seed), (2, 2, 1))
+        for _ in range(3):
+            state, metrics = step(state, IMAGES)
+            seen.append(float(metrics["z"]))
+    assert len(set(seen)) == 6
+
+
+def test_averaged_parameters_follow_their_definition(images: np.ndarray) -> None:
+    state, step = dense(ema_decay=0.75)
+    expected = jax.device_get(state.params)
+    for _ in range(3):
+        state, _ = step(state, images)
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, expected, jax.device_get(state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.averaged_params, expected)
+    assert state.best_params is state.averaged_params
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
+    """Read off plain gradient descent's answer to a gradient of one, through Adam's sign."""
+    tx = make_optimizer("adam", 0.1, total_steps=100, warmup_steps=10, cosine=True)
+    state, sizes = tx.init(jnp.zeros(())), []
+    for _ in range(100):
+        update, state = tx.update(jnp.ones(()), state, jnp.zeros(()))
+        sizes.append(-float(update))
+    np.testing.assert_allclose(sizes[:11], np.arange(11) / 100, atol=1e-4)
+    np.testing.assert_allclose(sizes[55], 0.1 * (0.99 * 0.5 + 0.01), atol=1e-3)
+    assert 0.001 <= sizes[99] < 0.0012
+
+
+def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
+    tx = make_optimizer("adam", 0.1, 10, clip_norm=1.0)
+    gradient = {"a": jnp.array([300.0, 400.0])}
+    _, state = tx.update(gradient, tx.init(gradient), gradient)
+    first_moment = next(leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
+    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
+def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, 2e-3, 30, warmup_steps=3, cosine=True)
+    state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, ELBO(), tx)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, images)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_evaluation_counts_every_image_once(images: np.ndarray) -> None:
+    """64 images in batches of 24: the mean is that of all, and what fills the last batch has no part in it."""
+
+    def brightness(vae, x, key, step):
+        return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step)}
+
+    state, _ = dense()
+    found = make_evaluate(tutorial_dense((28, 28, 1)), brightness, 24)(state.params, images, KEY, 7)
+    np.testing.assert_allclose(found["loss"], images.mean() / 255, rtol=1e-5)
+    assert found["step"] == 7
+
+
+def test_posterior_means_and_the_plane_of_highest_rate(images: np.ndarray) -> None:
+    vae = linear_gaussian()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), np.uint8)
+    params = init_state(vae, optax.identity(), KEY, (2, 2, 1)).params
+    means, rates = posterior_means(vae, params, pixels, batch_size=4)
+    assert means.shape == (9, 3)
+    assert rates.shape == (3,)
+    inference_rate = make_evaluate(vae, ELBO(), 9)(params, pixels, KEY, 0)["rate"]
+    np.testing.assert_allclose(rates.sum(), inference_rate, rtol=1e-5)
+    assert most_active_plane(np.array([0.1, 3.0, 0.0, 2.0])) == (1, 3)
+    assert most_active_plane(np.array([0.1])) == (0,)
