@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
 from flax_vae import checkpoint
@@ -121,7 +122,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
         for epoch in range(first_step // steps_per_epoch, config.epochs):
             indices = epoch_indices(len(training.train.images), training.batch_size, config.seed, epoch)
             position = int(state.step) - epoch * steps_per_epoch
-            for block, rows, start, end in _dispatches(images, indices, position, split):
+            for block, rows, start, end in _dispatches(images, indices, position, repeated, split):
                 state, totals, last = train_steps(state, totals, block, rows, start, end)
                 step = int(state.step)  # waits for the device
                 _check_finite(last, step, config, directory)
@@ -142,7 +143,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
 
 
 def _dispatches(
-    images: Any, indices: Int[np.ndarray, "s b"], position: int, split: jax.sharding.Sharding
+    images: Any, indices: Int[np.ndarray, "s b"], position: int, repeated: NamedSharding, split: NamedSharding
 ) -> Iterator[tuple[Array, Array, int, int]]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 
@@ -174,13 +175,13 @@ def _dispatches(
 
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        yield jax.device_put(block, rows.sharding.with_spec(jax.sharding.PartitionSpec())), rows, 0, filled
+        yield jax.device_put(block, repeated), rows, 0, filled
 
 
 class _Clock:
     """Seconds of the whole run, and images per second without what the first dispatch compiles."""
 
-    def __init__(self, records: list[dict[str, float]]) -> None:
+    def __init__(self, records: list[dict[str, Any]]) -> None:
         self.began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
         self.last = time.perf_counter()
         self.images, self.seconds, self.warm = 0, 0.0, False

@@ -17,7 +17,7 @@ _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the pri
 
 
 def draw_pictures(
-    directory: Path, vae: VAE, params: Any, test: ImageData, metrics: list[dict[str, float]], key: Key[Array, ""]
+    directory: Path, vae: VAE, params: Any, test: ImageData, metrics: list[dict[str, Any]], key: Key[Array, ""]
 ) -> None:
     """Write reconstructions, samples, latent grid, latent map and curves as PNG files."""
     directory.mkdir(exist_ok=True)

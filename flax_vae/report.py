@@ -14,7 +14,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def read_metrics(directory: Path) -> list[dict[str, float]]:
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The finished epochs of a run, in order; a last line that was cut off is left out."""
     path = directory / METRICS
     if not path.exists():
@@ -28,7 +28,7 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
     return records
 
 
-def keep_metrics_until(directory: Path, step: int) -> list[dict[str, float]]:
+def keep_metrics_until(directory: Path, step: int) -> list[dict[str, Any]]:
     """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
     records = [record for record in read_metrics(directory) if record["step"] <= step]
     path = directory / METRICS

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from inspect import isclass, signature
@@ -48,7 +48,7 @@ class Run:
     config: Config
     vae: VAE
     params: Any
-    metrics: list[dict[str, float]]
+    metrics: list[dict[str, Any]]
     examples: np.ndarray
 
 
@@ -97,14 +97,9 @@ def resume(directory: str | Path, vae: VAE | None = None, objective: Objective |
     abstract = jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
     items = checkpoint.restore(directory / "checkpoints", "last", abstract)
     rest = items["optimizer"]
-    state = replace(
-        jax.eval_shape(training.fresh_state),
-        step=rest["step"],
-        params=items["params"],
-        opt_state=rest["opt_state"],
-        averaged_params=items.get("averaged_params"),
-        key=training.keys()[1],
-    )
+    _, train_key, _ = training.keys()
+    averaged = items.get("averaged_params")
+    state = TrainState(rest["step"], items["params"], rest["opt_state"], averaged, train_key)
     keep_metrics_until(directory, int(state.step))
     return _finish(directory, training, state, rest["totals"])
 

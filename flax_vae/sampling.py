@@ -55,7 +55,7 @@ def interpolate(vae: VAE, params: Any, x0: Image, x1: Image, steps: int) -> Floa
 
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def latent_grid(
-    vae: VAE, params: Any, n: int = 30, extent: float = 2.0, plane: tuple[int, ...] = (0, 1)
+    vae: VAE, params: Any, n: int = 30, extent: float | Float[Array, ""] = 2.0, plane: tuple[int, ...] = (0, 1)
 ) -> Float[Array, "rows n h w c"]:
     """Decoded grid of n x n points over [-extent, extent]² in a plane of two latent dimensions, the others at 0.
 
@@ -71,10 +71,12 @@ def latent_grid(
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def traverse(vae: VAE, params: Any, x: Image, steps: int = 11, extent: float = 3.0) -> Float[Array, "d steps h w c"]:
+def traverse(
+    vae: VAE, params: Any, x: Image, steps: int = 11, extent: float | Float[Array, ""] = 3.0
+) -> Float[Array, "d steps h w c"]:
     """Row by row, one latent dimension of the image's posterior mean is moved through [-extent, extent]."""
     model = bind(vae, params)
-    mean = model.encode(to_unit(x)[None]).mean()[0]
+    mean = model.encode(to_unit(jnp.asarray(x)[None])).mean()[0]
     values = jnp.linspace(-extent, extent, steps)
     moved = jnp.eye(len(mean), dtype=bool)[:, None]
     z = jnp.where(moved, values[None, :, None], mean)

@@ -27,18 +27,20 @@ OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.mu
 class TrainState:
     """Everything a step changes, and the key it draws from.
 
+    The fields are not annotated as arrays, since JAX also builds states of shapes and of shardings.
+
     Attributes:
-        step: number of updates made.
+        step: number of updates made, int32.
         params, opt_state: pytrees of the model and of Optax.
         averaged_params: exponential moving average of the parameters, or None.
         key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no saved randomness.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     opt_state: Any
     averaged_params: Any
-    key: Key[Array, ""]
+    key: Any
 
     @property
     def best_params(self) -> Any:

@@ -39,7 +39,7 @@ def test_many_steps_in_one_dispatch_are_the_steps_one_by_one(images: np.ndarray)
     whole = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 5)
     begun = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 2)
     cut = run(*begun[:2], images, indices, 2, 5)
-    assert_same_bits(whole[:2], cut[:2])
+    assert_same_bits((whole[0].params, whole[0].opt_state, whole[1]), (cut[0].params, cut[0].opt_state, cut[1]))
     assert run._cache_size() == 1
     losses = []
     for i in range(5):
@@ -117,9 +117,9 @@ def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "muon"])
-def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
-    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, 2e-3, 30, warmup_steps=3, cosine=True)
+@pytest.mark.parametrize(("name", "rate"), [("adam", 2e-3), ("adamw", 2e-3), ("muon", 2e-2)])
+def test_every_optimiser_trains(name: str, rate: float, images: np.ndarray) -> None:
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, rate, 30, warmup_steps=3, cosine=True)
     state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, ELBO(), tx)
     losses = []
     for _ in range(30):
