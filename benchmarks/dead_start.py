@@ -20,6 +20,7 @@ from flax_vae.presets import mean_logit
 from flax_vae.training import data_parallel, epoch_indices, make_train_steps
 
 STUCK_RATE = 1.0
+STEPS: dict = {}  # the jitted loop, compiled once for each bias
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,12 @@ class Arguments:
 def last_terms(images: jax.Array, bias: float | tuple[float, ...], seed: int, arguments: Arguments) -> dict[str, float]:
     """Means over the last tenth of the steps."""
     repeated, split = data_parallel(arguments.batch_size)
-    vae = tutorial_conv(images.shape[1:], output_bias=bias)
+    image_shape = (28, 28, 1)
+    vae = tutorial_conv(image_shape, output_bias=bias)
     tx = make_optimizer("adam", arguments.learning_rate, arguments.steps)
-    state = init_state(vae, tx, jax.random.key(seed), images.shape[1:])
+    state = init_state(vae, tx, jax.random.key(seed), image_shape)
     step = make_train_step(vae, ELBO(), tx)
-    batch = jax.ShapeDtypeStruct((arguments.batch_size, *images.shape[1:]), images.dtype)
+    batch = jax.ShapeDtypeStruct((arguments.batch_size, *image_shape), images.dtype)
     shapes = jax.eval_shape(step, state, batch)[1]
     totals = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
     rows = jax.device_put(epoch_indices(len(images), arguments.batch_size, seed, 0), split)
@@ -49,9 +51,6 @@ def last_terms(images: jax.Array, bias: float | tuple[float, ...], seed: int, ar
     state, totals, _ = run(state, totals, images, rows, 0, begin)
     state, totals, _ = run(state, jax.tree.map(jnp.zeros_like, totals), images, rows, begin, arguments.steps)
     return {name: float(total) / (arguments.steps - begin) for name, total in totals.items()}
-
-
-STEPS: dict = {}  # compiled once for each bias
 
 
 def main(arguments: Arguments) -> None:

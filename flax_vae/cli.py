@@ -96,7 +96,7 @@ def _exit_code(command: Callable[[], None]) -> int:
 
 def _train(argv: Sequence[str]) -> None:
     # Each core is a device of its own: two halves of a batch on one core each are faster than one batch on two.
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         again = tyro.cli(ResumeArguments, args=argv)
         run = resume(again.resume, objective=load_objective(again.objective) if again.objective else None)

@@ -43,9 +43,10 @@ _BLOCK_BYTES = 2**26
 class Interrupted(Exception):
     """A signal stopped the training after its state was saved."""
 
-    def __init__(self, signum: int, directory: Path) -> None:
+    def __init__(self, signum: int, directory: Path, objective: str) -> None:
         """Remember the signal: by convention the exit code is 128 + its number."""
-        super().__init__(f"Stopped and saved. Go on with: python train.py --resume {directory}")
+        own = "" if objective == "elbo" else f" --objective {objective}"
+        super().__init__(f"Stopped and saved. Go on with: python train.py --resume {directory}{own}")
         self.signum = signum
 
 
@@ -130,7 +131,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
                 report.advance(step, epoch_means(), clock.images_per_second())
                 if stop and step < (epoch + 1) * steps_per_epoch:
                     checkpoint.save(manager, step, checkpoint_items(state, totals), loss=math.inf)
-                    raise Interrupted(stop[0], directory)
+                    raise Interrupted(stop[0], directory, config.objective)
             test = evaluate(state.best_params, training.test.images, test_key, state.step)
             record = {"epoch": epoch + 1, "step": step} | clock.finish_epoch()
             record |= {f"train_{name}": value for name, value in epoch_means().items()}
@@ -139,7 +140,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
             totals = jax.tree.map(jnp.zeros_like, totals)
             checkpoint.save(manager, step, checkpoint_items(state, totals), loss=test["loss"])
             if stop and epoch + 1 < config.epochs:
-                raise Interrupted(stop[0], directory)
+                raise Interrupted(stop[0], directory, config.objective)
 
 
 def _dispatches(

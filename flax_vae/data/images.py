@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import struct
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, UInt8
 
 from flax_vae.errors import UserError
+from flax_vae.report import say
 
 Item = TypeVar("Item")
 
@@ -147,6 +147,6 @@ def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Ite
 
 
 @functools.cache
-def say(line: str) -> None:
-    """Print the line on stderr, once: the training and the test part often have the same to say."""
-    print(line, file=sys.stderr)
+def say_once(line: str) -> None:
+    """Tell the user one thing, once: the training and the test part often have the same to say."""
+    say(line)
