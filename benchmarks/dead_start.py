@@ -17,7 +17,7 @@ import tyro
 
 from flax_vae import ELBO, init_state, load_images, make_optimizer, make_train_step, tutorial_conv
 from flax_vae.presets import mean_logit
-from flax_vae.training import data_parallel, epoch_indices, make_train_steps
+from flax_vae.training import data_mesh, epoch_indices, make_train_steps, shardings
 
 STUCK_RATE = 1.0
 STEPS: dict = {}  # the jitted loop, compiled once for each bias
@@ -35,18 +35,19 @@ class Arguments:
 
 def last_terms(images: jax.Array, bias: float | tuple[float, ...], seed: int, arguments: Arguments) -> dict[str, float]:
     """Means over the last tenth of the steps."""
-    repeated, split = data_parallel(arguments.batch_size)
+    mesh = data_mesh(arguments.batch_size)
+    repeated, split = shardings(mesh)
     image_shape = (28, 28, 1)
     vae = tutorial_conv(image_shape, output_bias=bias)
     tx = make_optimizer("adam", arguments.learning_rate, arguments.steps)
     state = init_state(vae, tx, jax.random.key(seed), image_shape)
-    step = make_train_step(vae, ELBO(), tx)
+    step = make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh)
     batch = jax.ShapeDtypeStruct((arguments.batch_size, *image_shape), images.dtype)
     shapes = jax.eval_shape(step, state, batch)[1]
     totals = jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), shapes)
     rows = jax.device_put(epoch_indices(len(images), arguments.batch_size, seed, 0), split)
     state, totals = jax.device_put((state, totals), repeated)
-    run = STEPS.setdefault(bias, make_train_steps(step))
+    run = STEPS.setdefault(bias, make_train_steps(step, mesh))
     begin = arguments.steps * 9 // 10
     state, totals, _ = run(state, totals, images, rows, 0, begin)
     state, totals, _ = run(state, jax.tree.map(jnp.zeros_like, totals), images, rows, begin, arguments.steps)
@@ -57,7 +58,7 @@ def main(arguments: Arguments) -> None:
     """Measure and print."""
     jax.config.update("jax_num_cpu_devices", 2)
     train = load_images("fashion_mnist", "train").images
-    images = jax.device_put(train, data_parallel(arguments.batch_size)[0])
+    images = jax.device_put(train, shardings(data_mesh(arguments.batch_size))[0])
     results: dict[str, list[dict[str, float]]] = {"mean pixel": [], "zero": []}
     for seed in range(arguments.seeds):
         for name, bias in (("mean pixel", mean_logit(train)), ("zero", 0.0)):

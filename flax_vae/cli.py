@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from flax_vae.config import RECIPES, Config
+from flax_vae.config import RECIPES, Config, read_config
 from flax_vae.errors import UserError
 from flax_vae.loop import Interrupted
 from flax_vae.plots import save_image_grid
@@ -95,16 +95,22 @@ def _exit_code(command: Callable[[], None]) -> int:
 
 
 def _train(argv: Sequence[str]) -> None:
-    # Each core is a device of its own: two halves of a batch on one core each are faster than one batch on two.
-    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8))
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         again = tyro.cli(ResumeArguments, args=argv)
+        config, _ = read_config(Path(again.resume) / "config.json")
+        _use_cores(config)
         run = resume(again.resume, objective=load_objective(again.objective) if again.objective else None)
     else:
         default = TrainArguments(RECIPES.get(_preset(argv), Config()))
         arguments = tyro.cli(TrainArguments, args=argv, default=default)
+        _use_cores(arguments.config)
         run = fit(arguments.config, arguments.out)
     print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
+
+
+def _use_cores(config: Config) -> None:
+    """Make each CPU core a device where cores are to work by themselves; GPUs and TPUs are not concerned."""
+    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8) if config.microbatch_size else 1)
 
 
 def _preset(argv: Sequence[str]) -> str:

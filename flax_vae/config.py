@@ -38,6 +38,9 @@ class Config:
     """Passes over the training images."""
     batch_size: int = 128
     """Images per step."""
+    microbatch_size: int = 0
+    """On CPUs, images that a core works on by itself, as many as its cache takes: for convolutions. 0 lets all cores
+    work on the whole batch together: for matrix products."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     """Optax optimiser."""
     learning_rate: float = 2e-3
@@ -62,7 +65,7 @@ class Config:
         for name in ("latent_dim", "epochs", "batch_size", "kl_cycles", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{_flag(name)} must be greater than 0, not {getattr(self, name)}.")
-        for name in ("beta", "kl_warmup_epochs", "warmup_steps", "clip_norm", "seed"):
+        for name in ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} must not be negative: {getattr(self, name)}.")
         if not 0 <= self.ema_decay < 1:
@@ -81,7 +84,9 @@ class Config:
 
 RECIPES: Mapping[str, Config] = {
     "gated_mlp": Config(),
-    "tutorial_conv": Config(preset="tutorial_conv", epochs=50, learning_rate=1e-3, warmup_steps=0, schedule="constant"),
+    "tutorial_conv": Config(
+        preset="tutorial_conv", epochs=50, microbatch_size=8, learning_rate=1e-3, warmup_steps=0, schedule="constant"
+    ),
     "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
 }
 

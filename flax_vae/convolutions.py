@@ -1,41 +1,60 @@
-"""Convolution and pooling by the fastest route for the platform: the same functions as `jax.lax`, values and gradients.
+"""Convolution, upsampling and pooling by the fastest route for the platform, equal to `jax.lax` in value and gradient.
 
-GPUs and TPUs run their native convolutions. On the CPU XLA's convolution falls to a naive kernel inside `lax.scan` and
-`lax.while_loop`, while its matrix product keeps its speed there: so on the CPU a convolution is the product of the
-image's patches with the kernel. `lax.platform_dependent` chooses when a function is lowered, and only the chosen
-branch is compiled.
+XLA writes the gradients of a convolution as convolutions in which batch and channels have changed places, or the
+kernel is reversed. GPUs and TPUs run these at full speed, so there nothing is changed. On the CPU only the plain kind,
+images "b h w i" with a kernel "kh kw i o", has a fast kernel, and the others are slower by factors of 5 to 50 inside
+`lax.scan`. Both gradients *are* plain convolutions once their operands have been transposed in memory, which costs
+little: that is all that happens here.
+
+Reverse mode only: `jax.grad` and `jax.vjp` at any order, no `jax.jvp`.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left of, right of) the image
 
-@jax.custom_vjp
+FEW_CHANNELS = 16  # a kernel with fewer output channels than a vector register has lanes wastes the rest of them
+
+
 def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
-    """Convolve images with a kernel: stride 1, zeros around the image ("SAME")."""
-    return lax.platform_dependent(x, kernel, cpu=_matmul_conv, default=_native_conv)
+    """Convolve at stride 1 with zeros around the image ("SAME").
 
-
-def _conv_forward(x, kernel):
-    return conv(x, kernel), (x, kernel)
-
-
-def _conv_backward(saved, g):
-    return lax.platform_dependent(*saved, g, cpu=_matmul_conv_backward, default=_native_conv_backward)
-
-
-conv.defvjp(_conv_forward, _conv_backward)
+    y[b, r, s, o] = sum_{u, v, i} x[b, r + u - (kh - 1) // 2, s + v - (kw - 1) // 2, i] kernel[u, v, i, o]
+    """
+    above, left = (kernel.shape[0] - 1) // 2, (kernel.shape[1] - 1) // 2
+    return _conv(x, kernel, ((above, kernel.shape[0] - 1 - above), (left, kernel.shape[1] - 1 - left)))
 
 
 def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b 2*h 2*w o"]:
-    """Double the image by repeating each pixel 2x2, then convolve it."""
-    return conv(x.repeat(2, 1).repeat(2, 2), kernel)
+    """Repeat each pixel 2x2 and convolve the result, with 4/9 of the multiplications.
+
+    Rows 2r and 2r + 1 of the doubled image are both x[r]. So the taps [w0, w1, w2] of an even row 2r meet
+    x[r - 1], x[r], x[r], and those of an odd row 2r + 1 meet x[r], x[r], x[r + 1]. Taps that meet the same row add up:
+
+        y[2r]     = w0 x[r - 1] + (w1 + w2) x[r]
+        y[2r + 1] = (w0 + w1) x[r] + w2 x[r + 1]
+
+    The same holds for columns: four 2x2 kernels, one for each phase (even or odd row, even or odd column). One
+    convolution of the small image has them all as output channels. It gives a value for every 2x2 window, those over
+    the edges included, and an odd phase begins one window later than an even one.
+    """
+    b, h, w, _ = x.shape
+    phases = [phase for rows in _phase_kernels(kernel, 0) for phase in _phase_kernels(rows, 1)]
+    y = _conv(x, jnp.concatenate(phases, axis=-1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
+    rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
-    """Take the largest of every 2x2 pixels; an odd last row or column stands alone."""
+    """Take the largest of every 2x2 pixels; an odd last row or column is pooled alone.
+
+    At a tie the gradient is shared among the largest.
+    """
     b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
     x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
@@ -43,32 +62,65 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"
     return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
 
 
-def _native_conv(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _phase_kernels(kernel: Float[Array, "..."], axis: int) -> list[Float[Array, "..."]]:
+    """Add the taps that meet the same small pixel, [w0, w1, w2] -> [w0, w1 + w2], [w0 + w1, w2]."""
+    w0, w1, w2 = jnp.split(kernel, 3, axis)
+    return [jnp.concatenate([w0, w1 + w2], axis), jnp.concatenate([w0 + w1, w2], axis)]
 
 
-def _native_conv_backward(x, kernel, g):
-    return jax.vjp(_native_conv, x, kernel)[1](g)
+def _conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding) -> Float[Array, "b h2 w2 o"]:
+    """Convolve at stride 1; under `jax.shard_map` either operand may be the same on all devices."""
+    # Adding 0, a sum over nothing, leaves no trace in the compiled program. But it makes both operands vary over the
+    # same devices, and then JAX sums the gradient of a shared one over them, which a custom gradient would not do.
+    kernel, x = kernel + lax.stop_gradient(x[:0]).sum(), x + lax.stop_gradient(kernel[:0]).sum()
+    return _conv_by_platform(x, kernel, padding)
 
 
-def _patches(x, kh, kw, before):
-    """Gather what the kernel sees at every pixel: "b h w c" -> "b*h*w kh*kw*c"."""
-    b, h, w, c = x.shape
-    top, left = before
-    x = jnp.pad(x, ((0, 0), (top, kh - 1 - top), (left, kw - 1 - left), (0, 0)))
-    slices = [x[:, i : i + h, j : j + w] for i in range(kh) for j in range(kw)]
-    return jnp.concatenate(slices, -1).reshape(b * h * w, kh * kw * c)
+def _plain_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding
+) -> Float[Array, "b h2 w2 o"]:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
-def _matmul_conv(x, kernel):
-    kh, kw, _, o = kernel.shape
-    y = _patches(x, kh, kw, ((kh - 1) // 2, (kw - 1) // 2)) @ kernel.reshape(-1, o)
-    return y.reshape(*x.shape[:3], o)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_by_platform(x, kernel, padding):
+    return _plain_conv(x, kernel, padding)
 
 
-def _matmul_conv_backward(x, kernel, g):
+def _conv_forward(x, kernel, padding):
+    return _plain_conv(x, kernel, padding), (x, kernel)
+
+
+def _conv_backward(padding, saved, g):
+    def by_xla(x, kernel, g):
+        return jax.vjp(partial(_plain_conv, padding=padding), x, kernel)[1](g)
+
+    return lax.platform_dependent(*saved, g, cpu=partial(_plain_gradients, padding), default=by_xla)
+
+
+_conv_by_platform.defvjp(_conv_forward, _conv_backward)
+
+
+def _plain_gradients(padding, x, kernel, g):
+    """Write both gradients of `_plain_conv` as plain convolutions.
+
+    With y[r] = sum_u x[r + u - a] k[u] along each axis, a zeros before the image and n taps:
+
+        dx[s] = sum_u g[s + a - u] k[u]    the flipped kernel slides over g with n - 1 - a zeros before it
+        dk[u] = sum_r x[r + u - a] g[r]    g slides over x with a zeros before it, or, flipped,
+                                           x slides over g with n - 1 - a zeros before it
+
+    In dx the channels i and o change places; in dk the sum runs over the batch, so there the batch takes the place
+    of the channels and the channels that of the batch.
+    """
     kh, kw, i, o = kernel.shape
-    d_kernel = _patches(x, kh, kw, ((kh - 1) // 2, (kw - 1) // 2)).T @ g.reshape(-1, o)
-    flipped = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, i)
-    d_x = _patches(g, kh, kw, (kh // 2, kw // 2)) @ flipped
-    return d_x.reshape(x.shape), d_kernel.reshape(kernel.shape)
+    flipped = tuple((n - 1 - before, n - 1 - after) for n, (before, after) in zip((kh, kw), padding, strict=True))
+    dx = _plain_conv(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2), flipped)
+    if i < min(o, FEW_CHANNELS):
+        # The zeros are written out because the fast kernel wants an image at least as large as the "kernel" g.
+        images = jnp.pad(x, ((0, 0), *padding, (0, 0))).transpose(3, 1, 2, 0)
+        dk = _plain_conv(images, g.transpose(1, 2, 0, 3), ((0, 0), (0, 0))).transpose(1, 2, 0, 3)
+    else:
+        dk = _plain_conv(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), flipped)
+        dk = dk[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    return dx, dk

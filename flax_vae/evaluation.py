@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.distributions import kl_divergence
 from flax_vae.objectives import Objective
-from flax_vae.training import apply_objective, data_parallel, to_unit
+from flax_vae.training import apply_objective, data_mesh, shardings, to_unit
 from flax_vae.vae import VAE, bind
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
@@ -43,7 +43,7 @@ def make_evaluate(vae: VAE, objective: Objective, batch_size: int) -> Callable[.
 
         return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(len(block))))
 
-    _, split = data_parallel(batch_size)
+    _, split = shardings(data_mesh(batch_size))
 
     def evaluate(params: Any, images: np.ndarray, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
         sums: dict[str, float] = {}

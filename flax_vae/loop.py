@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding
+from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from flax_vae import checkpoint
@@ -27,11 +27,12 @@ from flax_vae.objectives import Metrics, Objective
 from flax_vae.report import Report, read_metrics, say
 from flax_vae.training import (
     TrainState,
-    data_parallel,
+    data_mesh,
     epoch_indices,
     init_state,
     make_train_step,
     make_train_steps,
+    shardings,
 )
 from flax_vae.vae import VAE
 
@@ -65,7 +66,15 @@ class Training:
 
     def train_step(self) -> Any:
         """The jitted step."""
-        return make_train_step(self.vae, self.objective, self.tx, self.config.ema_decay)
+        on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
+        return make_train_step(
+            self.vae,
+            self.objective,
+            self.tx,
+            ema_decay=self.config.ema_decay,
+            microbatch_size=self.config.microbatch_size if on_cpu else 0,
+            mesh=data_mesh(self.batch_size),
+        )
 
     def keys(self) -> tuple[Array, Array, Array]:
         """Keys of the first parameters, of the training and of the evaluations."""
@@ -103,8 +112,9 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     config, steps_per_epoch = training.config, training.steps_per_epoch
-    repeated, split = data_parallel(training.batch_size)
-    train_steps = make_train_steps(training.train_step())
+    mesh = data_mesh(training.batch_size)
+    repeated, split = shardings(mesh)
+    train_steps = make_train_steps(training.train_step(), mesh)
     evaluate = make_evaluate(training.vae, training.objective, training.batch_size)
     *_, test_key = training.keys()
     resident = training.train.images.nbytes <= _RESIDENT_BYTES
@@ -144,7 +154,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
 
 
 def _dispatches(
-    images: Any, indices: Int[np.ndarray, "s b"], position: int, repeated: NamedSharding, split: NamedSharding
+    images: Any, indices: Int[np.ndarray, "s b"], position: int, repeated: Sharding, split: Sharding
 ) -> Iterator[tuple[Array, Array, int, int]]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 

@@ -103,3 +103,4 @@ class Report:
             highlight=False,
             soft_wrap=True,
         )
+        self.console.file.flush()

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import optax.contrib
 from flax import struct
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.errors import UserError
@@ -20,6 +20,7 @@ from flax_vae.objectives import Metrics, Objective
 from flax_vae.vae import VAE, init
 
 Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
+_DATA = "data"  # the mesh axis along which devices share a batch
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 
 
@@ -117,12 +118,42 @@ def apply_objective(
     return {"loss": result[0], **result[1]}
 
 
+def data_mesh(batch_size: int) -> Mesh | None:
+    """A mesh of this machine's devices that share a batch, as many as divide it; None if that is one."""
+    count = math.gcd(batch_size, jax.device_count())
+    return (
+        None
+        if count == 1
+        else jax.make_mesh((count,), (_DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    )
+
+
+def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
+    """Of an array that every device holds, and of one that they share by its second axis, batches "s b ..."."""
+    if mesh is None:
+        return (SingleDeviceSharding(jax.devices()[0]),) * 2
+    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, _DATA))
+
+
 def make_train_step(
-    vae: VAE, objective: Objective, tx: optax.GradientTransformation, ema_decay: float = 0.0
+    vae: VAE,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+    microbatch_size: int = 0,
+    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Images], tuple[TrainState, Metrics]]:
     """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
 
     Metrics are means over the batch, in nats per image, and the global norm of the gradient.
+
+    Args:
+        vae, objective, tx: model, what is minimised, and the Optax optimiser.
+        ema_decay: decay of the averaged parameters, where the state has any.
+        microbatch_size: images whose gradient is computed at a time, each microbatch with a key of its own; a device's
+            whole share if 0. What fits a core's cache is faster, for convolutions by far.
+        mesh: devices that share the batch, from `data_mesh`; one device if None. While their shares are made of whole
+            microbatches, the result is the same to rounding for every number of devices.
     """
 
     def mean_loss(params: Any, images: Images, key: Array, step: Array) -> tuple[Array, Metrics]:
@@ -130,9 +161,36 @@ def make_train_step(
         metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
         return metrics["loss"], metrics
 
+    gradient = jax.grad(mean_loss, has_aux=True)
+
+    def own(tree: Any) -> Any:
+        """Mark values as this device's own, or each microbatch would add its gradient up over all the devices."""
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, _DATA, to="varying"), tree) if mesh else tree
+
+    def mean_gradient(params: Any, images: Array, key: Array, step: Array) -> tuple[Any, Metrics]:
+        largest = min(microbatch_size or len(images), len(images))
+        size = next(n for n in range(largest, 0, -1) if len(images) % n == 0)
+        count = len(images) // size
+        device = jax.lax.axis_index(_DATA) if mesh else 0
+        params, microbatches = own(params), images.reshape(count, size, *images.shape[1:])
+
+        def add(sums: Any, numbered: tuple[Array, Array]) -> tuple[Any, None]:
+            number, x = numbered
+            return jax.tree.map(jnp.add, sums, gradient(params, x, jax.random.fold_in(key, number), step)), None
+
+        found = jax.eval_shape(gradient, params, microbatches[0], key, step)
+        zeros = own(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found))
+        sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
+        means = jax.tree.map(lambda leaf: leaf / count, sums)
+        return jax.lax.pmean(means, _DATA) if mesh else means
+
+    if mesh:
+        whole, shared = PartitionSpec(), PartitionSpec(_DATA)
+        mean_gradient = jax.shard_map(mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole)
+
     def train_step(state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = jax.grad(mean_loss, has_aux=True)(state.params, images, key, state.step)
+        grads, metrics = mean_gradient(state.params, jnp.asarray(images), key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
@@ -154,7 +212,9 @@ def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> In
     return order[: steps * batch_size].reshape(steps, batch_size).astype(np.int32)
 
 
-def make_train_steps(train_step: Callable[[TrainState, Images], tuple[TrainState, Metrics]]) -> Callable[..., Any]:
+def make_train_steps(
+    train_step: Callable[[TrainState, Images], tuple[TrainState, Metrics]], mesh: Mesh | None = None
+) -> Callable[..., Any]:
     """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals, last)`.
 
     Step i trains on `images[indices[i]]`. `totals` adds up the metrics of the steps; `last` holds those of the last
@@ -182,15 +242,6 @@ def make_train_steps(train_step: Callable[[TrainState, Images], tuple[TrainState
         last = jax.tree.map(jnp.zeros_like, totals)
         return jax.lax.while_loop(unfinished, body, (start, state, totals, last))[1:]
 
-    return jax.jit(run, donate_argnums=(0, 1))
-
-
-def data_parallel(batch_size: int) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings over this machine's devices: one that repeats an array, one that splits the b of batches "s b ...".
-
-    As many devices take part as divide the batch. XLA adds the gradients up, and the noise of an image does not depend
-    on the device it is drawn on: the result is the same to rounding for every number of devices.
-    """
-    count = math.gcd(batch_size, jax.device_count())
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, "data"))
+    # Unless told, XLA names the devices of its results otherwise than those of its arguments: a second compilation.
+    everywhere = shardings(mesh)[0] if mesh else None
+    return jax.jit(run, donate_argnums=(0, 1), out_shardings=everywhere)
