@@ -68,14 +68,6 @@ def _phase_kernels(kernel: Float[Array, "..."], axis: int) -> list[Float[Array, 
     return [jnp.concatenate([w0, w1 + w2], axis), jnp.concatenate([w0 + w1, w2], axis)]
 
 
-def _conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding) -> Float[Array, "b h2 w2 o"]:
-    """Convolve at stride 1; under `jax.shard_map` either operand may be the same on all devices."""
-    # Adding 0, a sum over nothing, leaves no trace in the compiled program. But it makes both operands vary over the
-    # same devices, and then JAX sums the gradient of a shared one over them, which a custom gradient would not do.
-    kernel, x = kernel + lax.stop_gradient(x[:0]).sum(), x + lax.stop_gradient(kernel[:0]).sum()
-    return _conv_by_platform(x, kernel, padding)
-
-
 def _plain_conv(
     x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding
 ) -> Float[Array, "b h2 w2 o"]:
@@ -83,7 +75,7 @@ def _plain_conv(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _conv_by_platform(x, kernel, padding):
+def _conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding) -> Float[Array, "b h2 w2 o"]:
     return _plain_conv(x, kernel, padding)
 
 
@@ -98,7 +90,7 @@ def _conv_backward(padding, saved, g):
     return lax.platform_dependent(*saved, g, cpu=partial(_plain_gradients, padding), default=by_xla)
 
 
-_conv_by_platform.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _plain_gradients(padding, x, kernel, g):

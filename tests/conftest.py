@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Set before anything asks for it, so that no test reads or writes the user's cache.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="flax_vae_tests_")
+# Set before anything asks for them, so that no test reads or writes the user's caches. Many tests, and the programs
+# they start, compile the same functions: compilations are kept for the session, and shared by its workers.
+_CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
+os.environ["XDG_CACHE_HOME"] = _CACHES
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
-from flax_vae.data.fashion_mnist import from_subset
+from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 
 
 @pytest.fixture(scope="session")

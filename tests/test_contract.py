@@ -39,7 +39,7 @@ def test_trains(preset: str, objective, images: np.ndarray) -> None:
 
 
 @every_preset
-@pytest.mark.parametrize("image_shape", [(30, 17, 3), (4, 4, 1), (1, 2, 2)])
+@pytest.mark.parametrize("image_shape", [(30, 17, 3), (1, 2, 2)])
 def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple[int, int, int]) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, *image_shape), np.uint8)
     tx = make_optimizer("adam", 1e-3, 10)
@@ -55,8 +55,8 @@ def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple
 
 @every_preset
 def test_extreme_images_give_finite_gradients(preset: str) -> None:
-    images = np.stack([np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 255, np.uint8)])
-    tx = make_optimizer("adam", 1e-3, 10)
+    images = np.stack([np.zeros((28, 28, 1), np.uint8), np.full((28, 28, 1), 255, np.uint8)] * 8)
+    tx = make_optimizer("adam", 3e-3, 1000)
     vae = PRESETS[preset]((28, 28, 1), 2, mean_logit(images[:1]))
     state = init_state(vae, tx, KEY, (28, 28, 1))
     bias = jnp.array([1e4, -1e4])  # a posterior head that asks for scales of exp(±5000)

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 
 from flax_vae.convolutions import conv, max_pool, upsample_conv
 
@@ -123,19 +121,6 @@ def test_second_derivative():
 
     run = jax.jit(jax.grad(penalty, argnums=1), static_argnums=0)
     assert_close(run(conv, kernel), run(lax_conv, kernel))
-
-
-@pytest.mark.parametrize(("x_spec", "kernel_spec"), [("data", None), (None, "data"), ("data", "data")])
-def test_shard_map_with_shared_or_split_operands(x_spec, kernel_spec):
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    x, kernel = normal(0, 2, 3, 4, 2), normal(1, 3, 3, 2, 2)
-
-    def gradients(f, x, kernel):
-        return jax.grad(lambda x, kernel: jnp.sum(f(x, kernel) ** 2), argnums=(0, 1))(x, kernel)
-
-    specs = (P(x_spec), P(kernel_spec))
-    run = jax.shard_map(lambda x, kernel: gradients(conv, x, kernel), mesh=mesh, in_specs=specs, out_specs=specs)
-    assert_close(jax.jit(run)(x, kernel), gradients(lax_conv, x, kernel))
 
 
 def test_platform_is_chosen_at_lowering():
