@@ -1,7 +1,11 @@
 """Checkpoints on disk, by Orbax: the last one, and the one with the best test loss. Arrays only, nothing executable."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import gc
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +60,42 @@ def restore(directory: Path, which: Literal["last", "best"], items: Mapping[str,
         if step is None:
             raise nothing
         try:
-            return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
-        except Exception as error:  # whatever a stranger's or a damaged file makes Orbax raise
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise UserError(f"checkpoint {step} in {directory} is damaged or of another model: {reason}") from error
+            with _silence_abandoned_reads():
+                name, tree = next(iter(items.items()))  # the parameters
+                stored = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(step) / name)
+                _check_shapes(stored.tree, tree)
+                return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
+        except Exception as error:  # whatever a damaged or a stranger's file makes Orbax raise
+            reason = textwrap.shorten(str(error) or repr(error), 200)
+            raise UserError(f"checkpoint {directory / str(step)} is damaged or of another model: {reason}") from error
+
+
+def _check_shapes(stored: Any, wanted: Any) -> None:
+    """Raise at the first array that is not stored in the shape that the model wants."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
+
+    found = shapes(stored)
+    for name, shape in shapes(wanted).items():
+        if found.get(name) != shape:
+            raise ValueError(f"{name} is stored as {found.get(name, 'nothing')}, the model wants {shape}")
+
+
+@contextmanager
+def _silence_abandoned_reads() -> Iterator[None]:
+    """When one read fails Orbax abandons the others, and each would print a traceback over the error message."""
+    hooks = sys.excepthook, sys.unraisablehook
+
+    def silent(*_: object) -> None: ...
+
+    sys.excepthook = sys.unraisablehook = silent
+    try:
+        yield
+    except Exception:
+        time.sleep(0.5)  # for reads under way in other threads
+        gc.collect()
+        raise
+    finally:
+        sys.excepthook, sys.unraisablehook = hooks

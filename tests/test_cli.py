@@ -1,6 +1,7 @@
 """The two programs as a user runs them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,17 @@ def test_bad_sampling_is_one_line_and_exit_code_two(
     assert err.count("\n") == 1
     assert message in err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_checkpoint_is_one_line_too(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """Orbax reads in threads of its own, and none of them may print over it."""
+    broken = shutil.copytree(trained[0], tmp_path / "broken")
+    for path in (broken / "checkpoints").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, out, err = call("sample.py", broken, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: checkpoint ")
+    assert err.count("\n") == 1
 
 
 def test_help_names_the_flags_and_the_presets_recipe(

@@ -37,7 +37,7 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", ())
     monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
-    images.say.cache_clear()
+    images.say_once.cache_clear()
     fashion_mnist.download.cache_clear()
 
 

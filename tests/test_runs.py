@@ -181,7 +181,7 @@ def truncate_checkpoint(directory: Path) -> None:
         (lambda d: edit_config(d, latent_dim="two"), "latent_dim is 'two'"),
         (lambda d: edit_config(d, preset="tutorial_dence"), "names the preset 'tutorial_dence'"),
         (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
-        (lambda d: edit_config(d, latent_dim=3), "damaged or of another model"),
+        (lambda d: edit_config(d, latent_dim=3), r"stored as \(2, 128\), the model wants \(3, 128\)"),
         (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
         (truncate_checkpoint, "damaged or of another model"),
         (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
