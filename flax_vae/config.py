@@ -46,7 +46,7 @@ class Config:
     learning_rate: float = 2e-3
     """Its rate, or the peak of it."""
     warmup_steps: int = 100
-    """Steps over which the rate rises linearly from 0."""
+    """Steps over which the rate rises linearly from 0, at most a tenth of the training."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """What the rate does then: stay, or fall to 1 % along a cosine."""
     clip_norm: float = 0.0

@@ -136,7 +136,7 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
             for block, rows, start, end in _dispatches(images, indices, position, repeated, split):
                 state, totals, last = train_steps(state, totals, block, rows, start, end)
                 step = int(state.step)  # waits for the device
-                _check_finite(last, step, config, directory)
+                _check_finite(last, step, config.learning_rate, manager.latest_step())
                 clock.count((end - start) * training.batch_size)
                 report.advance(step, epoch_means(), clock.images_per_second())
                 if stop and step < (epoch + 1) * steps_per_epoch:
@@ -212,13 +212,13 @@ class _Clock:
         return record
 
 
-def _check_finite(metrics: Metrics, step: int, config: Config, directory: Path) -> None:
+def _check_finite(metrics: Metrics, step: int, learning_rate: float, saved_step: int | None) -> None:
     bad = [f"{name} is {float(value)}" for name, value in metrics.items() if not np.isfinite(value)]
     if bad:
-        saved = "is intact" if (directory / "checkpoints").exists() else "does not exist yet"
+        saved = "there is no checkpoint yet" if saved_step is None else f"the checkpoint of step {saved_step} is intact"
         raise UserError(
-            f"step {step}: {', '.join(bad)}. Lower --learning-rate (now {config.learning_rate:g}) or bound the "
-            f"gradient by --clip-norm 1; the last good checkpoint in {directory} {saved}."
+            f"step {step}: {', '.join(bad)}. Lower --learning-rate (now {learning_rate:g}) or bound the gradient by "
+            f"--clip-norm 1; {saved}."
         )
 
 

@@ -182,13 +182,14 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is no density; compare it only with the same loss."
         )
+    total_steps = config.epochs * steps_per_epoch
     tx = make_optimizer(
         config.optimizer,
         config.learning_rate,
-        config.epochs * steps_per_epoch,
-        config.warmup_steps,
-        config.schedule == "cosine",
-        config.clip_norm,
+        total_steps,
+        warmup_steps=min(config.warmup_steps, total_steps // 10),
+        cosine=config.schedule == "cosine",
+        clip_norm=config.clip_norm,
     )
     objective = objective or _elbo(config, steps_per_epoch)
     return Training(config, vae, objective, tx, train_set, test_set, batch_size, steps_per_epoch)
