@@ -5,7 +5,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ import jax
 from flax_vae.errors import UserError
 
 
-def open_checkpoints(directory: Path) -> AbstractContextManager[Any]:
+def open_checkpoints(directory: Path) -> Any:
     """Orbax's manager of a run's checkpoints; use it in a `with` block."""
     import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN

@@ -121,11 +121,9 @@ def apply_objective(
 def data_mesh(batch_size: int) -> Mesh | None:
     """A mesh of this machine's devices that share a batch, as many as divide it; None if that is one."""
     count = math.gcd(batch_size, jax.device_count())
-    return (
-        None
-        if count == 1
-        else jax.make_mesh((count,), (_DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
-    )
+    if count == 1:
+        return None
+    return jax.make_mesh((count,), (_DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
 
 
 def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
@@ -155,6 +153,26 @@ def make_train_step(
         mesh: devices that share the batch, from `data_mesh`; one device if None. While their shares are made of whole
             microbatches, the result is the same to rounding for every number of devices.
     """
+    mean_gradient = _make_mean_gradient(vae, objective, microbatch_size, mesh)
+
+    def train_step(state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = mean_gradient(state.params, jnp.asarray(images), key, state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged_params
+        if averaged is not None:
+            averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
+        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
+        return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _make_mean_gradient(
+    vae: VAE, objective: Objective, microbatch_size: int, mesh: Mesh | None
+) -> Callable[..., tuple[Any, Metrics]]:
+    """A function (params, images, key, step) -> gradient and metrics, averaged over microbatches and devices."""
 
     def mean_loss(params: Any, images: Images, key: Array, step: Array) -> tuple[Array, Metrics]:
         terms = apply_objective(vae, objective, params, images, key, step)
@@ -184,22 +202,10 @@ def make_train_step(
         means = jax.tree.map(lambda leaf: leaf / count, sums)
         return jax.lax.pmean(means, _DATA) if mesh else means
 
-    if mesh:
-        whole, shared = PartitionSpec(), PartitionSpec(_DATA)
-        mean_gradient = jax.shard_map(mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole)
-
-    def train_step(state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = mean_gradient(state.params, jnp.asarray(images), key, state.step)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        averaged = state.averaged_params
-        if averaged is not None:
-            averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
-        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
-        return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
-
-    return jax.jit(train_step, donate_argnums=0)
+    if mesh is None:
+        return mean_gradient
+    whole, shared = PartitionSpec(), PartitionSpec(_DATA)
+    return jax.shard_map(mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole)
 
 
 def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "s b"]:
