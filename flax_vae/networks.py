@@ -56,7 +56,7 @@ class TutorialConvEncoder(nn.Module):
     The 16 features start with a bias of 0.5, or some runs start dead. Their inputs are 3,136 numbers that are never
     negative, and the first steps of Adam move every weight by the rate, up or down: with all weights of a unit moving
     one way, its value moves by twice its spread over the images in a single step. Within 20 steps from a bias of 0 most
-    of the units are negative for all images and so have no gradient; with only two of 16 left the loss stays near 340
+    of the units are negative for all images and so have no gradient; with only two of 16 left the loss stays above 320
     nats for an epoch. The bias leaves them room until the steps disagree. `benchmarks/dead_start.py` counts the runs.
     """
 
