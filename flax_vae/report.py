@@ -28,13 +28,12 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
-def keep_metrics_until(directory: Path, step: int) -> list[dict[str, Any]]:
+def keep_metrics_until(directory: Path, step: int) -> None:
     """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
     records = [record for record in read_metrics(directory) if record["step"] <= step]
     path = directory / METRICS
     path.with_suffix(".tmp").write_text("".join(json.dumps(record) + "\n" for record in records))
     os.replace(path.with_suffix(".tmp"), path)
-    return records
 
 
 class Report:
