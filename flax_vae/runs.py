@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from inspect import isclass, signature
@@ -17,7 +17,7 @@ import numpy as np
 
 from flax_vae import __version__, checkpoint
 from flax_vae.config import Config, read_config, write_config
-from flax_vae.data import load_images
+from flax_vae.data import absolute, load_images
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.loop import Training, checkpoint_items, train
@@ -203,7 +203,10 @@ def _data_sums(training: Training) -> dict[str, Any]:
 def _create(directory: Path, training: Training) -> None:
     """Make the run directory: configuration, provenance, a few test images, and `latest` beside it."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_config(directory / "config.json", training.config, training.train.images.shape[1:])
+    config = training.config
+    data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
+    anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
+    write_config(directory / "config.json", anywhere, training.train.images.shape[1:])
     device = jax.devices()[0]
     provenance = {
         "command": sys.argv,

@@ -119,6 +119,16 @@ def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
     assert_same_run(resume(copy), run)
 
 
+def test_a_run_on_a_relative_path_resumes_from_anywhere(
+    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(few_images, tmp_path / "mine.npz")
+    monkeypatch.chdir(tmp_path)
+    fit(replace(config, dataset="mine.npz"), "run")
+    monkeypatch.chdir(tmp_path.parent)
+    assert_same_run(resume(tmp_path / "run"), run)
+
+
 def test_images_that_do_not_fit_are_fed_in_blocks(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from flax_vae.data.own_images import load_own
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
-__all__ = ["ImageData", "load_images"]
+__all__ = ["ImageData", "absolute", "load_images"]
 
 
 def load_images(
@@ -55,6 +55,13 @@ def is_path(name_or_path: str | os.PathLike[str]) -> bool:
     if not isinstance(name_or_path, str) or path.exists() or path.suffix.lower() in (".npy", ".npz"):
         return True
     return os.sep in name_or_path and not is_known(name_or_path)
+
+
+def absolute(name_or_path: str) -> str:
+    """The same data set for every working directory: a path made absolute, a name as it is."""
+    if name_or_path == FASHION_MNIST or not is_path(name_or_path):
+        return name_or_path
+    return str(Path(name_or_path).expanduser().absolute())
 
 
 def resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:

@@ -1,0 +1,17 @@
+"""Every test of the data has a machine of its own."""
+
+import pytest
+
+from flax_vae.data import fashion_mnist, images
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path, monkeypatch):
+    """A home without a cache or data sets, and a download address where nobody listens."""
+    for variable, folder in {"HOME": "home", "XDG_CACHE_HOME": "cache", "TFDS_DATA_DIR": "tfds"}.items():
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", ())
+    monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
+    images.say_once.cache_clear()
+    fashion_mnist.download.cache_clear()

@@ -1,0 +1,156 @@
+"""Image sets of TFDS, read and prepared without TensorFlow."""
+
+import gzip
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from files import DEBIAN, as_image, cached_files, full_set, picture
+
+from flax_vae.data import load_images
+from flax_vae.errors import UserError
+
+
+def tfds_builder(set_name: str, features: dict, examples: dict[str, list[dict]], registered: bool, urls=()) -> type:
+    """A builder of a set of that name; TFDS finds the registered ones, and the others once they are prepared."""
+    import tensorflow_datasets as tfds
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=not registered):
+        name = set_name
+        VERSION = tfds.core.Version("3.0.1")
+        url_infos = dict.fromkeys(urls)
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            return {split: iter(enumerate(some)) for split, some in examples.items()}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    return Builder
+
+
+@pytest.fixture
+def tfds_set(tmp_path):
+    """Prepare a set in the folder where TFDS looks."""
+
+    def prepare(name: str, features: dict, examples: dict[str, list[dict]]):
+        tfds_builder(name, features, examples, registered=False)(
+            data_dir=tmp_path / "tfds", file_format="array_record"
+        ).download_and_prepare()
+
+    return prepare
+
+
+def image_features(shape=(6, 5, 3)):
+    import tensorflow_datasets as tfds
+
+    return {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
+
+
+@full_set
+def test_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path):
+    import tensorflow_datasets as tfds
+
+    raw, labels = (
+        gzip.decompress((DEBIAN / f"t10k-{n}-ubyte.gz").read_bytes()) for n in ("images-idx3", "labels-idx1")
+    )
+    pictures = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
+    features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+    examples = [{"image": as_image(x), "label": y} for x, y in zip(pictures, labels[8:], strict=True)]
+    tfds_set("fashion_mnist", features, {"train": examples[:1], "test": examples})
+    data = load_images("fashion_mnist", "test")
+    np.testing.assert_array_equal(data.images[..., 0], pictures)  # TFDS had shuffled them
+    assert data.labels[:4].tolist() == [9, 2, 1, 1]
+    assert "TFDS" in data.provenance["source"]
+    assert len(cached_files(tmp_path)) == 2
+    assert "tensorflow" not in sys.modules
+
+
+def as_tfrecord(folder: Path) -> None:
+    """Rewrite a prepared set as TensorFlow would have stored it."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    for path in folder.glob("*.array_record-*"):
+        records = ArrayRecordReader(str(path)).read_all()
+        framed = (len(record).to_bytes(8, "little") + b"sum1" + record + b"sum2" for record in records)
+        path.with_name(path.name.replace("array_record", "tfrecord")).write_bytes(b"".join(framed))
+        path.unlink()
+    info = folder / "dataset_info.json"
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_prepared_tfds_set(tfds_set, tmp_path, file_format):
+    made = {"train": [picture(i) for i in range(7)], "test": [picture(i) for i in range(7, 10)]}
+    examples = {s: [{"image": as_image(x), "label": i % 2} for i, x in enumerate(some)] for s, some in made.items()}
+    tfds_set("my_pets", image_features(), examples)
+    if file_format == "tfrecord":
+        as_tfrecord(tmp_path / "tfds/my_pets/3.0.1")
+    for split, some in made.items():
+        data = load_images("my_pets", split)
+        assert data.images.shape == (len(some), 6, 5, 3)
+        assert sorted(x.tobytes() for x in data.images) == sorted(x.tobytes() for x in some)
+        label = {x.tobytes(): i % 2 for i, x in enumerate(some)}
+        assert data.labels.tolist() == [label[x.tobytes()] for x in data.images]
+    assert data.class_names == ("cat", "dog")
+    assert "TFDS" in data.provenance["source"]
+
+
+def test_damaged_tfds_set(tfds_set, tmp_path):
+    tfds_set("torn_pets", image_features(), {"train": [{"image": as_image(picture(i)), "label": 0} for i in range(9)]})
+    path = next((tmp_path / "tfds/torn_pets/3.0.1").glob("*array_record-*"))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it anew"):
+        load_images("torn_pets")
+
+
+def test_tfds_set_of_one_split_and_several_sizes(tfds_set):
+    examples = [{"image": as_image(picture(i, (6 + i, 5, 3))), "label": 0} for i in range(20)]
+    tfds_set("my_sizes", image_features((None, None, 3)), {"train": examples})
+    with pytest.raises(UserError, match=r"image \d+ of my_sizes.*--image-size"):
+        load_images("my_sizes")
+    train, test = load_images("my_sizes", "train", image_size=8), load_images("my_sizes", "test", image_size=8)
+    assert (train.images.shape, test.images.shape) == ((18, 8, 8, 3), (2, 8, 8, 3))
+
+
+def test_tfds_set_without_images(tfds_set):
+    import tensorflow_datasets as tfds
+
+    tfds_set("my_words", {"text": tfds.features.Text()}, {"train": [{"text": "one"}]})
+    with pytest.raises(UserError, match=r"my_words is no set of 8-bit images.*text"):
+        load_images("my_words")
+
+
+def test_tfds_set_is_prepared_on_demand(capfd):
+    examples = [{"image": as_image(picture(i)), "label": 1} for i in range(4)]
+    tfds_builder("willing_pets", image_features(), {"train": examples, "validation": examples[:1]}, registered=True)
+    assert load_images("willing_pets").images.shape == (4, 6, 5, 3)
+    np.testing.assert_array_equal(load_images("willing_pets", "test").images, [picture(0)])
+    assert "tensorflow" not in sys.modules
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is not None, reason="says what happens where TensorFlow is not installed")
+def test_tfds_set_that_needs_tensorflow(capfd):
+    tfds_builder("heavy_pets", image_features(), {"train": [{"image": picture(0), "label": 1}]}, registered=True)
+    with pytest.raises(UserError, match=r"cannot prepare heavy_pets.*needs TensorFlow"):
+        load_images("heavy_pets")
+    assert "Failed to import" not in capfd.readouterr().out
+
+
+def test_tfds_set_out_of_reach():
+    tfds_builder("far_pets", image_features(), {}, registered=True, urls=("http://127.0.0.1:9/pets.zip",))
+    with pytest.raises(UserError, match=r"far_pets is not in .* cannot be downloaded .*refused"):
+        load_images("far_pets")
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"), [("fashion_mnits", "fashion_mnist"), ("Fashion-MNIST", "fashion_mnist"), ("cifar1O", "cifar10")]
+)
+def test_unknown_name(name, guess):
+    with pytest.raises(UserError, match=f"{name}.*did you mean.*{guess}"):
+        load_images(name)
