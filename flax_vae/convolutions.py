@@ -13,12 +13,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left of, right of) the image
 
 FEW_CHANNELS = 16  # a kernel with fewer output channels than a vector register has lanes wastes the rest of them
+
+# _TAPS[p, a, u] = 1 where tap u of the kernel adds to tap a of phase p.
+_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
 def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
@@ -43,9 +47,11 @@ def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -
     convolution of the small image has them all as output channels. It gives a value for every 2x2 window, those over
     the edges included, and an odd phase begins one window later than an even one.
     """
-    b, h, w, _ = x.shape
-    phases = [phase for rows in _phase_kernels(kernel, 0) for phase in _phase_kernels(rows, 1)]
-    y = _conv(x, jnp.concatenate(phases, axis=-1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
+    b, h, w, i = x.shape
+    taps = _TAPS.astype(kernel.dtype)
+    # Sums of a few weights: exact also where matrix products are not, by default.
+    phases = jnp.einsum("pau,qbv,uvio->abipqo", taps, taps, kernel, precision="highest")
+    y = _conv(x, phases.reshape(2, 2, i, -1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
     rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
 
@@ -60,12 +66,6 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"
     x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
     rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
     return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
-
-
-def _phase_kernels(kernel: Float[Array, "..."], axis: int) -> list[Float[Array, "..."]]:
-    """Add the taps that meet the same small pixel, [w0, w1, w2] -> [w0, w1 + w2], [w0 + w1, w2]."""
-    w0, w1, w2 = jnp.split(kernel, 3, axis)
-    return [jnp.concatenate([w0, w1 + w2], axis), jnp.concatenate([w0 + w1, w2], axis)]
 
 
 def _plain_conv(

@@ -15,7 +15,13 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import jax  # noqa: E402
+
 from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
+
+# Compiling takes most of the tests' time, so here XLA tries less hard. The programs that tests start are compiled as
+# users compile them.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="session")
