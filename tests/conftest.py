@@ -30,6 +30,12 @@ def images() -> np.ndarray:
     return from_subset("train", "for tests").images[:64]
 
 
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
+    monkeypatch.setattr("flax_vae.runs.draw_pictures", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of 600 training and 100 test images of Fashion-MNIST with labels, for trainings of seconds."""

@@ -19,6 +19,7 @@ from flax_vae.report import Report
 from flax_vae.runs import load_objective
 
 TIMES = ("seconds", "images_per_second")
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def config(few_images: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A training of seconds that was never interrupted."""
+    """A training of seconds that was never interrupted, the only one here with its pictures."""
     return fit(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
