@@ -12,7 +12,6 @@ from flax_vae.runs import load_objective
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
@@ -26,10 +25,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_script_and_network(home: Path, few_images: Path) -> None:
     """The network trains, and the script samples from its run; only the data set is a smaller one."""
     assert NETWORK.count("\n") <= 25
-    few = f"Config(epochs=1, dataset={str(few_images)!r})"
+    few = f"Config(epochs=2, dataset={str(few_images)!r})"
     found: dict = {}
     exec(NETWORK.replace("Config(epochs=2)", few), found)
-    assert found["run"].metrics[-1]["epoch"] == 1
+    assert found["run"].metrics[-1]["epoch"] == 2
     fit(Config(preset="tutorial_dense", epochs=1, dataset=str(few_images)), home / "runs" / "dense")
     exec(SCRIPT, found)
     assert found["images"].shape == found["again"].shape == (64, 28, 28, 1)

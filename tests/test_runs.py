@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
 
 from flax_vae import Config, Run, UserError, fit, load_run, resume, sample
 from flax_vae.loop import Interrupted
 from flax_vae.report import Report
 from flax_vae.runs import load_objective
 
-TIMES = ("seconds", "images_per_second")
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
@@ -39,15 +39,6 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def copy(run: Run, tmp_path: Path) -> Path:
     """A run directory to do harm to."""
     return shutil.copytree(run.directory, tmp_path / "copy")
-
-
-def untimed(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{name: value for name, value in record.items() if name not in TIMES} for record in metrics]
-
-
-def assert_same_run(left: Run, right: Run) -> None:
-    assert untimed(left.metrics) == untimed(right.metrics)
-    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
 
 
 def test_a_run_directory_holds_everything(run: Run, config: Config) -> None:
@@ -171,12 +162,6 @@ def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_
     (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
     with pytest.raises(UserError, match="not the data"):
         resume(copy)
-
-
-def truncate_checkpoint(directory: Path) -> None:
-    for path in (directory / "checkpoints").rglob("*"):
-        if path.is_file() and path.parent.name == "d":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,26 @@
+"""What tests do to run directories, and how they tell two runs apart."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from flax_vae import Run
+
+TIMES = ("seconds", "images_per_second")
+
+
+def untimed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in metrics]
+
+
+def assert_same_run(left: Run, right: Run) -> None:
+    assert untimed(left.metrics) == untimed(right.metrics)
+    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+
+
+def truncate_checkpoint(directory: Path) -> None:
+    for path in (directory / "checkpoints").rglob("*"):
+        if path.is_file() and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
