@@ -3,6 +3,7 @@
 They return the mean of p(x | z), in [0, 1] for Bernoulli pixels, "n h w c".
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,12 +19,28 @@ Images = UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 
 
+_AT_ONCE = 64  # images that a CPU decodes at a time: what they pass through stays in its caches
+
+
+def _each(function: Callable[[Any], Any], xs: Any) -> Any:
+    """The function of each x in xs: of all at once, but on CPUs in blocks, since many at once are bound by memory."""
+    at_once = jax.vmap(function)
+    if len(jax.tree.leaves(xs)[0]) <= _AT_ONCE:
+        return at_once(xs)
+    in_blocks = partial(jax.lax.map, function, batch_size=_AT_ONCE)
+    return jax.lax.platform_dependent(xs, cpu=in_blocks, default=at_once)
+
+
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(
     vae: VAE, params: Any, key: Key[Array, ""], num_samples: int, temperature: float | Float[Array, ""] = 1.0
 ) -> Float[Array, "n h w c"]:
     """New images: z from the prior, its scale times `temperature`, decoded."""
-    return bind(vae, params).generate(key, num_samples, temperature).mean()
+
+    def one(key: Array) -> Array:
+        return bind(vae, params).generate(key, 1, temperature).mean()[0]
+
+    return _each(one, jax.random.split(key, num_samples))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -35,13 +52,18 @@ def encode(vae: VAE, params: Any, images: Images) -> Any:
 @partial(jax.jit, static_argnums=0)
 def decode(vae: VAE, params: Any, z: Float[Array, "n d"]) -> Float[Array, "n h w c"]:
     """The images that latents stand for."""
-    return bind(vae, params).decode(z).mean()
+    return _each(lambda one: bind(vae, params).decode(one[None]).mean()[0], jnp.asarray(z))
 
 
 @partial(jax.jit, static_argnums=0)
 def reconstruct(vae: VAE, params: Any, images: Images, key: Key[Array, ""]) -> Float[Array, "n h w c"]:
     """Images through one draw of the posterior and back."""
-    return bind(vae, params).infer(to_unit(images), key).likelihood.mean()[0]
+
+    def one(image_and_key: tuple[Array, Array]) -> Array:
+        image, key = image_and_key
+        return bind(vae, params).infer(image[None], key).likelihood.mean()[0, 0]
+
+    return _each(one, (to_unit(images), jax.random.split(key, len(images))))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -62,12 +84,12 @@ def latent_grid(
     The value of `plane[0]` grows with the column, that of `plane[1]` with the row (flip the rows to draw it upwards). A
     plane of one dimension gives a single row.
     """
-    model = bind(vae, params)
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    latent_dim = model.prior().mean().shape[-1]
+    latent_dim = bind(vae, params).prior().mean().shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
-    return model.decode(z).mean()
+    images = decode(vae, params, z.reshape(-1, latent_dim))
+    return images.reshape(*z.shape[:2], *images.shape[1:])
 
 
 @partial(jax.jit, static_argnums=(0, 3))
