@@ -6,6 +6,8 @@ from flax_vae.config import RECIPES, Config
 from flax_vae.data import ImageData, load_images
 from flax_vae.distributions import Bernoulli, Normal, kl_divergence
 from flax_vae.errors import UserError
+from flax_vae.evaluation import log_likelihood
+from flax_vae.machine import use_machine
 from flax_vae.objectives import ELBO, Cyclical, Warmup, distortion, log_weights, rate
 from flax_vae.presets import gated_mlp, tutorial_conv, tutorial_dense
 from flax_vae.runs import Run, fit, load_run, resume
@@ -17,6 +19,6 @@ __all__ = [
     "ELBO", "RECIPES", "VAE", "Bernoulli", "Config", "Cyclical", "DiagonalNormal", "ImageData", "Inference", "Normal",
     "Run", "StandardNormal", "TrainState", "UserError", "Warmup", "bind", "decode", "distortion", "encode", "fit",
     "gated_mlp", "init", "init_state", "interpolate", "kl_divergence", "latent_grid", "load_images", "load_run",
-    "log_weights", "make_optimizer", "make_train_step", "rate", "reconstruct", "resume", "sample", "traverse",
-    "tutorial_conv", "tutorial_dense",
+    "log_likelihood", "log_weights", "make_optimizer", "make_train_step", "rate", "reconstruct", "resume", "sample",
+    "traverse", "tutorial_conv", "tutorial_dense", "use_machine",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """The command lines of `train.py` and `sample.py`: arguments in, exit codes out."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import tyro
 from flax_vae.config import RECIPES, Config, read_config
 from flax_vae.errors import UserError
 from flax_vae.loop import Interrupted
+from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.plots import save_image_grid
 from flax_vae.report import say
 from flax_vae.runs import Run, fit, load_objective, load_run, resume
@@ -98,19 +98,19 @@ def _train(argv: Sequence[str]) -> None:
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         again = tyro.cli(ResumeArguments, args=argv)
         config, _ = read_config(Path(again.resume) / "config.json")
-        _use_cores(config)
+        _use_machine(config)
         run = resume(again.resume, objective=load_objective(again.objective) if again.objective else None)
     else:
         default = TrainArguments(RECIPES.get(_preset(argv), Config()))
         arguments = tyro.cli(TrainArguments, args=argv, default=default)
-        _use_cores(arguments.config)
+        _use_machine(arguments.config)
         run = fit(arguments.config, arguments.out)
     print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
 
 
-def _use_cores(config: Config) -> None:
-    """Make each CPU core a device where cores are to work by themselves; GPUs and TPUs are not concerned."""
-    jax.config.update("jax_num_cpu_devices", min(os.cpu_count() or 1, 8) if config.microbatch_size else 1)
+def _use_machine(config: Config) -> None:
+    """Each CPU core becomes a device where cores are to work by themselves."""
+    use_machine(config.devices or (min(cpu_cores(), 8) if config.microbatch_size else 1))
 
 
 def _preset(argv: Sequence[str]) -> str:
@@ -129,6 +129,7 @@ def _sample(arguments: SampleArguments) -> None:
     for path in filter(None, (arguments.out, arguments.npy)):
         if not path.absolute().parent.is_dir():
             raise UserError(f"{path.absolute().parent} is no directory to write {path.name} to.")
+    use_machine()
     run = load_run(arguments.run)
     images, columns = _images(run, arguments)
     save_image_grid(arguments.out, images, columns)

@@ -41,6 +41,10 @@ class Config:
     microbatch_size: int = 0
     """On CPUs, images that a core works on by itself, as many as its cache takes: for convolutions. 0 lets all cores
     work on the whole batch together: for matrix products."""
+    devices: int | None = None
+    """Devices that share a batch; by default all GPUs or TPUs, and on CPUs all cores where there are microbatches."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in; bfloat16 is for GPUs and TPUs. Parameters and losses are float32 in any case."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     """Optax optimiser."""
     learning_rate: float = 2e-3
@@ -62,9 +66,10 @@ class Config:
         Raises:
             UserError: a value out of its range.
         """
-        for name in ("latent_dim", "epochs", "batch_size", "kl_cycles", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{_flag(name)} must be greater than 0, not {getattr(self, name)}.")
+        for name in ("latent_dim", "epochs", "devices", "batch_size", "kl_cycles", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{_flag(name)} must be greater than 0, not {value}.")
         for name in ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "seed"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} must not be negative: {getattr(self, name)}.")

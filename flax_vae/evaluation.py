@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.distributions import kl_divergence
-from flax_vae.objectives import Objective
-from flax_vae.training import apply_objective, data_mesh, shardings, to_unit
+from flax_vae.objectives import Objective, log_weights
+from flax_vae.training import Images, apply_objective, shardings, to_unit
 from flax_vae.vae import VAE, bind
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
+_IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit
 
 
 def _blocks(images: UInt8[np.ndarray, "n h w c"], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -28,10 +31,13 @@ def _blocks(images: UInt8[np.ndarray, "n h w c"], batch_size: int) -> Iterator[t
         yield padded.reshape(steps, batch_size, *images.shape[1:]), len(block)
 
 
-def make_evaluate(vae: VAE, objective: Objective, batch_size: int) -> Callable[..., dict[str, float]]:
+def make_evaluate(
+    vae: VAE, objective: Objective, batch_size: int, mesh: Mesh | None = None
+) -> Callable[..., dict[str, float]]:
     """`evaluate(params, images, key, step) -> {"loss": ..., metrics}`: means over all images, none left out.
 
-    The objective is the one that trains, at the same step, so that loss means the same on both sets.
+    The objective is the one that trains, at the same step, so that loss means the same on both sets. The devices of
+    `mesh` share each batch.
     """
 
     @jax.jit
@@ -43,7 +49,7 @@ def make_evaluate(vae: VAE, objective: Objective, batch_size: int) -> Callable[.
 
         return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(len(block))))
 
-    _, split = shardings(data_mesh(batch_size))
+    _, split = shardings(mesh)
 
     def evaluate(params: Any, images: np.ndarray, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -54,6 +60,47 @@ def make_evaluate(vae: VAE, objective: Objective, batch_size: int) -> Callable[.
         return {name: value / len(images) for name, value in sums.items()}
 
     return evaluate
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def log_likelihood(
+    vae: VAE, params: Any, images: Images, key: Key[Array, ""], num_samples: int = 1000
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """The importance-weighted bound on log p(x) of each image, in nats, with its standard error.
+
+    log p(x) ~ log 1/K sum_k w_k  with  w_k = p(x, z_k) / q(z_k | x),  z_k ~ q(z | x)  (Burda et al. 2016, eq. 8)
+
+    In expectation it lies below log p(x), and rises towards it with K. The standard error of the logarithm is that of
+    the mean weight in units of the mean weight, sqrt(var(w) / K) / mean(w); where it is not small the bound is loose,
+    by about half its square. Only a fixed number of draws is in memory at any time.
+
+    Args:
+        images: uint8, or floats in [0, 1].
+        num_samples: draws K per image, at least two.
+    """
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
+    at_once = min(num_samples, _DRAWS_AT_ONCE)
+
+    def one_image(image_and_key: tuple[Array, Array]) -> tuple[Array, Array]:
+        image, key = image_and_key
+
+        def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            largest, total, squares = sums  # the weights are summed in units of the largest one so far
+            inference = bind(vae, params).infer(image[None], jax.random.fold_in(key, i), at_once)
+            wanted = i * at_once + jnp.arange(at_once) < num_samples
+            log_w = jnp.where(wanted, log_weights(inference, image[None])[:, 0], -jnp.inf)
+            unit = jnp.maximum(largest, log_w.max())
+            shrink, w = jnp.exp(largest - unit), jnp.exp(log_w - unit)
+            return unit, total * shrink + w.sum(), squares * shrink**2 + (w**2).sum()
+
+        start = (jnp.asarray(-jnp.inf), jnp.zeros(()), jnp.zeros(()))
+        unit, total, squares = jax.lax.fori_loop(0, -(-num_samples // at_once), add, start)
+        variance = (squares / total**2 - 1 / num_samples) / (1 - 1 / num_samples)
+        return unit + jnp.log(total / num_samples), jnp.sqrt(jnp.maximum(variance, 0.0))
+
+    keys = jax.random.split(key, len(images))
+    return jax.lax.map(one_image, (to_unit(images), keys), batch_size=_IMAGES_AT_ONCE)
 
 
 def posterior_means(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, Int
 
 from flax_vae import checkpoint
@@ -73,8 +73,12 @@ class Training:
             self.tx,
             ema_decay=self.config.ema_decay,
             microbatch_size=self.config.microbatch_size if on_cpu else 0,
-            mesh=data_mesh(self.batch_size),
+            mesh=self.mesh(),
         )
+
+    def mesh(self) -> Mesh | None:
+        """The devices that share a batch."""
+        return data_mesh(self.batch_size, self.config.devices)
 
     def keys(self) -> tuple[Array, Array, Array]:
         """Keys of the first parameters, of the training and of the evaluations."""
@@ -112,10 +116,10 @@ def train(directory: Path, training: Training, state: TrainState, totals: Metric
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     config, steps_per_epoch = training.config, training.steps_per_epoch
-    mesh = data_mesh(training.batch_size)
+    mesh = training.mesh()
     repeated, split = shardings(mesh)
     train_steps = make_train_steps(training.train_step(), mesh)
-    evaluate = make_evaluate(training.vae, training.objective, training.batch_size)
+    evaluate = make_evaluate(training.vae, training.objective, training.batch_size, mesh)
     *_, test_key = training.keys()
     resident = training.train.images.nbytes <= _RESIDENT_BYTES
     images = jax.device_put(training.train.images, repeated) if resident else training.train.images

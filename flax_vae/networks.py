@@ -47,7 +47,8 @@ class Conv(nn.Module):
         kernel = self.param("kernel", _glorot_uniform, shape)
         bias = self.param("bias", self.bias_init, (self.features,))
         convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
-        return convolve(x, kernel) + bias
+        # The bias is added in float32 at least: its gradient is a sum over all pixels, which bfloat16 would lose.
+        return (convolve(x, kernel) + bias.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
 
 
 class TutorialConvEncoder(nn.Module):

@@ -116,7 +116,7 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     """
     directory = Path(directory)
     config, image_shape = read_config(directory / "config.json")
-    vae = vae or PRESETS[config.preset](image_shape, config.latent_dim)
+    vae = (vae or PRESETS[config.preset](image_shape, config.latent_dim)).clone(dtype=config.precision)
     which = "averaged_params" if config.ema_decay else "params"
     abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape))}
     params = checkpoint.restore(directory / "checkpoints", "best", abstract)[which]
@@ -177,6 +177,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
     steps_per_epoch = count // batch_size
     if vae is None:
         vae = PRESETS[config.preset](tuple(image_shape), config.latent_dim, mean_logit(train_set.images))
+    vae = vae.clone(dtype=config.precision)
     if vae.likelihood is Bernoulli and not np.isin(train_set.images[:1000], (0, 255)).all():
         say(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "

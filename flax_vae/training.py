@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.errors import UserError
 from flax_vae.objectives import Metrics, Objective
-from flax_vae.vae import VAE, init
+from flax_vae.vae import VAE, init, variables
 
 Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
 _DATA = "data"  # the mesh axis along which devices share a batch
@@ -103,7 +103,7 @@ def apply_objective(
     Raises:
         UserError: the objective did not return one loss per image and a dictionary of metrics per image.
     """
-    result = nn.apply(objective, vae)({"params": params}, to_unit(images), key, jnp.asarray(step))
+    result = nn.apply(objective, vae)(variables(vae, params), to_unit(images), key, jnp.asarray(step))
     name = getattr(objective, "__name__", type(objective).__name__)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
@@ -118,9 +118,17 @@ def apply_objective(
     return {"loss": result[0], **result[1]}
 
 
-def data_mesh(batch_size: int) -> Mesh | None:
-    """A mesh of this machine's devices that share a batch, as many as divide it; None if that is one."""
-    count = math.gcd(batch_size, jax.device_count())
+def data_mesh(batch_size: int, devices: int | None = None) -> Mesh | None:
+    """A mesh of `devices` devices that share a batch; as many as there are and divide it, if None. None if that is one.
+
+    Raises:
+        UserError: fewer devices than that, or a batch that they cannot share evenly.
+    """
+    if devices is not None and devices > jax.device_count():
+        raise UserError(f"--devices {devices}: there are {jax.device_count()} ({jax.default_backend()}).")
+    if devices is not None and batch_size % devices:
+        raise UserError(f"--devices {devices}: a batch of {batch_size} images cannot be shared evenly.")
+    count = devices or math.gcd(batch_size, jax.device_count())
     if count == 1:
         return None
     return jax.make_mesh((count,), (_DATA,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])

@@ -43,6 +43,8 @@ class VAE(nn.Module):
         prior: Linen module, () -> p(z).
         decoder: Linen module, latents "b d" -> what the likelihood takes, e.g. logits "b h w c".
         likelihood: distribution over images given the decoder's output.
+        dtype: what encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents, densities
+            and losses have that of the images.
     """
 
     encoder: nn.Module
@@ -50,14 +52,15 @@ class VAE(nn.Module):
     prior: nn.Module
     decoder: nn.Module
     likelihood: Callable[[Array], Any] = Bernoulli
+    dtype: str = "float32"
 
     def encode(self, x: Float[Array, "b h w c"]) -> Any:
         """q(z | x), batch shape "b"."""
-        return self.posterior(self.encoder(x))
+        return self.posterior(self.encoder(x.astype(self.dtype)).astype(x.dtype))
 
     def decode(self, z: Float[Array, "*k b d"]) -> Any:
         """p(x | z), batch shape "*k b": networks see one flat batch, whatever axes lead."""
-        output = self.decoder(z.reshape(-1, z.shape[-1]))
+        output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
         return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
 
     def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
@@ -102,9 +105,16 @@ class StandardNormal(nn.Module):
 def init(vae: VAE, key: Key[Array, ""], image_shape: tuple[int, int, int]) -> Any:
     """Parameters of a fresh model, as a pytree, for images of one shape "h w c"."""
     init_key, draw_key = jax.random.split(key)
-    return jax.jit(vae.init)(init_key, jnp.zeros((1, *image_shape)), draw_key)["params"]
+    in_float32 = vae.clone(dtype="float32")  # whatever it is to compute in later
+    return jax.jit(in_float32.init)(init_key, jnp.zeros((1, *image_shape)), draw_key)["params"]
+
+
+def variables(vae: VAE, params: Any) -> dict[str, Any]:
+    """The parameters as Linen takes them, those of encoder and decoder in the type that these compute in."""
+    networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
+    return {"params": params | jax.tree.map(lambda leaf: leaf.astype(vae.dtype), networks)}
 
 
 def bind(vae: VAE, params: Any) -> VAE:
     """The model with its parameters, for a look at its parts: `bind(vae, params).encode(x)`."""
-    return vae.bind({"params": params})
+    return vae.bind(variables(vae, params))

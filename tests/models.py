@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from jax.scipy.special import logsumexp
 
 from flax_vae import VAE, Normal, StandardNormal, log_weights
@@ -43,6 +44,12 @@ def linear_gaussian(shift: float = 0.0) -> VAE:
     """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), its posterior exact but for the shift."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
     return VAE(Flatten(), LinearPosterior(shift), StandardNormal(3), LinearDecoder(), likelihood)
+
+
+def log_evidence() -> np.ndarray:
+    """log p(x) = log N(x; 0, WᵀW + σ²I) in nats, for each of the images."""
+    covariance = WEIGHTS.T @ WEIGHTS + NOISE**2 * np.eye(4)
+    return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
 
 
 def iwae(vae, x, key, step):

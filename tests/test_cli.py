@@ -125,6 +125,20 @@ def test_every_mode_makes_its_images(
         assert all((examples == original).all((1, 2, 3)).any() for original in np.load(npy)[:6])
 
 
+def test_a_second_start_compiles_nothing(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith("JAX_")]:
+        monkeypatch.delenv(name)
+    kept = []
+    for _ in range(2):
+        code, _, err = call("sample.py", trained[0], cwd=tmp_path)
+        assert code == 0, err
+        kept.append({path.name for path in (tmp_path / "cache/flax_vae/jax").iterdir() if "-cache" in path.name})
+    assert kept[0] == kept[1] != set()
+
+
 def test_an_objective_from_the_users_own_file(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,9 @@ SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTAL
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -35,6 +38,7 @@ def test_script_and_network(home: Path, few_images: Path) -> None:
     assert found["way"].shape == (8, 28, 28, 1)
     assert found["plane"].shape == (30, 30, 28, 28, 1)
     assert found["means"].shape == (64, 2)
+    assert found["bound"].shape == found["error"].shape == (64,)
 
 
 def test_objective(home: Path, few_images: Path) -> None:

@@ -121,6 +121,14 @@ def test_a_run_on_a_relative_path_resumes_from_anywhere(
     assert_same_run(resume(tmp_path / "run"), run)
 
 
+def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
+    half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
+    assert half.vae.dtype == load_run(tmp_path / "half").vae.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype("float32")}
+    assert half.metrics[-1]["test_loss"] != run.metrics[-1]["test_loss"]
+    np.testing.assert_allclose(half.metrics[-1]["test_loss"], run.metrics[-1]["test_loss"], rtol=0.01)
+
+
 def test_images_that_do_not_fit_are_fed_in_blocks(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,13 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from models import IMAGES, linear_gaussian
 
-from flax_vae import ELBO, init_state, make_optimizer, make_train_step, tutorial_dense
-from flax_vae.evaluation import make_evaluate, most_active_plane, posterior_means
-from flax_vae.training import epoch_indices, make_train_steps
+from flax_vae import ELBO, UserError, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae.training import data_mesh, epoch_indices, make_train_steps
 
 KEY = jax.random.key(0)
 
@@ -128,26 +126,9 @@ def test_every_optimiser_trains(name: str, rate: float, images: np.ndarray) -> N
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_evaluation_counts_every_image_once(images: np.ndarray) -> None:
-    """64 images in batches of 24: the mean is that of all, and what fills the last batch has no part in it."""
-
-    def brightness(vae, x, key, step):
-        return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step)}
-
-    state, _ = dense()
-    found = make_evaluate(tutorial_dense((28, 28, 1)), brightness, 24)(state.params, images, KEY, 7)
-    np.testing.assert_allclose(found["loss"], images.mean() / 255, rtol=1e-5)
-    assert found["step"] == 7
-
-
-def test_posterior_means_and_the_plane_of_highest_rate(images: np.ndarray) -> None:
-    vae = linear_gaussian()
-    pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), np.uint8)
-    params = init_state(vae, optax.identity(), KEY, (2, 2, 1)).params
-    means, rates = posterior_means(vae, params, pixels, batch_size=4)
-    assert means.shape == (9, 3)
-    assert rates.shape == (3,)
-    inference_rate = make_evaluate(vae, ELBO(), 9)(params, pixels, KEY, 0)["rate"]
-    np.testing.assert_allclose(rates.sum(), inference_rate, rtol=1e-5)
-    assert most_active_plane(np.array([0.1, 3.0, 0.0, 2.0])) == (1, 3)
-    assert most_active_plane(np.array([0.1])) == (0,)
+def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--devices 99: there are \d+ \("):
+        data_mesh(198, 99)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="--devices 3: a batch of 128 images cannot be shared evenly"):
+        data_mesh(128, 3)

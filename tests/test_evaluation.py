@@ -1,0 +1,78 @@
+"""Evaluation: means over a whole set, and likelihoods against a model whose evidence is known exactly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from models import IMAGES, linear_gaussian, log_evidence
+
+from flax_vae import ELBO, init, log_likelihood, tutorial_dense
+from flax_vae.evaluation import make_evaluate, most_active_plane, posterior_means
+
+KEY = jax.random.key(0)
+PARAMS = init(linear_gaussian(), KEY, (2, 2, 1))
+
+
+@pytest.mark.parametrize("num_samples", [2, 64, 65, 1000])
+def test_with_the_exact_posterior_it_is_the_evidence(num_samples: int) -> None:
+    bound, error = log_likelihood(linear_gaussian(), PARAMS, IMAGES, KEY, num_samples)
+    np.testing.assert_allclose(bound, log_evidence(), rtol=1e-5)
+    np.testing.assert_allclose(error, 0, atol=np.sqrt(2**-22 / num_samples))  # a variance of a few float32 roundings
+
+
+def test_it_lies_below_the_evidence_and_rises_with_the_samples() -> None:
+    keys = jax.random.split(KEY, 400)
+    means = []
+    for num_samples in (2, 10, 100):
+        estimate = jax.jit(lambda key, k=num_samples: log_likelihood(linear_gaussian(0.3), PARAMS, IMAGES, key, k)[0])
+        means.append(np.mean(jax.lax.map(estimate, keys), axis=0))
+    assert (np.diff(means, axis=0) > 0).all()
+    assert (means[-1] < log_evidence() + 0.01).all()
+    np.testing.assert_allclose(means[-1], log_evidence(), atol=0.05)
+
+
+def test_its_standard_error_is_the_spread_of_repeated_estimates() -> None:
+    estimate = jax.jit(lambda key: log_likelihood(linear_gaussian(0.15), PARAMS, IMAGES, key, 500))
+    bounds, errors = jax.lax.map(estimate, jax.random.split(KEY, 500))
+    np.testing.assert_allclose(np.std(bounds, axis=0), np.mean(errors, axis=0), rtol=0.15)
+
+
+def test_each_image_has_draws_of_its_own() -> None:
+    images = np.random.default_rng(0).uniform(size=(20, 2, 2, 1)).astype(np.float32)  # more than fit at once
+    images[17] = images[3]
+    bound, error = log_likelihood(linear_gaussian(0.3), PARAMS, images, KEY, 100)
+    assert bound.shape == error.shape == (20,)
+    assert bound[17] != bound[3]
+    assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
+
+
+def test_memory_does_not_grow_with_the_samples() -> None:
+    few, many = (
+        log_likelihood.lower(linear_gaussian(), PARAMS, IMAGES, KEY, k).compile().memory_analysis().temp_size_in_bytes
+        for k in (1000, 100_000)
+    )
+    assert many <= few
+
+
+def test_evaluation_counts_every_image_once(images: np.ndarray) -> None:
+    """64 images in batches of 24: the mean is that of all, and what fills the last batch has no part in it."""
+
+    def brightness(vae, x, key, step):
+        return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step)}
+
+    vae = tutorial_dense((28, 28, 1))
+    found = make_evaluate(vae, brightness, 24)(init(vae, KEY, (28, 28, 1)), images, KEY, 7)
+    np.testing.assert_allclose(found["loss"], images.mean() / 255, rtol=1e-5)
+    assert found["step"] == 7
+
+
+def test_posterior_means_and_the_plane_of_highest_rate(images: np.ndarray) -> None:
+    vae = linear_gaussian()
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), np.uint8)
+    means, rates = posterior_means(vae, PARAMS, pixels, batch_size=4)
+    assert means.shape == (9, 3)
+    assert rates.shape == (3,)
+    inference_rate = make_evaluate(vae, ELBO(), 9)(PARAMS, pixels, KEY, 0)["rate"]
+    np.testing.assert_allclose(rates.sum(), inference_rate, rtol=1e-5)
+    assert most_active_plane(np.array([0.1, 3.0, 0.0, 2.0])) == (1, 3)
+    assert most_active_plane(np.array([0.1])) == (0,)
