@@ -1,0 +1,58 @@
+"""flax_vae, as `train.py` and `decode` use it."""
+
+import os
+from dataclasses import replace
+
+import jax
+import numpy as np
+from task import Task, serve
+
+from flax_vae import ELBO, decode, init_state, make_optimizer, make_train_step, use_machine
+from flax_vae.config import RECIPES
+from flax_vae.presets import PRESETS
+from flax_vae.training import data_mesh, make_train_steps, shardings
+
+
+def prepare(task: Task):
+    """The preset's own choice of devices and microbatches, images resident, all steps of a turn in one dispatch."""
+    recipe = RECIPES[task.model]
+    use_machine(os.cpu_count() if recipe.microbatch_size and task.kind == "train" else 1)
+    latent_dim = task.latents.shape[1]
+    vae, tx = PRESETS[task.model]((28, 28, 1), latent_dim), make_optimizer("adam", 1e-3, 1)
+    params: dict = {}
+    for name, value in task.params.items():
+        *path, leaf = name.split(".")
+        branch = params
+        for part in path:
+            branch = branch.setdefault(part, {})
+        branch[leaf] = value
+    if task.kind == "decode":
+        latents = jax.device_put(task.latents)
+        params = jax.device_put(params)
+
+        def decode_all(times: int) -> float:
+            for _ in range(times):
+                last = decode(vae, params, latents).block_until_ready()
+            return float(last.mean())
+
+        decode_all(1)
+        return decode_all
+
+    mesh = data_mesh(task.batch_size)
+    everywhere, split = shardings(mesh)
+    steps = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh), mesh)
+    state = replace(init_state(vae, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
+    state, images = jax.device_put((state, task.images), everywhere)
+    names = ("loss", "elbo", "rate", "distortion", "gradient_norm")
+    zeros = {name: np.zeros((), np.float32) for name in names}
+
+    def train(amount: int) -> float:
+        nonlocal state
+        rows = jax.device_put(task.batches(int(state.step), amount), split)
+        state, totals, _ = steps(state, jax.device_put(zeros, everywhere), images, rows, 0, amount)
+        return float(totals["loss"]) / amount
+
+    return train
+
+
+serve(prepare)
