@@ -4,7 +4,7 @@ import gc
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,8 @@ import jax
 from flax_vae.errors import UserError
 
 
-def open_checkpoints(directory: Path) -> Any:
-    """Orbax's manager of a run's checkpoints; use it in a `with` block."""
+def open_checkpoints(directory: Path, keep: int = 1) -> Any:
+    """Orbax's manager of a run's checkpoints, the last `keep` and the best; use it in a `with` block."""
     import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -23,7 +23,7 @@ def open_checkpoints(directory: Path) -> Any:
         return -metrics["loss"]
 
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy([LatestN(1), BestN(get_metric_fn=loss_downwards, n=1)]),
+        preservation_policy=AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=loss_downwards, n=1)]),
         best_fn=loss_downwards,
         enable_async_checkpointing=False,  # a checkpoint is whole before its epoch is reported
     )
@@ -38,17 +38,45 @@ def save(manager: Any, step: int, items: Mapping[str, Any], loss: float) -> None
     manager.save(step, args=saved, metrics={"loss": loss})
 
 
-def restore(directory: Path, which: Literal["last", "best"], items: Mapping[str, Any]) -> dict[str, Any]:
+def common_step(directories: Sequence[Path]) -> int:
+    """The last step that all of these have a checkpoint of.
+
+    Raises:
+        UserError: there is none.
+    """
+    steps = []
+    for directory in directories:
+        if not directory.is_dir():
+            raise _nothing_in(directory)
+        with open_checkpoints(directory) as manager:
+            steps.append(set(manager.all_steps()))
+    common = set.intersection(*steps)
+    if not common:
+        raise _nothing_in(directories[0])
+    return max(common)
+
+
+def forget_after(directory: Path, step: int) -> None:
+    """Delete the checkpoints that are later than a step."""
+    with open_checkpoints(directory) as manager:
+        for later in manager.all_steps():
+            if later > step:
+                manager.delete(later)
+
+
+def restore(directory: Path, which: Literal["last", "best"] | int, items: Mapping[str, Any]) -> dict[str, Any]:
     """Read items onto this machine's default device; `items` gives their trees as shapes and dtypes.
+
+    Args:
+        which: the last, the best, or that of a step.
 
     Raises:
         UserError: no checkpoint, a damaged one, or one of another model.
     """
     import orbax.checkpoint as ocp
 
-    nothing = UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
     if not directory.is_dir():
-        raise nothing
+        raise _nothing_in(directory)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -56,9 +84,9 @@ def restore(directory: Path, which: Literal["last", "best"], items: Mapping[str,
 
     wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
     with open_checkpoints(directory) as manager:
-        step = manager.latest_step() if which == "last" else manager.best_step()
+        step = {"last": manager.latest_step(), "best": manager.best_step()}[which] if isinstance(which, str) else which
         if step is None:
-            raise nothing
+            raise _nothing_in(directory)
         try:
             with _silence_abandoned_reads():
                 name, tree = next(iter(items.items()))  # the parameters
@@ -68,6 +96,10 @@ def restore(directory: Path, which: Literal["last", "best"], items: Mapping[str,
         except Exception as error:  # whatever a damaged or a stranger's file makes Orbax raise
             reason = textwrap.shorten(str(error) or repr(error), 200)
             raise UserError(f"checkpoint {directory / str(step)} is damaged or of another model: {reason}") from error
+
+
+def _nothing_in(directory: Path) -> UserError:
+    return UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
 
 
 def _check_shapes(stored: Any, wanted: Any) -> None:

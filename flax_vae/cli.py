@@ -3,7 +3,8 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,16 @@ from flax_vae.loop import Interrupted
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.plots import save_image_grid
 from flax_vae.report import say
-from flax_vae.runs import Run, fit, load_objective, load_run, resume
+from flax_vae.runs import (
+    Run,
+    fit,
+    fit_many,
+    load_objective,
+    load_run,
+    member_directories,
+    resume,
+    resume_many,
+)
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, traverse
 
 
@@ -30,6 +40,12 @@ class TrainArguments:
     """
 
     config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
+    seeds: int = 1
+    """Train this many seeds, --seed and those after it, in one program."""
+    betas: tuple[float, ...] = ()
+    """Train each of these values of --beta, with each seed, in the same program."""
+    learning_rates: tuple[float, ...] = ()
+    """Train each of these values of --learning-rate, with each seed and beta, in the same program."""
     out: str | None = None
     """Run directory, new or empty; by default runs/<preset>-<time>, also reached as runs/latest."""
     resume: str | None = None
@@ -97,20 +113,38 @@ def _exit_code(command: Callable[[], None]) -> int:
 def _train(argv: Sequence[str]) -> None:
     if any(word == "--resume" or word.startswith("--resume=") for word in argv):
         again = tyro.cli(ResumeArguments, args=argv)
-        config, _ = read_config(Path(again.resume) / "config.json")
-        _use_machine(config)
-        run = resume(again.resume, objective=load_objective(again.objective) if again.objective else None)
+        members = member_directories(again.resume)
+        config, _ = read_config((members[0] if members else Path(again.resume)) / "config.json")
+        _use_machine(config, len(members))
+        objective = load_objective(again.objective) if again.objective else None
+        runs = (
+            resume_many(again.resume, objective=objective) if members else [resume(again.resume, objective=objective)]
+        )
     else:
         default = TrainArguments(RECIPES.get(_preset(argv), Config()))
         arguments = tyro.cli(TrainArguments, args=argv, default=default)
-        _use_machine(arguments.config)
-        run = fit(arguments.config, arguments.out)
-    print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
+        configs = _members(arguments)
+        _use_machine(arguments.config, len(configs))
+        runs = fit_many(configs, arguments.out) if len(configs) > 1 else [fit(configs[0], arguments.out)]
+    for run in runs:
+        print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
 
 
-def _use_machine(config: Config) -> None:
-    """Each CPU core becomes a device where cores are to work by themselves."""
-    use_machine(config.devices or (min(cpu_cores(), 8) if config.microbatch_size else 1))
+def _members(arguments: TrainArguments) -> list[Config]:
+    """A configuration for each learning rate, beta and seed."""
+    config = arguments.config
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {arguments.seeds}.")
+    rates, betas = arguments.learning_rates or (config.learning_rate,), arguments.betas or (config.beta,)
+    return [
+        replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
+        for rate, beta, i in product(rates, betas, range(arguments.seeds))
+    ]
+
+
+def _use_machine(config: Config, members: int) -> None:
+    """Each CPU core becomes a device where cores are to work by themselves: on microbatches, or on a member each."""
+    use_machine(config.devices or (min(cpu_cores(), 8) if config.microbatch_size or members > 1 else 1))
 
 
 def _preset(argv: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,39 @@ RECIPES: Mapping[str, Config] = {
     ),
     "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
 }
+
+
+SWEPT = ("learning_rate", "beta", "seed")  # what members of one program may have of their own
+
+
+def member_names(configs: Sequence[Config]) -> list[str]:
+    """What tells members of one program apart, as names of their directories: "beta-2-seed-0".
+
+    Raises:
+        UserError: they differ in something else, or not at all.
+    """
+    first = configs[0]
+    for config in configs:
+        own = {name: getattr(config, name) for name in SWEPT}
+        if replace(first, **own) != config:
+            raise UserError(f"Members of one program may differ in {', '.join(SWEPT)} only.")
+    names = ["-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in own) for own in _varied(configs)]
+    if len(set(names)) < len(configs):
+        raise UserError("Members of one program must differ in their learning rate, beta or seed.")
+    return names
+
+
+def settings(configs: Sequence[Config]) -> list[str]:
+    """What members have in common with the other seeds beside them: "learning rate 0.001, beta 2"."""
+    return [
+        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in own if name != "seed")
+        for own in _varied(configs)
+    ]
+
+
+def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
+    varied = [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
+    return [[(name, getattr(config, name)) for name in varied] for config in configs]
 
 
 def _flag(name: str) -> str:

@@ -57,7 +57,7 @@ def make_evaluate(
             sharded = jax.device_put(block, split)
             part = jax.device_get(block_sums(params, sharded, size, jax.random.fold_in(key, i), step))
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
-        return {name: value / len(images) for name, value in sums.items()}
+        return {name: sums[name] / len(images) for name in sorted(sums, key=lambda name: name != "loss")}
 
     return evaluate
 

@@ -48,7 +48,7 @@ class Warmup:
     """A weight that rises linearly from 0 to `weight` in `steps` steps and stays (Bowman et al. 2016)."""
 
     steps: int
-    weight: float = 1.0
+    weight: float | Array = 1.0
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
@@ -61,7 +61,7 @@ class Cyclical:
 
     steps: int
     period: int
-    weight: float = 1.0
+    weight: float | Array = 1.0
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
@@ -76,7 +76,7 @@ class ELBO:
         beta: weight of the rate (Higgins et al. 2017), a number or a function of the step.
     """
 
-    beta: float | Callable[[Array], Array] = 1.0
+    beta: float | Array | Callable[[Array], Array] = 1.0
 
     def __call__(
         self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]

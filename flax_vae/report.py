@@ -3,8 +3,12 @@
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
+
+from flax_vae.config import Config, settings
 
 METRICS = "metrics.jsonl"
 
@@ -36,18 +40,57 @@ def keep_metrics_until(directory: Path, step: int) -> None:
     os.replace(path.with_suffix(".tmp"), path)
 
 
-class Report:
-    """The reporting of one training, as a context manager."""
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """ "262.10 ± 0.35": the mean, and the sample standard deviation where there are several."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
-    def __init__(self, directory: Path, epochs: int, steps_per_epoch: int, first_step: int) -> None:
-        """Open the files and the bar; `first_step` is above 0 where a run is resumed."""
+
+def write_summary(directory: Path, members: Sequence[tuple[Config, dict[str, Any] | None]]) -> None:
+    """Print and write as `summary.json` the mean and standard deviation of test metrics over the seeds.
+
+    Args:
+        members: each configuration with the record of its last epoch, None where it failed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name in next(record for _, record in members if record) if name.startswith("test_")]
+    table, rows = Table(box=None, pad_edge=False), []
+    for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in names)):
+        table.add_column(column, justify="left" if not column else "right")
+    labels = settings([config for config, _ in members])
+    for label in dict.fromkeys(labels):
+        group = [member for member, own in zip(members, labels, strict=True) if own == label]
+        seeds, failed = ([config.seed for config, record in group if bool(record) == ok] for ok in (True, False))
+        row = {"learning_rate": group[0][0].learning_rate, "beta": group[0][0].beta, "seeds": seeds, "failed": failed}
+        values = {name: [record[name] for _, record in group if record] for name in names} if seeds else {}
+        spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
+        rows.append(row | spread)
+        table.add_row(label, str(len(seeds)), str(len(failed)), *map(mean_and_deviation, values.values()))
+    (directory / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    Console().print(table)
+
+
+class Report:
+    """The reporting of a training, or of several in one program, as a context manager."""
+
+    def __init__(
+        self, directories: Sequence[Path], settings: Sequence[str], epochs: int, steps_per_epoch: int, first_step: int
+    ) -> None:
+        """Open the files of each directory and the one bar.
+
+        Args:
+            directories: the run directory of each member.
+            settings: what a member has in common with the seeds beside it, which are reported together.
+            first_step: above 0 where a run is resumed.
+        """
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from tensorboardX import SummaryWriter
 
-        self.epochs, self.steps_per_epoch = epochs, steps_per_epoch
-        self.metrics = (directory / METRICS).open("a")
-        self.events = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step or None)
+        self.settings, self.epochs, self.steps_per_epoch = settings, epochs, steps_per_epoch
+        self.metrics = [(directory / METRICS).open("a") for directory in directories]
+        self.events = [SummaryWriter(str(path / "tensorboard"), purge_step=first_step or None) for path in directories]
         self.console = Console()
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -71,35 +114,46 @@ class Report:
     def __exit__(self, *error: object) -> None:
         """Take the bar away and close the files."""
         self.progress.stop()
-        self.metrics.close()
-        self.events.close()
+        for file in (*self.metrics, *self.events):
+            file.close()
 
-    def advance(self, step: int, metrics: dict[str, float], images_per_second: float) -> None:
-        """Move the bar, with the means of the epoch so far."""
-        shown = [f"{name} {metrics[name]:.2f}" for name in ("loss", "elbo", "rate", "distortion") if name in metrics]
+    def advance(self, step: int, metrics: Mapping[int, dict[str, float]], images_per_second: float) -> None:
+        """Move the bar, with the means of the epoch so far, averaged over the members."""
+        names = [name for name in ("loss", "elbo", "rate", "distortion") if all(name in m for m in metrics.values())]
+        shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
         terms = "  ".join([*shown, f"{images_per_second:,.0f} images/s"])
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.progress.update(self.task, completed=step, epoch=epoch, terms=terms)
 
-    def finish_epoch(self, record: dict[str, Any]) -> None:
-        """Write the epoch's record to every place."""
-        self.metrics.write(json.dumps(record) + "\n")
-        self.metrics.flush()
-        os.fsync(self.metrics.fileno())
-        for name, value in record.items():
-            if name.startswith(("train_", "test_")):
-                part, _, term = name.partition("_")
-                self.events.add_scalar(f"{term}/{part}", value, record["step"])
-        self.events.flush()
-        terms = [f"{name} {record[f'test_{name}']:.2f}" for name in ("rate", "distortion") if f"test_{name}" in record]
-        self.console.print(
-            f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
-            f"train loss {record['train_loss']:.2f}",
-            f"test loss {record['test_loss']:.2f}" + (f" ({', '.join(terms)})" if terms else ""),
-            f"{record['images_per_second']:,.0f} images/s",
-            f"{record['seconds']:.0f} s",
-            sep="  ",
-            highlight=False,
-            soft_wrap=True,
-        )
+    def finish_epoch(self, records: Mapping[int, dict[str, Any]]) -> None:
+        """Write the epoch's record of each member to its files, and a line for each setting."""
+        for member, record in records.items():
+            self.metrics[member].write(json.dumps(record) + "\n")
+            self.metrics[member].flush()
+            os.fsync(self.metrics[member].fileno())
+            for name, value in record.items():
+                if name.startswith(("train_", "test_")):
+                    part, _, term = name.partition("_")
+                    self.events[member].add_scalar(f"{term}/{part}", value, record["step"])
+            self.events[member].flush()
+        for setting in dict.fromkeys(self.settings):
+            self._print([record for member, record in records.items() if self.settings[member] == setting], setting)
+
+    def _print(self, records: Sequence[dict[str, Any]], setting: str) -> None:
+        """One line: numbers, or their mean ± standard deviation over seeds."""
+        if not records:
+            return
+        names = [name for name in records[0] if name.startswith(("train_", "test_"))]
+        value = {name: mean_and_deviation([record[name] for record in records]) for name in names}
+        terms = [f"{name} {value[f'test_{name}']}" for name in ("rate", "distortion") if f"test_{name}" in value]
+        parts = [
+            f"epoch {records[0]['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
+            setting,
+            f"train loss {value['train_loss']}",
+            f"test loss {value['test_loss']}" + (f" ({', '.join(terms)})" if terms else ""),
+            f"{len(records)} seeds" if len(records) > 1 else "",
+            f"{records[0]['images_per_second']:,.0f} images/s",
+            f"{records[0]['seconds']:.0f} s",
+        ]
+        self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
         self.console.file.flush()

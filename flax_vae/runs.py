@@ -5,26 +5,29 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import version
 from inspect import isclass, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+import optax
 
 from flax_vae import __version__, checkpoint
-from flax_vae.config import Config, read_config, write_config
+from flax_vae.config import SWEPT, Config, member_names, read_config, write_config
 from flax_vae.data import absolute, load_images
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
-from flax_vae.loop import Training, checkpoint_items, train
+from flax_vae.loop import train
+from flax_vae.members import FAILED, Member, Training, checkpoint_items
 from flax_vae.objectives import ELBO, Cyclical, Objective
 from flax_vae.pictures import draw_pictures
 from flax_vae.presets import PRESETS, mean_logit
-from flax_vae.report import keep_metrics_until, read_metrics, say
+from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
 from flax_vae.training import TrainState, make_optimizer
 from flax_vae.vae import VAE, init
 
@@ -67,15 +70,48 @@ def fit(
         UserError: bad input, before anything is written; or a loss that is not finite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    directory = Path(out or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(
-            f"{directory} already holds something: name another --out, or go on with a run by --resume DIR."
-        )
     training = _prepare(config, vae, objective)
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
+    directory = _free_directory(config, out)
     _create(directory, training)
-    return _finish(directory, training, training.fresh_state(), totals)
+    train(directory, [Member(directory, training, training.fresh_state(), totals)])
+    return _finish(directory, training)
+
+
+def fit_many(
+    configs: Sequence[Config],
+    out: str | Path | None = None,
+    vae: VAE | None = None,
+    objective: Objective | None = None,
+) -> list[Run]:
+    """Train configurations that differ in their seed, beta or learning rate, in one program.
+
+    Each becomes a run directory of its own within `out`, named after what differs, beside `summary.json`: mean and
+    standard deviation over the seeds. One that comes to a loss that is not finite stops, and the others go on.
+
+    Args:
+        configs, vae, objective: as for `fit`; the data, too, are shared.
+        out: a directory that does not exist yet or is empty; default `runs/<preset>-<time>`.
+
+    Returns:
+        The runs that finished, in the order of their configurations.
+
+    Raises:
+        UserError: as for `fit`, or configurations that differ in something else, or not at all.
+        Interrupted: by SIGINT or SIGTERM, after saving.
+    """
+    names = member_names(configs)
+    training = _prepare(configs[0], vae, objective)
+    totals = training.fresh_totals()
+    directory = _free_directory(configs[0], out)
+    members = []
+    for config, name in zip(configs, names, strict=True):
+        own = replace(training, config=config)
+        _create(directory / name, own)
+        members.append(Member(directory / name, own, own.fresh_state(), totals))
+    (directory / "latest").unlink()
+    _point_latest(directory)
+    return _finish_many(directory, members)
 
 
 def resume(directory: str | Path, vae: VAE | None = None, objective: Objective | None = None) -> Run:
@@ -89,19 +125,32 @@ def resume(directory: str | Path, vae: VAE | None = None, objective: Objective |
     """
     directory = Path(directory)
     config, _ = read_config(directory / "config.json")
-    if config.objective != "elbo" and objective is None:
-        raise UserError(f"{directory} was trained with an objective of its own: add --objective {config.objective}.")
-    training = _prepare(config, vae, objective)
-    if _data_sums(training) != json.loads((directory / "provenance.json").read_text())["data"]:
-        raise UserError(f"{config.dataset} is not the data that {directory} was trained on; see its provenance.json.")
-    abstract = jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
-    items = checkpoint.restore(directory / "checkpoints", "last", abstract)
-    rest = items["optimizer"]
-    _, train_key, _ = training.keys()
-    averaged = items.get("averaged_params")
-    state = TrainState(rest["step"], items["params"], rest["opt_state"], averaged, train_key)
-    keep_metrics_until(directory, int(state.step))
-    return _finish(directory, training, state, rest["totals"])
+    training = _prepare_again(directory, config, vae, objective)
+    train(directory, [_member_again(directory, training, "last")])
+    return _finish(directory, training)
+
+
+def resume_many(directory: str | Path, vae: VAE | None = None, objective: Objective | None = None) -> list[Run]:
+    """Go on with the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
+    directory = Path(directory)
+    going = [path for path in member_directories(directory) if not (path / FAILED).exists()]
+    if not going:
+        raise UserError(f"{directory}: every run in it came to a loss that is not finite; see its {FAILED}.")
+    step = checkpoint.common_step([path / "checkpoints" for path in going])
+    configs = [read_config(path / "config.json")[0] for path in going]
+    training = _prepare_again(going[0], configs[0], vae, objective)
+    members = []
+    for path, config in zip(going, configs, strict=True):
+        checkpoint.forget_after(path / "checkpoints", step)
+        members.append(_member_again(path, replace(training, config=config), step))
+    return _finish_many(directory, members)
+
+
+def member_directories(directory: str | Path) -> list[Path]:
+    """The run directories that `fit_many` made within a directory, in the order of their configurations."""
+    found = [path.parent for path in Path(directory).glob("*/config.json") if path.parent.name != "latest"]
+    configs = {path: read_config(path / "config.json")[0] for path in found}
+    return sorted(found, key=lambda path: [getattr(configs[path], name) for name in SWEPT])
 
 
 def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
@@ -157,11 +206,11 @@ def load_objective(name: str) -> Objective:
     return objective
 
 
-def _elbo(config: Config, steps_per_epoch: int) -> ELBO:
+def _elbo(config: Config, steps_per_epoch: int, beta: Any) -> ELBO:
     if not config.kl_warmup_epochs:
-        return ELBO(config.beta)
+        return ELBO(beta)
     total, warmup = config.epochs * steps_per_epoch, round(config.kl_warmup_epochs * steps_per_epoch)
-    return ELBO(Cyclical(steps=max(warmup, 1), period=-(-total // config.kl_cycles), weight=config.beta))
+    return ELBO(Cyclical(steps=max(warmup, 1), period=-(-total // config.kl_cycles), weight=beta))
 
 
 def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Training:
@@ -184,16 +233,42 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             "but is no density; compare it only with the same loss."
         )
     total_steps = config.epochs * steps_per_epoch
-    tx = make_optimizer(
-        config.optimizer,
-        config.learning_rate,
-        total_steps,
-        warmup_steps=min(config.warmup_steps, total_steps // 10),
-        cosine=config.schedule == "cosine",
-        clip_norm=config.clip_norm,
-    )
-    objective = objective or _elbo(config, steps_per_epoch)
-    return Training(config, vae, objective, tx, train_set, test_set, batch_size, steps_per_epoch)
+
+    def objective_at(beta: Any) -> Objective:
+        return objective or _elbo(config, steps_per_epoch, beta)
+
+    def tx_at(learning_rate: Any) -> optax.GradientTransformation:
+        return make_optimizer(
+            config.optimizer,
+            learning_rate,
+            total_steps,
+            warmup_steps=min(config.warmup_steps, total_steps // 10),
+            cosine=config.schedule == "cosine",
+            clip_norm=config.clip_norm,
+        )
+
+    return Training(config, vae, objective_at, tx_at, train_set, test_set, batch_size, steps_per_epoch)
+
+
+def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:
+    """The training of a run directory, on the data that it was trained on."""
+    if config.objective != "elbo" and objective is None:
+        raise UserError(f"{directory} was trained with an objective of its own: add --objective {config.objective}.")
+    training = _prepare(config, vae, objective)
+    if _data_sums(training) != json.loads((directory / "provenance.json").read_text())["data"]:
+        raise UserError(f"{config.dataset} is not the data that {directory} was trained on; see its provenance.json.")
+    return training
+
+
+def _member_again(directory: Path, training: Training, which: Literal["last"] | int) -> Member:
+    """A run as its checkpoint left it; what was reported after that is dropped."""
+    abstract = jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
+    items = checkpoint.restore(directory / "checkpoints", which, abstract)
+    rest = items["optimizer"]
+    _, train_key, _ = training.keys()
+    state = TrainState(rest["step"], items["params"], rest["opt_state"], items.get("averaged_params"), train_key)
+    keep_metrics_until(directory, int(state.step))
+    return Member(directory, training, state, rest["totals"])
 
 
 def _data_sums(training: Training) -> dict[str, Any]:
@@ -214,22 +289,45 @@ def _create(directory: Path, training: Training) -> None:
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "data": _data_sums(training),
         "sources": {"train": training.train.provenance, "test": training.test.provenance},
-        "objective": repr(training.objective),
+        "objective": repr(training.objective(config.beta)),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")}
         | {"flax_vae": __version__, "python": platform.python_version()},
     }
     (directory / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     np.save(directory / "examples.npy", training.test.images[:_EXAMPLES])
+    _point_latest(directory)
+
+
+def _free_directory(config: Config, out: str | Path | None) -> Path:
+    directory = Path(out or f"runs/{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(
+            f"{directory} already holds something: name another --out, or go on with a run by --resume DIR."
+        )
+    return directory
+
+
+def _point_latest(directory: Path) -> None:
     latest = directory.parent / "latest"
     if latest.is_symlink() or not latest.exists():
         latest.unlink(missing_ok=True)
         latest.symlink_to(directory.name, target_is_directory=True)
 
 
-def _finish(directory: Path, training: Training, state: TrainState, totals: Any) -> Run:
-    """Train to the end, then look at the result."""
-    train(directory, training, state, totals)
+def _finish(directory: Path, training: Training) -> Run:
+    """Look at the result."""
     run = load_run(directory, training.vae)
     draw_pictures(run.directory / "pictures", run.vae, run.params, training.test, run.metrics, training.keys()[2])
     return run
+
+
+def _finish_many(directory: Path, members: Sequence[Member]) -> list[Run]:
+    """Train to the end, look at the results, and sum them up."""
+    failed = train(directory, members)
+    runs = {i: _finish(one.directory, one.training) for i, one in enumerate(members) if i not in failed}
+    write_summary(
+        directory,
+        [(one.training.config, runs[i].metrics[-1] if i in runs else None) for i, one in enumerate(members)],
+    )
+    return list(runs.values())

@@ -65,7 +65,7 @@ def init_state(
 
 def make_optimizer(
     name: str,
-    learning_rate: float,
+    learning_rate: float | Array,
     total_steps: int,
     warmup_steps: int = 0,
     cosine: bool = False,

@@ -132,7 +132,7 @@ def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path
 def test_images_that_do_not_fit_are_fed_in_blocks(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flax_vae.loop._RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flax_vae.members._RESIDENT_BYTES", 0)
     monkeypatch.setattr("flax_vae.loop._BLOCK_BYTES", 5 * 50 * 784)  # blocks of 5 steps, so 12 are 5 + 5 + 2
     fed = fit(config, tmp_path / "fed")
     for one, other in zip(untimed(fed.metrics), untimed(run.metrics), strict=True):

@@ -1,0 +1,250 @@
+"""A training with everything it is made of, and several of them in one program.
+
+Members of a program share model, data and recipe; seed, beta and learning rate are their own.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jaxtyping import Array
+
+from flax_vae import checkpoint
+from flax_vae.config import Config
+from flax_vae.data import ImageData
+from flax_vae.errors import UserError
+from flax_vae.evaluation import make_evaluate
+from flax_vae.objectives import Metrics, Objective
+from flax_vae.report import say
+from flax_vae.training import TrainState, data_mesh, init_state, make_train_step, make_train_steps, shardings
+from flax_vae.vae import VAE
+
+FAILED = "failed.txt"  # in the directory of a member that stopped while others went on: why
+_RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
+_MEMBERS = "members"  # the mesh axis along which devices share the members, and every stacked tree's first axis
+_OWN, _SHARED = PartitionSpec(_MEMBERS), PartitionSpec()
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree whose arrays have a leading axis of members; a single tree stays as it is."""
+    if len(trees) == 1:
+        return trees[0]
+    on_host = isinstance(jax.tree.leaves(trees[0])[0], np.ndarray | float)
+    return jax.tree.map(lambda *leaves: (np if on_host else jnp).stack(leaves), *trees)
+
+
+def unstack(tree: Any, count: int) -> list[Any]:
+    """The tree of each member; a single one has no axis of members."""
+    return [tree] if count == 1 else [jax.tree.map(itemgetter(i), tree) for i in range(count)]
+
+
+def members_mesh(count: int, devices: int | None = None) -> Mesh:
+    """A mesh of the devices that train `count` members, the same number each."""
+    used = math.gcd(count, min(devices or jax.device_count(), jax.device_count()))
+    return jax.make_mesh((used,), (_MEMBERS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:used])
+
+
+def member_shardings(mesh: Mesh) -> tuple[Sharding, Sharding]:
+    """Of an array that every device holds, and of one whose members they share."""
+    return NamedSharding(mesh, _SHARED), NamedSharding(mesh, _OWN)
+
+
+def make_members_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable[..., Any]:
+    """`run(own, state, totals, images, indices, start, stop)`: `make_train_steps` for all members at once.
+
+    Everything but the images, `start` and `stop` is stacked; `make_step(own)` is the train step of a member, given the
+    values that are its own. A member whose metrics are not finite stops, and the others go on.
+
+    A CPU's core trains its members one after the other: what one of them reads and writes stays in its caches, and
+    convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side.
+    """
+
+    def share(own: Any, state: Any, totals: Any, images: Array, indices: Array, start: Array, stop: Array) -> Any:
+        def train(member: tuple[Any, Any, Any, Array]) -> Any:
+            own, state, totals, indices = member
+            return make_train_steps(make_step(own))(state, totals, images, indices, start, stop)
+
+        members = (own, state, totals, indices)
+        return jax.lax.map(train, members) if jax.default_backend() == "cpu" else jax.vmap(train)(members)
+
+    specs = (_OWN, _OWN, _OWN, _SHARED, _OWN, _SHARED, _SHARED)
+    # What a member does depends on itself alone: there is nothing for JAX to check across devices.
+    run = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=_OWN, check_vma=False)
+    return jax.jit(run, donate_argnums=(1, 2))
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything about a training but its state. Members of one program share all of it but three values of `config`.
+
+    Attributes:
+        objective: the objective at a beta.
+        tx: the optimiser at a learning rate.
+    """
+
+    config: Config
+    vae: VAE
+    objective: Callable[[Any], Objective]
+    tx: Callable[[Any], optax.GradientTransformation]
+    train: ImageData
+    test: ImageData
+    batch_size: int
+    steps_per_epoch: int
+
+    def train_step(self, own: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
+        """The jitted step, given the values of `config` that are a member's own."""
+        on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
+        return make_train_step(
+            self.vae,
+            self.objective(own["beta"]),
+            self.tx(own["learning_rate"]),
+            ema_decay=self.config.ema_decay,
+            microbatch_size=self.config.microbatch_size if on_cpu else 0,
+            mesh=mesh,
+        )
+
+    def own(self) -> dict[str, float]:
+        """The values that `train_step` takes from each member."""
+        return {"beta": self.config.beta, "learning_rate": self.config.learning_rate}
+
+    def mesh(self) -> Mesh | None:
+        """The devices that share a batch."""
+        return data_mesh(self.batch_size, self.config.devices)
+
+    def keys(self) -> tuple[Array, Array, Array]:
+        """Keys of the first parameters, of the training and of the evaluations."""
+        init_key, train_key, test_key = jax.random.split(jax.random.key(self.config.seed), 3)
+        return init_key, train_key, test_key
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        init_key, train_key, _ = self.keys()
+        shape = self.train.images.shape[1:]
+        tx = self.tx(self.config.learning_rate)
+        state = init_state(self.vae, tx, init_key, shape, ema=self.config.ema_decay > 0)
+        return replace(state, key=train_key)
+
+    def fresh_totals(self) -> Metrics:
+        """Zeros, one for each metric that the train step reports."""
+        batch = jax.ShapeDtypeStruct((self.batch_size, *self.train.images.shape[1:]), jnp.uint8)
+        step = self.train_step(self.own(), self.mesh())
+        metrics = jax.eval_shape(step, jax.eval_shape(self.fresh_state), batch)[1]
+        return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+
+
+class Member(NamedTuple):
+    """A training with its run directory, and where it stands."""
+
+    directory: Path
+    training: Training
+    state: TrainState
+    totals: Metrics
+
+
+def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
+    """The trees of a checkpoint: those to sample with stand alone, the key is a function of the seed."""
+    items = {
+        "params": state.params,
+        "optimizer": {"step": state.step, "opt_state": state.opt_state, "totals": totals},
+    }
+    return items if state.averaged_params is None else items | {"averaged_params": state.averaged_params}
+
+
+class Group(ExitStack):
+    """The members' states on the devices, their checkpoints on disk, and which members still go on."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        """Place the states: one member has all devices share its batches; of several, each has one device."""
+        super().__init__()
+        self.members, self.failed = members, dict[int, UserError]()
+        training, alone = members[0].training, len(members) == 1
+        self.data_mesh = training.mesh()
+        if alone:
+            self.everywhere, self.split = shardings(self.data_mesh)
+            self.steps = make_train_steps(training.train_step(training.own(), self.data_mesh), self.data_mesh)
+        else:
+            mesh = members_mesh(len(members), training.config.devices)
+            self.everywhere, self.split = member_shardings(mesh)
+            own = jax.device_put(stack([member.training.own() for member in members]), self.split)
+            self.steps = partial(make_members_steps(training.train_step, mesh), own)
+        states = stack([member.state for member in members]), stack([member.totals for member in members])
+        self.state, self.totals = jax.device_put(states, self.everywhere if alone else self.split)
+        self.unstack = jax.jit(partial(unstack, count=len(members)), out_shardings=self.everywhere)
+        evaluate = partial(make_evaluate, training.vae, batch_size=training.batch_size, mesh=self.data_mesh)
+        betas = {member.training.config.beta for member in members}
+        self.evaluate_at = {beta: evaluate(training.objective(beta)) for beta in betas}
+        self.checkpoints = [
+            # A kill may come when only some have saved an epoch: several members keep one more to go back to.
+            self.enter_context(checkpoint.open_checkpoints(member.directory / "checkpoints", 1 if alone else 2))
+            for member in members
+        ]
+
+    def going(self) -> list[int]:
+        """The members whose metrics have been finite so far."""
+        return [i for i in range(len(self.members)) if i not in self.failed]
+
+    def place(self, images: np.ndarray) -> Array | np.ndarray:
+        """On the devices, where they fit."""
+        if images.nbytes <= _RESIDENT_BYTES:
+            return jax.device_put(images, self.everywhere)
+        if len(self.members) > 1:
+            raise UserError(
+                f"{images.nbytes / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+                "train one seed, beta and learning rate at a time."
+            )
+        return images
+
+    def advance(self, images: Array, rows: Array, start: int, stop: int) -> None:
+        """Make the steps of a dispatch, and take out the members that came to a metric that is not finite."""
+        self.state, self.totals, last = self.steps(self.state, self.totals, images, rows, start, stop)
+        ends = jax.device_get(self.unstack((self.state.step, last)))  # waits for the device
+        for i in self.going():
+            step, metrics = ends[i]
+            if bad := [name for name in metrics if not np.isfinite(metrics[name])]:
+                bad = [f"{name} is {metrics[name]}" for name in sorted(bad, key=lambda name: name != "loss")]
+                member, saved = self.members[i], self.checkpoints[i].latest_step()
+                self.failed[i] = UserError(
+                    f"step {step}: {', '.join(bad)}. Lower --learning-rate (now "
+                    f"{member.training.config.learning_rate:g}) or bound the gradient by --clip-norm 1; "
+                    + ("there is no checkpoint yet." if saved is None else f"the checkpoint of step {saved} is intact.")
+                )
+                if len(self.members) > 1:
+                    (member.directory / FAILED).write_text(f"{self.failed[i]}\n")
+                    say(f"{member.directory} stops. {self.failed[i]}")
+        if not self.going():
+            raise self.failed[0]
+
+    def means(self, steps: int) -> dict[int, dict[str, float]]:
+        """Each member's train metrics over the steps of the epoch so far."""
+        totals = jax.device_get(self.unstack(self.totals))
+        return {i: {name: float(total) / steps for name, total in totals[i].items()} for i in self.going()}
+
+    def evaluate(self) -> dict[int, dict[str, float]]:
+        """Each member's test metrics."""
+        states, everywhere = self.unstack(self.state), shardings(self.data_mesh)[0]
+        tests = {}
+        for i in self.going():
+            training, params = self.members[i].training, jax.device_put(states[i].best_params, everywhere)
+            evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
+            tests[i] = evaluate(params, training.test.images, test_key, int(states[i].step))
+        return tests
+
+    def clear_totals(self) -> None:
+        """Begin a new epoch."""
+        self.totals = jax.tree.map(jnp.zeros_like, self.totals)
+
+    def save(self, step: int, losses: Mapping[int, float]) -> None:
+        """A checkpoint of each member, with the test loss that tells which is best."""
+        items = self.unstack((self.state, self.totals))
+        for i, loss in losses.items():
+            checkpoint.save(self.checkpoints[i], step, checkpoint_items(*items[i]), loss)
