@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 import tyro
+from arithmetic import macs
 from rich.console import Console
 from rich.table import Table
 
@@ -44,13 +45,6 @@ CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
 }
 PEAK = "matmul"
 MATMUL_FLOPS = 2 * 2048**3
-# Multiplications and additions of one forward pass for one image, by the model's definition: convolutions as written,
-# upsampled images in full. A training step is three times that.
-MACS = {
-    "tutorial_conv": 784 * 9 * 32 + 196 * 9 * 32 * 64 + 3136 * 16 + 16 * 4 + 2 * 3136
-    + 49 * 9 * 64 * 64 + 196 * 9 * 64 * 32 + 784 * 9 * 32,
-    "gated_mlp": 784 * 600 + 300 * 600 + 300 * 80 + 40 * 600 + 300 * 600 + 300 * 784,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,7 +151,7 @@ def measure(job: Job, names: tuple[str, ...], images: np.ndarray, rounds: int) -
         each["images_per_second"] = items / median(seconds)
         each["times_slower"] = median(s / o for s, o in zip(seconds, ours, strict=True))
         if job.kind == "train":
-            flops = 2 * passes * MACS[job.model] * items
+            flops = 2 * passes * macs(job.model, latent_dim=job.latent_dim) * items
             each["fraction_of_peak"] = median(flops / s / p for s, p in zip(seconds, peak, strict=True))
     return {"peak_flops": median(peak), "contenders": found}
 

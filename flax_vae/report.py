@@ -56,7 +56,8 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, dict[str, Any
 
     names = [name for name in next(record for _, record in members if record) if name.startswith("test_")]
     table, rows = Table(box=None, pad_edge=False), []
-    for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in names)):
+    shown = [name for name in ("test_loss", "test_rate", "test_distortion") if name in names]
+    for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in shown)):
         table.add_column(column, justify="left" if not column else "right")
     labels = settings([config for config, _ in members])
     for label in dict.fromkeys(labels):
@@ -66,7 +67,8 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, dict[str, Any
         values = {name: [record[name] for _, record in group if record] for name in names} if seeds else {}
         spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
         rows.append(row | spread)
-        table.add_row(label, str(len(seeds)), str(len(failed)), *map(mean_and_deviation, values.values()))
+        numbers = [mean_and_deviation(values[name]) if seeds else "" for name in shown]
+        table.add_row(label, str(len(seeds)), str(len(failed)), *numbers)
     (directory / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
     Console().print(table)
 

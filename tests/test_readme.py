@@ -15,9 +15,6 @@ SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTAL
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

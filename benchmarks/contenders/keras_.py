@@ -106,4 +106,5 @@ def prepare(task: Task):
     return train
 
 
-serve(prepare)
+if __name__ == "__main__":
+    serve(prepare)
