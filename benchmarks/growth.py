@@ -83,6 +83,7 @@ class Steps:
         images = np.random.default_rng(0).integers(0, 256, (size.batch_size, *size.image_shape), dtype=np.uint8)
         state = init_state(vae, tx, jax.random.key(0), size.image_shape)
         memory = jax.jit(step).lower(state, images).compile().memory_analysis()
+        assert memory
         self.megabytes = (
             memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
             - memory.alias_size_in_bytes

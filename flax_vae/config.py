@@ -51,8 +51,8 @@ class Config:
     """Its rate, or the peak of it."""
     warmup_steps: int = 100
     """Steps over which the rate rises linearly from 0, at most a tenth of the training."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """What the rate does then: stay, or fall to 1 % along a cosine."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """What the rate does then: stay, fall to 0 along a line, or to 1 % along a cosine."""
     clip_norm: float = 0.0
     """Largest global norm of the gradient; 0 for none."""
     ema_decay: float = 0.0
@@ -90,7 +90,13 @@ class Config:
 RECIPES: Mapping[str, Config] = {
     "gated_mlp": Config(),
     "tutorial_conv": Config(
-        preset="tutorial_conv", epochs=50, microbatch_size=8, learning_rate=1e-3, warmup_steps=0, schedule="constant"
+        preset="tutorial_conv",
+        epochs=2,
+        batch_size=32,
+        microbatch_size=8,
+        optimizer="muon",
+        learning_rate=1e-2,
+        schedule="linear",
     ),
     "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
 }

@@ -46,7 +46,11 @@ def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -
     The same holds for columns: four 2x2 kernels, one for each phase (even or odd row, even or odd column). One
     convolution of the small image has them all as output channels. It gives a value for every 2x2 window, those over
     the edges included, and an odd phase begins one window later than an even one.
+
+    With few output channels it is cheaper to add after multiplying: see `_upsample_conv_by_taps`.
     """
+    if kernel.shape[-1] <= FEW_CHANNELS // 4:
+        return _upsample_conv_by_taps(x, kernel)
     b, h, w, i = x.shape
     taps = _TAPS.astype(kernel.dtype)
     # Sums of a few weights: exact also where matrix products are not, by default.
@@ -54,6 +58,23 @@ def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -
     y = _conv(x, phases.reshape(2, 2, i, -1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
     rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+
+
+def _upsample_conv_by_taps(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b 2*h 2*w o"]:
+    """The function of `upsample_conv` as one matrix product, each pixel with all nine taps, and sums of the results."""
+    b, h, w, i = x.shape
+    y = (x.reshape(-1, i) @ kernel.transpose(2, 0, 1, 3).reshape(i, -1)).reshape(b, h, w, 3, -1)
+
+    def double(y: Float[Array, "b h w 3 c"]) -> Float[Array, "b h-2 2 w c"]:
+        """The equations of `upsample_conv` along the rows; y[..., u, :] are the products with tap u."""
+        above, here, below = y[:, :-2], y[:, 1:-1], y[:, 2:]
+        even = above[..., 0, :] + here[..., 1, :] + here[..., 2, :]
+        odd = here[..., 0, :] + here[..., 1, :] + below[..., 2, :]
+        return jnp.stack([even, odd], 2)
+
+    rows = double(jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))).reshape(b, 2 * h, w, 3, -1)
+    columns = jnp.pad(rows.swapaxes(1, 2), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return double(columns).reshape(b, 2 * w, 2 * h, -1).swapaxes(1, 2)
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:

@@ -243,7 +243,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             learning_rate,
             total_steps,
             warmup_steps=min(config.warmup_steps, total_steps // 10),
-            cosine=config.schedule == "cosine",
+            schedule=config.schedule,
             clip_norm=config.clip_norm,
         )
 

@@ -19,7 +19,7 @@ Images = UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 
 
-_AT_ONCE = 64  # images that a CPU decodes at a time: what they pass through stays in its caches
+_AT_ONCE = 32  # images that a CPU decodes at a time: what they pass through stays in its caches
 
 
 def _each(function: Callable[[Any], Any], xs: Any) -> Any:

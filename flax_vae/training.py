@@ -21,7 +21,25 @@ from flax_vae.vae import VAE, init, variables
 
 Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
 _DATA = "data"  # the mesh axis along which devices share a batch
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
+
+
+def _muon(learning_rate: optax.Schedule) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024), with convolution kernels "kh kw i o" as matrices "(kh kw i) o".
+
+    Left to itself Optax's takes matrices only. Vectors, and kernels with a single output, get Adam at the same rate.
+    """
+
+    def dimensions(params: Any) -> Any:
+        def of(leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+            *inputs, outputs = range(leaf.ndim)
+            return optax.contrib.MuonDimensionNumbers(inputs, (outputs,)) if inputs and leaf.shape[-1] > 1 else None
+
+        return jax.tree.map(of, params)
+
+    return optax.contrib.muon(learning_rate, adam_b2=0.99, muon_weight_dimension_numbers=dimensions)
+
+
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": _muon}
 
 
 @struct.dataclass
@@ -68,24 +86,27 @@ def make_optimizer(
     learning_rate: float | Array,
     total_steps: int,
     warmup_steps: int = 0,
-    cosine: bool = False,
+    schedule: str = "constant",
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """An Optax optimiser whose rate warms up linearly, then stays or falls to 1 % of its peak along a cosine.
+    """An Optax optimiser whose rate warms up linearly, then stays or falls.
 
     Args:
         name: a key of `OPTIMIZERS`.
         learning_rate: the peak.
         total_steps: updates in the whole training, warm-up included.
+        schedule: "constant", "linear" (to 0) or "cosine" (to 1 %).
         clip_norm: largest global norm of the gradient; 0 leaves it as it is.
     """
-    schedule = optax.constant_schedule(learning_rate)
-    if cosine:
-        schedule = optax.cosine_decay_schedule(learning_rate, max(total_steps - warmup_steps, 1), alpha=0.01)
+    steps = max(total_steps - warmup_steps, 1)
+    rate = {
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, steps, alpha=0.01),
+    }[schedule]
     if warmup_steps:
-        warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-        schedule = optax.join_schedules([warmup, schedule], [warmup_steps])
-    optimizer = OPTIMIZERS[name](schedule)
+        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
+    optimizer = OPTIMIZERS[name](rate)
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 

@@ -226,7 +226,7 @@ def test_help_names_the_flags_and_the_presets_recipe(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    for preset, epochs in (("gated_mlp", "8"), ("tutorial_conv", "50")):
+    for preset, epochs in (("gated_mlp", "8"), ("tutorial_conv", "2")):
         with pytest.raises(SystemExit) as done:
             train(["--preset", preset, "--help"])
         assert done.value.code == 0

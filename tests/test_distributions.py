@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from flax_vae import Bernoulli, Normal, kl_divergence
@@ -50,6 +51,14 @@ def test_bernoulli_stays_finite_where_probabilities_round_to_zero_or_one(logit: 
     value, slope = jax.value_and_grad(log_prob)(jnp.full((1, 1, 1), logit))
     np.testing.assert_allclose(value, -max(logit, 0.0), atol=1e-6)
     np.testing.assert_allclose(slope.item(), -float(logit > 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [0.0, 1e-3, -1e-3, 5.0, -5.0, 30.0, -30.0])
+def test_bernoulli_gradient_is_x_minus_the_mean(logit: float) -> None:
+    logits = jnp.full((1, 2, 1), logit)
+    x = jnp.array([0.3, 1.0]).reshape(1, 2, 1)
+    gradient = jax.grad(lambda logits: Bernoulli(logits).log_prob(x))(logits)
+    np.testing.assert_allclose(gradient, np.asarray(x) - scipy.special.expit(np.float64(logit)), rtol=1e-6, atol=1e-7)
 
 
 def test_kl_between_normals_is_the_integral_of_its_definition() -> None:
