@@ -117,16 +117,15 @@ def _train(argv: Sequence[str]) -> None:
         config, _ = read_config((members[0] if members else Path(again.resume)) / "config.json")
         _use_machine(config, len(members))
         objective = load_objective(again.objective) if again.objective else None
-        runs = (
-            resume_many(again.resume, objective=objective) if members else [resume(again.resume, objective=objective)]
-        )
+        go_on: Callable[..., Run | list[Run]] = resume_many if members else resume
+        runs = go_on(again.resume, objective=objective)
     else:
         default = TrainArguments(RECIPES.get(_preset(argv), Config()))
         arguments = tyro.cli(TrainArguments, args=argv, default=default)
         configs = _members(arguments)
         _use_machine(arguments.config, len(configs))
-        runs = fit_many(configs, arguments.out) if len(configs) > 1 else [fit(configs[0], arguments.out)]
-    for run in runs:
+        runs = fit_many(configs, arguments.out) if len(configs) > 1 else fit(configs[0], arguments.out)
+    for run in runs if isinstance(runs, list) else [runs]:
         print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
 
 

@@ -74,6 +74,7 @@ def fit(
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
     directory = _free_directory(config, out)
     _create(directory, training)
+    _point_latest(directory)
     train(directory, [Member(directory, training, training.fresh_state(), totals)])
     return _finish(directory, training)
 
@@ -109,7 +110,6 @@ def fit_many(
         own = replace(training, config=config)
         _create(directory / name, own)
         members.append(Member(directory / name, own, own.fresh_state(), totals))
-    (directory / "latest").unlink()
     _point_latest(directory)
     return _finish_many(directory, members)
 
@@ -133,14 +133,17 @@ def resume(directory: str | Path, vae: VAE | None = None, objective: Objective |
 def resume_many(directory: str | Path, vae: VAE | None = None, objective: Objective | None = None) -> list[Run]:
     """Go on with the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     directory = Path(directory)
-    going = [path for path in member_directories(directory) if not (path / FAILED).exists()]
+    paths = member_directories(directory)
+    configs = [read_config(path / "config.json")[0] for path in paths]
+    if not paths or [path.name for path in paths] != member_names(configs):
+        raise UserError(f"{directory} does not hold runs that were trained together: name the one to go on with.")
+    going = {path: config for path, config in zip(paths, configs, strict=True) if not (path / FAILED).exists()}
     if not going:
-        raise UserError(f"{directory}: every run in it came to a loss that is not finite; see its {FAILED}.")
+        raise UserError(f"{directory}: every run in it came to a loss that is not finite; see their {FAILED}.")
     step = checkpoint.common_step([path / "checkpoints" for path in going])
-    configs = [read_config(path / "config.json")[0] for path in going]
-    training = _prepare_again(going[0], configs[0], vae, objective)
+    training = _prepare_again(paths[0], configs[0], vae, objective)
     members = []
-    for path, config in zip(going, configs, strict=True):
+    for path, config in going.items():
         checkpoint.forget_after(path / "checkpoints", step)
         members.append(_member_again(path, replace(training, config=config), step))
     return _finish_many(directory, members)
@@ -164,6 +167,8 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
         UserError: no run directory, a damaged one, or one of another model.
     """
     directory = Path(directory)
+    if members := member_directories(directory):
+        raise UserError(f"{directory} holds {len(members)} runs: name one of them, as {members[0]}.")
     config, image_shape = read_config(directory / "config.json")
     vae = (vae or PRESETS[config.preset](image_shape, config.latent_dim)).clone(dtype=config.precision)
     which = "averaged_params" if config.ema_decay else "params"
@@ -277,7 +282,7 @@ def _data_sums(training: Training) -> dict[str, Any]:
 
 
 def _create(directory: Path, training: Training) -> None:
-    """Make the run directory: configuration, provenance, a few test images, and `latest` beside it."""
+    """Make the run directory: configuration, provenance and a few test images."""
     directory.mkdir(parents=True, exist_ok=True)
     config = training.config
     data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
@@ -296,7 +301,6 @@ def _create(directory: Path, training: Training) -> None:
     }
     (directory / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     np.save(directory / "examples.npy", training.test.images[:_EXAMPLES])
-    _point_latest(directory)
 
 
 def _free_directory(config: Config, out: str | Path | None) -> Path:
@@ -309,6 +313,7 @@ def _free_directory(config: Config, out: str | Path | None) -> Path:
 
 
 def _point_latest(directory: Path) -> None:
+    """Let `latest`, beside the directory, be another name of it."""
     latest = directory.parent / "latest"
     if latest.is_symlink() or not latest.exists():
         latest.unlink(missing_ok=True)
@@ -325,9 +330,10 @@ def _finish(directory: Path, training: Training) -> Run:
 def _finish_many(directory: Path, members: Sequence[Member]) -> list[Run]:
     """Train to the end, look at the results, and sum them up."""
     failed = train(directory, members)
-    runs = {i: _finish(one.directory, one.training) for i, one in enumerate(members) if i not in failed}
-    write_summary(
-        directory,
-        [(one.training.config, runs[i].metrics[-1] if i in runs else None) for i, one in enumerate(members)],
-    )
-    return list(runs.values())
+    runs = [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in failed]
+    summary = [
+        (read_config(path / "config.json")[0], None if (path / FAILED).exists() else read_metrics(path)[-1])
+        for path in member_directories(directory)
+    ]
+    write_summary(directory, summary)
+    return runs

@@ -156,9 +156,28 @@ def test_an_objective_from_the_users_own_file(
     assert train(["--resume", "run", "--objective", "my_losses:iwae"]) == 0
 
 
+@pytest.mark.usefixtures("without_pictures")
+def test_seeds_are_trained_together_and_summed_up(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--batch-size", "50"]
+    group = tmp_path / "group"
+    assert train([*words, "--seeds", "2", "--seed", "5", "--out", str(group)]) == 0
+    out = capsys.readouterr().out
+    losses = [load_run(group / f"seed-{seed}").metrics[-1]["test_loss"] for seed in (5, 6)]
+    spread = f"{np.mean(losses):.2f} ± {np.std(losses, ddof=1):.2f}"
+    assert out.count(f"test loss {spread}") == 1  # the epoch's line
+    assert out.count(spread) == 2  # and the table
+    assert f"python sample.py {group / 'seed-6'}\n" in out
+    assert train(["--resume", str(group)]) == 0
+    assert spread in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seeds", "0"], "--seeds must be at least 1"),
         (["--dataset", "fashion_mnits"], "fashion_mnist"),
         (["--dataset", "absent/folder"], "absent/folder"),
         (["--learning-rate", "-1"], "--learning-rate must be greater than 0"),

@@ -52,6 +52,8 @@ def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) ->
     assert [(row["beta"], row["seeds"]) for row in summary] == [(1.0, [0, 1]), (4.0, [0, 1])]
     losses = [run.metrics[-1]["test_loss"] for run in runs[2:]]
     assert summary[1]["test_loss"] == pytest.approx({"mean": np.mean(losses), "sd": np.std(losses, ddof=1)})
+    with pytest.raises(UserError, match=r"holds 4 runs: name one of them, as .*beta-1-seed-0"):
+        load_run(runs[0].directory.parent)
     assert (runs[0].directory.parents[1] / "latest").resolve() == runs[0].directory.parent.resolve()
     assert not (runs[0].directory.parent / "latest").exists()
 
@@ -132,3 +134,9 @@ def test_configurations_that_are_no_members_are_refused(
     with pytest.raises(UserError, match=message):
         fit_many([replace(configs[0], **change) for change in changes], tmp_path / "group")
     assert not (tmp_path / "group").exists()
+
+
+def test_runs_that_were_not_trained_together_are_not_resumed_together(runs: list[Run], tmp_path: Path) -> None:
+    shutil.copytree(runs[0].directory, tmp_path / "mine")
+    with pytest.raises(UserError, match="does not hold runs that were trained together"):
+        resume_many(tmp_path)
