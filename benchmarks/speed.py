@@ -123,7 +123,7 @@ def make_task(job: Job, images: np.ndarray) -> Task:
 
 
 def measure(job: Job, names: tuple[str, ...], images: np.ndarray, rounds: int) -> dict[str, Any]:
-    """Seconds of each round and the loss of the last one, for every contender and for the peak."""
+    """Seconds of each round and the loss of the very first steps, for every contender and for the peak."""
     with tempfile.TemporaryDirectory() as folder:
         task_file = Path(folder) / "task.npz"
         make_task(job, images).save(task_file)
@@ -136,8 +136,9 @@ def measure(job: Job, names: tuple[str, ...], images: np.ndarray, rounds: int) -
         for turn in range(rounds + 1):
             for name, contender in contenders.items():
                 answer = contender.turn(amounts[name])
-                found[name]["loss"] = answer["loss"]
-                if turn:
+                if turn == 0:  # every contender has the same parameters and batches behind it
+                    found[name]["loss"] = answer["loss"]
+                else:
                     found[name]["seconds"].append(answer["seconds"])
                 print(f"round {turn}  {name:24} {answer['seconds']:.2f} s", file=sys.stderr, flush=True)
         for contender in contenders.values():
