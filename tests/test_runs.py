@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config
         loss = -vae.infer(x, key).likelihood.log_prob(x)[0]
         return loss * jax.numpy.where(step < 14, 1.0, jax.numpy.inf), {"calm": loss}
 
-    message = r"step 15: gradient_norm is nan, loss is inf\. Lower --learning-rate.*of step 12 is intact"
+    message = r"step 15: loss is inf, gradient_norm is nan\. Lower --learning-rate.*of step 12 is intact"
     with pytest.raises(UserError, match=message):
         fit(config, tmp_path / "run", objective=explodes)
     assert load_run(tmp_path / "run").metrics[-1]["step"] == 12
