@@ -26,6 +26,7 @@ from flax_vae import (
     make_optimizer,
     make_train_step,
     tutorial_conv,
+    use_machine,
 )
 from flax_vae.presets import mean_logit
 from flax_vae.training import data_mesh, epoch_indices, make_train_steps, shardings, to_unit
@@ -52,7 +53,7 @@ def alive(vae: VAE, state: TrainState, images: np.ndarray) -> float:
 
 def main(arguments: Arguments) -> None:
     """Measure and print."""
-    jax.config.update("jax_num_cpu_devices", 2)
+    use_machine(2)
     images = load_images("fashion_mnist", "train").images
     vae, tx = (
         tutorial_conv((28, 28, 1), output_bias=mean_logit(images)),

@@ -24,6 +24,7 @@ import jax
 import numpy as np
 import tyro
 from arithmetic import macs
+from flax.traverse_util import flatten_dict
 from rich.console import Console
 from rich.table import Table
 
@@ -80,7 +81,7 @@ class Contender:
     """A process that waits for its turn."""
 
     def __init__(self, script: str, variables: dict[str, str], task_file: Path) -> None:
-        """Start it; `wait` returns when it has built its model."""
+        """Start it; its first `answer` says that it has built its model."""
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables
         self.script, self.log = script, task_file.with_name(f"{script}-{time.monotonic_ns()}.log")
         self.process = subprocess.Popen(
@@ -115,8 +116,7 @@ class Contender:
 def make_task(job: Job, images: np.ndarray) -> Task:
     """The first parameters, the order of the images and the latents, all of seed 0."""
     vae = PRESETS[job.model]((28, 28, 1), job.latent_dim, mean_logit(images))
-    leaves = jax.tree_util.tree_leaves_with_path(init(vae, jax.random.key(0), (28, 28, 1)))
-    params = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+    params = flatten_dict(jax.device_get(init(vae, jax.random.key(0), (28, 28, 1))), sep=".")
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(10_000, job.latent_dim)).astype(np.float32)
     return Task(job.kind, job.model, job.batch_size, rng.permutation(images), latents, params)

@@ -9,7 +9,6 @@ turns. Prints a table and writes start.json.
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from statistics import median
 
 import numpy as np
 import tyro
+from processes import lines_of
 from rich.console import Console
 from rich.table import Table
 
@@ -36,19 +36,11 @@ class Arguments:
 
 
 def seconds_until(line: str, command: list[str], cache: Path) -> float:
-    """Seconds from the start of a process to a line that begins so; "" is the process's end."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+    """Seconds from the start of a process to the first line that begins so; "" is the process's end."""
     began, reached = time.perf_counter(), 0.0
-    with subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout
-        for printed in process.stdout:
-            if line and printed.startswith(line):
-                reached = time.perf_counter() - began
-        errors = process.communicate()[1]
-    if process.returncode:
-        raise SystemExit(f"{command}: {errors[-2000:]}")
+    for seconds, printed in lines_of(*command, XDG_CACHE_HOME=str(cache)):
+        if line and printed.startswith(line):
+            reached = reached or seconds
     return reached or time.perf_counter() - began
 
 

@@ -69,14 +69,12 @@ def in_turns(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 def members(count: int, rounds: int, steps: int = 100) -> dict[str, float]:
     """Member-images per second together and one after another: each side runs with its own number of devices."""
-    queues = []
     with get_context("spawn").Pool(1) as together, get_context("spawn").Pool(1) as alone:
         for side, number in ((together, count), (alone, 1)):
             side.apply(_prepare_members, (number, steps))
-            queues.append(side)
         seconds: tuple[list[float], list[float]] = ([], [])
         for turn in range(rounds + 1):
-            for side, found in zip(queues, seconds, strict=True):
+            for side, found in zip((together, alone), seconds, strict=True):
                 taken = side.apply(_train_members)
                 if turn:
                     found.append(taken)

@@ -11,17 +11,15 @@ writes time_to_loss.json.
 import json
 import os
 import re
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from processes import lines_of
 from rich.console import Console
 from rich.table import Table
 
@@ -38,21 +36,6 @@ class Arguments:
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: tuple[int, ...] = (1, 2)
     keras_epochs: int = 3
-
-
-def lines_of(*command: object) -> Iterator[tuple[float, str]]:
-    """Each line that a process prints, with the seconds since its start."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    began = time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env=environment,
-    ) as process:  # fmt: skip
-        assert process.stdout
-        for line in process.stdout:
-            yield time.perf_counter() - began, line
-    if process.returncode:
-        raise SystemExit(f"{command} ended with exit code {process.returncode}")
 
 
 def train(folder: Path, epochs: int, seed: int) -> dict[str, Any]:

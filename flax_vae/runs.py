@@ -126,7 +126,7 @@ def resume(directory: str | Path, vae: VAE | None = None, objective: Objective |
     directory = Path(directory)
     config, _ = read_config(directory / "config.json")
     training = _prepare_again(directory, config, vae, objective)
-    train(directory, [_member_again(directory, training, "last")])
+    train(directory, [_member_again(directory, training, "last", _abstract_items(training))])
     return _finish(directory, training)
 
 
@@ -142,10 +142,10 @@ def resume_many(directory: str | Path, vae: VAE | None = None, objective: Object
         raise UserError(f"{directory}: every run in it came to a loss that is not finite; see their {FAILED}.")
     step = checkpoint.common_step([path / "checkpoints" for path in going])
     training = _prepare_again(paths[0], configs[0], vae, objective)
-    members = []
+    items, members = _abstract_items(training), []
     for path, config in going.items():
         checkpoint.forget_after(path / "checkpoints", step)
-        members.append(_member_again(path, replace(training, config=config), step))
+        members.append(_member_again(path, replace(training, config=config), step, items))
     return _finish_many(directory, members)
 
 
@@ -265,10 +265,16 @@ def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: 
     return training
 
 
-def _member_again(directory: Path, training: Training, which: Literal["last"] | int) -> Member:
+def _abstract_items(training: Training) -> dict[str, Any]:
+    """Shapes and types of a checkpoint, the same for all members: tracing the objective takes its time."""
+    return jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
+
+
+def _member_again(
+    directory: Path, training: Training, which: Literal["last"] | int, abstract_items: dict[str, Any]
+) -> Member:
     """A run as its checkpoint left it; what was reported after that is dropped."""
-    abstract = jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
-    items = checkpoint.restore(directory / "checkpoints", which, abstract)
+    items = checkpoint.restore(directory / "checkpoints", which, abstract_items)
     rest = items["optimizer"]
     _, train_key, _ = training.keys()
     state = TrainState(rest["step"], items["params"], rest["opt_state"], items.get("averaged_params"), train_key)

@@ -1,6 +1,7 @@
 """A VAE is a few distributions: networks and densities joined into one Linen module."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -102,11 +103,12 @@ class StandardNormal(nn.Module):
         return Normal(zeros, zeros)
 
 
+@partial(jax.jit, static_argnums=(0, 2))
 def init(vae: VAE, key: Key[Array, ""], image_shape: tuple[int, int, int]) -> Any:
-    """Parameters of a fresh model, as a pytree, for images of one shape "h w c"."""
+    """Parameters of a fresh model, as a pytree, for images of one shape "h w c"; compiled once for all keys."""
     init_key, draw_key = jax.random.split(key)
     in_float32 = vae.clone(dtype="float32")  # whatever it is to compute in later
-    return jax.jit(in_float32.init)(init_key, jnp.zeros((1, *image_shape)), draw_key)["params"]
+    return in_float32.init(init_key, jnp.zeros((1, *image_shape)), draw_key)["params"]
 
 
 def variables(vae: VAE, params: Any) -> dict[str, Any]:

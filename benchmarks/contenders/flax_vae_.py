@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from task import Task, serve
 
 from flax_vae import ELBO, decode, init_state, make_optimizer, make_train_step, use_machine
@@ -19,13 +20,7 @@ def prepare(task: Task):
     use_machine(os.cpu_count() if recipe.microbatch_size and task.kind == "train" else 1)
     latent_dim = task.latents.shape[1]
     vae, tx = PRESETS[task.model]((28, 28, 1), latent_dim), make_optimizer("adam", 1e-3, 1)
-    params: dict = {}
-    for name, value in task.params.items():
-        *path, leaf = name.split(".")
-        branch = params
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[leaf] = value
+    params = unflatten_dict(task.params, sep=".")
     if task.kind == "decode":
         latents = jax.device_put(task.latents)
         params = jax.device_put(params)
