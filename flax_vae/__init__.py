@@ -9,10 +9,11 @@ from flax_vae.errors import UserError
 from flax_vae.evaluation import log_likelihood
 from flax_vae.machine import use_machine
 from flax_vae.objectives import ELBO, Cyclical, Warmup, distortion, log_weights, rate
+from flax_vae.optimizers import make_optimizer
 from flax_vae.presets import gated_mlp, tutorial_conv, tutorial_dense
 from flax_vae.runs import Run, fit, fit_many, load_run, resume, resume_many
 from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
-from flax_vae.training import TrainState, init_state, make_optimizer, make_train_step
+from flax_vae.training import TrainState, init_state, make_train_step
 from flax_vae.vae import VAE, DiagonalNormal, Inference, StandardNormal, bind, init
 
 __all__ = [

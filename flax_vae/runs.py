@@ -25,10 +25,11 @@ from flax_vae.errors import UserError
 from flax_vae.loop import train
 from flax_vae.members import FAILED, Member, Training, checkpoint_items
 from flax_vae.objectives import ELBO, Cyclical, Objective
+from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
 from flax_vae.presets import PRESETS, mean_logit
 from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
-from flax_vae.training import TrainState, make_optimizer
+from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
 
 _EXAMPLES = 64  # test images kept in the run, so that sampling needs no data set

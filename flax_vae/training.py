@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optax.contrib
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Float, Int, Key, UInt8
@@ -21,25 +20,6 @@ from flax_vae.vae import VAE, init, variables
 
 Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
 _DATA = "data"  # the mesh axis along which devices share a batch
-
-
-def _muon(learning_rate: optax.Schedule) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024), with convolution kernels "kh kw i o" as matrices "(kh kw i) o".
-
-    Left to itself Optax's takes matrices only. Vectors, and kernels with a single output, get Adam at the same rate.
-    """
-
-    def dimensions(params: Any) -> Any:
-        def of(leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
-            *inputs, outputs = range(leaf.ndim)
-            return optax.contrib.MuonDimensionNumbers(inputs, (outputs,)) if inputs and leaf.shape[-1] > 1 else None
-
-        return jax.tree.map(of, params)
-
-    return optax.contrib.muon(learning_rate, adam_b2=0.99, muon_weight_dimension_numbers=dimensions)
-
-
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": _muon}
 
 
 @struct.dataclass
@@ -79,35 +59,6 @@ def init_state(
     params = init(vae, init_key, image_shape)
     averaged = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
-
-
-def make_optimizer(
-    name: str,
-    learning_rate: float | Array,
-    total_steps: int,
-    warmup_steps: int = 0,
-    schedule: str = "constant",
-    clip_norm: float = 0.0,
-) -> optax.GradientTransformation:
-    """An Optax optimiser whose rate warms up linearly, then stays or falls.
-
-    Args:
-        name: a key of `OPTIMIZERS`.
-        learning_rate: the peak.
-        total_steps: updates in the whole training, warm-up included.
-        schedule: "constant", "linear" (to 0) or "cosine" (to 1 %).
-        clip_norm: largest global norm of the gradient; 0 leaves it as it is.
-    """
-    steps = max(total_steps - warmup_steps, 1)
-    rate = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, steps),
-        "cosine": optax.cosine_decay_schedule(learning_rate, steps, alpha=0.01),
-    }[schedule]
-    if warmup_steps:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
-    optimizer = OPTIMIZERS[name](rate)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 
 def to_unit(images: Images) -> Float[Array, "b h w c"]:

@@ -95,48 +95,6 @@ def test_averaged_parameters_follow_their_definition(images: np.ndarray) -> None
     assert state.best_params is state.averaged_params
 
 
-def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
-    """Read off plain gradient descent's answer to a gradient of one, through Adam's sign."""
-    tx = make_optimizer("adam", 0.1, total_steps=100, warmup_steps=10, schedule="cosine")
-    state, sizes = tx.init(jnp.zeros(())), []
-    for _ in range(100):
-        update, state = tx.update(jnp.ones(()), state, jnp.zeros(()))
-        sizes.append(-float(update))
-    np.testing.assert_allclose(sizes[:11], np.arange(11) / 100, atol=1e-4)
-    np.testing.assert_allclose(sizes[55], 0.1 * (0.99 * 0.5 + 0.01), atol=1e-3)
-    assert 0.001 <= sizes[99] < 0.0012
-
-
-def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
-    tx = make_optimizer("adam", 0.1, 10, clip_norm=1.0)
-    gradient = {"a": jnp.array([300.0, 400.0])}
-    _, state = tx.update(gradient, tx.init(gradient), gradient)
-    first_moment = next(leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
-    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "rate"), [("adam", 2e-3), ("adamw", 2e-3), ("muon", 2e-2)])
-def test_every_optimiser_trains(name: str, rate: float, images: np.ndarray) -> None:
-    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, rate, 30, warmup_steps=3, schedule="cosine")
-    state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, ELBO(), tx)
-    losses = []
-    for _ in range(30):
-        state, metrics = step(state, images)
-        losses.append(float(metrics["loss"]))
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_muon_orthogonalises_kernels_of_convolutions_too() -> None:
-    """Its steps on a kernel "kh kw i o" are those on the same numbers as a matrix "(kh kw i) o"."""
-    kernel, gradient = (jax.random.normal(jax.random.key(seed), (3, 3, 4, 8)) for seed in (0, 1))
-    tx = make_optimizer("muon", 0.1, 10)
-    params, gradients = (kernel, kernel.reshape(36, 8)), (gradient, gradient.reshape(36, 8))
-    (step, as_matrix), _ = tx.update(gradients, tx.init(params), params)
-    np.testing.assert_allclose(step.reshape(36, 8), as_matrix, atol=1e-6)
-    singular_values = np.linalg.svd(as_matrix, compute_uv=False)
-    assert singular_values.max() / singular_values.min() < 2 < np.linalg.cond(gradient.reshape(36, 8))
-
-
 def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"--devices 99: there are \d+ \("):
         data_mesh(198, 99)
