@@ -16,7 +16,7 @@ FORMAT = 1  # of config.json; raised when an older program could misread a newer
 class Config:
     """A training: model, data, objective and recipe."""
 
-    preset: Literal["gated_mlp", "tutorial_conv", "tutorial_dense"] = "gated_mlp"
+    preset: Literal["gated_mlp", "residual_conv", "tutorial_conv", "tutorial_dense"] = "gated_mlp"
     """Model and its recipe: the defaults below are those of the preset that is named."""
     dataset: str = "fashion_mnist"
     """Name of a TFDS image set, or a path: a folder of images, .npy or .npz."""
@@ -89,6 +89,16 @@ class Config:
 
 RECIPES: Mapping[str, Config] = {
     "gated_mlp": Config(),
+    "residual_conv": Config(
+        preset="residual_conv",
+        epochs=2,
+        batch_size=32,
+        microbatch_size=8,
+        optimizer="muon",
+        learning_rate=1e-2,
+        warmup_steps=50,
+        schedule="linear",
+    ),
     "tutorial_conv": Config(
         preset="tutorial_conv",
         epochs=2,
@@ -96,6 +106,7 @@ RECIPES: Mapping[str, Config] = {
         microbatch_size=8,
         optimizer="muon",
         learning_rate=1e-2,
+        warmup_steps=50,
         schedule="linear",
     ),
     "tutorial_dense": Config(preset="tutorial_dense", epochs=15),

@@ -29,6 +29,18 @@ def _bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.In
     return bias
 
 
+def _glorot_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "kh kw i o"]:
+    """U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
+    # Drawn flat: XLA compiles that four times sooner than a draw with four axes.
+    height, width, inputs, outputs = shape
+    limit = (6 / (height * width * (inputs + outputs))) ** 0.5
+    return jax.random.uniform(key, (prod(shape),), dtype, -limit, limit).reshape(shape)
+
+
+def _dense(features: int, **kwargs: Any) -> nn.Dense:
+    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
+
+
 class Conv(nn.Module):
     """3x3 convolution, stride 1, zero padding; with `upsample` the input is first doubled by nearest neighbours.
 
@@ -38,13 +50,14 @@ class Conv(nn.Module):
 
     features: int
     upsample: bool = False
+    kernel_init: nn.initializers.Initializer = _glorot_uniform
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
         """Images "b h w i" -> "b h w o", or "b 2h 2w o" with `upsample`."""
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", _glorot_uniform, shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.features,))
         convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
         # The bias is added in float32 at least: its gradient is a sum over all pixels, which bfloat16 would lose.
@@ -87,6 +100,64 @@ class TutorialConvDecoder(nn.Module):
         h = nn.relu(Conv(64)(h))
         h = nn.relu(Conv(32, upsample=True)(h))
         h = Conv(channels, upsample=True, bias_init=_bias_init(self.output_bias, self.image_shape))(h)
+        return h[:, :height, :width]
+
+
+def _normalised(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    return nn.silu(nn.GroupNorm(num_groups=8)(x))
+
+
+class ResidualBlock(nn.Module):
+    """x + f(x) with f twice GroupNorm, SiLU and a convolution (He et al. 2016, Wu & He 2018).
+
+    Where the number of channels changes, x gets there by a 1x1 convolution.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Images "b h w i" -> "b h w o"."""
+        h = Conv(self.features)(_normalised(x))
+        h = Conv(self.features)(_normalised(h))
+        return h + (x if x.shape == h.shape else _dense(self.features, use_bias=False)(x))
+
+
+class ResidualEncoder(nn.Module):
+    """Residual blocks at one image size after another, each half the one before."""
+
+    features: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """Images "b h w c" of any size -> features "b f"."""
+        x = ResidualBlock(self.features[0])(Conv(self.features[0])(x))
+        for features in self.features[1:]:
+            x = ResidualBlock(features)(convolutions.max_pool(x))
+        return _normalised(x).reshape(len(x), -1)
+
+
+class ResidualDecoder(nn.Module):
+    """The mirror image of `ResidualEncoder`: residual blocks and doublings, cropped to the image's size.
+
+    The last kernel starts at 0, so that all images start as the average one.
+    """
+
+    image_shape: ImageShape
+    features: tuple[int, ...]
+    output_bias: OutputBias = 0.0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
+        """Latents "b d" -> images "b h w c", unbounded."""
+        height, width, channels = self.image_shape
+        *rest, first = self.features
+        rows, columns = (-(-side // 2 ** len(rest)) for side in (height, width))
+        h = ResidualBlock(first)(_dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
+        for features in reversed(rest):
+            h = ResidualBlock(features)(Conv(features, upsample=True)(h))
+        bias_init = _bias_init(self.output_bias, self.image_shape)
+        h = Conv(channels, kernel_init=nn.initializers.zeros, bias_init=bias_init)(_normalised(h))
         return h[:, :height, :width]
 
 
@@ -142,15 +213,3 @@ class DenseDecoder(nn.Module):
             z = self.layer(features)(z)
         bias_init = _bias_init(self.output_bias, self.image_shape)
         return _dense(prod(self.image_shape), bias_init=bias_init)(z).reshape(len(z), *self.image_shape)
-
-
-def _dense(features: int, **kwargs: Any) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
-
-
-def _glorot_uniform(key: Array, shape: tuple[int, int, int, int]) -> Float[Array, "kh kw i o"]:
-    """U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
-    # Drawn flat: XLA compiles that four times sooner than a draw with four axes.
-    height, width, inputs, outputs = shape
-    limit = (6 / (height * width * (inputs + outputs))) ** 0.5
-    return jax.random.uniform(key, (prod(shape),), minval=-limit, maxval=limit).reshape(shape)

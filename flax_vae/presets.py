@@ -13,6 +13,8 @@ from flax_vae.networks import (
     GatedDense,
     ImageShape,
     OutputBias,
+    ResidualDecoder,
+    ResidualEncoder,
     TutorialConvDecoder,
     TutorialConvEncoder,
 )
@@ -49,7 +51,17 @@ def gated_mlp(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputB
     )
 
 
-PRESETS = {preset.__name__: preset for preset in (gated_mlp, tutorial_conv, tutorial_dense)}
+def residual_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+    """Residual blocks of 16, 32 and 64 channels at the image's size, half and a quarter of it, and back."""
+    return VAE(
+        encoder=ResidualEncoder((16, 32, 64)),
+        posterior=DiagonalNormal(latent_dim),
+        prior=StandardNormal(latent_dim),
+        decoder=ResidualDecoder(image_shape, (16, 32, 64), output_bias),
+    )
+
+
+PRESETS = {preset.__name__: preset for preset in (gated_mlp, residual_conv, tutorial_conv, tutorial_dense)}
 
 
 def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
