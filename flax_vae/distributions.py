@@ -6,16 +6,20 @@ Shapes follow `sample_shape + batch_shape + event_shape`. `event_ndim` says how 
 
 import math
 from dataclasses import replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+# exp(±15) squared is far inside float32: with log-scales within it no output of a network makes latents infinite.
+MAX_LOG_SCALE = 15.0
 _LOG_2PI = math.log(2 * math.pi)
 
 
-def _sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
+def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
+    """Sum over the last `event_ndim` axes."""
     return x.sum(tuple(range(-event_ndim, 0)))
 
 
@@ -44,11 +48,12 @@ class Normal:
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=1)
+    discrete: ClassVar[bool] = False
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
         standardised = (x - self.loc) * jnp.exp(-self.log_scale)
-        return _sum_event(-0.5 * (standardised**2 + _LOG_2PI) - self.log_scale, self.event_ndim)
+        return sum_event(-0.5 * (standardised**2 + _LOG_2PI) - self.log_scale, self.event_ndim)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Reparameterised draw, loc + exp(log_scale)·ε with ε ~ N(0, I) (Kingma & Welling 2014, section 2.4)."""
@@ -61,6 +66,72 @@ class Normal:
 
     def tempered(self, temperature: float | Float[Array, ""]) -> "Normal":
         """The same normal with its standard deviation times `temperature`."""
+        return replace(self, log_scale=self.log_scale + jnp.log(temperature))
+
+
+@struct.dataclass
+class MultivariateNormal:
+    """A normal with a full covariance L Lᵀ over the last axis.
+
+    Args:
+        loc: "*b d".
+        scale_tril: L, lower triangular with a positive diagonal, "*b d d".
+    """
+
+    loc: Float[Array, "*b d"]
+    scale_tril: Float[Array, "*b d d"]
+
+    def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape + batch_shape`."""
+        difference = x - self.loc
+        scale_tril = jnp.broadcast_to(self.scale_tril, (*difference.shape, difference.shape[-1]))
+        standardised = jax.lax.linalg.triangular_solve(scale_tril, difference[..., None], left_side=True, lower=True)
+        return -0.5 * ((standardised[..., 0] ** 2).sum(-1) + x.shape[-1] * _LOG_2PI) - self.log_determinant()
+
+    def log_determinant(self) -> Float[Array, "*b"]:
+        """log det L, half that of the covariance."""
+        return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)).sum(-1)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
+        """Reparameterised draw, loc + L ε with ε ~ N(0, I)."""
+        noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
+        return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise)
+
+    def mean(self) -> Float[Array, "*b d"]:
+        """The location."""
+        return self.loc
+
+
+@struct.dataclass
+class NormalMixture:
+    """A mixture of m independent normals over the last axis, one for all of an event.
+
+    Args:
+        logits: of the components, "m".
+        loc, log_scale: "m d".
+    """
+
+    logits: Float[Array, " m"]
+    loc: Float[Array, "m d"]
+    log_scale: Float[Array, "m d"]
+
+    def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape`."""
+        of_components = Normal(self.loc, self.log_scale).log_prob(x[..., None, :])
+        return jax.nn.logsumexp(of_components + jax.nn.log_softmax(self.logits), axis=-1)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
+        """Draw a component, then from it; no gradient reaches the logits."""
+        which_key, key = jax.random.split(key)
+        which = jax.random.categorical(which_key, self.logits, shape=sample_shape)
+        return Normal(self.loc[which], self.log_scale[which]).sample(key)
+
+    def mean(self) -> Float[Array, " d"]:
+        """Mean of the components' means, with their weights."""
+        return jax.nn.softmax(self.logits) @ self.loc
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "NormalMixture":
+        """The same mixture with the standard deviation of every component times `temperature`."""
         return replace(self, log_scale=self.log_scale + jnp.log(temperature))
 
 
@@ -78,6 +149,7 @@ class Bernoulli:
 
     logits: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=3)
+    discrete: ClassVar[bool] = True
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability in nats: `sample_shape + batch_shape`."""
@@ -96,9 +168,21 @@ class Bernoulli:
         return jax.nn.sigmoid(self.logits)
 
 
-def kl_divergence(q: Normal, p: Normal) -> Float[Array, "..."]:
-    """KL(q || p) in nats, closed form: ½ Σ [σ²/τ² + (μ-m)²/τ² - 1 - log σ²/τ²] for q = N(μ, σ²), p = N(m, τ²)."""
+def kl_divergence(q: "Normal | MultivariateNormal", p: Normal) -> Float[Array, "..."]:
+    """KL(q || p) in nats, closed form, for a normal p of independent dimensions, p = N(m, τ²).
+
+    With q = N(μ, Σ) and the variances σ² on the diagonal of Σ:
+
+        ½ Σ_d [σ²/τ² + (μ-m)²/τ² - 1 - log σ²/τ²]  +  ½ [Σ_d log σ² - log det Σ]
+
+    where the second part is the KL that the correlations add; it is 0 for independent dimensions.
+    """
+    correlations: float | Array = 0.0
+    if isinstance(q, MultivariateNormal):
+        log_scale = 0.5 * jnp.log((q.scale_tril**2).sum(-1))
+        correlations = log_scale.sum(-1) - q.log_determinant()
+        q = Normal(q.loc, log_scale)
     log_ratio = q.log_scale - p.log_scale
     distance = (q.loc - p.loc) * jnp.exp(-p.log_scale)
     # expm1 keeps the digits that 1 - σ²/τ² would cancel where the posterior is close to the prior.
-    return _sum_event(0.5 * (jnp.expm1(2 * log_ratio) + distance**2) - log_ratio, q.event_ndim)
+    return sum_event(0.5 * (jnp.expm1(2 * log_ratio) + distance**2) - log_ratio, q.event_ndim) + correlations

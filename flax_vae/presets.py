@@ -18,7 +18,9 @@ from flax_vae.networks import (
     TutorialConvDecoder,
     TutorialConvEncoder,
 )
-from flax_vae.vae import VAE, DiagonalNormal, StandardNormal
+from flax_vae.posteriors import DiagonalNormal
+from flax_vae.priors import StandardNormal
+from flax_vae.vae import VAE
 
 
 def tutorial_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
@@ -64,8 +66,13 @@ def residual_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: Out
 PRESETS = {preset.__name__: preset for preset in (gated_mlp, residual_conv, tutorial_conv, tutorial_dense)}
 
 
-def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
-    """The logit of each channel's mean pixel: where a Bernoulli decoder's output should start."""
+def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
+    """The mean of each channel, in [0, 1]."""
     some = images[:: max(1, len(images) // 10_000)]  # enough for a mean, and little to read from a large file
-    mean = np.clip(some.mean((0, 1, 2)) / 255, 1e-3, 1 - 1e-3)
+    return tuple(float(mean) for mean in some.mean((0, 1, 2)) / 255)
+
+
+def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
+    """The logit of each channel's mean: where a Bernoulli decoder's output should start."""
+    mean = np.clip(channel_means(images), 1e-3, 1 - 1e-3)
     return tuple(float(logit) for logit in np.log(mean / (1 - mean)))

@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions import Bernoulli, Normal
-
-# exp(±15) squared is far inside float32, so no input to the network makes a posterior infinite or NaN.
-_MAX_LOG_SCALE = 15.0
+from flax_vae.distributions import Bernoulli
 
 
 class Inference(NamedTuple):
@@ -43,7 +40,7 @@ class VAE(nn.Module):
         posterior: Linen module, features "b f" -> q(z | x) with batch shape "b".
         prior: Linen module, () -> p(z).
         decoder: Linen module, latents "b d" -> what the likelihood takes, e.g. logits "b h w c".
-        likelihood: distribution over images given the decoder's output.
+        likelihood: function or Linen module, the decoder's output -> p(x | z) with batch shape "b".
         dtype: what encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents, densities
             and losses have that of the images.
     """
@@ -77,34 +74,6 @@ class VAE(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
         """`infer`: what initialising needs, since it meets every part."""
         return self.infer(x, key)
-
-
-class DiagonalNormal(nn.Module):
-    """Posterior q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each.
-
-    It starts narrow, with a standard deviation of about e⁻² = 0.14: from a wide one the decoder's first steps would see
-    little but noise, and learn to do without the latents.
-    """
-
-    latent_dim: int
-
-    @nn.compact
-    def __call__(self, h: Float[Array, "b f"]) -> Normal:
-        """Features "b f" -> normal with batch shape "b" and event shape "d"."""
-        mean = nn.Dense(self.latent_dim, name="mean")(h)
-        log_var = nn.Dense(self.latent_dim, bias_init=nn.initializers.constant(-4.0), name="log_var")(h)
-        return Normal(mean, jnp.clip(0.5 * log_var, -_MAX_LOG_SCALE, _MAX_LOG_SCALE))
-
-
-class StandardNormal(nn.Module):
-    """Prior p(z) = N(0, I)."""
-
-    latent_dim: int
-
-    def __call__(self) -> Normal:
-        """Normal with event shape "d"."""
-        zeros = jnp.zeros(self.latent_dim)
-        return Normal(zeros, zeros)
 
 
 @partial(jax.jit, static_argnums=(0, 2))

@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 import scipy.stats
 
 from flax_vae import Bernoulli, Normal, kl_divergence
+from flax_vae.distributions import MultivariateNormal, NormalMixture
+from flax_vae.priors import CouplingFlow
 
 RNG = np.random.default_rng(0)
 
@@ -104,3 +107,104 @@ def test_draws_are_reparameterised() -> None:
     d_loc, d_log_scale = jax.grad(draw, (0, 1))(loc, log_scale)
     np.testing.assert_allclose(d_loc, 1.0)
     np.testing.assert_allclose(d_log_scale, np.exp(-0.2) * noise, rtol=1e-5)
+
+
+def correlated(*batch: int) -> MultivariateNormal:
+    """Three dimensions with random correlations."""
+    loc, rows = RNG.normal(size=(*batch, 3)), RNG.normal(size=(*batch, 3, 3))
+    scale_tril = np.tril(rows, -1) + np.exp(0.5 * RNG.normal(size=(*batch, 3, 1))) * np.eye(3)
+    return MultivariateNormal(jnp.asarray(loc, jnp.float32), jnp.asarray(scale_tril, jnp.float32))
+
+
+def covariance(p: MultivariateNormal) -> np.ndarray:
+    return np.float64(p.scale_tril) @ np.float64(p.scale_tril).swapaxes(-1, -2)
+
+
+def test_multivariate_normal_is_scipys() -> None:
+    p, x = correlated(4), RNG.normal(size=(6, 4, 3))
+    for i in range(4):
+        expected = scipy.stats.multivariate_normal(np.float64(p.loc[i]), covariance(p)[i]).logpdf(x[:, i])
+        np.testing.assert_allclose(p.log_prob(jnp.asarray(x, jnp.float32))[:, i], expected, rtol=1e-4)
+    z = np.asarray(p.sample(jax.random.key(0), (100_000,)))
+    for i in range(4):
+        np.testing.assert_allclose(np.cov(z[:, i].T), covariance(p)[i], atol=0.03 * np.trace(covariance(p)[i]))
+        np.testing.assert_allclose(z[:, i].mean(0), p.mean()[i], atol=0.03)
+
+
+def test_kl_of_correlated_latents() -> None:
+    """½ [tr(T⁻¹Σ) + (m-μ)ᵀT⁻¹(m-μ) - d + log det T/det Σ]; without correlations that of `Normal`."""
+    q, p = correlated(4), normal((3,))
+    variance = np.exp(2 * np.float64(p.log_scale))
+    for i in range(4):
+        sigma, distance = covariance(q)[i], np.float64(q.loc[i] - p.loc)
+        expected = (np.diag(sigma) / variance).sum() + (distance**2 / variance).sum() - 3
+        expected += np.log(variance).sum() - np.linalg.slogdet(sigma)[1]
+        np.testing.assert_allclose(kl_divergence(q, p)[i], 0.5 * expected, rtol=1e-4)
+    plain = normal((4, 3))
+    same = MultivariateNormal(plain.loc, jnp.exp(plain.log_scale)[..., None] * jnp.eye(3))
+    np.testing.assert_allclose(kl_divergence(same, p), kl_divergence(plain, p), rtol=1e-5)
+
+
+def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
+    loc, log_scale = RNG.normal(size=(2, 4, 3)).astype(np.float32)
+    logits, x = RNG.normal(size=4).astype(np.float32), RNG.normal(size=(5, 6, 3)).astype(np.float32)
+    densities = scipy.stats.norm(loc, np.exp(log_scale)).pdf(x[..., None, :]).prod(-1)
+    expected = np.log(densities @ scipy.special.softmax(logits))
+    p = NormalMixture(*map(jnp.asarray, (logits, loc, log_scale)))
+    np.testing.assert_allclose(p.log_prob(jnp.asarray(x)), expected, rtol=1e-4)
+    np.testing.assert_allclose(p.mean(), scipy.special.softmax(logits) @ loc, rtol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_of_a_mixture_have_its_density(temperature: float) -> None:
+    p = NormalMixture(jnp.array([0.0, 1.0]), jnp.array([[-2.0], [1.0]]), jnp.log(jnp.array([[0.5], [1.5]])))
+    p = p.tempered(temperature)
+    z = np.asarray(p.sample(jax.random.key(0), (20_000,)))[:, 0]
+    grid = np.linspace(-12, 12, 20_001)
+    cdf = scipy.integrate.cumulative_simpson(
+        np.exp(np.float64(p.log_prob(jnp.asarray(grid)[:, None]))), x=grid, initial=0
+    )
+    np.testing.assert_allclose(cdf[-1], 1.0, rtol=1e-4)
+    assert scipy.stats.kstest(z, lambda value: np.interp(value, grid, cdf)).pvalue > 1e-3
+
+
+@pytest.fixture(scope="module")
+def flow() -> tuple[CouplingFlow, dict]:
+    """Three dimensions, with random parameters in place of the first ones, which make it N(0, I)."""
+    module = CouplingFlow(3, layers=4, hidden=8)
+    leaves, tree = jax.tree.flatten(module.init(jax.random.key(0)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return module, tree.unflatten(
+        [0.5 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+    )
+
+
+def test_a_flow_is_inverted_and_its_determinant_is_that_of_its_jacobian(flow: tuple[CouplingFlow, dict]) -> None:
+    p = flow[0].bind(flow[1])()
+    noise = jax.random.normal(jax.random.key(2), (20, 3))
+    z = p.forward(noise)
+    found, log_determinants = p.inverse(z)
+    assert np.abs(z - noise).max() > 0.5
+    np.testing.assert_allclose(found, noise, atol=1e-4)
+    for one, log_determinant in zip(z, log_determinants, strict=True):
+        jacobian = jax.jacobian(lambda z: flow[0].bind(flow[1])().inverse(z)[0])(one)
+        np.testing.assert_allclose(log_determinant, np.linalg.slogdet(np.float64(jacobian))[1], atol=1e-4)
+
+
+def test_a_flow_of_one_dimension_integrates_to_one() -> None:
+    module = CouplingFlow(1, layers=2, hidden=4)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, module.init(jax.random.key(0)))
+    p, grid = module.bind(params)(), np.linspace(-20, 20, 40_001)
+    density = np.exp(np.float64(p.log_prob(jnp.asarray(grid)[:, None])))
+    np.testing.assert_allclose(scipy.integrate.simpson(density, x=grid), 1.0, rtol=1e-4)
+    cdf = scipy.integrate.cumulative_simpson(density, x=grid, initial=0)
+    draws = np.asarray(p.sample(jax.random.key(0), (20_000,)))[:, 0]
+    assert scipy.stats.kstest(draws, lambda value: np.interp(value, grid, cdf)).pvalue > 1e-3
+
+
+def test_a_fresh_flow_is_the_standard_normal() -> None:
+    module, z = CouplingFlow(3), normal((5, 3)).loc
+    p = module.bind(module.init(jax.random.key(0)))()
+    np.testing.assert_allclose(p.log_prob(z), scipy.stats.norm.logpdf(z).sum(-1), rtol=1e-5)
+    half = p.tempered(0.5).sample(jax.random.key(0), (50_000,))
+    np.testing.assert_allclose(half.std(0), 0.5, rtol=0.02)

@@ -1,0 +1,328 @@
+"""What pixels are distributed as, given the decoder's output: p(x | z) for images with values in [0, 1].
+
+Every likelihood has `log_prob` in nats, `mean`, `sample`, and says by `discrete` what its log-probabilities are of:
+probabilities of images whose pixels are whole levels, or densities of continuous ones. Only the former make bits per
+dimension. `Bernoulli`, for pixels that are 0 or 1, and `Normal` are in `distributions.py`.
+
+The 256 levels of a uint8 pixel are k / 255, k = 0 ... 255.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.scipy.special import betaln
+from jaxtyping import Array, Float, Int, Key
+
+from flax_vae.distributions import Bernoulli, Normal, sum_event
+
+LEVELS = 256
+_TOP = LEVELS - 1
+_HALF_STEP = 0.5 / _TOP
+_MAX_LOG_SCALE = 7.0  # of a pixel: from a thousandth, a quarter of a level, to far beyond the whole range
+
+
+def _level(x: Float[Array, "..."]) -> Int[Array, "..."]:
+    return jnp.round(x * _TOP).astype(jnp.int32)
+
+
+@struct.dataclass
+class ContinuousBernoulli:
+    """Independent densities on [0, 1], p(x) = C(λ) λˣ (1 - λ)¹⁻ˣ (Loaiza-Ganem & Cunningham 2019).
+
+    With the logit l of λ, log p(x) = x·l - log(1 + eˡ) + log C and C = l / tanh(l / 2): the Bernoulli's cross-entropy
+    made a density.
+
+    Args:
+        logits: l, `batch_shape + event_shape`.
+        event_ndim: number of trailing axes that make one event.
+    """
+
+    logits: Float[Array, "..."]
+    event_ndim: int = struct.field(pytree_node=False, default=3)
+    discrete: ClassVar[bool] = False
+
+    def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape + batch_shape`."""
+        return sum_event(x * self.logits - jax.nn.softplus(self.logits) + self._log_constant(), self.event_ndim)
+
+    def _log_constant(self) -> Float[Array, "..."]:
+        """log(l / tanh(l / 2)), near λ = 1/2 as log 2 + log(1 + l²/12 - l⁴/720 + ...) since both sides vanish there."""
+        near, far = self._near_half()
+        series = jnp.log(2.0) + jnp.log1p(near**2 / 12 - near**4 / 720 + near**6 / 30240)
+        return jnp.where(jnp.abs(self.logits) < 0.5, series, jnp.log(far / jnp.tanh(far / 2)))
+
+    def _near_half(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """The logits where they are small, and elsewhere; otherwise a harmless value, for gradients pass both ways."""
+        small = jnp.abs(self.logits) < 0.5
+        return jnp.where(small, self.logits, 0.0), jnp.where(small, 1.0, self.logits)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draw by inverting the distribution function of the side that decays, e^(-|l| x), and turning it round."""
+        u = jax.random.uniform(key, sample_shape + self.logits.shape, self.logits.dtype)
+        rate = jnp.maximum(jnp.abs(self.logits), 1e-4)  # below, no draw in float32 tells it from uniform
+        x = jnp.clip(-jnp.log1p(u * jnp.expm1(-rate)) / rate, 0.0, 1.0)
+        return jnp.where(self.logits < 0, x, 1 - x)
+
+    def mean(self) -> Float[Array, "..."]:
+        """1 / (1 - e⁻ˡ) - 1 / l: `batch_shape + event_shape`."""
+        near, far = self._near_half()
+        series = 0.5 + near / 12 - near**3 / 720 + near**5 / 30240
+        return jnp.where(jnp.abs(self.logits) < 0.5, series, -1 / jnp.expm1(-far) - 1 / far)
+
+
+def _log_prob_of_level(
+    x: Float[Array, "..."], loc: Float[Array, "..."], log_scale: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """Log-probability that a logistic variable rounds to the level x; the outer levels take the tails.
+
+    The exact difference of two sigmoids, with a < b: σ(b) - σ(a) = σ(b) σ(-a) (1 - e^(a - b)).
+    """
+    log_scale = jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+    inverse, level = jnp.exp(-log_scale), _level(x)
+    centred = level / _TOP - loc
+    below_upper = jax.nn.log_sigmoid((centred + _HALF_STEP) * inverse)
+    above_lower = jax.nn.log_sigmoid(-(centred - _HALF_STEP) * inverse)
+    inside = jnp.log(-jnp.expm1(-2 * _HALF_STEP * inverse))
+    between = below_upper + above_lower + inside
+    return jnp.where(level == 0, below_upper, jnp.where(level == _TOP, above_lower, between))
+
+
+def _draw_level(key: Array, loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
+    scale = jnp.exp(jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE))
+    x = loc + scale * jax.random.logistic(key, loc.shape, loc.dtype)
+    return _level(jnp.clip(x, 0.0, 1.0)).astype(loc.dtype) / _TOP
+
+
+@struct.dataclass
+class DiscretizedLogistic:
+    """Independent logistic variables rounded to the 256 levels (Kingma et al. 2016); the outer levels take the tails.
+
+    Args:
+        loc, log_scale: of the variable before rounding, `batch_shape + event_shape`; levels lie in [0, 1].
+        event_ndim: number of trailing axes that make one event.
+    """
+
+    loc: Float[Array, "..."]
+    log_scale: Float[Array, "..."]
+    event_ndim: int = struct.field(pytree_node=False, default=3)
+    discrete: ClassVar[bool] = True
+
+    def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
+        return sum_event(_log_prob_of_level(x, self.loc, self.log_scale), self.event_ndim)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draw levels."""
+        return _draw_level(key, jnp.broadcast_to(self.loc, sample_shape + self.loc.shape), self.log_scale)
+
+    def mean(self) -> Float[Array, "..."]:
+        """Location, within [0, 1]: the median, and but for rounding and tails the mean."""
+        return jnp.clip(self.loc, 0.0, 1.0)
+
+
+@struct.dataclass
+class MixtureOfLogistics:
+    """Mixtures of discretised logistics, one component for all channels of a pixel (Salimans et al. 2017).
+
+    Within a component a channel's location depends linearly on the channels before it:
+    loc_c + Σ_{d < c} coefficient_cd · x_d.
+
+    Args:
+        logits: of the components, `batch_shape + "h w m"`.
+        loc, log_scale: `batch_shape + "h w c m"`.
+        coefficients: `batch_shape + "h w c c m"`, of which those with d < c count.
+    """
+
+    logits: Float[Array, "*b h w m"]
+    loc: Float[Array, "*b h w c m"]
+    log_scale: Float[Array, "*b h w c m"]
+    coefficients: Float[Array, "*b h w c c m"]
+    discrete: ClassVar[bool] = True
+
+    def _locations(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w c m"]:
+        before = jnp.tril(jnp.ones((x.shape[-1], x.shape[-1]), x.dtype), -1)[..., None]
+        return self.loc + (self.coefficients * before * x[..., None, :, None]).sum(-2)
+
+    def log_prob(self, x: Float[Array, "... h w c"]) -> Float[Array, "..."]:
+        """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
+        of_channels = _log_prob_of_level(x[..., None], self._locations(x), self.log_scale)
+        of_components = of_channels.sum(-2) + jax.nn.log_softmax(self.logits)
+        return jax.nn.logsumexp(of_components, axis=-1).sum((-2, -1))
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... h w c"]:
+        """Draw a component for each pixel, then one channel after the other."""
+        which_key, *keys = jax.random.split(key, 1 + self.loc.shape[-2])
+        which = jax.random.categorical(which_key, self.logits, shape=sample_shape + self.logits.shape[:-1])
+        chosen = jax.nn.one_hot(which, self.logits.shape[-1])[..., None, :]
+        log_scale = (self.log_scale * chosen).sum(-1)
+        x = jnp.zeros(log_scale.shape)
+        for channel, channel_key in enumerate(keys):
+            loc = (self._locations(x) * chosen).sum(-1)
+            x = x.at[..., channel].set(_draw_level(channel_key, loc[..., channel], log_scale[..., channel]))
+        return x
+
+    def mean(self) -> Float[Array, "*b h w c"]:
+        """Means of the components before rounding, within [0, 1], averaged with their weights."""
+        x = jnp.zeros(self.loc.shape)
+        for channel in range(self.loc.shape[-2]):
+            before = (self.coefficients[..., channel, :channel, :] * x[..., :channel, :]).sum(-2)
+            x = x.at[..., channel, :].set(jnp.clip(self.loc[..., channel, :] + before, 0.0, 1.0))
+        return (x * jax.nn.softmax(self.logits)[..., None, :]).sum(-1)
+
+
+@struct.dataclass
+class Categorical:
+    """Independent categorical distributions over the 256 levels.
+
+    Args:
+        logits: `batch_shape + event_shape + "256"`.
+        event_ndim: number of axes before the last that make one event.
+    """
+
+    logits: Float[Array, "... 256"]
+    event_ndim: int = struct.field(pytree_node=False, default=3)
+    discrete: ClassVar[bool] = True
+
+    def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
+        log_probs, level = jnp.broadcast_arrays(jax.nn.log_softmax(self.logits), _level(x)[..., None])
+        return sum_event(jnp.take_along_axis(log_probs, level[..., :1], -1)[..., 0], self.event_ndim)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draw levels."""
+        level = jax.random.categorical(key, self.logits, shape=sample_shape + self.logits.shape[:-1])
+        return level.astype(self.logits.dtype) / _TOP
+
+    def mean(self) -> Float[Array, "..."]:
+        """Expected pixel value: `batch_shape + event_shape`."""
+        return jax.nn.softmax(self.logits) @ (jnp.arange(LEVELS) / _TOP)
+
+
+@struct.dataclass
+class BetaBinomial:
+    """Independent levels k of 255 trials whose probability is beta distributed: C(255, k) B(k+α, 255-k+β) / B(α, β).
+
+    Args:
+        log_alpha, log_beta: `batch_shape + event_shape`.
+        event_ndim: number of trailing axes that make one event.
+    """
+
+    log_alpha: Float[Array, "..."]
+    log_beta: Float[Array, "..."]
+    event_ndim: int = struct.field(pytree_node=False, default=3)
+    discrete: ClassVar[bool] = True
+
+    def _concentrations(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        bounded = (jnp.clip(log, -_MAX_LOG_SCALE, _MAX_LOG_SCALE) for log in (self.log_alpha, self.log_beta))
+        alpha, beta = map(jnp.exp, bounded)
+        return alpha, beta
+
+    def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
+        (alpha, beta), k = self._concentrations(), _level(x).astype(self.log_alpha.dtype)
+        # 1 / C(n, k) = (n + 1) B(k + 1, n - k + 1) keeps the digits that a difference of log-factorials would cancel.
+        log_choose = -math.log(LEVELS) - betaln(k + 1, _TOP - k + 1)
+        log_probs = log_choose + betaln(k + alpha, _TOP - k + beta) - betaln(alpha, beta)
+        return sum_event(log_probs, self.event_ndim)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draw levels: a probability for each pixel, then its 255 trials."""
+        beta_key, trial_key = jax.random.split(key)
+        probability = jax.random.beta(beta_key, *self._concentrations(), sample_shape + self.log_alpha.shape)
+        return jax.random.binomial(trial_key, float(_TOP), probability) / _TOP
+
+    def mean(self) -> Float[Array, "..."]:
+        """α / (α + β): `batch_shape + event_shape`."""
+        alpha, beta = self._concentrations()
+        return alpha / (alpha + beta)
+
+
+class LearnedScaleNormal(nn.Module):
+    """Normal pixels around the decoder's output, all with one learned scale (Rybkin et al. 2021), at least 1/1000."""
+
+    @nn.compact
+    def __call__(self, output: Float[Array, "*b h w c"]) -> Normal:
+        """Output "*b h w c" -> p(x | z), batch shape "*b"."""
+        log_scale = self.param("log_scale", nn.initializers.constant(-1.0), ())
+        return Normal(output, jnp.broadcast_to(jnp.maximum(log_scale, -_MAX_LOG_SCALE), output.shape), event_ndim=3)
+
+
+def per_pixel_normal(output: Float[Array, "*b h w o"]) -> Normal:
+    """Normal pixels, each with a location and a scale, at least 1/1000, of its own."""
+    loc, log_scale = jnp.split(output, 2, axis=-1)
+    return Normal(loc, jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE), event_ndim=3)
+
+
+def discretized_logistic(output: Float[Array, "*b h w o"]) -> DiscretizedLogistic:
+    """Every channel of a pixel with a location and a log-scale."""
+    loc, log_scale = jnp.split(output, 2, axis=-1)
+    return DiscretizedLogistic(loc, log_scale)
+
+
+def beta_binomial(output: Float[Array, "*b h w o"]) -> BetaBinomial:
+    """Every channel of a pixel with log α and log β."""
+    log_alpha, log_beta = jnp.split(output, 2, axis=-1)
+    return BetaBinomial(log_alpha, log_beta)
+
+
+def categorical(output: Float[Array, "*b h w o"]) -> Categorical:
+    """Every channel of a pixel with the logits of its levels."""
+    return Categorical(output.reshape(*output.shape[:-1], -1, LEVELS))
+
+
+class LogisticMixture(nn.Module):
+    """A mixture for every pixel: logits of its components, then location, log-scale and coefficients per channel."""
+
+    channels: int
+    components: int = 5
+
+    def __call__(self, output: Float[Array, "*b h w o"]) -> MixtureOfLogistics:
+        """Output "*b h w m·(1 + c·(2 + c))" -> p(x | z), batch shape "*b"."""
+        logits, rest = output[..., : self.components], output[..., self.components :]
+        rest = rest.reshape(*rest.shape[:-1], self.channels, 2 + self.channels, self.components)
+        return MixtureOfLogistics(logits, rest[..., 0, :], rest[..., 1, :], rest[..., 2:, :])
+
+
+class PixelLikelihood(NamedTuple):
+    """How a decoder's output becomes a distribution of pixels.
+
+    Attributes:
+        distribution: function or Linen module, output "*b h w o" -> p(x | z).
+        start: what each of the o output channels starts at, so that all images start as the average one.
+    """
+
+    distribution: Callable[[Array], Any]
+    start: tuple[float, ...]
+
+
+def pixel_likelihood(name: str, mean: tuple[float, ...]) -> PixelLikelihood:
+    """A likelihood by its name, for images whose channels have these means."""
+    mean = tuple(min(max(m, 1e-3), 1 - 1e-3) for m in mean)
+    count, logits = len(mean), tuple(math.log(m / (1 - m)) for m in mean)
+    match name:
+        case "bernoulli":
+            return PixelLikelihood(Bernoulli, logits)
+        case "continuous_bernoulli":
+            return PixelLikelihood(ContinuousBernoulli, logits)
+        case "normal":
+            return PixelLikelihood(LearnedScaleNormal(), mean)
+        case "per_pixel_normal":
+            return PixelLikelihood(per_pixel_normal, mean + (-1.0,) * count)
+        case "discretized_logistic":
+            return PixelLikelihood(discretized_logistic, mean + (-2.0,) * count)
+        case "logistic_mixture":
+            mixture = LogisticMixture(count)
+            spread = tuple((i + 0.5) / mixture.components for i in range(mixture.components))
+            zeros, narrow = (0.0,) * mixture.components, (-2.0,) * mixture.components
+            return PixelLikelihood(mixture, zeros + (spread + narrow + zeros * count) * count)
+        case "categorical":
+            return PixelLikelihood(categorical, (0.0,) * LEVELS * count)
+        case "beta_binomial":
+            weights = tuple(math.log(2 * m) for m in mean), tuple(math.log(2 * (1 - m)) for m in mean)
+            return PixelLikelihood(beta_binomial, weights[0] + weights[1])
+    raise ValueError(f"no likelihood {name}")
