@@ -30,14 +30,17 @@ class LinearDecoder(nn.Module):
 
 
 class LinearPosterior(nn.Module):
-    """p(z | x) = N(C W x / σ², C) with C = (I + W Wᵀ / σ²)⁻¹, moved away by `shift`."""
+    """p(z | x) = N(C W x / σ², C) with C = (I + W Wᵀ / σ²)⁻¹, moved away by the parameter `shift`."""
 
     shift: float
 
+    @nn.compact
     def __call__(self, x: jax.Array) -> Normal:
         variance = 1 / (1 + (WEIGHTS**2).sum(1) / NOISE**2)
         mean = x @ jnp.asarray(WEIGHTS.T * variance / NOISE**2, jnp.float32)
-        return Normal(mean + self.shift, jnp.broadcast_to(jnp.asarray(0.5 * np.log(variance), jnp.float32), mean.shape))
+        shift = self.param("shift", nn.initializers.constant(self.shift), (3,))
+        log_scale = self.param("log_scale", lambda _: jnp.asarray(0.5 * np.log(variance), jnp.float32))
+        return Normal(mean + shift, jnp.broadcast_to(log_scale, mean.shape))
 
 
 def linear_gaussian(shift: float = 0.0) -> VAE:
@@ -52,7 +55,12 @@ def log_evidence() -> np.ndarray:
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
 
 
+def gap(shift: float) -> float:
+    """KL(q(z | x) || p(z | x)) in nats of `linear_gaussian(shift)`: normals of one covariance, a shift apart."""
+    return 0.5 * (shift**2 * (1 + (WEIGHTS**2).sum(1) / NOISE**2)).sum()
+
+
 def iwae(vae, x, key, step):
-    """The importance-weighted bound with eight samples (Burda et al. 2016)."""
+    """The importance-weighted bound with eight samples, as a user would write it (Burda et al. 2016)."""
     weights = log_weights(vae.infer(x, key, num_samples=8), x)
     return jnp.log(8.0) - logsumexp(weights, axis=0), {"spread": weights.std(0)}

@@ -4,21 +4,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import IMAGES, NOISE, WEIGHTS, iwae, linear_gaussian, log_evidence
+import scipy.special
+import scipy.stats
+from models import IMAGES, gap, iwae, linear_gaussian, log_evidence
 
 from flax_vae import (
+    DIPVAE,
     ELBO,
+    IWAE,
+    STL,
+    BetaTCVAE,
+    Capacity,
     Cyclical,
+    DReG,
+    FreeBits,
+    InfoVAE,
+    Renyi,
     UserError,
     Warmup,
     bind,
+    distortion,
     init,
     init_state,
+    log_weights,
     make_optimizer,
     make_train_step,
     rate,
     tutorial_dense,
 )
+from flax_vae.objectives import DynamicallyBinarized, _mmd
 from flax_vae.training import apply_objective
 
 KEY = jax.random.key(0)
@@ -28,20 +42,21 @@ def terms(objective, vae, images=IMAGES, key=KEY, step=0):
     return apply_objective(vae, objective, init(vae, KEY, images.shape[1:]), jnp.asarray(images), key, step)
 
 
-def test_with_the_exact_posterior_every_log_weight_is_the_evidence() -> None:
-    found = terms(iwae, linear_gaussian())
-    np.testing.assert_allclose(-found["loss"], log_evidence(), rtol=1e-5)
-    np.testing.assert_allclose(found["spread"], 0, atol=1e-5)
+TIGHT = {"own": iwae, "iwae": IWAE(), "iwae of 1": IWAE(1), "stl": STL(), "dreg": DReG(), "renyi": Renyi(0.3),
+         "renyi at 1": Renyi(1.0), "renyi beyond": Renyi(-1.0)}  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", TIGHT.values(), ids=TIGHT.keys())
+def test_with_the_exact_posterior_every_bound_is_the_evidence(objective) -> None:
+    np.testing.assert_allclose(-terms(objective, linear_gaussian())["loss"], log_evidence(), rtol=1e-5)
 
 
 def test_elbo_is_the_evidence_less_the_divergence_from_the_exact_posterior() -> None:
     shift, draws = 0.3, jax.random.split(KEY, 20_000)
     vae = linear_gaussian(shift)
     elbo = jax.jit(jax.vmap(lambda key: terms(ELBO(), vae, key=key)["elbo"]))(draws)
-    # KL between two normals of one covariance, a shift apart in every latent dimension
-    gap = 0.5 * (shift**2 * (1 + (WEIGHTS**2).sum(1) / NOISE**2)).sum()
     error = elbo.std(0) / np.sqrt(len(draws))
-    assert (np.abs(elbo.mean(0) - (log_evidence() - gap)) < 4 * error).all()
+    assert (np.abs(elbo.mean(0) - (log_evidence() - gap(shift))) < 4 * error).all()
 
 
 def test_more_samples_tighten_the_bound_from_below() -> None:
@@ -77,6 +92,149 @@ def test_beta_weighs_the_rate_and_nothing_else() -> None:
     np.testing.assert_array_equal(heavy["elbo"], plain["elbo"])
 
 
+def drawn(vae, num_samples: int = 1, images=IMAGES, key=KEY):
+    """The draw of the posterior that objectives make with this key."""
+    return bind(vae, init(vae, KEY, images.shape[1:])).infer(jnp.asarray(images), key, num_samples)
+
+
+def test_more_draws_of_the_importance_weighted_bound_are_averaged_in_log_space() -> None:
+    log_w = np.float64(log_weights(drawn(linear_gaussian(0.3), 8), jnp.asarray(IMAGES)))
+    expected = scipy.special.logsumexp(log_w, axis=0) - np.log(8)
+    for objective in (IWAE(8), DReG(8), STL(8), Renyi(0.0, 8)):
+        np.testing.assert_allclose(-terms(objective, linear_gaussian(0.3))["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.9, -0.5])
+def test_the_renyi_bound_lies_below_the_evidence_by_renyis_divergence(alpha: float) -> None:
+    """Between normals of one covariance it is α times their KL; many samples make the bound exact."""
+    found = -terms(Renyi(alpha, num_samples=200_000), linear_gaussian(0.3))["loss"]
+    np.testing.assert_allclose(found, log_evidence() - alpha * gap(0.3), atol=0.03)
+
+
+def gradients(objective, vae, count: int) -> dict:
+    """Of the mean loss, for `count` keys: a stack of gradients."""
+    params = init(vae, KEY, (2, 2, 1))
+
+    def gradient(key):
+        return jax.grad(lambda p: apply_objective(vae, objective, p, jnp.asarray(IMAGES), key, 0)["loss"].mean())(
+            params
+        )
+
+    return jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(7), count))
+
+
+@pytest.mark.parametrize(("objective", "same_mean_as"), [(STL(1), IWAE(1)), (DReG(5), IWAE(5))])
+def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same_mean_as) -> None:
+    """Of the posterior; the decoder's are those of the bound itself, draw by draw."""
+    found, expected = (gradients(each, linear_gaussian(0.3), 20_000) for each in (objective, same_mean_as))
+    for name in ("shift", "log_scale"):
+        one, other = (np.float64(each["posterior"][name]) for each in (found, expected))
+        error = np.sqrt((one.var(0) + other.var(0)) / len(one))
+        assert (np.abs(one.mean(0) - other.mean(0)) < 4 * error).all()
+        assert (one.var(0) < 0.8 * other.var(0)).all()
+    np.testing.assert_allclose(found["decoder"]["weights"], expected["decoder"]["weights"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", [STL(1), DReG(5)])
+def test_their_noise_vanishes_with_the_gap(objective) -> None:
+    """At the exact posterior every single gradient of the posterior is zero; the ELBO's is not."""
+    for name in ("shift", "log_scale"):
+        np.testing.assert_allclose(gradients(objective, linear_gaussian(), 10)["posterior"][name], 0, atol=1e-5)
+        assert np.abs(gradients(IWAE(1), linear_gaussian(), 10)["posterior"][name]).max() > 0.1
+
+
+def test_dreg_squares_the_normalised_weights_for_the_posterior() -> None:
+    """Against its definition, written with the weights as constants."""
+
+    def by_definition(vae, x, key, step):
+        posterior = vae.encode(x)
+        z = posterior.sample(key, (5,))
+
+        def log_w(z):
+            fixed = jax.lax.stop_gradient(posterior)
+            return vae.decode(z).log_prob(x) + vae.prior().log_prob(z) - fixed.log_prob(z)
+
+        weights = jax.lax.stop_gradient(jax.nn.softmax(log_w(z), axis=0))
+        held = jax.lax.stop_gradient(z)
+        for_decoder = (weights * log_w(held)).sum(0)
+        for_posterior = (weights**2 * (log_w(z) - jax.lax.stop_gradient(log_w(z)))).sum(0)
+        # the decoder's own part of the second term is taken out again
+        twice = (weights**2 * log_w(held)).sum(0)
+        return -(for_decoder + for_posterior - twice + jax.lax.stop_gradient(twice)), {}
+
+    found, expected = (gradients(each, linear_gaussian(0.3), 3) for each in (DReG(5), by_definition))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+def test_capacity_leads_the_rate_along_its_schedule() -> None:
+    objective = Capacity(Warmup(steps=10, weight=5.0), gamma=3.0)
+    found = terms(objective, linear_gaussian(0.3), step=4)
+    np.testing.assert_allclose(found["loss"], found["distortion"] + 3 * np.abs(found["rate"] - 2.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("per", ["layer", "dimension"])
+@pytest.mark.parametrize("nats", [0.0, 0.5, 100.0])
+def test_bits_are_free_for_each_layer_or_dimension(per: str, nats: float) -> None:
+    inference = drawn(linear_gaussian(0.3))
+    q, mean_rate = inference.posteriors[0], rate(inference).mean()
+    of_dimensions = 0.5 * (np.exp(2 * q.log_scale) + q.loc**2 - 1) - q.log_scale
+    paid = max(nats, mean_rate) if per == "layer" else np.maximum(nats, of_dimensions.mean(0)).sum()
+    found = terms(FreeBits(nats, per), linear_gaussian(0.3))
+    np.testing.assert_allclose(found["loss"], distortion(inference, jnp.asarray(IMAGES)) + paid, rtol=1e-5)
+
+
+def test_total_correlation_by_brute_force() -> None:
+    """All pairs of images one by one, with SciPy."""
+    found = terms(BetaTCVAE(num_images=50, beta=4.0), linear_gaussian(0.3))
+    inference = drawn(linear_gaussian(0.3))
+    z, q = np.float64(inference.latents[0][0]), inference.posteriors[0]
+    for i in range(5):
+        densities = scipy.stats.norm(np.float64(q.loc), np.exp(np.float64(q.log_scale))).pdf(z[i])  # "j d"
+        log_q, log_q_dimensions = np.log(densities.prod(1).sum() / 250), np.log(densities.sum(0) / 250).sum()
+        parts = {
+            "mutual_information": np.log(densities[i].prod()) - log_q,
+            "total_correlation": log_q - log_q_dimensions,
+            "dimension_wise_kl": log_q_dimensions - scipy.stats.norm.logpdf(z[i]).sum(),
+        }
+        for name, value in parts.items():
+            np.testing.assert_allclose(found[name][i], value, rtol=1e-4)
+        expected = found["distortion"][i] + sum(parts.values()) + 3 * parts["total_correlation"]
+        np.testing.assert_allclose(found["loss"][i], expected, rtol=1e-4)
+
+
+def test_the_discrepancy_from_the_prior_by_brute_force() -> None:
+    found = terms(InfoVAE(alpha=0.5, weight=20.0), linear_gaussian(0.3))
+    draw_key, prior_key = jax.random.split(KEY)
+    inference = drawn(linear_gaussian(0.3), key=draw_key)
+    z, p = np.asarray(inference.latents[0][0]), np.asarray(inference.priors[0].sample(prior_key, (5,)))
+    expected = 0.0
+    for i in range(5):
+        for j in range(5):
+            one, other, across = (np.exp(-((a[i] - b[j]) ** 2).sum() / 3) for a, b in ((z, z), (p, p), (z, p)))
+            expected += (i != j) * (one + other) / 20 - 2 * across / 25
+    np.testing.assert_allclose(found["mmd"], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], found["distortion"] + 0.5 * found["rate"] + 19.5 * expected, rtol=1e-5)
+
+
+def test_the_discrepancy_of_the_prior_from_itself_is_zero_on_average() -> None:
+    z, p = jax.random.normal(KEY, (2, 4_000, 16, 3))
+    found = jax.vmap(_mmd)(z, p)
+    assert abs(found.mean()) < 4 * found.std() / np.sqrt(4_000)
+
+
+@pytest.mark.parametrize("of", ["means", "latents"])
+def test_covariances_are_penalised(of: str) -> None:
+    found = terms(DIPVAE(of, off_diagonal=3.0, diagonal=7.0), linear_gaussian(0.3))
+    q = drawn(linear_gaussian(0.3)).posteriors[0]
+    covariance = np.cov(np.float64(q.loc).T, bias=True)
+    if of == "latents":
+        covariance += np.diag(np.exp(2 * np.float64(q.log_scale)).mean(0))
+    apart = covariance[~np.eye(3, dtype=bool)]
+    expected = 3 * (apart**2).sum() + 7 * ((np.diag(covariance) - 1) ** 2).sum()
+    np.testing.assert_allclose(found["penalty"], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["loss"], found["distortion"] + found["rate"] + expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "weights"),
     [
@@ -90,6 +248,20 @@ def test_schedules(schedule, weights: list[float]) -> None:
     for step in (0, 1):
         found = terms(ELBO(schedule), vae, step=step)
         np.testing.assert_allclose(found["loss"], found["distortion"] + weights[step] * found["rate"], rtol=1e-5)
+
+
+def test_pixels_are_drawn_anew_with_their_value_as_probability() -> None:
+    def pixels(vae, x, key, step):
+        return x.sum((1, 2, 3)), {f"pixel {i}": x.reshape(len(x), -1)[:, i] for i in range(4)}
+
+    images = np.array([0.0, 1.0, 0.3, 0.8], np.float32).reshape(1, 2, 2, 1)
+    vae, keys = linear_gaussian(), jax.random.split(KEY, 4_000)
+    found = jax.vmap(lambda key: terms(DynamicallyBinarized(pixels), vae, images, key))(keys)
+    drawn = np.stack([found[f"pixel {i}"][:, 0] for i in range(4)])
+    assert np.isin(drawn, (0, 1)).all()
+    np.testing.assert_allclose(drawn.mean(1), images.ravel(), atol=0.03)
+    assert DynamicallyBinarized(FreeBits()).whole_batch
+    assert not DynamicallyBinarized(ELBO()).whole_batch
 
 
 def test_objectives_are_values() -> None:

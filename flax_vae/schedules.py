@@ -1,0 +1,39 @@
+"""Weights as functions of the step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Schedule = float | Array | Callable[[Array], Array]
+
+
+def at(schedule: Schedule, step: Int[Array, ""]) -> float | Array:
+    """The value of a schedule, a number or a function of the step, at a step."""
+    return schedule(step) if callable(schedule) else schedule
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """A weight that rises linearly from 0 to `weight` in `steps` steps and stays (Bowman et al. 2016)."""
+
+    steps: int
+    weight: float | Array = 1.0
+
+    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The weight at a step."""
+        return self.weight * jnp.minimum(step / self.steps, 1.0)
+
+
+@dataclass(frozen=True)
+class Cyclical:
+    """A warm-up of `steps` steps that starts again every `period` steps (Fu et al. 2019)."""
+
+    steps: int
+    period: int
+    weight: float | Array = 1.0
+
+    def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The weight at a step."""
+        return self.weight * jnp.minimum(step % self.period / self.steps, 1.0)
