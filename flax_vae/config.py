@@ -9,6 +9,10 @@ from typing import Any, Literal
 
 from flax_vae.errors import UserError
 
+OBJECTIVES = (
+    "elbo", "beta_tcvae", "capacity", "dip_vae_i", "dip_vae_ii", "dreg", "free_bits", "infovae", "iwae", "renyi", "stl",
+)  # fmt: skip
+WEIGHTED = ("elbo", "beta_tcvae")  # the objectives that have a beta
 FORMAT = 1  # of config.json; raised when an older program could misread a newer file
 
 
@@ -24,12 +28,29 @@ class Config:
     """Folder that holds the data set's files, or is to hold them."""
     image_size: int | None = None
     """Side in pixels that the images of a folder are resized to."""
+    binarize: Literal["none", "fixed", "dynamic"] = "none"
+    """Draw every pixel as 0 or 1, its grey value being the probability of a 1: once, by --binarize-seed, or anew in
+    each step. Test images are drawn once in both cases."""
+    binarize_seed: int = 0
+    """Seed of the pixels that are drawn once."""
     latent_dim: int = 2
     """Number of latent dimensions."""
+    likelihood: Literal[
+        "bernoulli", "continuous_bernoulli", "normal", "per_pixel_normal", "discretized_logistic", "logistic_mixture",
+        "categorical", "beta_binomial",
+    ] = "bernoulli"  # fmt: skip
+    """What pixels are distributed as, given the latents."""
+    prior: Literal["normal", "mixture", "flow"] = "normal"
+    """What latents are distributed as: N(0, I), a learned mixture of 50 normals, or a learned flow."""
+    posterior: Literal["diagonal", "full"] = "diagonal"
+    """Covariance of the normal that an image's latents have."""
     objective: str = "elbo"
-    """What is minimised: elbo, or your own function as my_module:my_objective."""
+    """What is minimised: elbo, beta_tcvae, capacity, dip_vae_i, dip_vae_ii, dreg, free_bits, infovae, iwae, renyi, stl,
+    or your own function as my_module:my_objective."""
+    num_samples: int = 8
+    """Latents drawn for each image, by the objectives iwae, dreg and renyi."""
     beta: float = 1.0
-    """Weight of the rate (the KL) in the elbo objective."""
+    """Weight of the rate (the KL) in the elbo objective, of the total correlation in beta_tcvae."""
     kl_warmup_epochs: float = 0.0
     """Epochs over which beta rises linearly from 0."""
     kl_cycles: int = 1
@@ -66,11 +87,19 @@ class Config:
         Raises:
             UserError: a value out of its range.
         """
-        for name in ("latent_dim", "epochs", "devices", "batch_size", "kl_cycles", "learning_rate"):
+        for name in ("latent_dim", "num_samples", "epochs", "devices", "batch_size", "kl_cycles", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{_flag(name)} must be greater than 0, not {value}.")
-        for name in ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "seed"):
+        for name in (
+            "beta",
+            "microbatch_size",
+            "kl_warmup_epochs",
+            "warmup_steps",
+            "clip_norm",
+            "binarize_seed",
+            "seed",
+        ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} must not be negative: {getattr(self, name)}.")
         if not 0 <= self.ema_decay < 1:
@@ -80,10 +109,16 @@ class Config:
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not end within {self.epochs} "
                 "epochs, so beta would never reach its value: lower --kl-warmup-epochs or raise --epochs."
             )
-        own = self.objective != "elbo"
-        if own and (self.beta, self.kl_warmup_epochs, self.kl_cycles) != (1.0, 0.0, 1):
+        if ":" not in self.objective and self.objective not in OBJECTIVES:
             raise UserError(
-                "--beta, --kl-warmup-epochs and --kl-cycles belong to --objective elbo, not to one of your own."
+                f"--objective {self.objective}: there are {', '.join(OBJECTIVES)}; your own is my_module:my_objective."
+            )
+        if self.posterior == "full" and self.objective in ("beta_tcvae", "dip_vae_ii"):
+            raise UserError(f"--objective {self.objective} takes latent dimensions one by one: --posterior diagonal.")
+        if self.objective not in WEIGHTED and (self.beta, self.kl_warmup_epochs, self.kl_cycles) != (1.0, 0.0, 1):
+            raise UserError(
+                f"--beta, --kl-warmup-epochs and --kl-cycles belong to --objective {' and '.join(WEIGHTED)}, "
+                f"not to {self.objective}."
             )
 
 

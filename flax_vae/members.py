@@ -26,7 +26,15 @@ from flax_vae.errors import UserError
 from flax_vae.evaluation import make_evaluate
 from flax_vae.objectives import Metrics, Objective
 from flax_vae.report import say
-from flax_vae.training import TrainState, data_mesh, init_state, make_train_step, make_train_steps, shardings
+from flax_vae.training import (
+    TrainState,
+    data_mesh,
+    init_state,
+    make_train_step,
+    make_train_steps,
+    shardings,
+    zero_metrics,
+)
 from flax_vae.vae import VAE
 
 FAILED = "failed.txt"  # in the directory of a member that stopped while others went on: why
@@ -109,9 +117,13 @@ class Training:
             self.objective(own["beta"]),
             self.tx(own["learning_rate"]),
             ema_decay=self.config.ema_decay,
-            microbatch_size=self.config.microbatch_size if on_cpu else 0,
+            microbatch_size=self.config.microbatch_size if on_cpu and not self.whole_batch() else 0,
             mesh=mesh,
         )
+
+    def whole_batch(self) -> bool:
+        """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
+        return getattr(self.objective(self.config.beta), "whole_batch", False)
 
     def own(self) -> dict[str, float]:
         """The values that `train_step` takes from each member."""
@@ -119,7 +131,7 @@ class Training:
 
     def mesh(self) -> Mesh | None:
         """The devices that share a batch."""
-        return data_mesh(self.batch_size, self.config.devices)
+        return data_mesh(self.batch_size, 1 if self.whole_batch() else self.config.devices)
 
     def keys(self) -> tuple[Array, Array, Array]:
         """Keys of the first parameters, of the training and of the evaluations."""
@@ -137,9 +149,7 @@ class Training:
     def fresh_totals(self) -> Metrics:
         """Zeros, one for each metric that the train step reports."""
         batch = jax.ShapeDtypeStruct((self.batch_size, *self.train.images.shape[1:]), jnp.uint8)
-        step = self.train_step(self.own(), self.mesh())
-        metrics = jax.eval_shape(step, jax.eval_shape(self.fresh_state), batch)[1]
-        return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), metrics)
+        return zero_metrics(self.vae, self.objective(self.config.beta), jax.eval_shape(self.fresh_state), batch)
 
 
 class Member(NamedTuple):

@@ -1,15 +1,12 @@
 """A run: a directory that holds a training's configuration, checkpoints, metrics and pictures."""
 
 import json
-import os
 import platform
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from importlib.metadata import version
-from inspect import isclass, signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,16 +15,17 @@ import numpy as np
 import optax
 
 from flax_vae import __version__, checkpoint
+from flax_vae.assemble import make_objective, make_vae
 from flax_vae.config import SWEPT, Config, member_names, read_config, write_config
-from flax_vae.data import absolute, load_images
+from flax_vae.data import ImageData, absolute, load_images
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.loop import train
 from flax_vae.members import FAILED, Member, Training, checkpoint_items
-from flax_vae.objectives import ELBO, Cyclical, Objective
+from flax_vae.objectives import DynamicallyBinarized, Objective
 from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
-from flax_vae.presets import PRESETS, mean_logit
+from flax_vae.presets import channel_means
 from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
 from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
@@ -171,7 +169,7 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     if members := member_directories(directory):
         raise UserError(f"{directory} holds {len(members)} runs: name one of them, as {members[0]}.")
     config, image_shape = read_config(directory / "config.json")
-    vae = (vae or PRESETS[config.preset](image_shape, config.latent_dim)).clone(dtype=config.precision)
+    vae = (vae or make_vae(config, image_shape)).clone(dtype=config.precision)
     which = "averaged_params" if config.ema_decay else "params"
     abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape))}
     params = checkpoint.restore(directory / "checkpoints", "best", abstract)[which]
@@ -182,66 +180,63 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     return Run(directory, config, vae, params, read_metrics(directory), examples)
 
 
-def load_objective(name: str) -> Objective:
-    """Import `my_module:my_objective`, from the current directory first.
+def load_data(run: Run) -> tuple[ImageData, ImageData]:
+    """The training and test images of a run.
 
     Raises:
-        UserError: no such module or attribute, or one that does not take (vae, x, key, step).
+        UserError: they cannot be had, or are not those that the run was trained on.
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise UserError(f"--objective {name}: write elbo, or my_module:my_objective for a function of your own.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not (module_name + ".").startswith(error.name + "."):
-            raise  # the user's module is there, and what is missing is named by the traceback
-        raise UserError(
-            f"--objective {name}: there is no module {module_name} in {os.getcwd()} or installed."
-        ) from None
-    objective: Any = getattr(module, attribute, None)
-    if not callable(objective):
-        raise UserError(f"--objective {name}: {module.__file__} has no function {attribute}.")
-    objective = objective() if isclass(objective) else objective
-    try:
-        signature(objective).bind("vae", "x", "key", "step")
-    except TypeError as error:
-        raise UserError(f"--objective {name}: it is called as {attribute}(vae, x, key, step), but {error}.") from None
-    return objective
+    train_set, test_set = _load(run.config)
+    _check_data(run.directory, run.config, train_set, test_set)
+    return train_set, test_set
 
 
-def _elbo(config: Config, steps_per_epoch: int, beta: Any) -> ELBO:
-    if not config.kl_warmup_epochs:
-        return ELBO(beta)
-    total, warmup = config.epochs * steps_per_epoch, round(config.kl_warmup_epochs * steps_per_epoch)
-    return ELBO(Cyclical(steps=max(warmup, 1), period=-(-total // config.kl_cycles), weight=beta))
+def _load(config: Config) -> tuple[ImageData, ImageData]:
+    train_set, test_set = (
+        load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
+    )
+    if config.binarize == "fixed":
+        train_set = _binarized(train_set, (config.binarize_seed, 0))
+    if config.binarize != "none":
+        test_set = _binarized(test_set, (config.binarize_seed, 1))
+    return train_set, test_set
+
+
+def _binarized(data: ImageData, seed: tuple[int, int]) -> ImageData:
+    """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
+    random, blocks = np.random.default_rng(seed), np.array_split(data.images, -(-len(data.images) // 1000))
+    drawn = [np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks]
+    return replace(data, images=np.concatenate(drawn))
+
+
+def _check_data(directory: Path, config: Config, train_set: ImageData, test_set: ImageData) -> None:
+    if _data_sums(train_set, test_set) != json.loads((directory / "provenance.json").read_text())["data"]:
+        raise UserError(f"{config.dataset} is not the data that {directory} was trained on; see its provenance.json.")
 
 
 def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Training:
     """Load the data and build model, objective and optimiser; writes nothing."""
-    if objective is None and config.objective != "elbo":
-        objective = load_objective(config.objective)
-    train_set = load_images(config.dataset, "train", config.data_dir, config.image_size)
-    test_set = load_images(config.dataset, "test", config.data_dir, config.image_size)
+    train_set, test_set = _load(config)
     count, *image_shape = train_set.images.shape
     if list(test_set.images.shape[1:]) != image_shape:
         raise UserError(f"{config.dataset}: train images are {image_shape}, test images {test_set.images.shape[1:]}.")
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
-    if vae is None:
-        vae = PRESETS[config.preset](tuple(image_shape), config.latent_dim, mean_logit(train_set.images))
-    vae = vae.clone(dtype=config.precision)
-    if vae.likelihood is Bernoulli and not np.isin(train_set.images[:1000], (0, 255)).all():
-        say(
-            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
-            "but is no density; compare it only with the same loss."
-        )
-    total_steps = config.epochs * steps_per_epoch
+    named = make_objective(config, steps_per_epoch, count) if objective is None else lambda beta: objective
 
     def objective_at(beta: Any) -> Objective:
-        return objective or _elbo(config, steps_per_epoch, beta)
+        return DynamicallyBinarized(named(beta)) if config.binarize == "dynamic" else named(beta)
+
+    if vae is None:
+        vae = make_vae(config, tuple(image_shape), channel_means(train_set.images))
+    vae = vae.clone(dtype=config.precision)
+    binary = config.binarize != "none" or np.isin(train_set.images[:1000], (0, 255)).all()
+    if vae.likelihood is Bernoulli and not binary:
+        say(
+            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
+            "but is no density; compare it only with the same loss. --likelihood names others."
+        )
+    total_steps = config.epochs * steps_per_epoch
 
     def tx_at(learning_rate: Any) -> optax.GradientTransformation:
         return make_optimizer(
@@ -258,11 +253,10 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
 
 def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:
     """The training of a run directory, on the data that it was trained on."""
-    if config.objective != "elbo" and objective is None:
+    if ":" in config.objective and objective is None:
         raise UserError(f"{directory} was trained with an objective of its own: add --objective {config.objective}.")
     training = _prepare(config, vae, objective)
-    if _data_sums(training) != json.loads((directory / "provenance.json").read_text())["data"]:
-        raise UserError(f"{config.dataset} is not the data that {directory} was trained on; see its provenance.json.")
+    _check_data(directory, config, training.train, training.test)
     return training
 
 
@@ -283,9 +277,9 @@ def _member_again(
     return Member(directory, training, state, rest["totals"])
 
 
-def _data_sums(training: Training) -> dict[str, Any]:
+def _data_sums(train_set: ImageData, test_set: ImageData) -> dict[str, Any]:
     """What tells one data set from another: the sums of its pixels."""
-    return {"train": training.train.provenance["sha256"], "test": training.test.provenance["sha256"]}
+    return {"train": train_set.provenance["sha256"], "test": test_set.provenance["sha256"]}
 
 
 def _create(directory: Path, training: Training) -> None:
@@ -299,7 +293,7 @@ def _create(directory: Path, training: Training) -> None:
     provenance = {
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "data": _data_sums(training),
+        "data": _data_sums(training.train, training.test),
         "sources": {"train": training.train.provenance, "test": training.test.provenance},
         "objective": repr(training.objective(config.beta)),
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},

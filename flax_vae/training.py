@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -147,6 +148,12 @@ def make_train_step(
         return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def zero_metrics(vae: VAE, objective: Objective, state: TrainState, images: Any) -> Metrics:
+    """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
+    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, images, state.key, state.step)
+    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {"gradient_norm": jnp.zeros(())}
 
 
 def _make_mean_gradient(

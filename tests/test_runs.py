@@ -15,9 +15,10 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
 
 from flax_vae import Config, Run, UserError, fit, load_run, resume, sample
+from flax_vae.assemble import load_objective
 from flax_vae.loop import Interrupted
 from flax_vae.report import Report
-from flax_vae.runs import load_objective
+from flax_vae.scorecard import evaluate
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -220,7 +221,7 @@ def test_loading_executes_nothing_that_the_directory_names(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("elbow", "write elbo, or my_module:my_objective"),
+        ("elbow", "write one of elbo, .*, or my_module:my_objective"),
         ("absent_module:f", "no module absent_module"),
         ("own_losses:g", "has no function g"),
         ("own_losses:three", r"called as three\(vae, x, key, step\), but too many positional arguments"),
@@ -245,12 +246,48 @@ def test_an_objective_that_cannot_be_had_is_said(
         ({"beta": -1.0}, "--beta must not be negative"),
         ({"ema_decay": 1.0}, "--ema-decay must be"),
         ({"kl_warmup_epochs": 9.0}, "9 epochs do not end within 8 epochs"),
-        ({"objective": "mine:f", "beta": 2.0}, "not to one of your own"),
+        ({"objective": "mine:f", "beta": 2.0}, "belong to --objective elbo and beta_tcvae, not to mine:f"),
     ],
 )
 def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(Config(), **change)
+
+
+def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(few_images: Path, tmp_path: Path) -> None:
+    """The directory names them all; a likelihood of pixel levels makes bits per dimension."""
+    parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "objective": "dreg"}
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, latent_dim=3, **parts)
+    run = fit(config, tmp_path / "parts")
+    assert load_run(run.directory).config == config
+    loaded = load_run(run.directory)
+    assert sample(loaded.vae, loaded.params, jax.random.key(0), 4).shape == (4, 28, 28, 1)
+    found = evaluate(run.directory, num_samples=(4,), num_images=10)
+    bits = -found["importance_weighted"][0]["log_likelihood"] / (784 * np.log(2))
+    np.testing.assert_allclose(found["bits_per_dim"], bits)
+    assert 1 < bits < 8
+
+
+def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
+    """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
+    fixed = fit(config, tmp_path / "fixed")
+    dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
+    other = fit(replace(config, binarize_seed=1), tmp_path / "other")
+    assert np.isin(fixed.examples, (0, 255)).all()
+    np.testing.assert_array_equal(fixed.examples, dynamic.examples)
+    assert (fixed.examples != other.examples).any()
+    with np.load(few_images) as grey:
+        np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
+    assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
+    assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
+
+
+def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
+    """Whatever the microbatches, which other objectives are cut into."""
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50, objective="dip_vae_i")
+    whole, cut = (fit(replace(config, microbatch_size=n), tmp_path / str(n)) for n in (0, 10))
+    assert_same_run(whole, cut)
 
 
 def test_results_do_not_depend_on_the_number_of_devices(few_images: Path) -> None:

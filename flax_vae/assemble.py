@@ -1,0 +1,118 @@
+"""From a configuration to what it names: the model, and the objective."""
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from inspect import isclass, signature
+from typing import Any
+
+from flax_vae.config import OBJECTIVES, Config
+from flax_vae.errors import UserError
+from flax_vae.likelihoods import pixel_likelihood
+from flax_vae.networks import ImageShape
+from flax_vae.objectives import (
+    DIPVAE,
+    ELBO,
+    IWAE,
+    STL,
+    BetaTCVAE,
+    Capacity,
+    DReG,
+    FreeBits,
+    InfoVAE,
+    Objective,
+    Renyi,
+)
+from flax_vae.posteriors import DiagonalNormal, FullNormal
+from flax_vae.presets import PRESETS
+from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal
+from flax_vae.schedules import Cyclical, Warmup
+from flax_vae.vae import VAE
+
+
+def make_vae(config: Config, image_shape: ImageShape, mean: tuple[float, ...] | None = None) -> VAE:
+    """The preset's networks with the likelihood, prior and posterior that are named.
+
+    Args:
+        mean: of each image channel, where a decoder's output is to start; of no importance to a trained model.
+    """
+    height, width, channels = image_shape
+    likelihood = pixel_likelihood(config.likelihood, mean or (0.5,) * channels)
+    posterior = {"diagonal": DiagonalNormal, "full": FullNormal}[config.posterior](config.latent_dim)
+    priors = {"normal": StandardNormal, "mixture": LearnedMixture, "flow": CouplingFlow}
+    prior = priors[config.prior](config.latent_dim)
+    network = PRESETS[config.preset]((height, width, len(likelihood.start)), config.latent_dim, likelihood.start)
+    return network.clone(posterior=posterior, prior=prior, likelihood=likelihood.distribution, dtype=config.precision)
+
+
+def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Callable[[Any], Objective]:
+    """The objective that is named, as a function of its weight `--beta`.
+
+    Args:
+        num_images: size of the training set.
+    """
+    total, warmup = config.epochs * steps_per_epoch, round(config.kl_warmup_epochs * steps_per_epoch)
+
+    def weight(beta: Any) -> Any:
+        if not warmup:
+            return beta
+        return Cyclical(steps=warmup, period=-(-total // config.kl_cycles), weight=beta)
+
+    match config.objective:
+        case "elbo":
+            return lambda beta: ELBO(weight(beta))
+        case "beta_tcvae":
+            return lambda beta: BetaTCVAE(num_images, weight(beta))
+        case "capacity":
+            return lambda beta: Capacity(Warmup(total, weight=25.0))
+        case "free_bits":
+            return lambda beta: FreeBits()
+        case "infovae":
+            return lambda beta: InfoVAE()
+        case "dip_vae_i":
+            return lambda beta: DIPVAE("means")
+        case "dip_vae_ii":
+            return lambda beta: DIPVAE("latents")
+        case "iwae":
+            return lambda beta: IWAE(config.num_samples)
+        case "stl":
+            return lambda beta: STL()
+        case "dreg":
+            return lambda beta: DReG(config.num_samples)
+        case "renyi":
+            return lambda beta: Renyi(num_samples=config.num_samples)
+    own = load_objective(config.objective)
+    return lambda beta: own
+
+
+def load_objective(name: str) -> Objective:
+    """Import `my_module:my_objective`, from the current directory first.
+
+    Raises:
+        UserError: no such module or attribute, or one that does not take (vae, x, key, step).
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise UserError(
+            f"--objective {name}: write one of {', '.join(OBJECTIVES)}, or my_module:my_objective for your own."
+        )
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not (module_name + ".").startswith(error.name + "."):
+            raise  # the user's module is there, and what is missing is named by the traceback
+        raise UserError(
+            f"--objective {name}: there is no module {module_name} in {os.getcwd()} or installed."
+        ) from None
+    objective: Any = getattr(module, attribute, None)
+    if not callable(objective):
+        raise UserError(f"--objective {name}: {module.__file__} has no function {attribute}.")
+    objective = objective() if isclass(objective) else objective
+    try:
+        signature(objective).bind("vae", "x", "key", "step")
+    except TypeError as error:
+        raise UserError(f"--objective {name}: it is called as {attribute}(vae, x, key, step), but {error}.") from None
+    return objective
