@@ -8,18 +8,38 @@ from flax_vae.distributions import Bernoulli, Normal, kl_divergence
 from flax_vae.errors import UserError
 from flax_vae.evaluation import log_likelihood
 from flax_vae.machine import use_machine
-from flax_vae.objectives import ELBO, Cyclical, Warmup, distortion, log_weights, rate
+from flax_vae.objectives import (
+    DIPVAE,
+    ELBO,
+    IWAE,
+    STL,
+    BetaTCVAE,
+    Capacity,
+    DReG,
+    FreeBits,
+    InfoVAE,
+    Renyi,
+    distortion,
+    layer_rates,
+    log_weights,
+    rate,
+)
 from flax_vae.optimizers import make_optimizer
+from flax_vae.posteriors import DiagonalNormal, FullNormal
 from flax_vae.presets import gated_mlp, residual_conv, tutorial_conv, tutorial_dense
+from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal
 from flax_vae.runs import Run, fit, fit_many, load_run, resume, resume_many
 from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
+from flax_vae.schedules import Cyclical, Warmup
 from flax_vae.training import TrainState, init_state, make_train_step
-from flax_vae.vae import VAE, DiagonalNormal, Inference, StandardNormal, bind, init
+from flax_vae.vae import VAE, Inference, bind, init
 
 __all__ = [
-    "ELBO", "RECIPES", "VAE", "Bernoulli", "Config", "Cyclical", "DiagonalNormal", "ImageData", "Inference", "Normal",
-    "Run", "StandardNormal", "TrainState", "UserError", "Warmup", "bind", "decode", "distortion", "encode", "fit",
-    "fit_many", "gated_mlp", "init", "init_state", "interpolate", "kl_divergence", "latent_grid", "load_images",
-    "load_run", "log_likelihood", "log_weights", "make_optimizer", "make_train_step", "rate", "reconstruct",
-    "residual_conv", "resume", "resume_many", "sample", "traverse", "tutorial_conv", "tutorial_dense", "use_machine",
+    "DIPVAE", "ELBO", "IWAE", "RECIPES", "STL", "VAE", "Bernoulli", "BetaTCVAE", "Capacity", "Config", "CouplingFlow",
+    "Cyclical", "DReG", "DiagonalNormal", "FreeBits", "FullNormal", "ImageData", "Inference", "InfoVAE",
+    "LearnedMixture", "Normal", "Renyi", "Run", "StandardNormal", "TrainState", "UserError", "Warmup", "bind",
+    "decode", "distortion", "encode", "fit", "fit_many", "gated_mlp", "init", "init_state", "interpolate",
+    "kl_divergence", "latent_grid", "layer_rates", "load_images", "load_run", "log_likelihood", "log_weights",
+    "make_optimizer", "make_train_step", "rate", "reconstruct", "residual_conv", "resume", "resume_many", "sample",
+    "traverse", "tutorial_conv", "tutorial_dense", "use_machine",
 ]  # fmt: skip

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
+from flax_vae.assemble import load_objective
 from flax_vae.config import RECIPES, Config, read_config
 from flax_vae.errors import UserError
 from flax_vae.loop import Interrupted
@@ -22,13 +23,14 @@ from flax_vae.runs import (
     Run,
     fit,
     fit_many,
-    load_objective,
+    load_data,
     load_run,
     member_directories,
     resume,
     resume_many,
 )
-from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, traverse
+from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
+from flax_vae.scorecard import compare, evaluate, show
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class SampleArguments:
     mode: Literal["prior", "grid", "reconstruct", "interpolate", "traverse"] = "prior"
     """New images from the prior; a 30x30 grid of the latent plane; test images above their reconstructions; the way
     from one test image to another; one test image with each latent dimension moved in turn."""
+    sampler: Literal["prior", "gmm"] = "prior"
+    """Where the latents of new images come from: the prior, or ten normals fitted to those of the training images."""
     num_samples: int = 10
     """Images to make, to reconstruct, or steps from one end to the other."""
     seed: int = 0
@@ -83,6 +87,46 @@ class SampleArguments:
     """Also write the images as a float32 array "n h w c"."""
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model on its test set: a table here, and evaluation.json in the run directory."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as train.py wrote it."""
+    num_samples: tuple[int, ...] = (10, 100, 1000)
+    """Draws per image of the importance-weighted log-likelihood, once for each number."""
+    num_images: int = 1000
+    """Test images that it is measured on; all else takes every test image."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        use_machine()
+        show(evaluate(self.run, self.num_samples, self.num_images, self.seed))
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Runs beside each other: a table here, and one picture of their test losses."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, as train.py wrote them."""
+    out: Path = Path("comparison.png")
+    """PNG file to write."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if not self.runs:
+            raise UserError("flax-vae compare: name the run directories.")
+        _refuse_unwritable(self.out)
+        compare(self.runs, self.out)
+        print(self.out)
+
+
+_COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": Evaluate, "compare": Compare}
+
+
 def train(argv: Sequence[str] | None = None) -> int:
     """Run `train.py`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -93,6 +137,12 @@ def make_samples(argv: Sequence[str] | None = None) -> int:
     """Run `sample.py`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     return _exit_code(lambda: _sample(tyro.cli(SampleArguments, args=argv)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `flax-vae`; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    return _exit_code(lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, args=argv)())
 
 
 def _exit_code(command: Callable[[], None]) -> int:
@@ -157,11 +207,8 @@ def _sample(arguments: SampleArguments) -> None:
         raise UserError(f"--num-samples must be at least 1, not {arguments.num_samples}.")
     if not arguments.temperature > 0:
         raise UserError(f"--temperature must be above 0, not {arguments.temperature}.")
-    if arguments.out.suffix.lower() != ".png":
-        raise UserError(f"--out {arguments.out}: name a file that ends in .png.")
     for path in filter(None, (arguments.out, arguments.npy)):
-        if not path.absolute().parent.is_dir():
-            raise UserError(f"{path.absolute().parent} is no directory to write {path.name} to.")
+        _refuse_unwritable(path, ".png" if path == arguments.out else "")
     use_machine()
     run = load_run(arguments.run)
     images, columns = _images(run, arguments)
@@ -171,12 +218,21 @@ def _sample(arguments: SampleArguments) -> None:
     print(arguments.out)
 
 
+def _refuse_unwritable(path: Path, suffix: str = ".png") -> None:
+    if suffix and path.suffix.lower() != suffix:
+        raise UserError(f"--out {path}: name a file that ends in {suffix}.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.absolute().parent} is no directory to write {path.name} to.")
+
+
 def _images(run: Run, arguments: SampleArguments) -> tuple[np.ndarray, int]:
     """Images "n h w c" of a mode, and how many of them make a row."""
     key, n = jax.random.key(arguments.seed), arguments.num_samples
     first, second = np.random.default_rng(arguments.seed).choice(len(run.examples), 2)
     match arguments.mode:
         case "prior":
+            if arguments.sampler == "gmm":
+                return np.asarray(decode(run.vae, run.params, _mixture_latents(run, n, arguments.seed))), min(n, 10)
             return np.asarray(sample(run.vae, run.params, key, n, arguments.temperature)), min(n, 10)
         case "grid":
             grid = np.asarray(latent_grid(run.vae, run.params))[::-1]  # the second latent grows upwards
@@ -193,3 +249,18 @@ def _images(run: Run, arguments: SampleArguments) -> tuple[np.ndarray, int]:
         case "traverse":
             rows = np.asarray(traverse(run.vae, run.params, run.examples[first], n))
             return rows.reshape(-1, *rows.shape[2:]), n
+
+
+def _mixture_latents(run: Run, count: int, seed: int) -> np.ndarray:
+    """Latents from a mixture of normals fitted to draws of the training images' posteriors (Ghosh et al. 2020)."""
+    from sklearn.mixture import GaussianMixture
+
+    train_set, _ = load_data(run)
+    key, images = jax.random.key(seed), train_set.images[:10_000]
+    z = jax.lax.map(
+        lambda image_and_key: encode(run.vae, run.params, image_and_key[0][None]).sample(image_and_key[1])[0],
+        (images, jax.random.split(key, len(images))),
+        batch_size=100,
+    )
+    mixture = GaussianMixture(min(10, len(z)), random_state=seed).fit(np.asarray(z))
+    return mixture.sample(count)[0].astype(np.float32)

@@ -21,14 +21,13 @@ _IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for
 
 
 def _blocks(images: UInt8[np.ndarray, "n h w c"], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Images in blocks "s b h w c" of one shape, the last filled up with zeros, and how many of each are real."""
+    """Images in blocks "s b h w c" of one shape, the last filled up from the first, and how many of each count."""
     batch_bytes = batch_size * images[0].nbytes
     steps = max(1, min(-(-len(images) // batch_size), _BLOCK_BYTES // batch_bytes))
     for start in range(0, len(images), steps * batch_size):
-        block = images[start : start + steps * batch_size]
-        padded = np.zeros((steps * batch_size, *images.shape[1:]), np.uint8)
-        padded[: len(block)] = block
-        yield padded.reshape(steps, batch_size, *images.shape[1:]), len(block)
+        wanted = np.arange(start, start + steps * batch_size)
+        block = images[wanted % len(images)]
+        yield block.reshape(steps, batch_size, *images.shape[1:]), min(len(images) - start, len(wanted))
 
 
 def make_evaluate(
@@ -105,26 +104,67 @@ def log_likelihood(
 
 def posterior_means(
     vae: VAE, params: Any, images: UInt8[np.ndarray, "n h w c"], batch_size: int = 500
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
-    """Posterior mean of every image, and each latent dimension's rate in nats, averaged over the images."""
+) -> Float[np.ndarray, "n d"]:
+    """The posterior mean of every image."""
 
     @jax.jit
-    def encode(params: Any, block: Array) -> tuple[Array, Array]:
-        def one_batch(x: Array) -> tuple[Array, Array]:
-            model = bind(vae, params)
-            posterior, prior = model.encode(to_unit(x)), model.prior()
-            return posterior.mean(), kl_divergence(replace(posterior, event_ndim=0), prior)
+    def encode(params: Any, block: Array) -> Array:
+        return jax.lax.map(lambda x: bind(vae, params).encode(to_unit(x)).mean(), block)
 
-        return jax.lax.map(one_batch, block)
-
-    means: list[np.ndarray] = []
-    rates: list[np.ndarray] = []
-    for block, size in _blocks(images, batch_size):
-        for values, kept in zip(encode(params, block), (means, rates), strict=True):
-            kept.append(np.asarray(values).reshape(-1, values.shape[-1])[:size])
-    return np.concatenate(means), np.concatenate(rates).mean(0)
+    blocks = [(np.asarray(encode(params, block)), size) for block, size in _blocks(images, batch_size)]
+    return np.concatenate([means.reshape(-1, means.shape[-1])[:size] for means, size in blocks])
 
 
-def most_active_plane(rates: Float[np.ndarray, " d"]) -> tuple[int, ...]:
-    """The two latent dimensions with the highest rate, in ascending order; fewer where there are fewer."""
-    return tuple(sorted(int(i) for i in np.argsort(-rates)[:2]))
+def most_active_plane(means: Float[np.ndarray, "n d"]) -> tuple[int, ...]:
+    """The two latent dimensions that tell images apart best, in ascending order; fewer where there are fewer.
+
+    A dimension's activity is the variance of its posterior mean over the images (Burda et al. 2016, section 5.2).
+    """
+    return tuple(sorted(int(i) for i in np.argsort(-means.var(0))[:2]))
+
+
+def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> int:
+    """Latent dimensions whose activity (see `most_active_plane`) is above a threshold (Burda et al. 2016)."""
+    return int((means.var(0) > threshold).sum())
+
+
+@partial(jax.jit, static_argnums=0)
+def dimension_rates(vae: VAE, params: Any, images: Images) -> Float[Array, " d"]:
+    """KL(q(z_d | x) || p(z_d)) of each latent dimension in nats, averaged over the images; between `Normal`s only."""
+
+    def one_image(image: Array) -> Array:
+        model = bind(vae, params)
+        return kl_divergence(replace(model.encode(image[None]), event_ndim=0), model.prior())[0]
+
+    return jax.lax.map(one_image, to_unit(images), batch_size=_IMAGES_AT_ONCE).mean(0)
+
+
+@partial(jax.jit, static_argnums=0)
+def elbo_surgery(vae: VAE, params: Any, images: Images, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
+    """The rate as what latents tell about images, plus how far they are from the prior as a whole, in nats.
+
+    rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
+
+    One draw for each image, against the posteriors of all: a mutual information above log n cannot be seen.
+    """
+
+    def one_image(image_and_key: tuple[Array, Array]) -> tuple[Any, Array, Array]:
+        image, key = image_and_key
+        model = bind(vae, params)
+        posterior = model.encode(image[None])
+        z = posterior.sample(key)
+        return (
+            jax.tree.map(lambda leaf: leaf[0], posterior),
+            z[0],
+            posterior.log_prob(z)[0] - model.prior().log_prob(z)[0],
+        )
+
+    keys = jax.random.split(key, len(images))
+    posteriors, z, log_ratio = jax.lax.map(one_image, (to_unit(images), keys), batch_size=_IMAGES_AT_ONCE)
+
+    def log_aggregate(z: Array) -> Array:
+        return jax.nn.logsumexp(posteriors.log_prob(z)) - jnp.log(len(images))
+
+    log_prior = bind(vae, params).prior().log_prob(z)
+    to_prior = (jax.lax.map(log_aggregate, z, batch_size=_IMAGES_AT_ONCE) - log_prior).mean()
+    return {"mutual_information": log_ratio.mean() - to_prior, "marginal_kl": to_prior}

@@ -42,7 +42,7 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
 
     Convolution kernels "kh kw i o" count as matrices "(kh kw i) o". Vectors, and kernels with a single output, get Adam
     at the same rate. The updates are those of `optax.contrib.muon`, without its correction of the momentum's first
-    steps, in a fifth of the time on CPUs.
+    steps, in a third of the time on CPUs.
     """
 
     def kinds(params: Any) -> Any:

@@ -23,8 +23,8 @@ def draw_pictures(
     directory.mkdir(exist_ok=True)
     reconstruct_key, sample_key = jax.random.split(key)
     originals = test.images[:10]
-    means, rates = posterior_means(vae, params, test.images)
-    plane = most_active_plane(rates)
+    means = posterior_means(vae, params, test.images)
+    plane = most_active_plane(means)
     plots.plot_reconstructions(
         directory / "reconstructions.png",
         originals,

@@ -153,6 +153,24 @@ def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
     _save(path, panels["loss"], "Loss", notes["loss"])
 
 
+def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Draw the test losses of runs against epochs and against seconds.
+
+    Args:
+        path: PNG file to write.
+        runs: the records of each run's epochs, as in its `metrics.jsonl`.
+    """
+    panels = _panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
+    for name, metrics in runs.items():
+        for axis, ax in panels.items():
+            losses = [record["test_loss"] for record in metrics]
+            ax.plot([record[axis] for record in metrics], losses, label=name, linewidth=1.6, marker="o", markersize=3.5)
+            ax.set_xlabel(axis)
+    panels["epoch"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    panels["seconds"].legend(frameon=False, labelcolor=INK)
+    _save(path, panels["epoch"], "Test loss", "nats per image")
+
+
 def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:
     """Draw `train_` and `test_` of one name, and return their latest values in words."""
     values: list[float] = []
@@ -252,7 +270,7 @@ def _latent(index: int) -> str:
 def _shown(plane: tuple[int, ...], latent_dim: int) -> str:
     """Say which latents a picture shows, and why these if there are more."""
     names = " and ".join(map(_latent, plane))
-    which = f", the {'two' if len(plane) == 2 else 'one'} of {latent_dim} with the highest rate"
+    which = f", the {'two' if len(plane) == 2 else 'one'} of {latent_dim} that tell images apart best"
     return names + which if latent_dim > len(plane) else names
 
 

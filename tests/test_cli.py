@@ -1,5 +1,6 @@
 """The two programs as a user runs them."""
 
+import json
 import os
 import shutil
 import signal
@@ -15,8 +16,9 @@ from PIL import Image
 from run_directories import assert_same_run, truncate_checkpoint
 
 from flax_vae import load_run
-from flax_vae.cli import make_samples, train
+from flax_vae.cli import main, make_samples, train
 from flax_vae.data.fashion_mnist import USUAL_PLACES
+from flax_vae.runs import load_data
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
@@ -276,3 +278,63 @@ def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> Non
     assert run.metrics[0]["step"] == 468
     assert run.metrics[0]["test_loss"] < 280, out
     assert len(run.examples) == 64
+
+
+def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures that fit together, the same twice, and two runs beside each other in a table and a picture."""
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    again = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
+    assert main(again) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((copy / "evaluation.json").read_text())
+    assert f"{found['elbo']['elbo']:.2f}" in shown
+    assert "none: the Bernoulli's cross-entropy of grey values" in found["bits_per_dim"]
+    few, many = found["importance_weighted"]
+    assert few["log_likelihood"] < many["log_likelihood"]
+    surgery = found["mutual_information"] + found["marginal_kl"]
+    np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
+    assert 0.2 < found["accuracy"]["linear"] <= 1
+    last = load_run(copy).metrics[-1]
+    np.testing.assert_allclose(found["elbo"]["loss"], last["test_loss"], rtol=0.01)
+    (copy / "evaluation.json").rename(tmp_path / "first.json")
+    assert main(again) == 0
+    assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+    capsys.readouterr()
+    assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
+    shown = capsys.readouterr().out
+    assert f"{many['log_likelihood']:.2f}" in shown
+    assert "not evaluated" in shown
+    with Image.open(tmp_path / "both.png") as image:
+        assert min(image.size) > 100
+
+
+def test_new_images_from_a_mixture_fitted_to_the_latents(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """Its latents spread as those of the training images do, which is not how the prior's do."""
+    made = {}
+    for sampler in ("prior", "gmm"):
+        flags = ["--sampler", sampler, "--num-samples", "200", "--out", str(tmp_path / f"{sampler}.png")]
+        assert make_samples([str(trained[0]), *flags, "--npy", str(tmp_path / f"{sampler}.npy")]) == 0
+        made[sampler] = np.load(tmp_path / f"{sampler}.npy")
+    assert made["gmm"].shape == (200, 28, 28, 1)
+    run = load_run(trained[0])
+    brightness = load_data(run)[0].images.mean((1, 2, 3)) / 255
+    errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
+    assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
+        (["compare", "RUN", "--out", "both.jpg"], "name a file that ends in .png"),
+        (["compare", "nowhere"], "nowhere is no run directory"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    arguments: list[str], message: str, trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -4,27 +4,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from models import IMAGES, linear_gaussian, log_evidence
 
-from flax_vae import ELBO, init, log_likelihood, tutorial_dense
-from flax_vae.evaluation import make_evaluate, most_active_plane, posterior_means
+from flax_vae import bind, encode, init, log_likelihood, rate, tutorial_dense
+from flax_vae.evaluation import (
+    active_units,
+    dimension_rates,
+    elbo_surgery,
+    make_evaluate,
+    most_active_plane,
+    posterior_means,
+)
+from flax_vae.scorecard import collapse
 
 KEY = jax.random.key(0)
-PARAMS = init(linear_gaussian(), KEY, (2, 2, 1))
+PARAMS = {shift: init(linear_gaussian(shift), KEY, (2, 2, 1)) for shift in (0.0, 0.15, 0.3)}
 
 
 @pytest.mark.parametrize("num_samples", [2, 64, 65, 1000])
 def test_with_the_exact_posterior_it_is_the_evidence(num_samples: int) -> None:
-    bound, error = log_likelihood(linear_gaussian(), PARAMS, IMAGES, KEY, num_samples)
+    bound, error = log_likelihood(linear_gaussian(), PARAMS[0.0], IMAGES, KEY, num_samples)
     np.testing.assert_allclose(bound, log_evidence(), rtol=1e-5)
     np.testing.assert_allclose(error, 0, atol=np.sqrt(2**-22 / num_samples))  # a variance of a few float32 roundings
 
 
 def test_it_lies_below_the_evidence_and_rises_with_the_samples() -> None:
     keys = jax.random.split(KEY, 400)
-    means = []
+    vae, params, means = linear_gaussian(0.3), PARAMS[0.3], []
     for num_samples in (2, 10, 100):
-        estimate = jax.jit(lambda key, k=num_samples: log_likelihood(linear_gaussian(0.3), PARAMS, IMAGES, key, k)[0])
+        estimate = jax.jit(lambda key, k=num_samples: log_likelihood(vae, params, IMAGES, key, k)[0])
         means.append(np.mean(jax.lax.map(estimate, keys), axis=0))
     assert (np.diff(means, axis=0) > 0).all()
     assert (means[-1] < log_evidence() + 0.01).all()
@@ -32,7 +41,7 @@ def test_it_lies_below_the_evidence_and_rises_with_the_samples() -> None:
 
 
 def test_its_standard_error_is_the_spread_of_repeated_estimates() -> None:
-    estimate = jax.jit(lambda key: log_likelihood(linear_gaussian(0.15), PARAMS, IMAGES, key, 500))
+    estimate = jax.jit(lambda key: log_likelihood(linear_gaussian(0.15), PARAMS[0.15], IMAGES, key, 500))
     bounds, errors = jax.lax.map(estimate, jax.random.split(KEY, 500))
     np.testing.assert_allclose(np.std(bounds, axis=0), np.mean(errors, axis=0), rtol=0.15)
 
@@ -40,7 +49,7 @@ def test_its_standard_error_is_the_spread_of_repeated_estimates() -> None:
 def test_each_image_has_draws_of_its_own() -> None:
     images = np.random.default_rng(0).uniform(size=(20, 2, 2, 1)).astype(np.float32)  # more than fit at once
     images[17] = images[3]
-    bound, error = log_likelihood(linear_gaussian(0.3), PARAMS, images, KEY, 100)
+    bound, error = log_likelihood(linear_gaussian(0.3), PARAMS[0.3], images, KEY, 100)
     assert bound.shape == error.shape == (20,)
     assert bound[17] != bound[3]
     assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
@@ -48,7 +57,10 @@ def test_each_image_has_draws_of_its_own() -> None:
 
 def test_memory_does_not_grow_with_the_samples() -> None:
     few, many = (
-        log_likelihood.lower(linear_gaussian(), PARAMS, IMAGES, KEY, k).compile().memory_analysis().temp_size_in_bytes
+        log_likelihood.lower(linear_gaussian(), PARAMS[0.0], IMAGES, KEY, k)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
         for k in (1000, 100_000)
     )
     assert many <= few
@@ -66,13 +78,40 @@ def test_evaluation_counts_every_image_once(images: np.ndarray) -> None:
     assert found["step"] == 7
 
 
-def test_posterior_means_and_the_plane_of_highest_rate(images: np.ndarray) -> None:
-    vae = linear_gaussian()
+def test_posterior_means_and_the_plane_that_tells_images_apart() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, 2, 2, 1), np.uint8)
-    means, rates = posterior_means(vae, PARAMS, pixels, batch_size=4)
-    assert means.shape == (9, 3)
+    means = posterior_means(linear_gaussian(), PARAMS[0.0], pixels, batch_size=4)
+    np.testing.assert_allclose(means, encode(linear_gaussian(), PARAMS[0.0], pixels).mean(), rtol=1e-5)
+    spread = np.random.default_rng(0).normal(size=(1000, 4)) * [0.1, 3.0, 0.0, 2.0]
+    assert most_active_plane(spread) == (1, 3)
+    assert most_active_plane(spread[:, :1]) == (0,)
+
+
+def test_elbo_surgery_by_brute_force() -> None:
+    """Every draw against the posteriors of all images, one by one, with SciPy."""
+    vae, key = linear_gaussian(0.3), jax.random.key(3)
+    posterior = encode(vae, PARAMS[0.3], IMAGES)
+    keys = jax.random.split(key, 5)
+    z = np.stack([encode(vae, PARAMS[0.3], IMAGES[i : i + 1]).sample(keys[i])[0] for i in range(5)])
+    densities = scipy.stats.norm(np.float64(posterior.loc), np.exp(np.float64(posterior.log_scale))).pdf(z[:, None])
+    own, aggregate = np.log(np.diagonal(densities.prod(-1))), np.log(densities.prod(-1).mean(1))
+    prior = scipy.stats.norm.logpdf(z).sum(-1)
+    found = elbo_surgery(vae, PARAMS[0.3], IMAGES, key)
+    np.testing.assert_allclose(found["mutual_information"], (own - aggregate).mean(), rtol=1e-4)
+    np.testing.assert_allclose(found["marginal_kl"], (aggregate - prior).mean(), rtol=1e-4)
+
+
+def test_the_rates_of_the_dimensions_add_up_to_the_rate() -> None:
+    vae, params = linear_gaussian(0.3), PARAMS[0.3]
+    rates = dimension_rates(vae, params, IMAGES)
     assert rates.shape == (3,)
-    inference_rate = make_evaluate(vae, ELBO(), 9)(PARAMS, pixels, KEY, 0)["rate"]
-    np.testing.assert_allclose(rates.sum(), inference_rate, rtol=1e-5)
-    assert most_active_plane(np.array([0.1, 3.0, 0.0, 2.0])) == (1, 3)
-    assert most_active_plane(np.array([0.1])) == (0,)
+    expected = rate(bind(vae, params).infer(jnp.asarray(IMAGES), KEY)).mean()
+    np.testing.assert_allclose(rates.sum(), expected, rtol=1e-5)
+
+
+def test_latents_that_tell_nothing_are_counted_out() -> None:
+    means = np.random.default_rng(0).normal(size=(1000, 3)) * [1.0, 0.2, 0.01]
+    assert active_units(means) == 2
+    assert collapse(0.01, 0, 3).startswith("posterior collapse: the latents carry 0.01 nats")
+    assert collapse(5.0, 2, 3).startswith("1 of 3 latent dimensions are not used")
+    assert collapse(5.0, 3, 3) is None

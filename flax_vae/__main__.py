@@ -1,0 +1,7 @@
+"""`python -m flax_vae`: the same as `flax-vae`."""
+
+import sys
+
+from flax_vae.cli import main
+
+sys.exit(main())
