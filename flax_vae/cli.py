@@ -142,7 +142,7 @@ def make_samples(argv: Sequence[str] | None = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flax-vae`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    return _exit_code(lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, args=argv)())
+    return _exit_code(lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="flax-vae", args=argv)())
 
 
 def _exit_code(command: Callable[[], None]) -> int:
@@ -207,6 +207,8 @@ def _sample(arguments: SampleArguments) -> None:
         raise UserError(f"--num-samples must be at least 1, not {arguments.num_samples}.")
     if not arguments.temperature > 0:
         raise UserError(f"--temperature must be above 0, not {arguments.temperature}.")
+    if arguments.sampler == "gmm" and (arguments.mode, arguments.temperature) != ("prior", 1.0):
+        raise UserError("--sampler gmm makes new images: it goes with neither another --mode nor a --temperature.")
     for path in filter(None, (arguments.out, arguments.npy)):
         _refuse_unwritable(path, ".png" if path == arguments.out else "")
     use_machine()

@@ -176,7 +176,12 @@ def kl_divergence(q: "Normal | MultivariateNormal", p: Normal) -> Float[Array, "
         ½ Σ_d [σ²/τ² + (μ-m)²/τ² - 1 - log σ²/τ²]  +  ½ [Σ_d log σ² - log det Σ]
 
     where the second part is the KL that the correlations add; it is 0 for independent dimensions.
+
+    Raises:
+        TypeError: another distribution, for which this is no KL.
     """
+    if not (isinstance(q, Normal | MultivariateNormal) and isinstance(p, Normal)):
+        raise TypeError(f"no closed form of the KL of {type(q).__name__} from {type(p).__name__}")
     correlations: float | Array = 0.0
     if isinstance(q, MultivariateNormal):
         log_scale = 0.5 * jnp.log((q.scale_tril**2).sum(-1))

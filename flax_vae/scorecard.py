@@ -37,7 +37,11 @@ _PROBED = 10_000  # training images that classifiers of latents learn from
 
 
 def evaluate(
-    directory: str | Path, num_samples: Sequence[int] = (10, 100, 1000), num_images: int = 1000, seed: int = 0
+    directory: str | Path,
+    num_samples: Sequence[int] = (10, 100, 1000),
+    num_images: int = 1000,
+    seed: int = 0,
+    vae: VAE | None = None,
 ) -> dict[str, Any]:
     """Measure a run on its test set and write `evaluation.json` into its directory.
 
@@ -46,13 +50,14 @@ def evaluate(
         num_samples: draws per image of the importance-weighted bound, each at least two.
         num_images: test images that it is measured on; everything else takes all of them.
         seed: of the draws.
+        vae: the model, where it was one of your own.
 
     Raises:
         UserError: no run, or its data cannot be had.
     """
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
-    run = load_run(directory)
+    run = load_run(directory, vae)
     train, test = load_data(run)
     key, bound_key, surgery_key = jax.random.split(jax.random.key(seed), 3)
     means = posterior_means(run.vae, run.params, test.images)

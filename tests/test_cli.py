@@ -308,7 +308,9 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
         assert min(image.size) > 100
 
 
-def test_new_images_from_a_mixture_fitted_to_the_latents(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_new_images_from_a_mixture_fitted_to_the_latents(
+    trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Its latents spread as those of the training images do, which is not how the prior's do."""
     made = {}
     for sampler in ("prior", "gmm"):
@@ -320,6 +322,8 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(trained: tuple[Path, st
     brightness = load_data(run)[0].images.mean((1, 2, 3)) / 255
     errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
     assert errors[0] < errors[1]
+    assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2
+    assert "goes with neither another --mode nor a --temperature" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import scipy.integrate
@@ -143,6 +144,13 @@ def test_kl_of_correlated_latents() -> None:
     plain = normal((4, 3))
     same = MultivariateNormal(plain.loc, jnp.exp(plain.log_scale)[..., None] * jnp.eye(3))
     np.testing.assert_allclose(kl_divergence(same, p), kl_divergence(plain, p), rtol=1e-5)
+
+
+def test_a_kl_without_a_closed_form_is_refused() -> None:
+    """Not mistaken for another: a mixture, too, has a loc and a log_scale."""
+    mixture = NormalMixture(jnp.zeros(4), jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    with pytest.raises((TypeError, jaxtyping.TypeCheckError)):
+        kl_divergence(normal((4, 3)), mixture)
 
 
 def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
