@@ -264,5 +264,5 @@ def _mixture_latents(run: Run, count: int, seed: int) -> np.ndarray:
         (images, jax.random.split(key, len(images))),
         batch_size=100,
     )
-    mixture = GaussianMixture(min(10, len(z)), random_state=seed).fit(np.asarray(z))
+    mixture = GaussianMixture(min(10, len(z)), random_state=seed).fit(np.asarray(z, np.float64))
     return mixture.sample(count)[0].astype(np.float32)

@@ -78,7 +78,7 @@ class CouplingFlow(nn.Module):
     """
 
     latent_dim: int
-    layers: int = 6
+    layers: int = 4
     hidden: int = 64
 
     def setup(self) -> None:

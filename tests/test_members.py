@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ def configs(few_images: Path) -> list[Config]:
     config = Config(
         preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, warmup_steps=0, schedule="constant"
     )
-    return [replace(config, beta=beta, seed=seed) for beta, seed in product((1.0, 4.0), (0, 1))]
+    return [replace(config, beta=1.0), replace(config, beta=4.0), replace(config, beta=4.0, seed=1)]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,8 @@ def runs(configs: list[Config], tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 def test_every_member_is_the_run_alone(runs: list[Run], configs: list[Config], tmp_path: Path) -> None:
-    assert [run.directory.name for run in runs] == ["beta-1-seed-0", "beta-1-seed-1", "beta-4-seed-0", "beta-4-seed-1"]
-    for run, config in zip(runs[1:3], configs[1:3], strict=True):
+    assert [run.directory.name for run in runs] == ["beta-1-seed-0", "beta-4-seed-0", "beta-4-seed-1"]
+    for run, config in zip(runs[::2], configs[::2], strict=True):
         assert run.config == config == load_run(run.directory).config
         alone = fit(config, tmp_path / run.directory.name)
         for record, expected in zip(run.metrics, alone.metrics, strict=True):
@@ -49,10 +48,10 @@ def test_every_member_is_the_run_alone(runs: list[Run], configs: list[Config], t
 
 def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) -> None:
     summary = json.loads((runs[0].directory.parent / "summary.json").read_text())
-    assert [(row["beta"], row["seeds"]) for row in summary] == [(1.0, [0, 1]), (4.0, [0, 1])]
-    losses = [run.metrics[-1]["test_loss"] for run in runs[2:]]
+    assert [(row["beta"], row["seeds"]) for row in summary] == [(1.0, [0]), (4.0, [0, 1])]
+    losses = [run.metrics[-1]["test_loss"] for run in runs[1:]]
     assert summary[1]["test_loss"] == pytest.approx({"mean": np.mean(losses), "sd": np.std(losses, ddof=1)})
-    with pytest.raises(UserError, match=r"holds 4 runs: name one of them, as .*beta-1-seed-0"):
+    with pytest.raises(UserError, match=r"holds 3 runs: name one of them, as .*beta-1-seed-0"):
         load_run(runs[0].directory.parent)
     assert (runs[0].directory.parents[1] / "latest").resolve() == runs[0].directory.parent.resolve()
     assert not (runs[0].directory.parent / "latest").exists()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_vae import ELBO, Config, init_state, make_optimizer, make_train_step, sample
+from flax_vae import ELBO, Config, bind, init_state, make_optimizer, make_train_step
 from flax_vae.assemble import make_objective, make_vae
 from flax_vae.config import OBJECTIVES
 from flax_vae.presets import channel_means
@@ -47,7 +47,7 @@ def test_parts_go_together(config: Config, images: np.ndarray) -> None:
         state, metrics = step(state, batch)
         distortions.append(float(metrics["distortion"]))
     assert np.mean(distortions[-5:]) < np.mean(distortions[:5])
-    made = sample(vae, state.params, KEY, 5, 0.7)
+    made = bind(vae, state.params).generate(KEY, 5, 0.7).mean()
     assert made.shape == (5, 7, 7, 3)
     if "normal" not in config.likelihood:  # a normal's mean may lie anywhere
         assert ((made >= 0) & (made <= 1)).all()
