@@ -150,6 +150,11 @@ def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
 
 
+def _scoreless_log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
+    """`log_weights` whose gradient reaches the posterior through its draws alone."""
+    return log_weights(inference._replace(posteriors=jax.lax.stop_gradient(inference.posteriors)), x)
+
+
 @dataclass(frozen=True)
 class Renyi:
     """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
@@ -190,8 +195,7 @@ class STL:
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = vae.infer(x, key, self.num_samples)
-        fixed = inference._replace(posteriors=jax.lax.stop_gradient(inference.posteriors))
-        return -_log_mean(log_weights(fixed, x)), _terms(inference, x)
+        return -_log_mean(_scoreless_log_weights(inference, x)), _terms(inference, x)
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,7 @@ class DReG:
         posterior = vae.encode(x)
         z, weight = _weigh_gradient(posterior.sample(key, (self.num_samples,)))
         inference = Inference((z,), (posterior,), (vae.prior(),), vae.decode(z))
-        fixed = inference._replace(posteriors=jax.lax.stop_gradient(inference.posteriors))
-        return -_log_mean_with_weight(log_weights(fixed, x), weight), _terms(inference, x)
+        return -_log_mean_with_weight(_scoreless_log_weights(inference, x), weight), _terms(inference, x)
 
 
 @jax.custom_vjp
