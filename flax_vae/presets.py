@@ -7,6 +7,7 @@ starts, one number for each channel; it is used when parameters are initialised 
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_vae.likelihoods import pixel_likelihood
 from flax_vae.networks import (
     DenseDecoder,
     DenseEncoder,
@@ -74,5 +75,4 @@ def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
 
 def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
     """The logit of each channel's mean: where a Bernoulli decoder's output should start."""
-    mean = np.clip(channel_means(images), 1e-3, 1 - 1e-3)
-    return tuple(float(logit) for logit in np.log(mean / (1 - mean)))
+    return pixel_likelihood("bernoulli", channel_means(images)).start
