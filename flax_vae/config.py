@@ -109,7 +109,7 @@ class Config:
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not end within {self.epochs} "
                 "epochs, so beta would never reach its value: lower --kl-warmup-epochs or raise --epochs."
             )
-        if ":" not in self.objective and self.objective not in OBJECTIVES:
+        if not self.has_own_objective and self.objective not in OBJECTIVES:
             raise UserError(
                 f"--objective {self.objective}: there are {', '.join(OBJECTIVES)}; your own is my_module:my_objective."
             )
@@ -121,29 +121,26 @@ class Config:
                 f"not to {self.objective}."
             )
 
+    @property
+    def has_own_objective(self) -> bool:
+        """Whether the objective is a function of the user's, which has to be named again to go on with a run."""
+        return ":" in self.objective
 
+
+_CONVOLUTIONAL = Config(
+    preset="tutorial_conv",
+    epochs=2,
+    batch_size=32,
+    microbatch_size=8,
+    optimizer="muon",
+    learning_rate=1e-2,
+    warmup_steps=50,
+    schedule="linear",
+)
 RECIPES: Mapping[str, Config] = {
     "gated_mlp": Config(),
-    "residual_conv": Config(
-        preset="residual_conv",
-        epochs=2,
-        batch_size=32,
-        microbatch_size=8,
-        optimizer="muon",
-        learning_rate=1e-2,
-        warmup_steps=50,
-        schedule="linear",
-    ),
-    "tutorial_conv": Config(
-        preset="tutorial_conv",
-        epochs=2,
-        batch_size=32,
-        microbatch_size=8,
-        optimizer="muon",
-        learning_rate=1e-2,
-        warmup_steps=50,
-        schedule="linear",
-    ),
+    "residual_conv": replace(_CONVOLUTIONAL, preset="residual_conv"),
+    "tutorial_conv": _CONVOLUTIONAL,
     "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
 }
 
@@ -214,10 +211,10 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
 
 
 def _config_from(content: dict[str, Any], path: Path) -> Config:
-    default = Config()
+    default, names = Config(), [field.name for field in fields(Config)]
     for name, value in content.items():
-        if not hasattr(default, name):
-            near = difflib.get_close_matches(name, [field.name for field in fields(Config)], 1)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
             raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
         known = getattr(default, name)
         if known is not None and type(value) is not type(known):

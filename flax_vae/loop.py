@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
-from flax_vae.config import settings
+from flax_vae.config import Config, settings
 from flax_vae.errors import UserError
 from flax_vae.members import Group, Member, stack
 from flax_vae.report import Report, read_metrics, say
@@ -30,9 +30,9 @@ _BLOCK_BYTES = 2**26
 class Interrupted(Exception):
     """A signal stopped the training after its state was saved."""
 
-    def __init__(self, signum: int, directory: Path, objective: str) -> None:
+    def __init__(self, signum: int, directory: Path, config: Config) -> None:
         """Remember the signal: by convention the exit code is 128 + its number."""
-        own = "" if objective == "elbo" else f" --objective {objective}"
+        own = f" --objective {config.objective}" if config.has_own_objective else ""
         super().__init__(f"Stopped and saved. Go on with: python train.py --resume {directory}{own}")
         self.signum = signum
 
@@ -70,7 +70,7 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
                 report.advance(step, group.means(step - first), clock.images_per_second())
                 if stop and step < first + steps_per_epoch:
                     group.save(step, dict.fromkeys(group.going(), math.inf))
-                    raise Interrupted(stop[0], directory, config.objective)
+                    raise Interrupted(stop[0], directory, config)
             means, tests, times = group.means(steps_per_epoch), group.evaluate(), clock.finish_epoch()
             records = {
                 i: {"epoch": epoch + 1, "step": step}
@@ -83,7 +83,7 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
             group.clear_totals()
             group.save(step, {i: test["loss"] for i, test in tests.items()})
             if stop and epoch + 1 < config.epochs:
-                raise Interrupted(stop[0], directory, config.objective)
+                raise Interrupted(stop[0], directory, config)
     return group.failed
 
 

@@ -253,7 +253,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
 
 def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:
     """The training of a run directory, on the data that it was trained on."""
-    if ":" in config.objective and objective is None:
+    if config.has_own_objective and objective is None:
         raise UserError(f"{directory} was trained with an objective of its own: add --objective {config.objective}.")
     training = _prepare(config, vae, objective)
     _check_data(directory, config, training.train, training.test)
