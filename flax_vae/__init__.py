@@ -2,6 +2,7 @@
 
 __version__ = "0.1.0"
 
+from flax_vae.bounds import IWAE, STL, DReG, Renyi
 from flax_vae.config import RECIPES, Config
 from flax_vae.data import ImageData, load_images
 from flax_vae.distributions import Bernoulli, Normal, kl_divergence
@@ -11,14 +12,10 @@ from flax_vae.machine import use_machine
 from flax_vae.objectives import (
     DIPVAE,
     ELBO,
-    IWAE,
-    STL,
     BetaTCVAE,
     Capacity,
-    DReG,
     FreeBits,
     InfoVAE,
-    Renyi,
     distortion,
     layer_rates,
     log_weights,

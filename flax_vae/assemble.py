@@ -7,6 +7,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
 
+from flax_vae.bounds import IWAE, STL, DReG, Renyi
 from flax_vae.config import OBJECTIVES, Config
 from flax_vae.errors import UserError
 from flax_vae.likelihoods import pixel_likelihood
@@ -14,15 +15,11 @@ from flax_vae.networks import ImageShape
 from flax_vae.objectives import (
     DIPVAE,
     ELBO,
-    IWAE,
-    STL,
     BetaTCVAE,
     Capacity,
-    DReG,
     FreeBits,
     InfoVAE,
     Objective,
-    Renyi,
 )
 from flax_vae.posteriors import DiagonalNormal, FullNormal
 from flax_vae.presets import PRESETS

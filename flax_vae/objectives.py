@@ -54,7 +54,8 @@ def log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array
     )
 
 
-def _terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
+def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
+    """The metrics elbo, rate and distortion of each image, in nats."""
     d, r = distortion(inference, x), rate(inference)
     return {"elbo": -(d + r), "rate": r, "distortion": d}
 
@@ -73,7 +74,7 @@ class ELBO:
         self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics elbo (at beta = 1), rate and distortion, each "b", in nats per image."""
-        terms = _terms(vae.infer(x, key), x)
+        terms = elbo_terms(vae.infer(x, key), x)
         return terms["distortion"] + at(self.beta, step) * terms["rate"], terms
 
 
@@ -93,7 +94,7 @@ class Capacity:
         self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss and metrics as for `ELBO`, in nats per image."""
-        terms = _terms(vae.infer(x, key), x)
+        terms = elbo_terms(vae.infer(x, key), x)
         distance = jnp.abs(terms["rate"] - at(self.capacity, step))
         return terms["distortion"] + self.gamma * distance, terms
 
@@ -118,7 +119,7 @@ class FreeBits:
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss and metrics as for `ELBO`, in nats per image."""
         inference = vae.infer(x, key)
-        terms = _terms(inference, x)
+        terms = elbo_terms(inference, x)
         if self.per == "dimension":
             layers = zip(inference.posteriors, inference.priors, strict=True)
             rates = tuple(kl_divergence(replace(q, event_ndim=0), p) for q, p in layers)
@@ -126,122 +127,6 @@ class FreeBits:
             rates = layer_rates(inference)
         paid = sum(jnp.maximum(self.nats, r.mean(0)).sum() for r in rates)
         return terms["distortion"] + paid, terms
-
-
-@dataclass(frozen=True)
-class IWAE:
-    """-log 1/k Σ_k w_k with w = p(x, z) / q(z | x): the importance-weighted bound (Burda et al. 2016, eq. 8).
-
-    Args:
-        num_samples: k; with 1 it is the ELBO, its rate from the draw.
-    """
-
-    num_samples: int = 8
-
-    def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
-        return -_log_mean(log_weights(inference, x)), _terms(inference, x)
-
-
-def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
-    return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
-
-
-def _scoreless_log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
-    """`log_weights` whose gradient reaches the posterior through its draws alone."""
-    return log_weights(inference._replace(posteriors=jax.lax.stop_gradient(inference.posteriors)), x)
-
-
-@dataclass(frozen=True)
-class Renyi:
-    """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
-
-    Args:
-        alpha: 0 is the IWAE's bound; towards 1 it becomes the ELBO, and below 0 an upper bound for large k.
-        num_samples: k.
-    """
-
-    alpha: float = 0.5
-    num_samples: int = 8
-
-    def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
-        log_w, order = log_weights(inference, x), 1 - self.alpha
-        bound = log_w.mean(0) if order == 0 else _log_mean(order * log_w) / order
-        return -bound, _terms(inference, x)
-
-
-@dataclass(frozen=True)
-class STL:
-    """The importance-weighted bound, its gradient without the posterior's score (Roeder et al. 2017).
-
-    log q(z | x) depends on the encoder directly and through z. The direct part has the mean 0 for k = 1, and is left
-    out: the gradient's variance vanishes as the posterior becomes exact. For k > 1 that biases it; `DReG` does not.
-
-    Args:
-        num_samples: k.
-    """
-
-    num_samples: int = 1
-
-    def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
-        return -_log_mean(_scoreless_log_weights(inference, x)), _terms(inference, x)
-
-
-@dataclass(frozen=True)
-class DReG:
-    """The importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
-
-    With the normalised weights v_k = w_k / Σ_j w_j, the decoder and the prior get the bound's own gradient,
-    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: unbiased, and its signal does not drown in
-    noise as k grows.
-
-    Args:
-        num_samples: k.
-    """
-
-    num_samples: int = 8
-
-    def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        posterior = vae.encode(x)
-        z, weight = _weigh_gradient(posterior.sample(key, (self.num_samples,)))
-        inference = Inference((z,), (posterior,), (vae.prior(),), vae.decode(z))
-        return -_log_mean_with_weight(_scoreless_log_weights(inference, x), weight), _terms(inference, x)
-
-
-@jax.custom_vjp
-def _weigh_gradient(z: Float[Array, "k b d"]) -> tuple[Float[Array, "k b d"], Float[Array, "k b"]]:
-    """z, and a value whose gradient multiplies that of z on the way back."""
-    return z, jnp.zeros(z.shape[:2], z.dtype)
-
-
-@jax.custom_vjp
-def _log_mean_with_weight(log_w: Float[Array, "k b"], weight: Float[Array, "k b"]) -> Float[Array, " b"]:
-    """`_log_mean`, which gives `weight` the normalised weights as its gradient."""
-    return _log_mean(log_w)
-
-
-_weigh_gradient.defvjp(
-    lambda z: (_weigh_gradient(z), None),
-    lambda _, gradients: (gradients[0] * gradients[1][..., None],),
-)
-_log_mean_with_weight.defvjp(
-    lambda log_w, _: (_log_mean(log_w), jax.nn.softmax(log_w, axis=0)),
-    lambda normalised, gradient: (gradient * normalised, normalised),
-)
 
 
 @dataclass(frozen=True)
@@ -281,7 +166,7 @@ class BetaTCVAE:
             "total_correlation": log_q - log_q_of_dimensions,
             "dimension_wise_kl": log_q_of_dimensions - p.log_prob(z),
         }
-        terms = _terms(inference, x)
+        terms = elbo_terms(inference, x)
         rate = sum(parts.values()) + (at(self.beta, step) - 1) * parts["total_correlation"]
         return terms["distortion"] + rate, terms | parts
 
@@ -308,7 +193,7 @@ class InfoVAE:
         """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
         draw_key, prior_key = jax.random.split(key)
         inference = vae.infer(x, draw_key)
-        terms = _terms(inference, x)
+        terms = elbo_terms(inference, x)
         mmd = _mmd(inference.latents[0][0], inference.priors[0].sample(prior_key, (len(x),)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
@@ -343,7 +228,7 @@ class DIPVAE:
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
         inference = vae.infer(x, key)
-        terms, (q,) = _terms(inference, x), inference.posteriors
+        terms, (q,) = elbo_terms(inference, x), inference.posteriors
         centred = q.mean() - q.mean().mean(0)
         covariance = centred.T @ centred / len(x)
         if self.of == "latents":
