@@ -48,8 +48,8 @@ def plot_reconstructions(path: FilePath, originals: Images, reconstructions: Ima
 
 
 def plot_samples(path: FilePath, images: Images) -> None:
-    """Draw samples "n h w c" of the prior N(0, I), ten in a row."""
-    _save(path, _picture(images, columns=10, padding=2), "Samples", "decoded from z ~ N(0, I)")
+    """Draw samples "n h w c" of the prior, ten in a row."""
+    _save(path, _picture(images, columns=10, padding=2), "Samples", "decoded from draws of the prior")
 
 
 def plot_latent_grid(
