@@ -22,9 +22,9 @@ from flax_vae.objectives import (
     rate,
 )
 from flax_vae.optimizers import make_optimizer
-from flax_vae.posteriors import DiagonalNormal, FullNormal
+from flax_vae.posteriors import DiagonalNormal, FullNormal, InverseAutoregressive, TopDownPosterior
 from flax_vae.presets import gated_mlp, residual_conv, tutorial_conv, tutorial_dense
-from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal
+from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal, TopDownPrior, VampPrior
 from flax_vae.runs import Run, fit, fit_many, load_run, resume, resume_many
 from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
 from flax_vae.schedules import Cyclical, Warmup
@@ -34,9 +34,10 @@ from flax_vae.vae import VAE, Inference, bind, init
 __all__ = [
     "DIPVAE", "ELBO", "IWAE", "RECIPES", "STL", "VAE", "Bernoulli", "BetaTCVAE", "Capacity", "Config", "CouplingFlow",
     "Cyclical", "DReG", "DiagonalNormal", "FreeBits", "FullNormal", "ImageData", "Inference", "InfoVAE",
-    "LearnedMixture", "Normal", "Renyi", "Run", "StandardNormal", "TrainState", "UserError", "Warmup", "bind",
-    "decode", "distortion", "encode", "fit", "fit_many", "gated_mlp", "init", "init_state", "interpolate",
-    "kl_divergence", "latent_grid", "layer_rates", "load_images", "load_run", "log_likelihood", "log_weights",
-    "make_optimizer", "make_train_step", "rate", "reconstruct", "residual_conv", "resume", "resume_many", "sample",
-    "traverse", "tutorial_conv", "tutorial_dense", "use_machine",
+    "InverseAutoregressive", "LearnedMixture", "Normal", "Renyi", "Run", "StandardNormal", "TopDownPosterior",
+    "TopDownPrior", "TrainState", "UserError", "VampPrior", "Warmup", "bind", "decode", "distortion", "encode", "fit",
+    "fit_many", "gated_mlp", "init", "init_state", "interpolate", "kl_divergence", "latent_grid", "layer_rates",
+    "load_images", "load_run", "log_likelihood", "log_weights", "make_optimizer", "make_train_step", "rate",
+    "reconstruct", "residual_conv", "resume", "resume_many", "sample", "traverse", "tutorial_conv", "tutorial_dense",
+    "use_machine",
 ]  # fmt: skip

@@ -7,6 +7,10 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
 
+import flax.linen as nn
+import numpy as np
+from jaxtyping import UInt8
+
 from flax_vae.bounds import IWAE, STL, DReG, Renyi
 from flax_vae.config import OBJECTIVES, Config
 from flax_vae.errors import UserError
@@ -21,26 +25,45 @@ from flax_vae.objectives import (
     InfoVAE,
     Objective,
 )
-from flax_vae.posteriors import DiagonalNormal, FullNormal
-from flax_vae.presets import PRESETS
-from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal
+from flax_vae.posteriors import DiagonalNormal, FullNormal, InverseAutoregressive, TopDownPosterior
+from flax_vae.presets import PRESETS, channel_means
+from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal, TopDownPrior, VampPrior
 from flax_vae.schedules import Cyclical, Warmup
 from flax_vae.vae import VAE
 
 
-def make_vae(config: Config, image_shape: ImageShape, mean: tuple[float, ...] | None = None) -> VAE:
+def make_vae(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None = None) -> VAE:
     """The preset's networks with the likelihood, prior and posterior that are named.
 
     Args:
-        mean: of each image channel, where a decoder's output is to start; of no importance to a trained model.
+        images: where a decoder's output and pseudo-inputs are to start; of no importance to a trained model.
     """
     height, width, channels = image_shape
-    likelihood = pixel_likelihood(config.likelihood, mean or (0.5,) * channels)
-    posterior = {"diagonal": DiagonalNormal, "full": FullNormal}[config.posterior](config.latent_dim)
-    priors = {"normal": StandardNormal, "mixture": LearnedMixture, "flow": CouplingFlow}
-    prior = priors[config.prior](config.latent_dim)
+    mean = (0.5,) * channels if images is None else channel_means(images)
+    likelihood = pixel_likelihood(config.likelihood, mean)
     network = PRESETS[config.preset]((height, width, len(likelihood.start)), config.latent_dim, likelihood.start)
+    posteriors = {"diagonal": DiagonalNormal, "full": FullNormal, "iaf": InverseAutoregressive}
+    posterior: nn.Module = posteriors[config.posterior](config.latent_dim)
+    prior = _make_prior(config, image_shape, images)
+    if config.levels > 1:
+        latent_dims = (config.latent_dim,) * config.levels
+        prior, posterior = TopDownPrior(prior, latent_dims), TopDownPosterior(posterior, latent_dims)
     return network.clone(posterior=posterior, prior=prior, likelihood=likelihood.distribution, dtype=config.precision)
+
+
+def _make_prior(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None) -> nn.Module:
+    match config.prior:
+        case "normal":
+            return StandardNormal(config.latent_dim)
+        case "mixture":
+            return LearnedMixture(config.latent_dim)
+        case "flow":
+            return CouplingFlow(config.latent_dim)
+        case "vamp" if images is None:
+            return VampPrior(image_shape)
+        case "vamp":
+            chosen = np.random.default_rng(0).choice(len(images), VampPrior.components)
+            return VampPrior(image_shape, images[chosen].tobytes())
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Callable[[Any], Objective]:

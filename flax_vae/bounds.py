@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from flax_vae.networks import as_value
 from flax_vae.objectives import Metrics, elbo_terms, log_weights
-from flax_vae.vae import VAE, Inference
+from flax_vae.vae import VAE
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,12 @@ def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
 
 
-def _scoreless_log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
-    """`log_weights` whose gradient reaches the posterior through its draws alone."""
-    return log_weights(inference._replace(posteriors=jax.lax.stop_gradient(inference.posteriors)), x)
+def _draws(
+    vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
+) -> tuple[Float[Array, "k b d"], Any]:
+    """z ~ q(z | x), and q(z | x) itself with no gradient but that through the z at which it is taken."""
+    h, scoreless = vae.features(x), jax.lax.stop_gradient(as_value(vae.posterior))
+    return vae.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ class STL:
         self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
-        return -_log_mean(_scoreless_log_weights(inference, x)), elbo_terms(inference, x)
+        inference = vae.infer_at(*_draws(vae, x, key, self.num_samples))
+        return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,10 @@ class DReG:
         self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        posterior = vae.encode(x)
-        z, weight = _weigh_gradient(posterior.sample(key, (self.num_samples,)))
-        inference = Inference((z,), (posterior,), (vae.prior(),), vae.decode(z))
-        return -_log_mean_with_weight(_scoreless_log_weights(inference, x), weight), elbo_terms(inference, x)
+        z, posterior = _draws(vae, x, key, self.num_samples)
+        z, weight = _weigh_gradient(z)
+        inference = vae.infer_at(z, posterior)
+        return -_log_mean_with_weight(log_weights(inference, x), weight), elbo_terms(inference, x)
 
 
 @jax.custom_vjp

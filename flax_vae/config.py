@@ -40,10 +40,15 @@ class Config:
         "categorical", "beta_binomial",
     ] = "bernoulli"  # fmt: skip
     """What pixels are distributed as, given the latents."""
-    prior: Literal["normal", "mixture", "flow"] = "normal"
-    """What latents are distributed as: N(0, I), a learned mixture of 50 normals, or a learned flow."""
-    posterior: Literal["diagonal", "full"] = "diagonal"
-    """Covariance of the normal that an image's latents have."""
+    prior: Literal["normal", "mixture", "vamp", "flow"] = "normal"
+    """What latents are distributed as: N(0, I), a learned mixture of 50 normals, the posteriors of 128 learned images
+    (VampPrior), or a learned flow."""
+    posterior: Literal["diagonal", "full", "iaf"] = "diagonal"
+    """What an image's latents are distributed as: a normal of diagonal or full covariance, or an inverse autoregressive
+    flow from one."""
+    levels: int = 1
+    """Layers of latents, --latent-dim each. --prior and --posterior are those of the top one; in each below, both are
+    normals given the layers above."""
     objective: str = "elbo"
     """What is minimised: elbo, beta_tcvae, capacity, dip_vae_i, dip_vae_ii, dreg, free_bits, infovae, iwae, renyi, stl,
     or your own function as my_module:my_objective."""
@@ -87,7 +92,16 @@ class Config:
         Raises:
             UserError: a value out of its range.
         """
-        for name in ("latent_dim", "num_samples", "epochs", "devices", "batch_size", "kl_cycles", "learning_rate"):
+        for name in (
+            "latent_dim",
+            "levels",
+            "num_samples",
+            "epochs",
+            "devices",
+            "batch_size",
+            "kl_cycles",
+            "learning_rate",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"{_flag(name)} must be greater than 0, not {value}.")
@@ -113,8 +127,13 @@ class Config:
             raise UserError(
                 f"--objective {self.objective}: there are {', '.join(OBJECTIVES)}; your own is my_module:my_objective."
             )
-        if self.posterior == "full" and self.objective in ("beta_tcvae", "dip_vae_ii"):
-            raise UserError(f"--objective {self.objective} takes latent dimensions one by one: --posterior diagonal.")
+        if self.objective in ("beta_tcvae", "dip_vae_i", "dip_vae_ii"):
+            known = ("diagonal", "full") if self.objective == "dip_vae_i" else ("diagonal",)
+            if self.levels > 1 or self.posterior not in known:
+                raise UserError(
+                    f"--objective {self.objective} compares latent dimensions one by one: it goes with "
+                    f"--levels 1 and --posterior {' or '.join(known)}."
+                )
         if self.objective not in WEIGHTED and (self.beta, self.kl_warmup_epochs, self.kl_cycles) != (1.0, 0.0, 1):
             raise UserError(
                 f"--beta, --kl-warmup-epochs and --kl-cycles belong to --objective {' and '.join(WEIGHTED)}, "

@@ -29,13 +29,28 @@ def distortion(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array,
 def layer_rates(inference: Inference) -> tuple[Float[Array, " b"], ...]:
     """KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats, layer by layer.
 
-    In closed form between normals, else log q - log p averaged over the draws.
+    In closed form between normals, else log q - log p; averaged over the draws where it depends on them.
     """
 
     def layer(z: Array, posterior: Any, prior: Any) -> Array:
         if isinstance(posterior, Normal | MultivariateNormal) and isinstance(prior, Normal):
-            return kl_divergence(posterior, prior)
+            return jnp.broadcast_to(kl_divergence(posterior, prior), z.shape[:-1]).mean(0)
         return (posterior.log_prob(z) - prior.log_prob(z)).mean(0)
+
+    return tuple(map(layer, inference.latents, inference.posteriors, inference.priors))
+
+
+def dimension_rates(inference: Inference) -> tuple[Float[Array, "b d"], ...]:
+    """KL of each latent dimension in nats, layer by layer.
+
+    Raises:
+        TypeError: posterior or prior is no normal of independent dimensions.
+    """
+
+    def layer(z: Array, posterior: Any, prior: Any) -> Array:
+        if not isinstance(posterior, Normal):
+            raise TypeError(f"{type(posterior).__name__} has no KL of each dimension")
+        return jnp.broadcast_to(kl_divergence(replace(posterior, event_ndim=0), prior), z.shape).mean(0)
 
     return tuple(map(layer, inference.latents, inference.posteriors, inference.priors))
 
@@ -120,12 +135,8 @@ class FreeBits:
         """Loss and metrics as for `ELBO`, in nats per image."""
         inference = vae.infer(x, key)
         terms = elbo_terms(inference, x)
-        if self.per == "dimension":
-            layers = zip(inference.posteriors, inference.priors, strict=True)
-            rates = tuple(kl_divergence(replace(q, event_ndim=0), p) for q, p in layers)
-        else:
-            rates = layer_rates(inference)
-        paid = sum(jnp.maximum(self.nats, r.mean(0)).sum() for r in rates)
+        rates = dimension_rates(inference) if self.per == "dimension" else layer_rates(inference)
+        paid = sum(jnp.maximum(self.nats, each.mean(0)).sum() for each in rates)
         return terms["distortion"] + paid, terms
 
 
@@ -194,7 +205,8 @@ class InfoVAE:
         draw_key, prior_key = jax.random.split(key)
         inference = vae.infer(x, draw_key)
         terms = elbo_terms(inference, x)
-        mmd = _mmd(inference.latents[0][0], inference.priors[0].sample(prior_key, (len(x),)))
+        z = jnp.concatenate(inference.latents, axis=-1)[0]
+        mmd = _mmd(z, vae.prior().sample(prior_key, (len(x),)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
 

@@ -1,13 +1,17 @@
 """Linen modules that give p(z)."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jax.scipy.special import logit
+from jaxtyping import Array, Float
 
-from flax_vae.distributions import MAX_LOG_SCALE, Normal, NormalMixture
+from flax_vae.distributions import MAX_LOG_SCALE, Chain, Flow, Mixture, Normal
+from flax_vae.flows import Couplings
+from flax_vae.networks import ImageShape, as_value
+from flax_vae.posteriors import conditionals
 
 
 class StandardNormal(nn.Module):
@@ -32,86 +36,85 @@ class LearnedMixture(nn.Module):
     components: int = 50
 
     @nn.compact
-    def __call__(self) -> NormalMixture:
+    def __call__(self) -> Mixture:
         """Mixture with event shape "d"."""
         shape = (self.components, self.latent_dim)
         logits = self.param("logits", nn.initializers.zeros, (self.components,))
         loc = self.param("loc", nn.initializers.normal(1.0), shape)
         log_scale = self.param("log_scale", nn.initializers.zeros, shape)
-        return NormalMixture(logits, loc, jnp.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE))
+        return Mixture(logits, Normal(loc, jnp.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)))
 
 
-@dataclass(frozen=True)
-class Flow:
-    """What z = f(ε) is distributed as, ε from a base distribution: log p(z) = log p(ε) + log |det ∂ε/∂z|.
+class VampPrior(nn.Module):
+    """Prior p(z) = 1/m Σ_m q(z | u_m), with the model's own posterior at learned images u (Tomczak & Welling 2018).
+
+    Each step encodes the pseudo-inputs u beside its batch.
 
     Attributes:
-        base: distribution of ε.
-        forward: ε "... d" -> z "... d".
-        inverse: z "... d" -> ε "... d" and log |det ∂ε/∂z| "...".
+        image_shape: "h w c" of the pseudo-inputs.
+        start: the images that they start as, "m h w c" as the bytes of a uint8 array: a module has to be hashable.
+        components: m.
     """
 
-    base: Normal
-    forward: Callable[[Array], Array]
-    inverse: Callable[[Array], tuple[Array, Array]]
+    image_shape: ImageShape
+    start: bytes = b""
+    components: int = 128
 
-    def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
-        """Log-density in nats."""
-        noise, log_determinant = self.inverse(z)
-        return self.base.log_prob(noise) + log_determinant
+    @nn.compact
+    def __call__(self) -> Mixture:
+        """Mixture with event shape "d"."""
+        logits = self.param("pseudo_inputs", self._start, (self.components, *self.image_shape))
+        return Mixture(jnp.zeros(self.components), _model(self).encode(nn.sigmoid(logits)))
 
-    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
-        """Draw ε and map it."""
-        return self.forward(self.base.sample(key, sample_shape))
-
-    def tempered(self, temperature: float | Float[Array, ""]) -> "Flow":
-        """The same flow from a base whose standard deviation is multiplied by `temperature`."""
-        return replace(self, base=self.base.tempered(temperature))
+    def _start(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "m h w c"]:
+        if not self.start:  # a model whose parameters are to be loaded
+            return jnp.zeros(shape)
+        # Away from 0 and 1, where the sigmoid would learn nothing.
+        return logit(jnp.asarray(np.frombuffer(self.start, np.uint8).reshape(shape) / np.float32(255)).clip(0.02, 0.98))
 
 
 class CouplingFlow(nn.Module):
-    """Prior of affine couplings (Dinh et al. 2017): layer after layer, every second dimension is scaled and shifted.
-
-        z_A = ε_A,  z_B = ε_B · exp(s(ε_A)) + t(ε_A)
-
-    with s and t from a dense network of A and A, B changing places between layers. Starts as N(0, I).
-    """
+    """Prior of affine couplings, z = f(ε) with ε ~ N(0, I): see `Couplings`. Starts as N(0, I)."""
 
     latent_dim: int
     layers: int = 4
     hidden: int = 64
 
-    def setup(self) -> None:
-        """One network for each layer."""
-        zeros = nn.initializers.zeros
-        self.networks = [
-            nn.Sequential([nn.Dense(self.hidden), nn.silu, nn.Dense(self.hidden), nn.silu,
-                           nn.Dense(2 * self.latent_dim, kernel_init=zeros)])
-            for _ in range(self.layers)
-        ]  # fmt: skip
-
+    @nn.compact
     def __call__(self) -> Flow:
         """Flow with event shape "d"."""
         zeros = jnp.zeros(self.latent_dim)
-        self._to_noise(zeros)  # creates the parameters
-        return Flow(Normal(zeros, zeros), self._to_latents, self._to_noise)
+        couplings = Couplings(self.latent_dim, self.layers, self.hidden)
+        couplings(zeros)  # creates the parameters
+        return Flow(Normal(zeros, zeros), as_value(couplings), as_value(couplings, method="inverse"))
 
-    def _coupling(self, layer: int, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "... d"]]:
-        """Log-scale, bounded, and shift: 0 for the dimensions that stay."""
-        moves = (jnp.arange(self.latent_dim) + layer) % 2
-        log_scale, shift = jnp.split(self.networks[layer](x * (1 - moves)), 2, axis=-1)
-        return 2 * jnp.tanh(log_scale / 2) * moves, shift * moves
 
-    def _to_latents(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        for layer in range(self.layers):
-            log_scale, shift = self._coupling(layer, x)
-            x = x * jnp.exp(log_scale) + shift
-        return x
+class TopDownPrior(nn.Module):
+    """Prior Π_l p(z_l | z_<l) of layers of latents, top first (Sønderby et al. 2016).
 
-    def _to_noise(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
-        log_determinant = jnp.zeros(x.shape[:-1])
-        for layer in reversed(range(self.layers)):
-            log_scale, shift = self._coupling(layer, x)
-            x = (x - shift) * jnp.exp(-log_scale)
-            log_determinant -= log_scale.sum(-1)
-        return x, log_determinant
+    Attributes:
+        top: prior of the top layer.
+        latent_dims: size of each layer, that of the top first.
+        hidden: features between what is above and each layer below it.
+    """
+
+    top: nn.Module
+    latent_dims: tuple[int, ...]
+    hidden: int = 300
+
+    @nn.compact
+    def __call__(self) -> Chain:
+        """Chain with event shape "d", all layers side by side."""
+        below = conditionals(self.latent_dims, self.hidden, log_var=0.0)  # starts near N(0, I), as the top does
+        return Chain(self.top(), below, self.latent_dims)
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Any:
+        """q(z_1 | x), which a `VampPrior` on top is made of."""
+        return _model(self).encode(x).top
+
+
+def _model(prior: nn.Module) -> Any:
+    """What the prior is a part of."""
+    if prior.parent is None:  # Linen's modules know their parents by weak references
+        raise RuntimeError("a VampPrior needs its model: keep it, as in model = bind(vae, params); model.prior()")
+    return prior.parent

@@ -25,7 +25,6 @@ from flax_vae.members import FAILED, Member, Training, checkpoint_items
 from flax_vae.objectives import DynamicallyBinarized, Objective
 from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
-from flax_vae.presets import channel_means
 from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
 from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
@@ -228,7 +227,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
         return DynamicallyBinarized(named(beta)) if config.binarize == "dynamic" else named(beta)
 
     if vae is None:
-        vae = make_vae(config, tuple(image_shape), channel_means(train_set.images))
+        vae = make_vae(config, tuple(image_shape), train_set.images)
     vae = vae.clone(dtype=config.precision)
     binary = config.binarize != "none" or np.isin(train_set.images[:1000], (0, 255)).all()
     if vae.likelihood is Bernoulli and not binary:

@@ -86,7 +86,8 @@ def latent_grid(
     """
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    latent_dim = bind(vae, params).prior().sample(jax.random.key(0)).shape[-1]
+    model = bind(vae, params)
+    latent_dim = model.prior().sample(jax.random.key(0)).shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
     images = decode(vae, params, z.reshape(-1, latent_dim))
     return images.reshape(*z.shape[:2], *images.shape[1:])

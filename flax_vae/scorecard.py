@@ -13,14 +13,14 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae.config import read_config
 from flax_vae.data import ImageData
-from flax_vae.distributions import Bernoulli, Normal
+from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.evaluation import (
     active_units,
-    dimension_rates,
     elbo_surgery,
     log_likelihood,
     make_evaluate,
+    mean_dimension_rates,
     posterior_means,
 )
 from flax_vae.objectives import ELBO
@@ -28,7 +28,6 @@ from flax_vae.plots import plot_comparison
 from flax_vae.report import read_metrics, say
 from flax_vae.runs import Run, load_data, load_run
 from flax_vae.sampling import decode
-from flax_vae.training import to_unit
 from flax_vae.vae import VAE, bind
 
 _AT_ONCE = 100  # images between two movements of the progress bar
@@ -70,7 +69,7 @@ def evaluate(
         "reconstruction_mse": _reconstruction_error(run.vae, run.params, test.images, means),
         "latent_dim": means.shape[1],
         "active_units": active_units(means),
-        "dimension_rates": _dimension_rates(run, test.images),
+        "dimension_rates": _dimension_rates(run, test.images, key),
         **{name: float(value) for name, value in elbo_surgery(run.vae, run.params, test.images, surgery_key).items()},
         "accuracy": _accuracies(run, train, test, means),
     }
@@ -109,12 +108,12 @@ def _bounds(
     return rows
 
 
-def _dimension_rates(run: Run, images: UInt8[np.ndarray, "n h w c"]) -> list[float] | None:
+def _dimension_rates(run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""]) -> list[float] | None:
     """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
-    model = bind(run.vae, run.params)
-    if not (isinstance(model.encode(to_unit(images[:1])), Normal) and isinstance(model.prior(), Normal)):
+    try:
+        return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
+    except TypeError:
         return None
-    return np.asarray(dimension_rates(run.vae, run.params, images), np.float64).tolist()
 
 
 def _reconstruction_error(

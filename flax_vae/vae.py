@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions import Bernoulli
+from flax_vae.distributions import Bernoulli, layers
 
 
 class Inference(NamedTuple):
@@ -52,9 +52,13 @@ class VAE(nn.Module):
     likelihood: Callable[[Array], Any] = Bernoulli
     dtype: str = "float32"
 
+    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """What the posterior sees of images."""
+        return self.encoder(x.astype(self.dtype)).astype(x.dtype)
+
     def encode(self, x: Float[Array, "b h w c"]) -> Any:
         """q(z | x), batch shape "b"."""
-        return self.posterior(self.encoder(x.astype(self.dtype)).astype(x.dtype))
+        return self.posterior(self.features(x))
 
     def decode(self, z: Float[Array, "*k b d"]) -> Any:
         """p(x | z), batch shape "*k b": networks see one flat batch, whatever axes lead."""
@@ -64,8 +68,13 @@ class VAE(nn.Module):
     def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
         """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
         posterior = self.encode(x)
-        z = posterior.sample(key, (num_samples,))
-        return Inference((z,), (posterior,), (self.prior(),), self.decode(z))
+        return self.infer_at(posterior.sample(key, (num_samples,)), posterior)
+
+    def infer_at(self, z: Float[Array, "k b d"], posterior: Any) -> Inference:
+        """What objectives need of latents, however they were drawn."""
+        latents, posteriors = zip(*layers(posterior, z), strict=True)
+        priors = tuple(prior for _, prior in layers(self.prior(), z))
+        return Inference(latents, posteriors, priors, self.decode(z))
 
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Any:
         """p(x | z) for `num_samples` latents z drawn from the prior, its scale times `temperature`."""

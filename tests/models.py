@@ -1,4 +1,4 @@
-"""A model that is known exactly, and an objective as a user would write it."""
+"""Two models that are known exactly, and an objective as a user would write it."""
 
 from functools import partial
 
@@ -10,6 +10,7 @@ import scipy.stats
 from jax.scipy.special import logsumexp
 
 from flax_vae import VAE, Normal, StandardNormal, log_weights
+from flax_vae.distributions import Chain
 
 NOISE = 0.7  # standard deviation of the observations
 # Latents "3" to pixels "2 2 1"; orthogonal rows make the exact posterior a diagonal normal.
@@ -23,9 +24,12 @@ class Flatten(nn.Module):
 
 
 class LinearDecoder(nn.Module):
+    layered: bool = False
+
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        weights = self.param("weights", lambda _: jnp.asarray(WEIGHTS, jnp.float32))
+        start = LAYERED_WEIGHTS if self.layered else WEIGHTS
+        weights = self.param("weights", lambda _: jnp.asarray(start, jnp.float32))
         return (z @ weights).reshape(-1, 2, 2, 1)
 
 
@@ -52,6 +56,52 @@ def linear_gaussian(shift: float = 0.0) -> VAE:
 def log_evidence() -> np.ndarray:
     """log p(x) = log N(x; 0, WᵀW + σ²I) in nats, for each of the images."""
     covariance = WEIGHTS.T @ WEIGHTS + NOISE**2 * np.eye(4)
+    return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
+
+
+# Two layers of one latent each, z_1 ~ N(0, 1) and z_2 ~ N(0.8 z_1, 0.6²), to the same pixels.
+LAYERED_WEIGHTS = np.random.default_rng(2).normal(size=(2, 4))
+LAYERED_PRIOR = np.array([[1.0, 0.8], [0.8, 1.0]])  # covariance of both
+LAYERED_POSTERIOR = np.linalg.inv(np.linalg.inv(LAYERED_PRIOR) + LAYERED_WEIGHTS @ LAYERED_WEIGHTS.T / NOISE**2)
+
+
+class LayeredPrior(nn.Module):
+    def __call__(self) -> Chain:
+        def second(above: jax.Array) -> Normal:
+            return Normal(0.8 * above, jnp.full_like(above, np.log(0.6)))
+
+        return Chain(Normal(jnp.zeros(1), jnp.zeros(1)), (second,), (1, 1))
+
+
+class LayeredPosterior(nn.Module):
+    """p(z_1 | x) p(z_2 | z_1, x), each moved away by the parameter `shift`."""
+
+    shift: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Chain:
+        (variance, shared), (_, other) = LAYERED_POSTERIOR
+        slope, scales = shared / variance, 0.5 * np.log([variance, other - shared**2 / variance])
+        first, second = jnp.split(x @ jnp.asarray(LAYERED_WEIGHTS.T @ LAYERED_POSTERIOR / NOISE**2, jnp.float32), 2, -1)
+        shift = self.param("shift", nn.initializers.constant(self.shift), (2,))
+        log_scale = self.param("log_scale", lambda _: jnp.asarray(scales, jnp.float32))
+
+        def below(above: jax.Array) -> Normal:
+            mean = second + slope * (above - first) + shift[1]
+            return Normal(mean, jnp.broadcast_to(log_scale[1:], mean.shape))
+
+        return Chain(Normal(first + shift[0], jnp.broadcast_to(log_scale[:1], first.shape)), (below,), (1, 1))
+
+
+def layered(shift: float = 0.0) -> VAE:
+    """A hierarchy whose posterior is exact but for the shift."""
+    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    return VAE(Flatten(), LayeredPosterior(shift), LayeredPrior(), LinearDecoder(layered=True), likelihood)
+
+
+def layered_log_evidence() -> np.ndarray:
+    """log p(x) = log N(x; 0, Wᵀ Σ W + σ²I) in nats, Σ that of the prior."""
+    covariance = LAYERED_WEIGHTS.T @ LAYERED_PRIOR @ LAYERED_WEIGHTS + NOISE**2 * np.eye(4)
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
 
 

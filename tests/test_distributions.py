@@ -1,5 +1,9 @@
 """Densities against SciPy, and draws against their own density."""
 
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -10,7 +14,9 @@ import scipy.special
 import scipy.stats
 
 from flax_vae import Bernoulli, Normal, kl_divergence
-from flax_vae.distributions import MultivariateNormal, NormalMixture
+from flax_vae.distributions import Chain, Flow, Mixture, MultivariateNormal
+from flax_vae.flows import Autoregressive
+from flax_vae.posteriors import InverseAutoregressive
 from flax_vae.priors import CouplingFlow
 
 RNG = np.random.default_rng(0)
@@ -147,8 +153,7 @@ def test_kl_of_correlated_latents() -> None:
 
 
 def test_a_kl_without_a_closed_form_is_refused() -> None:
-    """Not mistaken for another: a mixture, too, has a loc and a log_scale."""
-    mixture = NormalMixture(jnp.zeros(4), jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    mixture = Mixture(jnp.zeros(4), normal((4, 3)))
     with pytest.raises((TypeError, jaxtyping.TypeCheckError)):
         kl_divergence(normal((4, 3)), mixture)
 
@@ -158,15 +163,15 @@ def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
     logits, x = RNG.normal(size=4).astype(np.float32), RNG.normal(size=(5, 6, 3)).astype(np.float32)
     densities = scipy.stats.norm(loc, np.exp(log_scale)).pdf(x[..., None, :]).prod(-1)
     expected = np.log(densities @ scipy.special.softmax(logits))
-    p = NormalMixture(*map(jnp.asarray, (logits, loc, log_scale)))
+    p = Mixture(jnp.asarray(logits), Normal(jnp.asarray(loc), jnp.asarray(log_scale)))
     np.testing.assert_allclose(p.log_prob(jnp.asarray(x)), expected, rtol=1e-4)
     np.testing.assert_allclose(p.mean(), scipy.special.softmax(logits) @ loc, rtol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_of_a_mixture_have_its_density(temperature: float) -> None:
-    p = NormalMixture(jnp.array([0.0, 1.0]), jnp.array([[-2.0], [1.0]]), jnp.log(jnp.array([[0.5], [1.5]])))
-    p = p.tempered(temperature)
+    components = Normal(jnp.array([[-2.0], [1.0]]), jnp.log(jnp.array([[0.5], [1.5]])))
+    p = Mixture(jnp.array([0.0, 1.0]), components).tempered(temperature)
     z = np.asarray(p.sample(jax.random.key(0), (20_000,)))[:, 0]
     grid = np.linspace(-12, 12, 20_001)
     cdf = scipy.integrate.cumulative_simpson(
@@ -176,43 +181,90 @@ def test_draws_of_a_mixture_have_its_density(temperature: float) -> None:
     assert scipy.stats.kstest(z, lambda value: np.interp(value, grid, cdf)).pvalue > 1e-3
 
 
-@pytest.fixture(scope="module")
-def flow() -> tuple[CouplingFlow, dict]:
-    """Three dimensions, with random parameters in place of the first ones, which make it N(0, I)."""
-    module = CouplingFlow(3, layers=4, hidden=8)
-    leaves, tree = jax.tree.flatten(module.init(jax.random.key(0)))
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    return module, tree.unflatten(
-        [0.5 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-    )
+class Posterior(nn.Module):
+    """An inverse autoregressive flow given features of their own for two images."""
+
+    latent_dim: int
+
+    @nn.compact
+    def __call__(self) -> Flow:
+        return InverseAutoregressive(self.latent_dim, layers=2, hidden=8)(jnp.array([[0.3, -1.0], [2.0, 0.5]]))
 
 
-def test_a_flow_is_inverted_and_its_determinant_is_that_of_its_jacobian(flow: tuple[CouplingFlow, dict]) -> None:
-    p = flow[0].bind(flow[1])()
-    noise = jax.random.normal(jax.random.key(2), (20, 3))
-    z = p.forward(noise)
-    found, log_determinants = p.inverse(z)
+def moved(module: nn.Module) -> Any:
+    """The module's distribution with random parameters in place of the first ones, which make it the base."""
+    leaves, tree = jax.tree.flatten(jax.jit(module.init)(jax.random.key(0)))
+    random = np.random.default_rng(1)
+    return module.apply(tree.unflatten([0.5 * jnp.asarray(random.normal(size=p.shape), p.dtype) for p in leaves]))
+
+
+@pytest.mark.parametrize("module", [CouplingFlow(3, layers=4, hidden=8), Posterior(3)], ids=["coupling", "iaf"])
+def test_a_flow_is_inverted_and_its_determinant_is_that_of_its_jacobian(module: nn.Module) -> None:
+    p = moved(module)
+    noise = jax.random.normal(jax.random.key(2), (20, *p.base.loc.shape))
+    z = jax.jit(lambda noise: p.forward(noise))(noise)
+    found, log_determinants = jax.jit(lambda z: p.inverse(z))(z)
     assert np.abs(z - noise).max() > 0.5
     np.testing.assert_allclose(found, noise, atol=1e-4)
-    for one, log_determinant in zip(z, log_determinants, strict=True):
-        jacobian = jax.jacobian(lambda z: flow[0].bind(flow[1])().inverse(z)[0])(one)
-        np.testing.assert_allclose(log_determinant, np.linalg.slogdet(np.float64(jacobian))[1], atol=1e-4)
+    jacobians = jax.jit(jax.vmap(jax.jacobian(lambda noise: p.forward(noise))))(noise)
+    size = noise[0].size
+    of_all = np.linalg.slogdet(np.float64(jacobians).reshape(20, size, size))[1]
+    np.testing.assert_allclose(log_determinants.reshape(20, -1).sum(-1), -of_all, atol=1e-4)
 
 
-def test_a_flow_of_one_dimension_integrates_to_one() -> None:
-    module = CouplingFlow(1, layers=2, hidden=4)
-    params = jax.tree.map(lambda leaf: leaf + 0.3, module.init(jax.random.key(0)))
-    p, grid = module.bind(params)(), np.linspace(-20, 20, 40_001)
-    density = np.exp(np.float64(p.log_prob(jnp.asarray(grid)[:, None])))
+def test_an_autoregressive_flow_gives_each_dimension_what_came_before_it() -> None:
+    """One layer: the Jacobian by the noise is triangular, and every entry below its diagonal is in use."""
+    flow = Autoregressive(5, layers=1, hidden=16)
+    noise, h = jnp.linspace(-1.0, 1.0, 5), jnp.array([1.0, -0.5])
+    params = jax.tree.map(lambda p: p + 0.1, jax.jit(flow.init)(jax.random.key(0), noise, h))
+    jacobian = np.asarray(jax.jit(jax.jacobian(partial(flow.apply, params)))(noise, h))[::-1]  # its order is reversed
+    assert (np.triu(jacobian, 1) == 0).all()
+    assert (np.tril(jacobian, -1)[np.tril_indices(5, -1)] != 0).all()
+
+
+@pytest.mark.parametrize("module", [CouplingFlow(1, layers=2, hidden=4), Posterior(1)], ids=["coupling", "iaf"])
+def test_a_flow_of_one_dimension_integrates_to_one(module: nn.Module) -> None:
+    p, grid = moved(module), np.linspace(-20, 20, 40_001)
+    batch = p.base.loc.shape[:-1]
+    points = jnp.broadcast_to(jnp.asarray(grid).reshape(-1, *(1,) * len(batch), 1), (len(grid), *batch, 1))
+    density = np.exp(np.float64(jax.jit(lambda z: p.log_prob(z))(points))).reshape(len(grid), -1)[:, 0]
     np.testing.assert_allclose(scipy.integrate.simpson(density, x=grid), 1.0, rtol=1e-4)
     cdf = scipy.integrate.cumulative_simpson(density, x=grid, initial=0)
-    draws = np.asarray(p.sample(jax.random.key(0), (20_000,)))[:, 0]
+    draws = np.asarray(p.sample(jax.random.key(0), (20_000,))).reshape(20_000, -1)[:, 0]
     assert scipy.stats.kstest(draws, lambda value: np.interp(value, grid, cdf)).pvalue > 1e-3
 
 
 def test_a_fresh_flow_is_the_standard_normal() -> None:
     module, z = CouplingFlow(3), normal((5, 3)).loc
-    p = module.bind(module.init(jax.random.key(0)))()
+    p = module.apply(jax.jit(module.init)(jax.random.key(0)))
     np.testing.assert_allclose(p.log_prob(z), scipy.stats.norm.logpdf(z).sum(-1), rtol=1e-5)
     half = p.tempered(0.5).sample(jax.random.key(0), (50_000,))
     np.testing.assert_allclose(half.std(0), 0.5, rtol=0.02)
+
+
+def chain() -> Chain:
+    """z_1 ~ N(0, I) in two dimensions; z_2 ~ N(z_1 of both summed, e^½); z_3 ~ N(z_2 - 1, 0.5): jointly normal."""
+
+    def second(above: jax.Array) -> Normal:
+        mean = above.sum(-1, keepdims=True)
+        return Normal(mean, jnp.full_like(mean, 0.5))
+
+    def third(above: jax.Array) -> Normal:
+        return Normal(above[..., 2:] - 1, jnp.full_like(above[..., 2:], jnp.log(0.5)))
+
+    return Chain(Normal(jnp.zeros(2), jnp.zeros(2)), (second, third), (2, 1, 1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_a_chain_is_the_joint_normal_that_its_layers_make(temperature: float) -> None:
+    """z = m + A ε, row by row as the layers are written; a temperature scales every layer's ε."""
+    a = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [1, 1, np.exp(0.5), 0], [1, 1, np.exp(0.5), 0.5]]) * temperature
+    joint = scipy.stats.multivariate_normal([0, 0, 0, -1], a @ a.T)
+    p = chain().tempered(temperature)
+    z = joint.rvs(10, random_state=0)
+    np.testing.assert_allclose(p.log_prob(jnp.asarray(z, jnp.float32)), joint.logpdf(z), rtol=1e-4)
+    np.testing.assert_array_equal(p.mean(), joint.mean)
+    draws = np.asarray(p.sample(jax.random.key(0), (100_000,)))
+    np.testing.assert_allclose(np.cov(draws.T), a @ a.T, atol=0.05)
+    latents, _ = zip(*p.layers(jnp.asarray(z)), strict=True)
+    assert [latent.shape for latent in latents] == [(10, 2), (10, 1), (10, 1)]

@@ -1,12 +1,14 @@
 """Objectives against a model whose evidence is known exactly, and against finite differences."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from models import IMAGES, gap, iwae, linear_gaussian, log_evidence
+from models import IMAGES, gap, iwae, layered, layered_log_evidence, linear_gaussian, log_evidence
 
 from flax_vae import (
     DIPVAE,
@@ -26,6 +28,7 @@ from flax_vae import (
     distortion,
     init,
     init_state,
+    layer_rates,
     log_weights,
     make_optimizer,
     make_train_step,
@@ -39,7 +42,8 @@ KEY = jax.random.key(0)
 
 
 def terms(objective, vae, images=IMAGES, key=KEY, step=0):
-    return apply_objective(vae, objective, init(vae, KEY, images.shape[1:]), jnp.asarray(images), key, step)
+    params = init(vae, KEY, images.shape[1:])
+    return jax.jit(partial(apply_objective, vae, objective))(params, jnp.asarray(images), key, step)
 
 
 TIGHT = {"own": iwae, "iwae": IWAE(), "iwae of 1": IWAE(1), "stl": STL(), "dreg": DReG(), "renyi": Renyi(0.3),
@@ -49,6 +53,21 @@ TIGHT = {"own": iwae, "iwae": IWAE(), "iwae of 1": IWAE(1), "stl": STL(), "dreg"
 @pytest.mark.parametrize("objective", TIGHT.values(), ids=TIGHT.keys())
 def test_with_the_exact_posterior_every_bound_is_the_evidence(objective) -> None:
     np.testing.assert_allclose(-terms(objective, linear_gaussian())["loss"], log_evidence(), rtol=1e-5)
+    np.testing.assert_allclose(-terms(objective, layered())["loss"], layered_log_evidence(), rtol=1e-5)
+
+
+def test_the_rates_of_layers_are_those_of_their_draws() -> None:
+    """In closed form given the layers above, and on average log q - log p, layer by layer."""
+    vae = layered(0.4)
+    params = init(vae, KEY, (2, 2, 1))
+    inference = jax.jit(lambda p: bind(vae, p).infer(jnp.asarray(IMAGES), KEY, 20_000))(params)
+    assert [z.shape for z in inference.latents] == [(20_000, 5, 1)] * 2
+    layers = zip(inference.latents, inference.posteriors, inference.priors, layer_rates(inference), strict=True)
+    for z, q, p, found in layers:
+        log_ratio = np.float64(q.log_prob(z) - p.log_prob(z))
+        error = log_ratio.std(0) / np.sqrt(20_000)
+        assert found.shape == (5,)
+        assert (np.abs(found - log_ratio.mean(0)) < 4 * error).all()
 
 
 def test_elbo_is_the_evidence_less_the_divergence_from_the_exact_posterior() -> None:
@@ -123,10 +142,11 @@ def gradients(objective, vae, count: int) -> dict:
     return jax.jit(jax.vmap(gradient))(jax.random.split(jax.random.key(7), count))
 
 
+@pytest.mark.parametrize("model", [linear_gaussian, layered])
 @pytest.mark.parametrize(("objective", "same_mean_as"), [(STL(1), IWAE(1)), (DReG(5), IWAE(5))])
-def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same_mean_as) -> None:
+def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same_mean_as, model) -> None:
     """Of the posterior; the decoder's are those of the bound itself, draw by draw."""
-    found, expected = (gradients(each, linear_gaussian(0.3), 20_000) for each in (objective, same_mean_as))
+    found, expected = (gradients(each, model(0.3), 20_000) for each in (objective, same_mean_as))
     for name in ("shift", "log_scale"):
         one, other = (np.float64(each["posterior"][name]) for each in (found, expected))
         error = np.sqrt((one.var(0) + other.var(0)) / len(one))
@@ -135,12 +155,14 @@ def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same
     np.testing.assert_allclose(found["decoder"]["weights"], expected["decoder"]["weights"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("model", [linear_gaussian, layered])
 @pytest.mark.parametrize("objective", [STL(1), DReG(5)])
-def test_their_noise_vanishes_with_the_gap(objective) -> None:
+def test_their_noise_vanishes_with_the_gap(objective, model) -> None:
     """At the exact posterior every single gradient of the posterior is zero; the ELBO's is not."""
+    found, of_elbo = (gradients(each, model(), 10)["posterior"] for each in (objective, IWAE(1)))
     for name in ("shift", "log_scale"):
-        np.testing.assert_allclose(gradients(objective, linear_gaussian(), 10)["posterior"][name], 0, atol=1e-5)
-        assert np.abs(gradients(IWAE(1), linear_gaussian(), 10)["posterior"][name]).max() > 0.1
+        np.testing.assert_allclose(found[name], 0, atol=1e-5)
+        assert np.abs(of_elbo[name]).max() > 0.1
 
 
 def test_dreg_squares_the_normalised_weights_for_the_posterior() -> None:

@@ -1,0 +1,116 @@
+"""Invertible Linen modules: ε -> z, and back with log |det ∂ε/∂z|."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Couplings(nn.Module):
+    """Affine couplings (Dinh et al. 2017): layer after layer, every second dimension is scaled and shifted.
+
+        z_A = ε_A,  z_B = ε_B · exp(s(ε_A)) + t(ε_A)
+
+    with s and t from a dense network of A and A, B changing places between layers. Starts as the identity.
+    """
+
+    latent_dim: int
+    layers: int
+    hidden: int
+
+    def setup(self) -> None:
+        """One network for each layer."""
+        zeros = nn.initializers.zeros
+        self.networks = [
+            nn.Sequential([nn.Dense(self.hidden), nn.silu, nn.Dense(self.hidden), nn.silu,
+                           nn.Dense(2 * self.latent_dim, kernel_init=zeros)])
+            for _ in range(self.layers)
+        ]  # fmt: skip
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """ε -> z."""
+        for layer in range(self.layers):
+            log_scale, shift = self._coupling(layer, x)
+            x = x * jnp.exp(log_scale) + shift
+        return x
+
+    def inverse(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """z -> ε and log |det ∂ε/∂z|."""
+        log_determinant = jnp.zeros(x.shape[:-1])
+        for layer in reversed(range(self.layers)):
+            log_scale, shift = self._coupling(layer, x)
+            x = (x - shift) * jnp.exp(-log_scale)
+            log_determinant -= log_scale.sum(-1)
+        return x, log_determinant
+
+    def _coupling(self, layer: int, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "... d"]]:
+        """Log-scale and shift: 0 for the dimensions that stay."""
+        moves = (jnp.arange(self.latent_dim) + layer) % 2
+        log_scale, shift = _bounded_affine(self.networks[layer](x * (1 - moves)))
+        return log_scale * moves, shift * moves
+
+
+def _bounded_affine(output: Float[Array, "... d2"]) -> tuple[Float[Array, "... d"], Float[Array, "... d"]]:
+    """Log-scale within ±2 and shift from a network's output: no layer alone can lose the digits of its input."""
+    log_scale, shift = jnp.split(output, 2, axis=-1)
+    return 2 * jnp.tanh(log_scale / 2), shift
+
+
+class Autoregressive(nn.Module):
+    """Inverse autoregressive flow (Kingma et al. 2016): layer after layer, each dimension given those before it.
+
+        z_i = ε_i · exp(s_i(ε_<i, h)) + t_i(ε_<i, h)
+
+    with s and t from one masked network (Germain et al. 2015) and the order reversed between layers. Forth it takes one
+    pass, back as many as there are dimensions. Starts as the identity.
+    """
+
+    latent_dim: int
+    layers: int
+    hidden: int
+
+    @nn.compact
+    def _layers(self, h: Float[Array, "*b f"]) -> list[Callable[[Array], tuple[Array, Array]]]:
+        """Each layer as a function of what goes in: log-scale and shift of each dimension."""
+        numbers = jnp.arange(self.latent_dim)
+        degrees = jnp.arange(self.hidden) % max(self.latent_dim - 1, 1)  # a unit sees the dimensions up to its degree
+        sees, tells = numbers[:, None] <= degrees, jnp.tile(degrees[:, None] < numbers, 2)
+        shapes = {"sees": (self.latent_dim, self.hidden), "tells": (self.hidden, 2 * self.latent_dim)}
+        lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+
+        def layer(number: int) -> Callable[[Array], tuple[Array, Array]]:
+            given = nn.Dense(self.hidden, name=f"given_{number}")(h)
+            into = self.param(f"into_{number}", lecun, shapes["sees"]) * sees
+            out = self.param(f"out_{number}", zeros, shapes["tells"]) * tells
+            bias = self.param(f"bias_{number}", zeros, (2 * self.latent_dim,))
+            return lambda x: _bounded_affine(nn.silu(x @ into + given) @ out + bias)
+
+        return [layer(number) for number in range(self.layers)]
+
+    def __call__(self, x: Float[Array, "... d"], h: Float[Array, "*b f"]) -> Float[Array, "... d"]:
+        """ε -> z, given features h of an image."""
+        for layer in self._layers(h):
+            log_scale, shift = layer(x)
+            x = (x * jnp.exp(log_scale) + shift)[..., ::-1]
+        return x
+
+    def inverse(
+        self, z: Float[Array, "... d"], h: Float[Array, "*b f"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """z -> ε and log |det ∂ε/∂z|, given features h of an image."""
+        z = jnp.broadcast_to(z, jnp.broadcast_shapes(z.shape, (*h.shape[:-1], 1)))
+        log_determinant = jnp.zeros(z.shape[:-1])
+        for layer in reversed(self._layers(h)):
+            z = z[..., ::-1]
+
+            def solve(x: Array, i: Array, z: Array = z, layer: Any = layer) -> tuple[Array, None]:
+                """One more dimension, now that all before it are known."""
+                log_scale, shift = layer(x)
+                return jnp.where(jnp.arange(self.latent_dim) == i, (z - shift) * jnp.exp(-log_scale), x), None
+
+            z, _ = jax.lax.scan(solve, jnp.zeros_like(z), jnp.arange(self.latent_dim))
+            log_determinant -= layer(z)[0].sum(-1)
+        return z, log_determinant
