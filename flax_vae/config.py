@@ -23,7 +23,7 @@ class Config:
     preset: Literal["gated_mlp", "residual_conv", "tutorial_conv", "tutorial_dense"] = "gated_mlp"
     """Model and its recipe: the defaults below are those of the preset that is named."""
     dataset: str = "fashion_mnist"
-    """Name of a TFDS image set, or a path: a folder of images, .npy or .npz."""
+    """fashion_mnist, sprites, the name of a TFDS image set, or a path: a folder of images, .npy or .npz."""
     data_dir: str | None = None
     """Folder that holds the data set's files, or is to hold them."""
     image_size: int | None = None

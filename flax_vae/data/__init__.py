@@ -1,13 +1,16 @@
-"""Images for a VAE: Fashion-MNIST, any image set of TensorFlow Datasets, or the user's own files."""
+"""Images for a VAE: Fashion-MNIST, sprites, any image set of TensorFlow Datasets, or the user's own files."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
 from flax_vae.data.fashion_mnist import load_fashion_mnist
-from flax_vae.data.images import ImageData, image_data, resize_all
+from flax_vae.data.images import ImageData, idx_sha256, resize_all
 from flax_vae.data.own_images import load_own
+from flax_vae.data.sprites import NAME as SPRITES
+from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
@@ -23,15 +26,16 @@ def load_images(
     """Load one split of an image set as uint8 pixels.
 
     Args:
-        name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset), the
-            path of a folder of images, of a .npy or a .npz file, or the name of a TFDS image set. What exists on disk,
-            holds a separator or ends in .npy or .npz is a path; `./fashion_mnist` is a folder of that name.
+        name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset),
+            "sprites" (drawn here, with their factors), the path of a folder of images, of a .npy or a .npz file, or the
+            name of a TFDS image set. What exists on disk, holds a separator or ends in .npy or .npz is a path;
+            `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: where Fashion-MNIST's four IDX files lie and where TFDS keeps its sets; their usual places if None.
         image_size: side, or (height, width), in pixels, to which every image is brought with antialiasing.
 
     Returns:
-        The images, "n h w c", with labels and the names of the classes where there are any.
+        The images, "n h w c", with labels, the names of the classes and factors where there are any.
 
     Raises:
         UserError: nothing of that name or path, or data that are damaged or no images, in one line that says which.
@@ -46,6 +50,8 @@ def load_images(
         return resized(load_fashion_mnist(split, folder), size)
     if is_path(name_or_path):
         return load_own(Path(name_or_path).expanduser(), split, size)
+    if name_or_path == SPRITES:
+        return resized(load_sprites(split), size)
     return load_tfds(str(name_or_path), split, folder, size)
 
 
@@ -69,5 +75,5 @@ def resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:
     images = resize_all(data.images, size)
     if images is data.images:
         return data
-    subset = {"subset": True} if data.provenance.get("subset") else {}
-    return image_data(images, data.labels, data.class_names, data.name, data.provenance["source"], **subset)
+    provenance = data.provenance | {"shape": list(images.shape[1:]), "sha256": idx_sha256(images)}
+    return replace(data, images=images, provenance=provenance)

@@ -23,7 +23,8 @@ class ImageData:
 
     `provenance` is made of JSON's types: `name`, `source` in words, `number`, `shape` (h, w, c) and `sha256`, and
     `subset` for the bundled part of Fashion-MNIST. `sha256` is that of the images written as one IDX file, header and
-    pixels, so it covers their shape as well, and for Fashion-MNIST it is the sum of the published file.
+    pixels, so it covers their shape as well, and for Fashion-MNIST it is the sum of the published file. `factors` are
+    what images were drawn from, where that is known: a column for each name, a value's index in each row.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
@@ -31,6 +32,8 @@ class ImageData:
     class_names: tuple[str, ...] | None
     name: str
     provenance: dict[str, Any]
+    factors: Int32[np.ndarray, "n f"] | None = None
+    factor_names: tuple[str, ...] | None = None
 
 
 def image_data(
