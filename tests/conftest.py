@@ -11,6 +11,7 @@ import pytest
 # they start, compile the same functions: compilations are kept for the session, and shared by its workers.
 _CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
 os.environ["XDG_CACHE_HOME"] = _CACHES
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
