@@ -13,7 +13,7 @@ import numpy as np
 import tyro
 
 from flax_vae.assemble import load_objective
-from flax_vae.config import RECIPES, Config, read_config
+from flax_vae.config import RECIPES, Binarize, Config, read_config
 from flax_vae.errors import UserError
 from flax_vae.loop import Interrupted
 from flax_vae.machine import cpu_cores, use_machine
@@ -30,7 +30,8 @@ from flax_vae.runs import (
     resume_many,
 )
 from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, traverse
-from flax_vae.scorecard import compare, evaluate, show
+from flax_vae.scorecard import evaluate
+from flax_vae.tables import compare, show
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,26 @@ class SampleArguments:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model on its test set: a table here, and evaluation.json in the run directory."""
+    """Measure a trained model on its test set: a table here, evaluation.json and pictures in the run directory."""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as train.py wrote it."""
     num_samples: tuple[int, ...] = (10, 100, 1000)
     """Draws per image of the importance-weighted log-likelihood, once for each number."""
     num_images: int = 1000
-    """Test images that it is measured on; all else takes every test image."""
+    """Test images that it is measured on, chosen by the seed; all else takes every test image."""
     seed: int = 0
     """Seed of the draws."""
+    binarize: Binarize | None = None
+    """Draw the images' pixels as 0 or 1, or not, otherwise than the run did; the test images once, by
+    --binarize-seed, for fixed and for dynamic."""
+    binarize_seed: int = 0
+    """Seed of the pixels, with --binarize."""
 
     def __call__(self) -> None:
         """Run the command."""
         use_machine()
-        show(evaluate(self.run, self.num_samples, self.num_images, self.seed))
+        show(evaluate(self.run, self.num_samples, self.num_images, self.seed, None, self.binarize, self.binarize_seed))
 
 
 @dataclass(frozen=True)

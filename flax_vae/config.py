@@ -13,6 +13,7 @@ OBJECTIVES = (
     "elbo", "beta_tcvae", "capacity", "dip_vae_i", "dip_vae_ii", "dreg", "free_bits", "infovae", "iwae", "renyi", "stl",
 )  # fmt: skip
 WEIGHTED = ("elbo", "beta_tcvae")  # the objectives that have a beta
+Binarize = Literal["none", "fixed", "dynamic"]
 FORMAT = 1  # of config.json; raised when an older program could misread a newer file
 
 
@@ -28,7 +29,7 @@ class Config:
     """Folder that holds the data set's files, or is to hold them."""
     image_size: int | None = None
     """Side in pixels that the images of a folder are resized to."""
-    binarize: Literal["none", "fixed", "dynamic"] = "none"
+    binarize: Binarize = "none"
     """Draw every pixel as 0 or 1, its grey value being the probability of a 1: once, by --binarize-seed, or anew in
     each step. Test images are drawn once in both cases."""
     binarize_seed: int = 0

@@ -23,6 +23,7 @@ _RATE = 2e-2  # of Muon
 _AT_ONCE = 20  # images whose gradient is computed at a time: what fits a core's cache
 _BATCH = 200
 _STEPS_PER_DISPATCH = 20
+_LONGEST = 30  # dispatches
 
 
 class ConvClassifier(nn.Module):
@@ -73,15 +74,15 @@ class Classifier:
     seed: int
 
 
-def train_classifier(
-    images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], seed: int, steps: int = 600
-) -> Classifier:
+def train_classifier(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], seed: int) -> Classifier:
     """Learn to tell the labels, integers from 0, of images; a function of its arguments.
 
-    Each step takes 200 images (of fewer, as many twenties as there are): 600 are two epochs of 60,000.
+    Each step takes 200 images (of fewer, as many twenties as there are). It takes 600 steps, two epochs of 60,000
+    images, or twenty epochs, whichever is less.
     """
     at_once = min(_AT_ONCE, len(images))
     batch_size = at_once * min(_BATCH // at_once, len(images) // at_once)
+    steps = _STEPS_PER_DISPATCH * min(_LONGEST, len(images) // batch_size)
     module = ConvClassifier(int(labels.max()) + 1)
     carry = _start(module, steps, jax.random.key(seed), images[:1])
     epochs = (epoch_indices(len(images), batch_size, seed, epoch) for epoch in count())

@@ -171,6 +171,49 @@ def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any
     _save(path, panels["epoch"], "Test loss", "nats per image")
 
 
+def plot_evaluation(
+    path: FilePath, bounds: Sequence[Mapping[str, Any]], dimension_rates: Sequence[float] | None
+) -> None:
+    """Draw the importance-weighted bound by its number of samples, and beside it the rate of each latent dimension.
+
+    Each of `bounds` is an object of evaluation.json; the bars are two standard errors of the draws either way.
+    """
+    panels = _panels([["bound", "rates"]] if dimension_rates else [["bound"]], 9.0 if dimension_rates else 5.6, 4.0)
+    ax, counts = panels["bound"], [row["num_samples"] for row in bounds]
+    errors = [2 * row["standard_error_of_draws"] for row in bounds]
+    ax.errorbar(
+        counts,
+        [row["log_likelihood"] for row in bounds],
+        errors,
+        color=SETS["test"],
+        marker="o",
+        markersize=4,
+        capsize=3,
+    )
+    ax.set_xscale("log")
+    ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("samples per image")
+    if dimension_rates:
+        highest = sorted(dimension_rates, reverse=True)
+        panels["rates"].bar(range(1, len(highest) + 1), highest, color=SETS["train"], width=0.8)
+        panels["rates"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+        panels["rates"].set_xlabel("latent dimensions, the highest first")
+        _head(panels["rates"], "Rate by dimension", f"{sum(highest):.2f} nats per image together")
+    note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean of {bounds[-1]['images']:,}"
+    _save(path, ax, "Importance-weighted log p(x)", note)
+
+
+def plot_extremes(path: FilePath, images: Images, log_likelihoods: Float[np.ndarray, " n"]) -> None:
+    """Draw the first half of the images "n h w c" as the most likely ones, the others below as the least likely."""
+    half = len(images) // 2
+    ax = _picture(images, columns=half, padding=3, left=260, top=140)
+    ax.set_yticks([0.5, 1.5], ["most likely", "least likely"])
+    most, least = (f"{part.mean():,.0f}" for part in (log_likelihoods[:half], log_likelihoods[half:]))
+    note = f"log p(x): {most} and {least} nats, the means of each row"
+    _save(path, ax, "Test images that the model finds most and least likely", note)
+
+
 def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:
     """Draw `train_` and `test_` of one name, and return their latest values in words."""
     values: list[float] = []

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+from jaxtyping import UInt8
 
 from flax_vae import __version__, checkpoint
 from flax_vae.assemble import make_objective, make_vae
-from flax_vae.config import SWEPT, Config, member_names, read_config, write_config
+from flax_vae.config import SWEPT, Binarize, Config, member_names, read_config, write_config
 from flax_vae.data import ImageData, absolute, load_images
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
@@ -179,14 +180,19 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     return Run(directory, config, vae, params, read_metrics(directory), examples)
 
 
-def load_data(run: Run) -> tuple[ImageData, ImageData]:
+def load_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0) -> tuple[ImageData, ImageData]:
     """The training and test images of a run.
+
+    Args:
+        binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
 
     Raises:
         UserError: they cannot be had, or are not those that the run was trained on.
     """
     train_set, test_set = _load(run.config)
     _check_data(run.directory, run.config, train_set, test_set)
+    if binarize is not None:
+        return _load(replace(run.config, binarize=binarize, binarize_seed=binarize_seed))
     return train_set, test_set
 
 
@@ -201,11 +207,19 @@ def _load(config: Config) -> tuple[ImageData, ImageData]:
     return train_set, test_set
 
 
-def _binarized(data: ImageData, seed: tuple[int, int]) -> ImageData:
+def draw_binary(images: UInt8[np.ndarray, "n h w c"], seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
     """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
-    random, blocks = np.random.default_rng(seed), np.array_split(data.images, -(-len(data.images) // 1000))
-    drawn = [np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks]
-    return replace(data, images=np.concatenate(drawn))
+    random, blocks = np.random.default_rng(seed), np.array_split(images, -(-len(images) // 1000))
+    return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
+
+
+def is_binary(images: UInt8[np.ndarray, "n h w c"]) -> bool:
+    """Whether all pixels of the first images are 0 or 255."""
+    return bool(np.isin(images[:1000], (0, 255)).all())
+
+
+def _binarized(data: ImageData, seed: tuple[int, int]) -> ImageData:
+    return replace(data, images=draw_binary(data.images, seed))
 
 
 def _check_data(directory: Path, config: Config, train_set: ImageData, test_set: ImageData) -> None:
@@ -229,8 +243,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
     if vae is None:
         vae = make_vae(config, tuple(image_shape), train_set.images)
     vae = vae.clone(dtype=config.precision)
-    binary = config.binarize != "none" or np.isin(train_set.images[:1000], (0, 255)).all()
-    if vae.likelihood is Bernoulli and not binary:
+    if vae.likelihood is Bernoulli and config.binarize == "none" and not is_binary(train_set.images):
         say(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is no density; compare it only with the same loss. --likelihood names others."

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.config import read_config
+from flax_vae.config import Binarize
 from flax_vae.data import ImageData
+from flax_vae.disentanglement import dci, mig, sap
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.evaluation import (
@@ -23,16 +24,17 @@ from flax_vae.evaluation import (
     mean_dimension_rates,
     posterior_means,
 )
+from flax_vae.frechet import accuracy, features, frechet_distance, train_classifier
 from flax_vae.objectives import ELBO
-from flax_vae.plots import plot_comparison
-from flax_vae.report import read_metrics, say
-from flax_vae.runs import Run, load_data, load_run
-from flax_vae.sampling import decode
+from flax_vae.plots import plot_evaluation, plot_extremes
+from flax_vae.runs import Run, draw_binary, is_binary, load_data, load_run
+from flax_vae.sampling import decode, sample
 from flax_vae.vae import VAE, bind
 
 _AT_ONCE = 100  # images between two movements of the progress bar
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
+_COMPARED = 10_000  # samples and images of a Fréchet distance
 
 
 def evaluate(
@@ -41,15 +43,18 @@ def evaluate(
     num_images: int = 1000,
     seed: int = 0,
     vae: VAE | None = None,
+    binarize: Binarize | None = None,
+    binarize_seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure a run on its test set and write `evaluation.json` into its directory.
+    """Measure a run on its test set and write `evaluation.json`, and two pictures, into its directory.
 
     Args:
         directory: the run.
         num_samples: draws per image of the importance-weighted bound, each at least two.
-        num_images: test images that it is measured on; everything else takes all of them.
+        num_images: test images that it is measured on, chosen by the seed; everything else takes all of them.
         seed: of the draws.
         vae: the model, where it was one of your own.
+        binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
 
     Raises:
         UserError: no run, or its data cannot be had.
@@ -57,55 +62,88 @@ def evaluate(
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
     run = load_run(directory, vae)
-    train, test = load_data(run)
-    key, bound_key, surgery_key = jax.random.split(jax.random.key(seed), 3)
-    means = posterior_means(run.vae, run.params, test.images)
-    result: dict[str, Any] = {
-        "seed": seed,
-        "images": len(test.images),
-        "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, test.images, key, 0),
-        "importance_weighted": _bounds(run, test.images[:num_images], bound_key, num_samples),
-        "bits_per_dim": None,
-        "reconstruction_mse": _reconstruction_error(run.vae, run.params, test.images, means),
-        "latent_dim": means.shape[1],
-        "active_units": active_units(means),
-        "dimension_rates": _dimension_rates(run, test.images, key),
-        **{name: float(value) for name, value in elbo_surgery(run.vae, run.params, test.images, surgery_key).items()},
-        "accuracy": _accuracies(run, train, test, means),
-    }
+    train, test = load_data(run, binarize, binarize_seed)
+    key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
+    chosen = test.images[np.random.default_rng(seed).permutation(len(test.images))[:num_images]]
+    bounds = _bounds(run, chosen, bound_key, sorted(num_samples))
+    with _busy("encoding and decoding"):
+        means = posterior_means(run.vae, run.params, test.images)
+        surgery = elbo_surgery(run.vae, run.params, test.images, surgery_key)
+        result: dict[str, Any] = {
+            "seed": seed,
+            "images": len(test.images),
+            "binarize": binarize or run.config.binarize,
+            "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
+            "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, test.images, key, 0),
+            "importance_weighted": [_summary(k, *bounds[k]) for k in bounds],
+            "bits_per_dim": None,
+            "reconstruction_mse": _reconstruction_error(run.vae, run.params, test.images, means),
+            "latent_dim": means.shape[1],
+            "active_units": active_units(means),
+            "dimension_rates": _dimension_rates(run, test.images, key),
+            **{name: float(value) for name, value in surgery.items()},
+            "accuracy": _accuracies(run, train, test, means),
+            "disentanglement": _disentanglement(test, means),
+        }
+    result["frechet"] = _frechet(run, train, test, sample_key)
     refusal = why_no_bits(run, test.images)
     best = result["importance_weighted"][-1]["log_likelihood"]
     result["bits_per_dim"] = refusal or -best / (math.prod(test.images.shape[1:]) * math.log(2))
     result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
     (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    _draw(run.directory / "pictures", result, chosen, bounds[max(bounds)][0])
     return result
+
+
+def _busy(what: str) -> Any:
+    """A sign of life on stderr while something takes its time."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
 def _bounds(
     run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""], num_samples: Sequence[int]
-) -> list[dict[str, Any]]:
-    """The bound for each number of samples: mean over the images, and the standard errors of it.
-
-    That of the draws says how exact the figure is for these images, that of the images how exact it is for others.
-    """
+) -> dict[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+    """For each number of samples the bound of every image, and its standard error."""
     from rich.progress import track
 
-    rows = []
-    for k in sorted(num_samples):
-        blocks = range(0, len(images), _AT_ONCE)
+    blocks, bounds = range(0, len(images), _AT_ONCE), {}
+    for k in num_samples:
         parts = [
             log_likelihood(run.vae, run.params, images[i : i + _AT_ONCE], jax.random.fold_in(key, i), k)
             for i in track(blocks, f"log-likelihood, {k} samples")
         ]
-        bounds, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
-        rows.append({
-            "num_samples": k,
-            "images": len(images),
-            "log_likelihood": float(bounds.mean()),
-            "standard_error_of_draws": float(np.sqrt((errors**2).sum()) / len(images)),
-            "standard_error_of_images": float(bounds.std(ddof=1) / math.sqrt(len(images))),
-        })  # fmt: skip
-    return rows
+        values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
+        bounds[k] = values, errors
+    return bounds
+
+
+def _summary(
+    num_samples: int, bounds: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
+) -> dict[str, float | int]:
+    """The mean over the images, and the standard errors of it.
+
+    That of the draws says how exact the figure is for these images, that of the images how exact it is for others.
+    """
+    return {
+        "num_samples": num_samples,
+        "images": len(bounds),
+        "log_likelihood": float(bounds.mean()),
+        "standard_error_of_draws": float(np.sqrt((errors**2).sum()) / len(bounds)),
+        "standard_error_of_images": float(bounds.std(ddof=1) / math.sqrt(len(bounds))),
+    }
+
+
+def _draw(
+    directory: Path, result: dict[str, Any], images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
+) -> None:
+    """Write the pictures: bound by samples and rates of dimensions; the most and the least likely images."""
+    directory.mkdir(exist_ok=True)
+    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], result["dimension_rates"])
+    order = np.argsort(-bounds)
+    shown = np.concatenate([order[:10], order[-10:]])
+    plot_extremes(directory / "extremes.png", images[shown], bounds[shown])
 
 
 def _dimension_rates(run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""]) -> list[float] | None:
@@ -141,7 +179,8 @@ def _accuracies(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known, labels = posterior_means(run.vae, run.params, train.images[:_PROBED]), train.labels[:_PROBED]
+    some = np.random.default_rng(0).permutation(len(train.images))[:_PROBED]
+    known, labels = posterior_means(run.vae, run.params, train.images[some]), train.labels[some]
     probes = {"nearest_neighbours": KNeighborsClassifier(10), "linear": LogisticRegression(max_iter=1000)}
     return {
         name: float(make_pipeline(StandardScaler(), probe).fit(known, labels).score(means, test.labels))
@@ -149,12 +188,53 @@ def _accuracies(
     }
 
 
+def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[str, float] | None:
+    """MIG, SAP and DCI of the posterior means, or None where the images have no factors."""
+    if test.factors is None:
+        return None
+    of_dci = dci(means, test.factors)._asdict()
+    return {"MIG": mig(means, test.factors), "SAP": sap(means, test.factors)} | {
+        f"DCI {name}": score for name, score in of_dci.items()
+    }
+
+
+def _frechet(run: Run, train: ImageData, test: ImageData, key: Key[Array, ""]) -> dict[str, Any] | None:
+    """The distance of samples from test images, and that of as many training images, or None without labels."""
+    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
+        return None
+    classes, labels = np.unique(train.labels, return_inverse=True)
+    classifier = train_classifier(train.images, labels, seed=0)
+    count = min(len(train.images), len(test.images), _COMPARED)
+    some = [np.random.default_rng(0).permutation(len(data.images))[:count] for data in (train, test)]
+    with _busy("sampling"):
+        known, unseen = (features(classifier, data.images[i]) for data, i in zip((train, test), some, strict=True))
+        made = features(classifier, _samples(run, key, count, is_binary(test.images)))
+        return {
+            "distance": frechet_distance(made, unseen),
+            "floor": frechet_distance(known, unseen),
+            "images": count,
+            "classifier": classifier.name,
+            "accuracy": accuracy(classifier, test.images, np.searchsorted(classes, test.labels)),
+            "seed": classifier.seed,
+        }
+
+
+def _samples(run: Run, key: Key[Array, ""], count: int, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
+    """Means of p(x | z) for z from the prior, as pixels; where those of the data are 0 or 255, drawn as they are."""
+    size, blocks = min(count, _DECODED), []
+    for i in range(0, count, size):
+        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), size)).clip(0, 1)
+        blocks.append(np.rint(255 * mean).astype(np.uint8))
+    pixels = np.concatenate(blocks)[:count]
+    return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
+
+
 def why_no_bits(run: Run, images: UInt8[np.ndarray, "n h w c"]) -> str | None:
     """Why the model's log-likelihood makes no bits per dimension, or None where it does."""
     likelihood = bind(run.vae, run.params).decode(jnp.asarray(posterior_means(run.vae, run.params, images[:1])))
     if not likelihood.discrete:
         return f"none: {type(likelihood).__name__} is a density of continuous pixels"
-    if isinstance(likelihood, Bernoulli) and not np.isin(images[:1000], (0, 255)).all():
+    if isinstance(likelihood, Bernoulli) and not is_binary(images):
         return "none: the Bernoulli's cross-entropy of grey values is no log-likelihood"
     return None
 
@@ -166,67 +246,3 @@ def collapse(rate: float, active: int, latent_dim: int) -> str | None:
     if active < latent_dim:
         return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: they are the prior's noise."
     return None
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print an evaluation as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name in ("elbo", "rate", "distortion"):
-        table.add_row(name, f"{result['elbo'][name]:.2f}", "nats per image")
-    for row in result["importance_weighted"]:
-        errors = row["standard_error_of_draws"], row["standard_error_of_images"]
-        note = "nats; ± {:.2f} by the draws, ± {:.2f} by the choice of {} images".format(*errors, row["images"])
-        table.add_row(f"log p(x), {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
-    bits = result["bits_per_dim"]
-    table.add_row("bits per dimension", *(("", bits) if isinstance(bits, str) else (f"{bits:.4f}", "")))
-    table.add_row("mutual information", f"{result['mutual_information']:.2f}", "nats, of the rate")
-    table.add_row("marginal KL", f"{result['marginal_kl']:.2f}", "nats, of the rate: q(z) from the prior")
-    table.add_row("active units", str(result["active_units"]), f"of {result['latent_dim']} latent dimensions")
-    if result["dimension_rates"] is not None:
-        highest = sorted(result["dimension_rates"], reverse=True)
-        shown = "  ".join(f"{each:.2f}" for each in highest[:8]) + ("  ..." if len(highest) > 8 else "")
-        table.add_row("rate by dimension", "", f"{shown}  nats, the highest first")
-    table.add_row("reconstruction", f"{result['reconstruction_mse']:.4f}", "squared error per pixel")
-    for name, accuracy in (result["accuracy"] or {}).items():
-        table.add_row(f"labels, {name.replace('_', ' ')}", f"{100 * accuracy:.1f} %", "told by posterior means")
-    Console().print(table)
-    if result["alarm"]:
-        say(f"WARNING: {result['alarm']}")
-
-
-def compare(directories: Sequence[str | Path], picture: Path) -> None:
-    """Print runs beside each other, with their evaluations where there are any, and draw their test losses.
-
-    Raises:
-        UserError: one of them is no run, or has no finished epoch.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for title in ("epoch", "seconds", "loss", "rate", "distortion", "log p(x)", "active"):
-        table.add_column(title, justify="right", no_wrap=True)
-    curves = {}
-    for directory in map(Path, directories):
-        config, _ = read_config(directory / "config.json")
-        metrics, evaluated = read_metrics(directory), directory / "evaluation.json"
-        if not metrics:
-            raise UserError(f"{directory} has no finished epoch yet.")
-        curves[str(directory)] = metrics
-        best = min(metrics, key=lambda record: record["test_loss"])
-        numbers = [
-            f"{best[name]:.2f}" if name in best else "" for name in ("test_loss", "test_rate", "test_distortion")
-        ]
-        found = json.loads(evaluated.read_text()) if evaluated.exists() else None
-        bound = found and found["importance_weighted"][-1]
-        table.add_row(
-            str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,
-            f"{bound['log_likelihood']:.2f}" if bound else "not evaluated",
-            f"{found['active_units']}/{found['latent_dim']}" if found else "",
-        )  # fmt: skip
-    Console().print(table)
-    plot_comparison(picture, curves)

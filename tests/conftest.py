@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Compiling takes most of the tests' time. XLA's older code generator is quicker, also for the programs they start, ...
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
 
 from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 
-# Compiling takes most of the tests' time, so here XLA tries less hard. The programs that tests start are compiled as
-# users compile them.
+# ... and in this process XLA tries less hard.
 jax.config.update("jax_disable_most_optimizations", True)
 
 
@@ -35,6 +37,15 @@ def images() -> np.ndarray:
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
     monkeypatch.setattr("flax_vae.runs.draw_pictures", lambda *_: None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def short_lessons() -> Iterator[None]:
+    """Classifiers learn for twenty short steps: so compiled, convolutions are slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.frechet._LONGEST", 1)
+        patch.setattr("flax_vae.frechet._BATCH", 60)
+        yield
 
 
 @pytest.fixture(scope="session")

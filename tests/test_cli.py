@@ -294,6 +294,12 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     surgery = found["mutual_information"] + found["marginal_kl"]
     np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
     assert 0.2 < found["accuracy"]["linear"] <= 1
+    assert 0 < found["frechet"]["floor"] < found["frechet"]["distance"]
+    assert found["frechet"]["accuracy"] > 0.4
+    assert f"{found['frechet']['distance']:.2f}" in shown
+    for name in ("evaluation", "extremes"):
+        with Image.open(copy / "pictures" / f"{name}.png") as image:
+            assert min(image.size) > 100
     last = load_run(copy).metrics[-1]
     np.testing.assert_allclose(found["elbo"]["loss"], last["test_loss"], rtol=0.01)
     (copy / "evaluation.json").rename(tmp_path / "first.json")

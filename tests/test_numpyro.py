@@ -14,7 +14,7 @@ from numpyro import handlers
 
 from flax_vae import Bernoulli, Config, Normal, bind, init, kl_divergence, log_weights
 from flax_vae.assemble import make_vae
-from flax_vae.distributions import MultivariateNormal, NormalMixture
+from flax_vae.distributions import Mixture, MultivariateNormal
 from flax_vae.likelihoods import LEVELS, BetaBinomial, Categorical
 
 
@@ -63,7 +63,10 @@ def beta_binomial(*logs: jax.Array) -> dist.Distribution:
 DENSITIES = {
     "normal": (Normal, normal, lambda p: (p.real(5, 3), p.log_scale(5, 3)), None),
     "multivariate": (MultivariateNormal, multivariate, lambda p: (p.real(5, 3), p.scale_tril(5, 3, 3)), None),
-    "mixture": (NormalMixture, mixture, lambda p: (p.real(4), p.real(4, 3), p.log_scale(4, 3)), None),
+    "mixture": (
+        lambda logits, *of_components: Mixture(logits, Normal(*of_components)),
+        mixture, lambda p: (p.real(4), p.real(4, 3), p.log_scale(4, 3)), None,
+    ),
     "bernoulli": (Bernoulli, bernoulli, lambda p: (p.real(5, 2, 2, 1),), 1),
     "categorical": (Categorical, categorical, lambda p: (p.real(5, 2, 2, 1, LEVELS),), 255),
     # One of the two within e^±5: where both are large JAX's float32 beta function loses digits, up to 2e-3 nats.

@@ -18,6 +18,7 @@ from flax_vae import Config, Run, UserError, fit, load_run, resume, sample
 from flax_vae.assemble import load_objective
 from flax_vae.loop import Interrupted
 from flax_vae.report import Report
+from flax_vae.runs import load_data
 from flax_vae.scorecard import evaluate
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -260,18 +261,27 @@ def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message
         replace(Config(), **change)
 
 
-def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(few_images: Path, tmp_path: Path) -> None:
-    """The directory names them all; a likelihood of pixel levels makes bits per dimension."""
-    parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "objective": "dreg"}
-    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, latent_dim=3, **parts)
+def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
+    monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
+    parts = {"likelihood": "discretized_logistic", "prior": "vamp", "posterior": "full", "levels": 2}
+    config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
     run = fit(config, tmp_path / "parts")
-    assert load_run(run.directory).config == config
     loaded = load_run(run.directory)
-    assert sample(loaded.vae, loaded.params, jax.random.key(0), 4).shape == (4, 28, 28, 1)
+    assert loaded.config == config
+    made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
+    np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
+    assert made.shape == (4, 8, 8, 1)
     found = evaluate(run.directory, num_samples=(4,), num_images=10)
-    bits = -found["importance_weighted"][0]["log_likelihood"] / (784 * np.log(2))
+    bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
     np.testing.assert_allclose(found["bits_per_dim"], bits)
     assert 1 < bits < 8
+    assert found["latent_dim"] == 6
+    assert found["dimension_rates"] is None  # a VampPrior has no KL of each dimension
+    scores = found["disentanglement"]
+    assert scores.keys() == {"MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness"}
+    assert all(0 <= score <= 1 for score in scores.values())
+    assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
 
 
 def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
@@ -286,7 +296,10 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
     with np.load(few_images) as grey:
         np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
     assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
+
     assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
+    np.testing.assert_array_equal(load_data(other, "fixed", 0)[1].images[:64], fixed.examples)
+    assert not np.isin(load_data(fixed, "none")[1].images, (0, 255)).all()
 
 
 def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
