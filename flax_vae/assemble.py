@@ -27,7 +27,7 @@ from flax_vae.objectives import (
 )
 from flax_vae.posteriors import DiagonalNormal, FullNormal, InverseAutoregressive, TopDownPosterior
 from flax_vae.presets import PRESETS, channel_means
-from flax_vae.priors import CouplingFlow, LearnedMixture, StandardNormal, TopDownPrior, VampPrior
+from flax_vae.priors import ConditionalNormal, CouplingFlow, LearnedMixture, StandardNormal, TopDownPrior, VampPrior
 from flax_vae.schedules import Cyclical, Warmup
 from flax_vae.vae import VAE
 
@@ -54,7 +54,7 @@ def make_vae(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, 
 def _make_prior(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None) -> nn.Module:
     match config.prior:
         case "normal":
-            return StandardNormal(config.latent_dim)
+            return ConditionalNormal(config.latent_dim) if config.conditional else StandardNormal(config.latent_dim)
         case "mixture":
             return LearnedMixture(config.latent_dim)
         case "flow":

@@ -50,6 +50,8 @@ class Config:
     levels: int = 1
     """Layers of latents, --latent-dim each. --prior and --posterior are those of the top one; in each below, both are
     normals given the layers above."""
+    conditional: bool = False
+    """Give the images' labels to encoder, decoder and prior, so that sample.py can ask for one of them by --label."""
     objective: str = "elbo"
     """What is minimised: elbo, beta_tcvae, capacity, dip_vae_i, dip_vae_ii, dreg, free_bits, infovae, iwae, renyi, stl,
     or your own function as my_module:my_objective."""
@@ -127,6 +129,10 @@ class Config:
         if not self.has_own_objective and self.objective not in OBJECTIVES:
             raise UserError(
                 f"--objective {self.objective}: there are {', '.join(OBJECTIVES)}; your own is my_module:my_objective."
+            )
+        if self.conditional and self.prior != "normal":
+            raise UserError(
+                f"--conditional has a normal prior for each label: it does not go with --prior {self.prior}."
             )
         if self.objective in ("beta_tcvae", "dip_vae_i", "dip_vae_ii"):
             known = ("diagonal", "full") if self.objective == "dip_vae_i" else ("diagonal",)

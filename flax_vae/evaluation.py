@@ -2,30 +2,39 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.objectives import Objective, dimension_rates, log_weights
-from flax_vae.training import Images, apply_objective, shardings, to_unit
+from flax_vae.training import Batch, apply_objective, shardings, unpack
 from flax_vae.vae import VAE, bind
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
 _IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit
 
 
-def _blocks(images: UInt8[np.ndarray, "n h w c"], batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
+def _blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
     """Images in blocks "s b h w c" of one shape, the last filled up from the first, and how many of each count."""
-    batch_bytes = batch_size * images[0].nbytes
-    steps = max(1, min(-(-len(images) // batch_size), _BLOCK_BYTES // batch_bytes))
-    for start in range(0, len(images), steps * batch_size):
-        wanted = np.arange(start, start + steps * batch_size)
-        block = images[wanted % len(images)]
-        yield block.reshape(steps, batch_size, *images.shape[1:]), min(len(images) - start, len(wanted))
+    count, row_bytes = _count(images), sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
+    steps = max(1, min(-(-count // batch_size), _BLOCK_BYTES // (batch_size * row_bytes)))
+    for start in range(0, count, steps * batch_size):
+        wanted = np.arange(start, start + steps * batch_size).reshape(steps, batch_size)
+        yield jax.tree.map(itemgetter(wanted % count), images), min(count - start, wanted.size)
+
+
+def _count(images: Any) -> int:
+    return len(jax.tree.leaves(images)[0])
+
+
+def _one(x: Array, context: Array | None) -> tuple[Array, Array | None]:
+    """An image and its context as a batch of their own."""
+    return x[None], None if context is None else context[None]
 
 
 def make_evaluate(
@@ -34,34 +43,35 @@ def make_evaluate(
     """`evaluate(params, images, key, step) -> {"loss": ..., metrics}`: means over all images, none left out.
 
     The objective is the one that trains, at the same step, so that loss means the same on both sets. The devices of
-    `mesh` share each batch.
+    `mesh` share each batch. A conditional model takes the pair of images and contexts for images, here and below.
     """
 
     @jax.jit
-    def block_sums(params: Any, block: Array, size: Array, key: Array, step: Array) -> dict[str, Array]:
+    def block_sums(params: Any, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
         def one_batch(i: Array) -> dict[str, Array]:
-            terms = apply_objective(vae, objective, params, block[i], jax.random.fold_in(key, i), step)
-            real = i * block.shape[1] + jnp.arange(block.shape[1]) < size
+            batch = jax.tree.map(itemgetter(i), block)
+            terms = apply_objective(vae, objective, params, batch, jax.random.fold_in(key, i), step)
+            real = i * batch_size + jnp.arange(batch_size) < size
             return {name: jnp.where(real, value, 0.0).sum() for name, value in terms.items()}
 
-        return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(len(block))))
+        return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(_count(block))))
 
     _, split = shardings(mesh)
 
-    def evaluate(params: Any, images: np.ndarray, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
+    def evaluate(params: Any, images: Batch, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
         sums: dict[str, float] = {}
         for i, (block, size) in enumerate(_blocks(images, batch_size)):
             sharded = jax.device_put(block, split)
             part = jax.device_get(block_sums(params, sharded, size, jax.random.fold_in(key, i), step))
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
-        return {name: sums[name] / len(images) for name in sorted(sums, key=lambda name: name != "loss")}
+        return {name: sums[name] / _count(images) for name in sorted(sums, key=lambda name: name != "loss")}
 
     return evaluate
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def log_likelihood(
-    vae: VAE, params: Any, images: Images, key: Key[Array, ""], num_samples: int = 1000
+    vae: VAE, params: Any, images: Batch, key: Key[Array, ""], num_samples: int = 1000
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The importance-weighted bound on log p(x) of each image, in nats, with its standard error.
 
@@ -79,14 +89,14 @@ def log_likelihood(
         raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
     at_once = min(num_samples, _DRAWS_AT_ONCE)
 
-    def one_image(image_and_key: tuple[Array, Array]) -> tuple[Array, Array]:
-        image, key = image_and_key
+    def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array]:
+        (x, context), key = _one(*image_and_key[0]), image_and_key[1]
 
         def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             largest, total, squares = sums  # the weights are summed in units of the largest one so far
-            inference = bind(vae, params).infer(image[None], jax.random.fold_in(key, i), at_once)
+            inference = bind(vae, params, context).infer(x, jax.random.fold_in(key, i), at_once)
             wanted = i * at_once + jnp.arange(at_once) < num_samples
-            log_w = jnp.where(wanted, log_weights(inference, image[None])[:, 0], -jnp.inf)
+            log_w = jnp.where(wanted, log_weights(inference, x)[:, 0], -jnp.inf)
             unit = jnp.maximum(largest, log_w.max())
             shrink, w = jnp.exp(largest - unit), jnp.exp(log_w - unit)
             return unit, total * shrink + w.sum(), squares * shrink**2 + (w**2).sum()
@@ -96,18 +106,20 @@ def log_likelihood(
         variance = (squares / total**2 - 1 / num_samples) / (1 - 1 / num_samples)
         return unit + jnp.log(total / num_samples), jnp.sqrt(jnp.maximum(variance, 0.0))
 
-    keys = jax.random.split(key, len(images))
-    return jax.lax.map(one_image, (to_unit(images), keys), batch_size=_IMAGES_AT_ONCE)
+    keys = jax.random.split(key, _count(images))
+    return jax.lax.map(one_image, (unpack(images), keys), batch_size=_IMAGES_AT_ONCE)
 
 
-def posterior_means(
-    vae: VAE, params: Any, images: UInt8[np.ndarray, "n h w c"], batch_size: int = 500
-) -> Float[np.ndarray, "n d"]:
+def posterior_means(vae: VAE, params: Any, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
     """The posterior mean of every image."""
 
     @jax.jit
-    def encode(params: Any, block: Array) -> Array:
-        return jax.lax.map(lambda x: bind(vae, params).encode(to_unit(x)).mean(), block)
+    def encode(params: Any, block: Any) -> Array:
+        def one_batch(batch: Any) -> Array:
+            x, context = unpack(batch)
+            return bind(vae, params, context).encode(x).mean()
+
+        return jax.lax.map(one_batch, block)
 
     blocks = [(np.asarray(encode(params, block)), size) for block, size in _blocks(images, batch_size)]
     return np.concatenate([means.reshape(-1, means.shape[-1])[:size] for means, size in blocks])
@@ -127,36 +139,47 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 
 
 @partial(jax.jit, static_argnums=0)
-def mean_dimension_rates(vae: VAE, params: Any, images: Images, key: Key[Array, ""]) -> Float[Array, " d"]:
+def mean_dimension_rates(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> Float[Array, " d"]:
     """KL of each latent dimension in nats, averaged over the images; errors as for `objectives.dimension_rates`."""
 
-    def one_image(image_and_key: tuple[Array, Array]) -> Array:
-        image, key = image_and_key
-        rates = dimension_rates(bind(vae, params).infer(image[None], key))
+    def one_image(image_and_key: tuple[Any, Array]) -> Array:
+        (x, context), key = _one(*image_and_key[0]), image_and_key[1]
+        rates = dimension_rates(bind(vae, params, context).infer(x, key))
         return jnp.concatenate(rates, axis=-1)[0]
 
-    keys = jax.random.split(key, len(images))
-    return jax.lax.map(one_image, (to_unit(images), keys), batch_size=_IMAGES_AT_ONCE).mean(0)
+    keys = jax.random.split(key, _count(images))
+    return jax.lax.map(one_image, (unpack(images), keys), batch_size=_IMAGES_AT_ONCE).mean(0)
 
 
 @partial(jax.jit, static_argnums=0)
-def elbo_surgery(vae: VAE, params: Any, images: Images, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
+def elbo_surgery(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
     """The rate as what latents tell about images, plus how far they are from the prior as a whole, in nats.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
 
-    One draw for each image, against the posteriors of all: a mutual information above log n cannot be seen.
+    One draw for each image, against the posteriors of all: a mutual information above log n cannot be seen. In a
+    conditional model all of it is given the context, and q(z) the average over the images of the same one.
     """
-    model = bind(vae, params)
-    features = jax.lax.map(
-        lambda image: bind(vae, params).features(image[None])[0], to_unit(images), batch_size=_IMAGES_AT_ONCE
-    )
+    x, contexts = unpack(images)
+
+    def features_of(image: tuple[Array, Array | None]) -> Array:
+        one, context = _one(*image)
+        return bind(vae, params, context).features(one)[0]
+
+    features = jax.lax.map(features_of, (x, contexts), batch_size=_IMAGES_AT_ONCE)
+    model = bind(vae, params, contexts)
     posterior = model.posterior(features)
     z = posterior.sample(key)
 
-    def log_aggregate(z: Array) -> Array:
-        return jax.nn.logsumexp(bind(vae, params).posterior(features).log_prob(z)) - jnp.log(len(images))
+    def log_aggregate(drawn: tuple[Array, Array | None]) -> Array:
+        z, context = drawn
+        same = jnp.ones(len(x), bool)
+        if contexts is not None and context is not None:
+            same = jnp.equal(contexts, context).all(-1)
+        of_each = bind(vae, params, contexts).posterior(features).log_prob(z)
+        return jax.nn.logsumexp(of_each, where=same) - jnp.log(same.sum())
 
-    to_prior = (jax.lax.map(log_aggregate, z, batch_size=_IMAGES_AT_ONCE) - model.prior().log_prob(z)).mean()
-    rate = (posterior.log_prob(z) - model.prior().log_prob(z)).mean()
+    log_prior = model.prior().log_prob(z)
+    to_prior = (jax.lax.map(log_aggregate, (z, contexts), batch_size=_IMAGES_AT_ONCE) - log_prior).mean()
+    rate = (posterior.log_prob(z) - log_prior).mean()
     return {"mutual_information": rate - to_prior, "marginal_kl": to_prior}

@@ -16,6 +16,7 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from flax_vae.config import Config, settings
+from flax_vae.data import as_batch
 from flax_vae.errors import UserError
 from flax_vae.members import Group, Member, stack
 from flax_vae.report import Report, read_metrics, say
@@ -58,7 +59,7 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
     report = Report([member.directory for member in members], settings([m.training.config for m in members]),
                     config.epochs, steps_per_epoch, step)  # fmt: skip
     with Group(members) as group, report, _stop_signal() as stop:
-        images = group.place(training.train.images)
+        images = group.place(as_batch(training.train, training.class_names))
         for epoch in range(step // steps_per_epoch, config.epochs):
             seeds = [member.training.config.seed for member in members]
             indices = stack([epoch_indices(num_images, training.batch_size, seed, epoch) for seed in seeds])
@@ -89,13 +90,13 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
 
 def _dispatches(
     images: Any, indices: Int[np.ndarray, "*m s b"], position: int, repeated: Sharding, split: Sharding
-) -> Iterator[tuple[Array, Array, int, int]]:
+) -> Iterator[tuple[Any, Array, int, int]]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 
     Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
     host in blocks, the next one while the device works on this one.
     """
-    if isinstance(images, jax.Array):
+    if isinstance(jax.tree.leaves(images)[0], jax.Array):
         rows = jax.device_put(indices, split)
         steps = 1
         while position < indices.shape[-2]:
@@ -109,14 +110,18 @@ def _dispatches(
     import grain
 
     batch_size = indices.shape[1]
-    steps = max(1, _BLOCK_BYTES // (batch_size * images[0].nbytes))
+    steps = max(1, _BLOCK_BYTES // (batch_size * sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))))
     rows = jax.device_put(np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size), split)
 
-    def gather(start: int) -> tuple[np.ndarray, int]:
+    def gather(start: int) -> tuple[Any, int]:
         wanted = indices[start : start + steps]
-        block = np.zeros((steps * batch_size, *images.shape[1:]), np.uint8)  # one shape, one compilation
-        block[: wanted.size] = images[wanted.ravel()]
-        return block, len(wanted)
+
+        def of(leaf: np.ndarray) -> np.ndarray:
+            block = np.zeros((steps * batch_size, *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
+            block[: wanted.size] = leaf[wanted.ravel()]
+            return block
+
+        return jax.tree.map(of, images), len(wanted)
 
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):

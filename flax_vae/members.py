@@ -21,7 +21,7 @@ from jaxtyping import Array
 
 from flax_vae import checkpoint
 from flax_vae.config import Config
-from flax_vae.data import ImageData
+from flax_vae.data import ImageData, as_batch
 from flax_vae.errors import UserError
 from flax_vae.evaluation import make_evaluate
 from flax_vae.objectives import Metrics, Objective
@@ -77,7 +77,7 @@ def make_members_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable[
     convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side.
     """
 
-    def share(own: Any, state: Any, totals: Any, images: Array, indices: Array, start: Array, stop: Array) -> Any:
+    def share(own: Any, state: Any, totals: Any, images: Any, indices: Array, start: Array, stop: Array) -> Any:
         def train(member: tuple[Any, Any, Any, Array]) -> Any:
             own, state, totals, indices = member
             return make_train_steps(make_step(own))(state, totals, images, indices, start, stop)
@@ -98,6 +98,7 @@ class Training:
     Attributes:
         objective: the objective at a beta.
         tx: the optimiser at a learning rate.
+        class_names: of the labels that a conditional model is given; empty for others.
     """
 
     config: Config
@@ -108,6 +109,7 @@ class Training:
     test: ImageData
     batch_size: int
     steps_per_epoch: int
+    class_names: tuple[str, ...]
 
     def train_step(self, own: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
         """The jitted step, given the values of `config` that are a member's own."""
@@ -143,12 +145,14 @@ class Training:
         init_key, train_key, _ = self.keys()
         shape = self.train.images.shape[1:]
         tx = self.tx(self.config.learning_rate)
-        state = init_state(self.vae, tx, init_key, shape, ema=self.config.ema_decay > 0)
+        state = init_state(self.vae, tx, init_key, shape, self.config.ema_decay > 0, len(self.class_names))
         return replace(state, key=train_key)
 
     def fresh_totals(self) -> Metrics:
         """Zeros, one for each metric that the train step reports."""
-        batch = jax.ShapeDtypeStruct((self.batch_size, *self.train.images.shape[1:]), jnp.uint8)
+        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.train.images.shape[1:]), jnp.uint8)
+        if self.class_names:
+            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.class_names)), jnp.float32)
         return zero_metrics(self.vae, self.objective(self.config.beta), jax.eval_shape(self.fresh_state), batch)
 
 
@@ -203,18 +207,19 @@ class Group(ExitStack):
         """The members whose metrics have been finite so far."""
         return [i for i in range(len(self.members)) if i not in self.failed]
 
-    def place(self, images: np.ndarray) -> Array | np.ndarray:
+    def place(self, images: Any) -> Any:
         """On the devices, where they fit."""
-        if images.nbytes <= _RESIDENT_BYTES:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(images))
+        if size <= _RESIDENT_BYTES:
             return jax.device_put(images, self.everywhere)
         if len(self.members) > 1:
             raise UserError(
-                f"{images.nbytes / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+                f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
                 "train one seed, beta and learning rate at a time."
             )
         return images
 
-    def advance(self, images: Array, rows: Array, start: int, stop: int) -> None:
+    def advance(self, images: Any, rows: Array, start: int, stop: int) -> None:
         """Make the steps of a dispatch, and take out the members that came to a metric that is not finite."""
         self.state, self.totals, last = self.steps(self.state, self.totals, images, rows, start, stop)
         ends = jax.device_get(self.unstack((self.state.step, last)))  # waits for the device
@@ -246,7 +251,7 @@ class Group(ExitStack):
         for i in self.going():
             training, params = self.members[i].training, jax.device_put(states[i].best_params, everywhere)
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
-            tests[i] = evaluate(params, training.test.images, test_key, int(states[i].step))
+            tests[i] = evaluate(params, as_batch(training.test, training.class_names), test_key, int(states[i].step))
         return tests
 
     def clear_totals(self) -> None:

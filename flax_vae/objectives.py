@@ -206,7 +206,7 @@ class InfoVAE:
         inference = vae.infer(x, draw_key)
         terms = elbo_terms(inference, x)
         z = jnp.concatenate(inference.latents, axis=-1)[0]
-        mmd = _mmd(z, vae.prior().sample(prior_key, (len(x),)))
+        mmd = _mmd(z, vae.draw_prior(prior_key, len(x)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
 

@@ -1,5 +1,6 @@
 """The pictures of a run: what its model makes of the test set and of its latent space."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from flax_vae import plots
-from flax_vae.data import ImageData
+from flax_vae.data import ImageData, as_batch
 from flax_vae.evaluation import most_active_plane, posterior_means
 from flax_vae.sampling import latent_grid, reconstruct, sample
 from flax_vae.vae import VAE
@@ -17,27 +18,44 @@ _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the pri
 
 
 def draw_pictures(
-    directory: Path, vae: VAE, params: Any, test: ImageData, metrics: list[dict[str, Any]], key: Key[Array, ""]
+    directory: Path,
+    vae: VAE,
+    params: Any,
+    test: ImageData,
+    metrics: list[dict[str, Any]],
+    key: Key[Array, ""],
+    class_names: tuple[str, ...] = (),
 ) -> None:
-    """Write reconstructions, samples, latent grid, latent map and curves as PNG files."""
+    """Write reconstructions, samples, latent grid, latent map and curves as PNG files.
+
+    A conditional model has classes: its samples are of one after the other, and its latent grid is of the first.
+    """
     directory.mkdir(exist_ok=True)
     reconstruct_key, sample_key = jax.random.split(key)
-    originals = test.images[:10]
-    means = posterior_means(vae, params, test.images)
+    batch = as_batch(test, class_names)
+    originals, first = test.images[:10], jax.tree.map(itemgetter(slice(10)), batch)
+    means = posterior_means(vae, params, batch)
     plane = most_active_plane(means)
+    contexts = class_after_class(len(class_names), 10)
     plots.plot_reconstructions(
         directory / "reconstructions.png",
         originals,
-        np.asarray(reconstruct(vae, params, originals, reconstruct_key)),
+        np.asarray(reconstruct(vae, params, first, reconstruct_key)),
         "Test images and their reconstructions",
     )
-    plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10)))
+    plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
     plots.plot_latent_grid(
         directory / "latent_grid.png",
-        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane)),
+        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, None if contexts is None else contexts[:1])),
         _EXTENT,
         plane,
         means.shape[1],
+        class_names[0] if class_names else "",
     )
     plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
     plots.plot_curves(directory / "curves.png", metrics)
+
+
+def class_after_class(classes: int, count: int) -> np.ndarray | None:
+    """One-hot vectors "n k" of one class after the other, and again; None of an unconditional model, without any."""
+    return np.eye(classes, dtype=np.float32)[np.arange(count) % classes] if classes else None

@@ -53,12 +53,13 @@ def plot_samples(path: FilePath, images: Images) -> None:
 
 
 def plot_latent_grid(
-    path: FilePath, images: ImageTable, extent: float, plane: tuple[int, ...], latent_dim: int
+    path: FilePath, images: ImageTable, extent: float, plane: tuple[int, ...], latent_dim: int, given: str = ""
 ) -> None:
     """Draw the decoded images "rows columns h w c" of a plane of the latent space, or of a line where rows is 1.
 
     `images[i, j]` belongs to the i-th of `rows` equidistant values in [-extent, extent] of the plane's second latent
     and to the j-th of `columns` of its first: both grow with the index, and in the picture the second grows upwards.
+    `given` is the label that a conditional model was given.
     """
     rows, columns = images.shape[:2]
     flat = images[::-1].reshape(-1, *images.shape[2:])
@@ -71,6 +72,7 @@ def plot_latent_grid(
         ax.set_ylabel(_latent(plane[1]), fontsize=11, rotation=0)
     ax.tick_params(length=3)
     note = _shown(plane, latent_dim) + ("; the others at 0" if latent_dim > len(plane) else "")
+    note += f"; given {given}" if given else ""
     _save(path, ax, f"The latent {'plane' if rows > 1 else 'line'}, decoded", note)
 
 

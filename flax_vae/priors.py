@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from flax_vae.distributions import MAX_LOG_SCALE, Chain, Flow, Mixture, Normal
 from flax_vae.flows import Couplings
 from flax_vae.networks import ImageShape, as_value
-from flax_vae.posteriors import conditionals
+from flax_vae.posteriors import DiagonalNormal, conditionals
 
 
 class StandardNormal(nn.Module):
@@ -89,6 +89,22 @@ class CouplingFlow(nn.Module):
         return Flow(Normal(zeros, zeros), as_value(couplings), as_value(couplings, method="inverse"))
 
 
+class ConditionalNormal(nn.Module):
+    """Prior p(z | c) = N(mean(c), diag exp(log_var(c))) of a conditional model, with one hidden layer on its context c.
+
+    Starts near N(0, I).
+    """
+
+    latent_dim: int
+    hidden: int = 64
+
+    @nn.compact
+    def __call__(self) -> Normal:
+        """Normal with batch shape "b" and event shape "d"."""
+        h = nn.silu(nn.Dense(self.hidden)(_model(self).context()))
+        return DiagonalNormal(self.latent_dim, log_var=0.0)(h)
+
+
 class TopDownPrior(nn.Module):
     """Prior Π_l p(z_l | z_<l) of layers of latents, top first (Sønderby et al. 2016).
 
@@ -112,9 +128,13 @@ class TopDownPrior(nn.Module):
         """q(z_1 | x), which a `VampPrior` on top is made of."""
         return _model(self).encode(x).top
 
+    def context(self) -> Array | None:
+        """What a `ConditionalNormal` on top is given."""
+        return _model(self).context()
+
 
 def _model(prior: nn.Module) -> Any:
     """What the prior is a part of."""
     if prior.parent is None:  # Linen's modules know their parents by weak references
-        raise RuntimeError("a VampPrior needs its model: keep it, as in model = bind(vae, params); model.prior()")
+        raise RuntimeError("this prior needs its model: keep it, as in model = bind(vae, params); model.prior()")
     return prior.parent

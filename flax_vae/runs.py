@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from flax_vae import __version__, checkpoint
 from flax_vae.assemble import make_objective, make_vae
 from flax_vae.config import SWEPT, Binarize, Config, member_names, read_config, write_config
-from flax_vae.data import ImageData, absolute, load_images
+from flax_vae.data import ImageData, absolute, as_batch, class_names, load_images
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.loop import train
@@ -31,6 +31,7 @@ from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
 
 _EXAMPLES = 64  # test images kept in the run, so that sampling needs no data set
+_LABELS = "labels.json"  # of a conditional run: its classes, and the labels of these images
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Run:
         params: its parameters at the best test loss (the averaged ones where there are any).
         metrics: one record per epoch.
         examples: a few uint8 test images "n h w c".
+        class_names: of the labels that a conditional model is given; empty for others.
+        contexts: the examples' labels as one-hot vectors "n k", or None.
     """
 
     directory: Path
@@ -52,6 +55,8 @@ class Run:
     params: Any
     metrics: list[dict[str, Any]]
     examples: np.ndarray
+    class_names: tuple[str, ...] = ()
+    contexts: np.ndarray | None = None
 
 
 def fit(
@@ -171,13 +176,24 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     config, image_shape = read_config(directory / "config.json")
     vae = (vae or make_vae(config, image_shape)).clone(dtype=config.precision)
     which = "averaged_params" if config.ema_decay else "params"
-    abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape))}
+    names, contexts = _read_labels(directory) if config.conditional else ((), None)
+    abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape, len(names)))}
     params = checkpoint.restore(directory / "checkpoints", "best", abstract)[which]
     try:
         examples = np.load(directory / "examples.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{directory / 'examples.npy'} cannot be read ({error}): the run is damaged.") from None
-    return Run(directory, config, vae, params, read_metrics(directory), examples)
+    return Run(directory, config, vae, params, read_metrics(directory), examples, names, contexts)
+
+
+def _read_labels(directory: Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """The classes of a conditional model, and the one-hot labels of the examples."""
+    path = directory / _LABELS
+    try:
+        content = json.loads(path.read_text())
+        return tuple(content["class_names"]), np.eye(len(content["class_names"]), dtype=np.float32)[content["examples"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): the run is damaged.") from None
 
 
 def load_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0) -> tuple[ImageData, ImageData]:
@@ -233,6 +249,10 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
     count, *image_shape = train_set.images.shape
     if list(test_set.images.shape[1:]) != image_shape:
         raise UserError(f"{config.dataset}: train images are {image_shape}, test images {test_set.images.shape[1:]}.")
+    names = class_names(train_set) if config.conditional else ()
+    if config.conditional and not names:
+        raise UserError(f"--conditional needs labels, and {config.dataset} has none.")
+    as_batch(test_set, names)  # refuses other labels
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
     named = make_objective(config, steps_per_epoch, count) if objective is None else lambda beta: objective
@@ -260,7 +280,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             clip_norm=config.clip_norm,
         )
 
-    return Training(config, vae, objective_at, tx_at, train_set, test_set, batch_size, steps_per_epoch)
+    return Training(config, vae, objective_at, tx_at, train_set, test_set, batch_size, steps_per_epoch, names)
 
 
 def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:
@@ -314,6 +334,11 @@ def _create(directory: Path, training: Training) -> None:
     }
     (directory / "provenance.json").write_text(json.dumps(provenance, indent=2) + "\n")
     np.save(directory / "examples.npy", training.test.images[:_EXAMPLES])
+    if training.class_names:
+        assert training.test.labels is not None
+        labels = training.test.labels[:_EXAMPLES].tolist()
+        content = {"class_names": training.class_names, "examples": labels}
+        (directory / _LABELS).write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _free_directory(config: Config, out: str | Path | None) -> Path:
@@ -336,7 +361,9 @@ def _point_latest(directory: Path) -> None:
 def _finish(directory: Path, training: Training) -> Run:
     """Look at the result."""
     run = load_run(directory, training.vae)
-    draw_pictures(run.directory / "pictures", run.vae, run.params, training.test, run.metrics, training.keys()[2])
+    draw_pictures(
+        run.directory / "pictures", run.vae, run.params, training.test, run.metrics, training.keys()[2], run.class_names
+    )
     return run
 
 

@@ -1,6 +1,7 @@
 """Images from parameters: jitted functions of (vae, params, ...), compiled once per shape, on any device.
 
-They return the mean of p(x | z), in [0, 1] for Bernoulli pixels, "n h w c".
+They return the mean of p(x | z), in [0, 1] for Bernoulli pixels, "n h w c". For a conditional model they take contexts,
+a row for each image: labels as one-hot vectors, or vectors of any meaning.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.training import to_unit
-from flax_vae.vae import VAE, bind
+from flax_vae.training import Batch, to_unit, unpack
+from flax_vae.vae import VAE, Context, bind
 
-Images = UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w c"]
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 
 
@@ -33,72 +33,104 @@ def _each(function: Callable[[Any], Any], xs: Any) -> Any:
 
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(
-    vae: VAE, params: Any, key: Key[Array, ""], num_samples: int, temperature: float | Float[Array, ""] = 1.0
+    vae: VAE,
+    params: Any,
+    key: Key[Array, ""],
+    num_samples: int,
+    temperature: float | Float[Array, ""] = 1.0,
+    context: Context = None,
 ) -> Float[Array, "n h w c"]:
     """New images: z from the prior, its scale times `temperature`, decoded."""
 
-    def one(key: Array) -> Array:
-        return bind(vae, params).generate(key, 1, temperature).mean()[0]
+    def one(key_and_context: tuple[Array, Any]) -> Array:
+        key, context = key_and_context
+        return bind(vae, params, _row(context)).generate(key, 1, temperature).mean()[0]
 
-    return _each(one, jax.random.split(key, num_samples))
+    return _each(one, (jax.random.split(key, num_samples), context))
+
+
+def _row(context: Any) -> Any:
+    return None if context is None else jnp.asarray(context)[None]
 
 
 @partial(jax.jit, static_argnums=0)
-def encode(vae: VAE, params: Any, images: Images) -> Any:
-    """The posterior q(z | x) of each image, batch shape "n"."""
-    return bind(vae, params).encode(to_unit(images))
+def encode(vae: VAE, params: Any, images: Batch) -> Any:
+    """The posterior q(z | x) of each image, batch shape "n"; of a conditional model, of a pair (images, contexts)."""
+    x, context = unpack(images)
+    return bind(vae, params, context).encode(x)
 
 
 @partial(jax.jit, static_argnums=0)
-def decode(vae: VAE, params: Any, z: Float[Array, "n d"]) -> Float[Array, "n h w c"]:
+def decode(
+    vae: VAE, params: Any, z: Float[Array | np.ndarray, "n d"], context: Context = None
+) -> Float[Array, "n h w c"]:
     """The images that latents stand for."""
-    return _each(lambda one: bind(vae, params).decode(one[None]).mean()[0], jnp.asarray(z))
+
+    def one(z_and_context: tuple[Array, Any]) -> Array:
+        z, context = z_and_context
+        return bind(vae, params, _row(context)).decode(z[None]).mean()[0]
+
+    return _each(one, (jnp.asarray(z), context))
 
 
 @partial(jax.jit, static_argnums=0)
-def reconstruct(vae: VAE, params: Any, images: Images, key: Key[Array, ""]) -> Float[Array, "n h w c"]:
-    """Images through one draw of the posterior and back."""
+def reconstruct(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> Float[Array, "n h w c"]:
+    """Images through one draw of the posterior and back; of a conditional model, a pair (images, contexts)."""
 
-    def one(image_and_key: tuple[Array, Array]) -> Array:
-        image, key = image_and_key
-        return bind(vae, params).infer(image[None], key).likelihood.mean()[0, 0]
+    def one(item: tuple[Array, Any, Array]) -> Array:
+        image, context, key = item
+        return bind(vae, params, _row(context)).infer(image[None], key).likelihood.mean()[0, 0]
 
-    return _each(one, (to_unit(images), jax.random.split(key, len(images))))
+    x, context = unpack(images)
+    return _each(one, (x, context, jax.random.split(key, len(x))))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def interpolate(vae: VAE, params: Any, x0: Image, x1: Image, steps: int) -> Float[Array, "steps h w c"]:
-    """Decoded points on the line between the posterior means of two images, both ends included."""
-    model = bind(vae, params)
-    z0, z1 = model.encode(to_unit(jnp.stack([x0, x1]))).mean()
+def interpolate(
+    vae: VAE, params: Any, x0: Image, x1: Image, steps: int, context: Context = None
+) -> Float[Array, "steps h w c"]:
+    """Decoded points on the line between the posterior means of two images, and their contexts, both ends included."""
+    ends = bind(vae, params, context).encode(to_unit(jnp.stack([x0, x1]))).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
-    return model.decode((1 - t) * z0 + t * z1).mean()
+    z, between = jax.tree.map(lambda leaf: (1 - t) * leaf[0] + t * leaf[1], (ends, context))
+    return bind(vae, params, between).decode(z).mean()
 
 
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def latent_grid(
-    vae: VAE, params: Any, n: int = 30, extent: float | Float[Array, ""] = 2.0, plane: tuple[int, ...] = (0, 1)
+    vae: VAE,
+    params: Any,
+    n: int = 30,
+    extent: float | Float[Array, ""] = 2.0,
+    plane: tuple[int, ...] = (0, 1),
+    context: Context = None,
 ) -> Float[Array, "rows n h w c"]:
     """Decoded grid of n x n points over [-extent, extent]² in a plane of two latent dimensions, the others at 0.
 
     The value of `plane[0]` grows with the column, that of `plane[1]` with the row (flip the rows to draw it upwards). A
-    plane of one dimension gives a single row.
+    plane of one dimension gives a single row. The context is one row for all.
     """
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    model = bind(vae, params)
-    latent_dim = model.prior().sample(jax.random.key(0)).shape[-1]
+    latent_dim = bind(vae, params, context).draw_prior(jax.random.key(0), 1).shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
-    images = decode(vae, params, z.reshape(-1, latent_dim))
+    z_flat = z.reshape(-1, latent_dim)
+    of_each = None if context is None else jnp.broadcast_to(context, (len(z_flat), context.shape[-1]))
+    images = decode(vae, params, z_flat, of_each)
     return images.reshape(*z.shape[:2], *images.shape[1:])
 
 
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(
-    vae: VAE, params: Any, x: Image, steps: int = 11, extent: float | Float[Array, ""] = 3.0
+    vae: VAE,
+    params: Any,
+    x: Image,
+    steps: int = 11,
+    extent: float | Float[Array, ""] = 3.0,
+    context: Context = None,
 ) -> Float[Array, "d steps h w c"]:
     """Row by row, one latent dimension of the image's posterior mean is moved through [-extent, extent]."""
-    model = bind(vae, params)
+    model = bind(vae, params, context)
     mean = model.encode(to_unit(jnp.asarray(x)[None])).mean()[0]
     values = jnp.linspace(-extent, extent, steps)
     moved = jnp.eye(len(mean), dtype=bool)[:, None]

@@ -3,16 +3,16 @@
 import json
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.config import Binarize
-from flax_vae.data import ImageData
+from flax_vae.data import ImageData, as_batch
 from flax_vae.disentanglement import dci, mig, sap
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
@@ -29,6 +29,7 @@ from flax_vae.objectives import ELBO
 from flax_vae.plots import plot_evaluation, plot_extremes
 from flax_vae.runs import Run, draw_binary, is_binary, load_data, load_run
 from flax_vae.sampling import decode, sample
+from flax_vae.training import Batch, unpack
 from flax_vae.vae import VAE, bind
 
 _AT_ONCE = 100  # images between two movements of the progress bar
@@ -64,34 +65,35 @@ def evaluate(
     run = load_run(directory, vae)
     train, test = load_data(run, binarize, binarize_seed)
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
-    chosen = test.images[np.random.default_rng(seed).permutation(len(test.images))[:num_images]]
-    bounds = _bounds(run, chosen, bound_key, sorted(num_samples))
+    chosen = np.random.default_rng(seed).permutation(len(test.images))[:num_images]
+    batch = as_batch(test, run.class_names)
+    bounds = _bounds(run, jax.tree.map(itemgetter(chosen), batch), bound_key, sorted(num_samples))
     with _busy("encoding and decoding"):
-        means = posterior_means(run.vae, run.params, test.images)
-        surgery = elbo_surgery(run.vae, run.params, test.images, surgery_key)
+        means = posterior_means(run.vae, run.params, batch)
+        surgery = elbo_surgery(run.vae, run.params, batch, surgery_key)
         result: dict[str, Any] = {
             "seed": seed,
             "images": len(test.images),
             "binarize": binarize or run.config.binarize,
             "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
-            "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, test.images, key, 0),
+            "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0),
             "importance_weighted": [_summary(k, *bounds[k]) for k in bounds],
             "bits_per_dim": None,
-            "reconstruction_mse": _reconstruction_error(run.vae, run.params, test.images, means),
+            "reconstruction_mse": _reconstruction_error(run, test, means),
             "latent_dim": means.shape[1],
             "active_units": active_units(means),
-            "dimension_rates": _dimension_rates(run, test.images, key),
+            "dimension_rates": _dimension_rates(run, batch, key),
             **{name: float(value) for name, value in surgery.items()},
             "accuracy": _accuracies(run, train, test, means),
             "disentanglement": _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, sample_key)
-    refusal = why_no_bits(run, test.images)
+    refusal = _why_no_bits(run, test)
     best = result["importance_weighted"][-1]["log_likelihood"]
     result["bits_per_dim"] = refusal or -best / (math.prod(test.images.shape[1:]) * math.log(2))
     result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
     (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    _draw(run.directory / "pictures", result, chosen, bounds[max(bounds)][0])
+    _draw(run.directory / "pictures", result, test.images[chosen], bounds[max(bounds)][0])
     return result
 
 
@@ -103,16 +105,17 @@ def _busy(what: str) -> Any:
 
 
 def _bounds(
-    run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""], num_samples: Sequence[int]
+    run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]
 ) -> dict[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
     """For each number of samples the bound of every image, and its standard error."""
     from rich.progress import track
 
-    blocks, bounds = range(0, len(images), _AT_ONCE), {}
+    starts, bounds = range(0, len(jax.tree.leaves(images)[0]), _AT_ONCE), {}
+    blocks = [jax.tree.map(itemgetter(slice(i, i + _AT_ONCE)), images) for i in starts]
     for k in num_samples:
         parts = [
-            log_likelihood(run.vae, run.params, images[i : i + _AT_ONCE], jax.random.fold_in(key, i), k)
-            for i in track(blocks, f"log-likelihood, {k} samples")
+            log_likelihood(run.vae, run.params, block, jax.random.fold_in(key, i), k)
+            for i, block in zip(track(starts, f"log-likelihood, {k} samples"), blocks, strict=True)
         ]
         values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
         bounds[k] = values, errors
@@ -146,7 +149,7 @@ def _draw(
     plot_extremes(directory / "extremes.png", images[shown], bounds[shown])
 
 
-def _dimension_rates(run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""]) -> list[float] | None:
+def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float] | None:
     """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
     try:
         return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
@@ -154,15 +157,14 @@ def _dimension_rates(run: Run, images: UInt8[np.ndarray, "n h w c"], key: Key[Ar
         return None
 
 
-def _reconstruction_error(
-    vae: VAE, params: Any, images: UInt8[np.ndarray, "n h w c"], means: Float[np.ndarray, "n d"]
-) -> float:
+def _reconstruction_error(run: Run, test: ImageData, means: Float[np.ndarray, "n d"]) -> float:
     """Squared error per pixel of images that go through their posterior mean and back."""
-    total = 0.0
-    for i in range(0, len(images), _DECODED):
-        made = np.asarray(decode(vae, params, means[i : i + _DECODED]))
-        total += float(np.square(made - images[i : i + _DECODED] / np.float32(255)).sum())
-    return total / images.size
+    total, batch = 0.0, as_batch(test, run.class_names)
+    for i in range(0, len(means), _DECODED):
+        part = slice(i, i + _DECODED)
+        x, context = unpack(jax.tree.map(itemgetter(part), batch))
+        total += float(np.square(np.asarray(decode(run.vae, run.params, means[part], context)) - np.asarray(x)).sum())
+    return total / test.images.size
 
 
 def _accuracies(
@@ -180,7 +182,8 @@ def _accuracies(
     from sklearn.preprocessing import StandardScaler
 
     some = np.random.default_rng(0).permutation(len(train.images))[:_PROBED]
-    known, labels = posterior_means(run.vae, run.params, train.images[some]), train.labels[some]
+    batch = jax.tree.map(itemgetter(some), as_batch(train, run.class_names))
+    known, labels = posterior_means(run.vae, run.params, batch), train.labels[some]
     probes = {"nearest_neighbours": KNeighborsClassifier(10), "linear": LogisticRegression(max_iter=1000)}
     return {
         name: float(make_pipeline(StandardScaler(), probe).fit(known, labels).score(means, test.labels))
@@ -208,7 +211,7 @@ def _frechet(run: Run, train: ImageData, test: ImageData, key: Key[Array, ""]) -
     some = [np.random.default_rng(0).permutation(len(data.images))[:count] for data in (train, test)]
     with _busy("sampling"):
         known, unseen = (features(classifier, data.images[i]) for data, i in zip((train, test), some, strict=True))
-        made = features(classifier, _samples(run, key, count, is_binary(test.images)))
+        made = features(classifier, _samples(run, key, test, some[1]))
         return {
             "distance": frechet_distance(made, unseen),
             "floor": frechet_distance(known, unseen),
@@ -219,22 +222,31 @@ def _frechet(run: Run, train: ImageData, test: ImageData, key: Key[Array, ""]) -
         }
 
 
-def _samples(run: Run, key: Key[Array, ""], count: int, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
-    """Means of p(x | z) for z from the prior, as pixels; where those of the data are 0 or 255, drawn as they are."""
-    size, blocks = min(count, _DECODED), []
-    for i in range(0, count, size):
-        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), size)).clip(0, 1)
-        blocks.append(np.rint(255 * mean).astype(np.uint8))
-    pixels = np.concatenate(blocks)[:count]
-    return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
+def _samples(
+    run: Run, key: Key[Array, ""], test: ImageData, chosen: Int[np.ndarray, " n"]
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Means of p(x | z) for z from the prior, as pixels; where those of the data are 0 or 255, drawn as they are.
+
+    A conditional model is given the labels of the chosen test images.
+    """
+    batch = as_batch(test, run.class_names)
+    blocks = []
+    for i in range(0, len(chosen), _DECODED):
+        part = chosen[i : i + _DECODED]
+        contexts = batch[1][part] if isinstance(batch, tuple) else None
+        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), len(part), 1.0, contexts))
+        blocks.append(np.rint(255 * mean.clip(0, 1)).astype(np.uint8))
+    pixels = np.concatenate(blocks)
+    return draw_binary(pixels, (run.config.binarize_seed, 2)) if is_binary(test.images) else pixels
 
 
-def why_no_bits(run: Run, images: UInt8[np.ndarray, "n h w c"]) -> str | None:
+def _why_no_bits(run: Run, test: ImageData) -> str | None:
     """Why the model's log-likelihood makes no bits per dimension, or None where it does."""
-    likelihood = bind(run.vae, run.params).decode(jnp.asarray(posterior_means(run.vae, run.params, images[:1])))
+    x, context = unpack(jax.tree.map(itemgetter(slice(1)), as_batch(test, run.class_names)))
+    likelihood = bind(run.vae, run.params, context).infer(x, jax.random.key(0)).likelihood
     if not likelihood.discrete:
         return f"none: {type(likelihood).__name__} is a density of continuous pixels"
-    if isinstance(likelihood, Bernoulli) and not is_binary(images):
+    if isinstance(likelihood, Bernoulli) and not is_binary(test.images):
         return "none: the Bernoulli's cross-entropy of grey values is no log-likelihood"
     return None
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,8 @@ from flax_vae.objectives import Metrics, Objective
 from flax_vae.vae import VAE, init, variables
 
 Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
+# Images, or the pair of images and their contexts that a conditional model takes.
+Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
 _DATA = "data"  # the mesh axis along which devices share a batch
 
 
@@ -54,10 +57,11 @@ def init_state(
     key: Key[Array, ""],
     image_shape: tuple[int, int, int],
     ema: bool = False,
+    context_dim: int = 0,
 ) -> TrainState:
-    """A fresh model and optimiser for images "h w c"."""
+    """A fresh model and optimiser for images "h w c", and for contexts of a size if the model is conditional."""
     init_key, train_key = jax.random.split(key)
-    params = init(vae, init_key, image_shape)
+    params = init(vae, init_key, image_shape, context_dim)
     averaged = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
 
@@ -68,25 +72,32 @@ def to_unit(images: Images) -> Float[Array, "b h w c"]:
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
+def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] | None]:
+    """A batch as the model sees it: pixels in [0, 1], and contexts if there are any."""
+    images, context = batch if isinstance(batch, tuple) else (batch, None)
+    return to_unit(images), None if context is None else jnp.asarray(context)
+
+
 def apply_objective(
-    vae: VAE, objective: Objective, params: Any, images: Images, key: Key[Array, ""], step: int | Int[Array, ""]
+    vae: VAE, objective: Objective, params: Any, batch: Batch, key: Key[Array, ""], step: int | Int[Array, ""]
 ) -> Metrics:
     """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
 
     Raises:
         UserError: the objective did not return one loss per image and a dictionary of metrics per image.
     """
-    result = nn.apply(objective, vae)(variables(vae, params), to_unit(images), key, jnp.asarray(step))
+    x, context = unpack(batch)
+    result = nn.apply(objective, vae)(variables(vae, params, context), x, key, jnp.asarray(step))
     name = getattr(objective, "__name__", type(objective).__name__)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
         )
     for term, value in {"loss": result[0], **result[1]}.items():
-        if jnp.shape(value) != (len(images),):
+        if jnp.shape(value) != (len(x),):
             raise UserError(
-                f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(images)} images; "
-                f"it must be ({len(images)},), one value per image: leave the mean over the batch to the train step."
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(x)} images; "
+                f"it must be ({len(x)},), one value per image: leave the mean over the batch to the train step."
             )
     return {"loss": result[0], **result[1]}
 
@@ -121,10 +132,11 @@ def make_train_step(
     ema_decay: float = 0.0,
     microbatch_size: int = 0,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Images], tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
 
-    Metrics are means over the batch, in nats per image, and the global norm of the gradient.
+    Metrics are means over the batch, in nats per image, and the global norm of the gradient. A conditional model takes
+    the pair of images and contexts for images.
 
     Args:
         vae, objective, tx: model, what is minimised, and the Optax optimiser.
@@ -136,9 +148,9 @@ def make_train_step(
     """
     mean_gradient = _make_mean_gradient(vae, objective, microbatch_size, mesh)
 
-    def train_step(state: TrainState, images: Images) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = mean_gradient(state.params, jnp.asarray(images), key, state.step)
+        grads, metrics = mean_gradient(state.params, jax.tree.map(jnp.asarray, batch), key, state.step)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
@@ -150,19 +162,19 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def zero_metrics(vae: VAE, objective: Objective, state: TrainState, images: Any) -> Metrics:
+def zero_metrics(vae: VAE, objective: Objective, state: TrainState, batch: Any) -> Metrics:
     """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
-    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, images, state.key, state.step)
+    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, batch, state.key, state.step)
     return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {"gradient_norm": jnp.zeros(())}
 
 
 def _make_mean_gradient(
     vae: VAE, objective: Objective, microbatch_size: int, mesh: Mesh | None
 ) -> Callable[..., tuple[Any, Metrics]]:
-    """A function (params, images, key, step) -> gradient and metrics, averaged over microbatches and devices."""
+    """A function (params, batch, key, step) -> gradient and metrics, averaged over microbatches and devices."""
 
-    def mean_loss(params: Any, images: Images, key: Array, step: Array) -> tuple[Array, Metrics]:
-        terms = apply_objective(vae, objective, params, images, key, step)
+    def mean_loss(params: Any, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
+        terms = apply_objective(vae, objective, params, batch, key, step)
         metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
         return metrics["loss"], metrics
 
@@ -172,18 +184,22 @@ def _make_mean_gradient(
         """Mark values as this device's own, or each microbatch would add its gradient up over all the devices."""
         return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, _DATA, to="varying"), tree) if mesh else tree
 
-    def mean_gradient(params: Any, images: Array, key: Array, step: Array) -> tuple[Any, Metrics]:
-        largest = min(microbatch_size or len(images), len(images))
-        size = next(n for n in range(largest, 0, -1) if len(images) % n == 0)
-        count = len(images) // size
+    def mean_gradient(params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
+        batch_size = len(jax.tree.leaves(batch)[0])
+        largest = min(microbatch_size or batch_size, batch_size)
+        size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
+        count = batch_size // size
         device = jax.lax.axis_index(_DATA) if mesh else 0
-        params, microbatches = own(params), images.reshape(count, size, *images.shape[1:])
+        params = own(params)
+        microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), batch)
 
-        def add(sums: Any, numbered: tuple[Array, Array]) -> tuple[Any, None]:
-            number, x = numbered
-            return jax.tree.map(jnp.add, sums, gradient(params, x, jax.random.fold_in(key, number), step)), None
+        def add(sums: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
+            number, microbatch = numbered
+            return jax.tree.map(
+                jnp.add, sums, gradient(params, microbatch, jax.random.fold_in(key, number), step)
+            ), None
 
-        found = jax.eval_shape(gradient, params, microbatches[0], key, step)
+        found = jax.eval_shape(gradient, params, jax.tree.map(itemgetter(0), microbatches), key, step)
         zeros = own(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found))
         sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
         means = jax.tree.map(lambda leaf: leaf / count, sums)
@@ -206,19 +222,20 @@ def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> In
 
 
 def make_train_steps(
-    train_step: Callable[[TrainState, Images], tuple[TrainState, Metrics]], mesh: Mesh | None = None
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh | None = None
 ) -> Callable[..., Any]:
     """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals, last)`.
 
-    Step i trains on `images[indices[i]]`. `totals` adds up the metrics of the steps; `last` holds those of the last
-    one. The loop ends early, after the first step with a metric that is not finite. `start` and `stop` are traced: one
-    compilation serves every number of steps, and how a training is cut into dispatches does not change its bits.
+    Step i trains on `images[indices[i]]`, and on the contexts beside them if `images` is a pair. `totals` adds up the
+    metrics of the steps; `last` holds those of the last one. The loop ends early, after the first step with a metric
+    that is not finite. `start` and `stop` are traced: one compilation serves every number of steps, and how a training
+    is cut into dispatches does not change its bits.
     """
 
     def run(
         state: TrainState,
         totals: Metrics,
-        images: Array,
+        images: Any,
         indices: Int[Array, "s b"],
         start: Int[Array, ""],
         stop: Int[Array, ""],
@@ -229,7 +246,7 @@ def make_train_steps(
 
         def body(carry: tuple) -> tuple:
             i, state, totals, _ = carry
-            state, metrics = train_step(state, images[indices[i]])
+            state, metrics = train_step(state, jax.tree.map(itemgetter(indices[i]), images))
             return i + 1, state, jax.tree.map(jnp.add, totals, metrics), metrics
 
         last = jax.tree.map(jnp.zeros_like, totals)

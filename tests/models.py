@@ -1,4 +1,4 @@
-"""Two models that are known exactly, and an objective as a user would write it."""
+"""Three models that are known exactly, and an objective as a user would write it."""
 
 from functools import partial
 
@@ -24,12 +24,11 @@ class Flatten(nn.Module):
 
 
 class LinearDecoder(nn.Module):
-    layered: bool = False
+    rows: tuple[tuple[float, ...], ...] = tuple(map(tuple, WEIGHTS))
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        start = LAYERED_WEIGHTS if self.layered else WEIGHTS
-        weights = self.param("weights", lambda _: jnp.asarray(start, jnp.float32))
+        weights = self.param("weights", lambda _: jnp.asarray(self.rows, jnp.float32))
         return (z @ weights).reshape(-1, 2, 2, 1)
 
 
@@ -96,13 +95,55 @@ class LayeredPosterior(nn.Module):
 def layered(shift: float = 0.0) -> VAE:
     """A hierarchy whose posterior is exact but for the shift."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
-    return VAE(Flatten(), LayeredPosterior(shift), LayeredPrior(), LinearDecoder(layered=True), likelihood)
+    return VAE(
+        Flatten(),
+        LayeredPosterior(shift),
+        LayeredPrior(),
+        LinearDecoder(tuple(map(tuple, LAYERED_WEIGHTS))),
+        likelihood,
+    )
 
 
 def layered_log_evidence() -> np.ndarray:
     """log p(x) = log N(x; 0, Wᵀ Σ W + σ²I) in nats, Σ that of the prior."""
     covariance = LAYERED_WEIGHTS.T @ LAYERED_PRIOR @ LAYERED_WEIGHTS + NOISE**2 * np.eye(4)
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
+
+
+# A conditional model: z ~ N(U c, I) and x = Wᵀz + Vᵀc + σε, with contexts c of two numbers.
+CONTEXTS = np.random.default_rng(3).normal(size=(5, 2)).astype(np.float32)
+TO_LATENTS, TO_PIXELS = np.random.default_rng(4).normal(size=(2, 3)), np.random.default_rng(5).normal(size=(2, 4))
+
+
+class GivenPrior(nn.Module):
+    def __call__(self) -> Normal:
+        mean = self.parent.context() @ jnp.asarray(TO_LATENTS, jnp.float32)
+        return Normal(mean, jnp.zeros_like(mean))
+
+
+class GivenPosterior(nn.Module):
+    """p(z | x, c) from both side by side."""
+
+    @nn.compact
+    def __call__(self, h: jax.Array) -> Normal:
+        x, c = np.split(np.eye(6), [4], axis=1)  # where each lies in h
+        variance = 1 / (1 + (WEIGHTS**2).sum(1) / NOISE**2)
+        mean = h @ jnp.asarray(((x - c @ TO_PIXELS) @ WEIGHTS.T / NOISE**2 + c @ TO_LATENTS) * variance, jnp.float32)
+        return Normal(mean, jnp.broadcast_to(jnp.asarray(0.5 * np.log(variance), jnp.float32), mean.shape))
+
+
+def given() -> VAE:
+    """A conditional model with its exact posterior."""
+    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    decoder = LinearDecoder(tuple(map(tuple, np.concatenate([WEIGHTS, TO_PIXELS]))))
+    return VAE(Flatten(), GivenPosterior(), GivenPrior(), decoder, likelihood)
+
+
+def given_log_evidence() -> np.ndarray:
+    """log p(x | c) = log N(x; Wᵀ U c + Vᵀc, WᵀW + σ²I) in nats, for each image with its context."""
+    means = CONTEXTS @ (TO_LATENTS @ WEIGHTS + TO_PIXELS)
+    covariance = WEIGHTS.T @ WEIGHTS + NOISE**2 * np.eye(4)
+    return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4) - means)
 
 
 def gap(shift: float) -> float:

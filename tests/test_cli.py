@@ -164,7 +164,7 @@ def test_seeds_are_trained_together_and_summed_up(
 ) -> None:
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
     words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--batch-size", "50"]
-    group = tmp_path / "group"
+    words, group = [*words, "--conditional"], tmp_path / "group"
     assert train([*words, "--seeds", "2", "--seed", "5", "--out", str(group)]) == 0
     out = capsys.readouterr().out
     losses = [load_run(group / f"seed-{seed}").metrics[-1]["test_loss"] for seed in (5, 6)]
@@ -174,6 +174,20 @@ def test_seeds_are_trained_together_and_summed_up(
     assert f"python sample.py {group / 'seed-6'}\n" in out
     assert train(["--resume", str(group)]) == 0
     assert spread in capsys.readouterr().out
+    run, made = str(group / "seed-6"), {}
+    for label in ([], ["--label", "3"], ["--label", "7"]):
+        npy = str(tmp_path / "made.npy")
+        assert make_samples([run, "--out", str(tmp_path / "made.png"), "--npy", npy, *label]) == 0
+        made["".join(label)] = np.load(npy)
+    for number in (3, 7):  # the same draws, whatever the label
+        np.testing.assert_allclose(made[""][number], made[f"--label{number}"][number], atol=1e-6)
+    assert np.abs(made["--label3"] - made["--label7"]).max() > 0.05
+    for flags, message in (
+        (["--label", "shoe"], "--label shoe: the classes are 0, 1, 2"),
+        (["--label", "3", "--mode", "traverse"], "--label goes with --mode prior and grid"),
+    ):
+        assert make_samples([run, *flags]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -213,6 +227,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
         (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "holds 64 test images"),
         (["RUN", "--temperature", "0"], "--temperature must be above 0"),
+        (["RUN", "--label", "3"], "not trained with --conditional"),
         (["RUN", "--out", "a.jpeg"], "ends in .png"),
         (["RUN", "--out", "absent/a.png"], "no directory to write a.png to"),
     ],

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from models import IMAGES, linear_gaussian, log_evidence
+from models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence
 
-from flax_vae import bind, encode, init, log_likelihood, rate, tutorial_dense
+from flax_vae import ELBO, bind, encode, init, log_likelihood, rate, tutorial_dense
 from flax_vae.evaluation import (
     active_units,
     elbo_surgery,
@@ -17,6 +17,7 @@ from flax_vae.evaluation import (
     posterior_means,
 )
 from flax_vae.scorecard import collapse
+from flax_vae.training import apply_objective
 
 KEY = jax.random.key(0)
 PARAMS = {shift: init(linear_gaussian(shift), KEY, (2, 2, 1)) for shift in (0.0, 0.15, 0.3)}
@@ -27,6 +28,21 @@ def test_with_the_exact_posterior_it_is_the_evidence(num_samples: int) -> None:
     bound, error = log_likelihood(linear_gaussian(), PARAMS[0.0], IMAGES, KEY, num_samples)
     np.testing.assert_allclose(bound, log_evidence(), rtol=1e-5)
     np.testing.assert_allclose(error, 0, atol=np.sqrt(2**-22 / num_samples))  # a variance of a few float32 roundings
+
+
+def test_a_conditional_model_sees_its_context_in_encoder_decoder_and_prior() -> None:
+    """With the exact posterior p(z | x, c) it is log p(x | c), each image with its own c; without, it is another."""
+    vae, params = given(), init(given(), KEY, (2, 2, 1), 2)
+    bound, error = log_likelihood(vae, params, (IMAGES, CONTEXTS), KEY, 10)
+    np.testing.assert_allclose(bound, given_log_evidence(), rtol=1e-5)
+    np.testing.assert_allclose(error, 0, atol=1e-3)
+    swapped, _ = log_likelihood(vae, params, (IMAGES, CONTEXTS[::-1]), KEY, 10)
+    assert np.abs(swapped - bound)[[0, 1, 3, 4]].min() > 0.1
+    loss = apply_objective(vae, ELBO(), params, (IMAGES, CONTEXTS), KEY, 0)["elbo"]
+    found = make_evaluate(vae, ELBO(), 2)(params, (IMAGES, CONTEXTS), KEY, 0)["elbo"]
+    assert abs(found - loss.mean()) < 5  # other draws
+    means = posterior_means(vae, params, (IMAGES, CONTEXTS), batch_size=2)
+    np.testing.assert_allclose(means, bind(vae, params, CONTEXTS).encode(jnp.asarray(IMAGES)).mean(), rtol=1e-5)
 
 
 def test_it_lies_below_the_evidence_and_rises_with_the_samples() -> None:
@@ -98,6 +114,23 @@ def test_elbo_surgery_by_brute_force() -> None:
     found = elbo_surgery(vae, PARAMS[0.3], IMAGES, key)
     np.testing.assert_allclose(found["mutual_information"], (own - aggregate).mean(), rtol=1e-4)
     np.testing.assert_allclose(found["marginal_kl"], (aggregate - prior).mean(), rtol=1e-4)
+
+
+def test_elbo_surgery_of_a_conditional_model_is_made_context_by_context() -> None:
+    """Two contexts: the same as that of each part alone, weighted by its size."""
+    vae, params = given(), init(given(), KEY, (2, 2, 1), 2)
+    contexts = CONTEXTS[[0, 0, 0, 1, 1]]
+    model, key = bind(vae, params, contexts), jax.random.key(3)
+    posterior = model.encode(jnp.asarray(IMAGES))
+    z = np.asarray(posterior.sample(key))
+    densities = scipy.stats.norm(np.float64(posterior.loc), np.exp(np.float64(posterior.log_scale))).pdf(z[:, None])
+    same = (contexts[:, None] == contexts).all(-1)
+    aggregate = np.log((densities.prod(-1) * same).sum(1) / same.sum(1))
+    prior = scipy.stats.norm(np.float64(model.prior().loc)).logpdf(z).sum(-1)
+    found = elbo_surgery(vae, params, (IMAGES, contexts), key)
+    np.testing.assert_allclose(found["marginal_kl"], (aggregate - prior).mean(), rtol=1e-4)
+    own = np.log(np.diagonal(densities.prod(-1)))
+    np.testing.assert_allclose(found["mutual_information"], (own - aggregate).mean(), rtol=1e-4)
 
 
 def test_the_rates_of_the_dimensions_add_up_to_the_rate() -> None:

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float, UInt8
+
 from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
 from flax_vae.data.fashion_mnist import load_fashion_mnist
 from flax_vae.data.images import ImageData, idx_sha256, resize_all
@@ -14,7 +17,7 @@ from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
-__all__ = ["ImageData", "absolute", "load_images"]
+__all__ = ["ImageData", "absolute", "as_batch", "class_names", "load_images"]
 
 
 def load_images(
@@ -53,6 +56,31 @@ def load_images(
     if name_or_path == SPRITES:
         return resized(load_sprites(split), size)
     return load_tfds(str(name_or_path), split, folder, size)
+
+
+def as_batch(
+    data: ImageData, class_names: tuple[str, ...]
+) -> UInt8[np.ndarray, "n h w c"] | tuple[UInt8[np.ndarray, "n h w c"], Float[np.ndarray, "n k"]]:
+    """The images; for a conditional model, which has classes, a pair of them and their labels as one-hot vectors.
+
+    Raises:
+        UserError: a label that is none of the classes, or none at all.
+    """
+    if not class_names:
+        return data.images
+    if data.labels is None:
+        raise UserError(f"{data.name}: a conditional model needs labels, of which there are none.")
+    if not ((data.labels >= 0) & (data.labels < len(class_names))).all():
+        found = f"{data.labels.min()} to {data.labels.max()}"
+        raise UserError(f"{data.name}: labels from {found}, where 0 to {len(class_names) - 1} can be given to a model.")
+    return data.images, np.eye(len(class_names), dtype=np.float32)[data.labels]
+
+
+def class_names(data: ImageData) -> tuple[str, ...]:
+    """The names of the labels' classes, their numbers where they have no others; none without labels."""
+    if data.labels is None:
+        return ()
+    return data.class_names or tuple(map(str, range(int(data.labels.max()) + 1)))
 
 
 def is_path(name_or_path: str | os.PathLike[str]) -> bool:
