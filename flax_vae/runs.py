@@ -27,6 +27,7 @@ from flax_vae.objectives import DynamicallyBinarized, Objective
 from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
 from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
+from flax_vae.schedules import Cyclical, Warmup
 from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
 
@@ -269,6 +270,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             "but is no density; compare it only with the same loss. --likelihood names others."
         )
     total_steps = config.epochs * steps_per_epoch
+    _refuse_unfinished(objective, total_steps)
 
     def tx_at(learning_rate: Any) -> optax.GradientTransformation:
         return make_optimizer(
@@ -281,6 +283,16 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
         )
 
     return Training(config, vae, objective_at, tx_at, train_set, test_set, batch_size, steps_per_epoch, names)
+
+
+def _refuse_unfinished(objective: Objective | None, total_steps: int) -> None:
+    """Refuse a schedule that would not have risen to its weight when the training ends."""
+    for name, value in getattr(objective, "__dict__", {}).items():
+        if isinstance(value, Warmup | Cyclical) and value.steps > total_steps:
+            raise UserError(
+                f"{name} of {objective} would rise for {value.steps} steps, and the training has {total_steps}: "
+                "it would never reach its weight."
+            )
 
 
 def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:

@@ -141,18 +141,18 @@ def test_a_second_start_compiles_nothing(
     assert kept[0] == kept[1] != set()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_an_objective_from_the_users_own_file(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_losses.py").write_text(IWAE)
-    words = ["--preset", "tutorial_dense", "--dataset", few_images, "--epochs", 1]
-    code, _, err = call("train.py", *words, "--objective", "my_losses:iwae", "--out", "run", cwd=tmp_path)
-    assert code == 0, err
-    run = load_run(tmp_path / "run")
-    assert {"train_loss", "test_loss", "train_spread", "test_spread"} <= run.metrics[-1].keys()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1"]
+    assert train([*words, "--objective", "my_losses:iwae", "--out", "run"]) == 0
+    run = load_run(tmp_path / "run")
+    assert {"train_loss", "test_loss", "train_spread", "test_spread"} <= run.metrics[-1].keys()
     assert train(["--resume", "run"]) == 2
     assert "add --objective my_losses:iwae" in capsys.readouterr().err
     assert train(["--resume", "run", "--objective", "my_losses:iwae"]) == 0

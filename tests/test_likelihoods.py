@@ -132,7 +132,7 @@ def test_a_categorical_is_its_softmax() -> None:
     np.testing.assert_allclose(Categorical(logits).log_prob(jnp.asarray(x / 255, jnp.float32)), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 10.0])
 def test_a_beta_binomial_is_scipys(scale: float) -> None:
     log_alpha, log_beta = normals(4, 5, 1, scale=scale), normals(4, 5, 1, scale=scale)
     x = RNG.integers(0, LEVELS, (6, 4, 5, 1))
