@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from flax_vae.config import Binarize
 from flax_vae.data import ImageData, as_batch
 from flax_vae.disentanglement import dci, mig, sap
-from flax_vae.distributions import Bernoulli
+from flax_vae.distributions import Bernoulli, MultivariateNormal, Normal
 from flax_vae.errors import UserError
 from flax_vae.evaluation import (
     active_units,
@@ -28,7 +29,7 @@ from flax_vae.frechet import accuracy, features, frechet_distance, train_classif
 from flax_vae.objectives import ELBO
 from flax_vae.plots import plot_evaluation, plot_extremes
 from flax_vae.runs import Run, draw_binary, is_binary, load_data, load_run
-from flax_vae.sampling import decode, sample
+from flax_vae.sampling import decode, encode, sample
 from flax_vae.training import Batch, unpack
 from flax_vae.vae import VAE, bind
 
@@ -65,12 +66,14 @@ def evaluate(
     run = load_run(directory, vae)
     train, test = load_data(run, binarize, binarize_seed)
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
+    if is_binary(test.images) and not is_binary(train.images):  # which were drawn anew in each step
+        train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
     chosen = np.random.default_rng(seed).permutation(len(test.images))[:num_images]
     batch = as_batch(test, run.class_names)
     bounds = _bounds(run, jax.tree.map(itemgetter(chosen), batch), bound_key, sorted(num_samples))
     with _busy("encoding and decoding"):
         means = posterior_means(run.vae, run.params, batch)
-        surgery = elbo_surgery(run.vae, run.params, batch, surgery_key)
+        surgery = _surgery(run, batch, chosen, surgery_key)
         result: dict[str, Any] = {
             "seed": seed,
             "images": len(test.images),
@@ -83,7 +86,7 @@ def evaluate(
             "latent_dim": means.shape[1],
             "active_units": active_units(means),
             "dimension_rates": _dimension_rates(run, batch, key),
-            **{name: float(value) for name, value in surgery.items()},
+            **surgery,
             "accuracy": _accuracies(run, train, test, means),
             "disentanglement": _disentanglement(test, means),
         }
@@ -95,6 +98,14 @@ def evaluate(
     (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     _draw(run.directory / "pictures", result, test.images[chosen], bounds[max(bounds)][0])
     return result
+
+
+def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
+    """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
+    one = encode(run.vae, run.params, jax.tree.map(itemgetter(slice(1)), batch))
+    images = batch if isinstance(one, Normal | MultivariateNormal) else jax.tree.map(itemgetter(chosen), batch)
+    parts = elbo_surgery(run.vae, run.params, images, key)
+    return {name: float(value) for name, value in parts.items()} | {"surgery_images": len(jax.tree.leaves(images)[0])}
 
 
 def _busy(what: str) -> Any:

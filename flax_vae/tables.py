@@ -1,6 +1,7 @@
 """Evaluations and runs as tables on the terminal."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,12 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(f"log p(x), {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
     bits = result["bits_per_dim"]
     table.add_row("bits per dimension", *(("", bits) if isinstance(bits, str) else (f"{bits:.4f}", "")))
-    table.add_row("mutual information", f"{result['mutual_information']:.2f}", "nats, of the rate")
-    table.add_row("marginal KL", f"{result['marginal_kl']:.2f}", "nats, of the rate: q(z) from the prior")
+    most = math.log(result["surgery_images"])  # what so many images can show
+    hidden = result["mutual_information"] > most - 1
+    note = f"nats, of the rate; {result['surgery_images']:,} images show no more than {most:.1f}" if hidden else ""
+    table.add_row("mutual information", f"{result['mutual_information']:.2f}", note or "nats, of the rate")
+    note = "the rest of it" if hidden else "nats, of the rate: q(z) from the prior"
+    table.add_row("marginal KL", f"{result['marginal_kl']:.2f}", note)
     table.add_row("active units", str(result["active_units"]), f"of {result['latent_dim']} latent dimensions")
     if result["dimension_rates"] is not None:
         highest = sorted(result["dimension_rates"], reverse=True)

@@ -98,7 +98,8 @@ def test_densities(ours: Any, theirs: Callable, parameters: Callable, top: int |
             x[0], x[1] = 0, 1
         with jax.enable_x64(True):
             theirs_at_x = expected(jax.tree.map(np.float64, values), x if top else np.float64(x))
-        np.testing.assert_allclose(found(values, np.float32(x / (top or 1))), theirs_at_x, rtol=1e-5, atol=1e-5)
+        # The terms of a sum that comes out near 0 may be a hundred nats, of which float32 keeps 1e-5.
+    np.testing.assert_allclose(found(values, np.float32(x / (top or 1))), theirs_at_x, rtol=1e-5, atol=3e-5)
 
 
 def test_divergences() -> None:
