@@ -1,8 +1,9 @@
-"""From a configuration to what it names: the model, and the objective."""
+"""From a configuration to what it names: the data, the model, and the objective."""
 
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import UInt8
 
 from flax_vae.bounds import IWAE, STL, DReG, Renyi
 from flax_vae.config import OBJECTIVES, Config
+from flax_vae.data import ImageData, draw_binary, load_images
 from flax_vae.errors import UserError
 from flax_vae.likelihoods import pixel_likelihood
 from flax_vae.networks import ImageShape
@@ -30,6 +32,18 @@ from flax_vae.presets import PRESETS, channel_means
 from flax_vae.priors import ConditionalNormal, CouplingFlow, LearnedMixture, StandardNormal, TopDownPrior, VampPrior
 from flax_vae.schedules import Cyclical, Warmup
 from flax_vae.vae import VAE
+
+
+def load_splits(config: Config) -> tuple[ImageData, ImageData]:
+    """The training and test images that are named, binarised where that is once for all."""
+    train_set, test_set = (
+        load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
+    )
+    if config.binarize == "fixed":
+        train_set = replace(train_set, images=draw_binary(train_set.images, (config.binarize_seed, 0)))
+    if config.binarize != "none":
+        test_set = replace(test_set, images=draw_binary(test_set.images, (config.binarize_seed, 1)))
+    return train_set, test_set
 
 
 def make_vae(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None = None) -> VAE:

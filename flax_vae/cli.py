@@ -101,7 +101,7 @@ class Evaluate:
     num_samples: tuple[int, ...] = (10, 100, 1000)
     """Draws per image of the importance-weighted log-likelihood, once for each number."""
     num_images: int = 1000
-    """Test images that it is measured on, chosen by the seed; all else takes every test image."""
+    """Test images that it is measured on, chosen by the seed."""
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None
@@ -253,9 +253,8 @@ def _images(run: Run, arguments: SampleArguments) -> tuple[np.ndarray, int]:
             return np.asarray(sample(run.vae, run.params, key, n, arguments.temperature, contexts)), min(n, 10)
         case "grid":
             context = None if contexts is None else contexts[:1]
-            grid = np.asarray(latent_grid(run.vae, run.params, context=context))[
-                ::-1
-            ]  # the second latent grows upwards
+            grid = np.asarray(latent_grid(run.vae, run.params, context=context))
+            grid = grid[::-1]  # the second latent grows upwards
             return grid.reshape(-1, *grid.shape[2:]), grid.shape[1]
         case "reconstruct":
             if n > len(run.examples):

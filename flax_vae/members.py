@@ -114,12 +114,13 @@ class Training:
     def train_step(self, own: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
         """The jitted step, given the values of `config` that are a member's own."""
         on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
+        cut = on_cpu and not self.whole_batch() and self.config.prior != "vamp"  # pseudo-inputs are encoded each time
         return make_train_step(
             self.vae,
             self.objective(own["beta"]),
             self.tx(own["learning_rate"]),
             ema_decay=self.config.ema_decay,
-            microbatch_size=self.config.microbatch_size if on_cpu and not self.whole_batch() else 0,
+            microbatch_size=self.config.microbatch_size if cut else 0,
             mesh=mesh,
         )
 

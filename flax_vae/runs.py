@@ -13,12 +13,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
-from jaxtyping import UInt8
 
 from flax_vae import __version__, checkpoint
-from flax_vae.assemble import make_objective, make_vae
+from flax_vae.assemble import load_splits, make_objective, make_vae
 from flax_vae.config import SWEPT, Binarize, Config, member_names, read_config, write_config
-from flax_vae.data import ImageData, absolute, as_batch, class_names, load_images
+from flax_vae.data import ImageData, absolute, as_batch, class_names, is_binary
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.loop import train
@@ -27,7 +26,7 @@ from flax_vae.objectives import DynamicallyBinarized, Objective
 from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
 from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
-from flax_vae.schedules import Cyclical, Warmup
+from flax_vae.schedules import refuse_unfinished
 from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
 
@@ -206,37 +205,11 @@ def load_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0
     Raises:
         UserError: they cannot be had, or are not those that the run was trained on.
     """
-    train_set, test_set = _load(run.config)
+    train_set, test_set = load_splits(run.config)
     _check_data(run.directory, run.config, train_set, test_set)
     if binarize is not None:
-        return _load(replace(run.config, binarize=binarize, binarize_seed=binarize_seed))
+        return load_splits(replace(run.config, binarize=binarize, binarize_seed=binarize_seed))
     return train_set, test_set
-
-
-def _load(config: Config) -> tuple[ImageData, ImageData]:
-    train_set, test_set = (
-        load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
-    )
-    if config.binarize == "fixed":
-        train_set = _binarized(train_set, (config.binarize_seed, 0))
-    if config.binarize != "none":
-        test_set = _binarized(test_set, (config.binarize_seed, 1))
-    return train_set, test_set
-
-
-def draw_binary(images: UInt8[np.ndarray, "n h w c"], seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
-    """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
-    random, blocks = np.random.default_rng(seed), np.array_split(images, -(-len(images) // 1000))
-    return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
-
-
-def is_binary(images: UInt8[np.ndarray, "n h w c"]) -> bool:
-    """Whether all pixels of the first images are 0 or 255."""
-    return bool(np.isin(images[:1000], (0, 255)).all())
-
-
-def _binarized(data: ImageData, seed: tuple[int, int]) -> ImageData:
-    return replace(data, images=draw_binary(data.images, seed))
 
 
 def _check_data(directory: Path, config: Config, train_set: ImageData, test_set: ImageData) -> None:
@@ -246,7 +219,7 @@ def _check_data(directory: Path, config: Config, train_set: ImageData, test_set:
 
 def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Training:
     """Load the data and build model, objective and optimiser; writes nothing."""
-    train_set, test_set = _load(config)
+    train_set, test_set = load_splits(config)
     count, *image_shape = train_set.images.shape
     if list(test_set.images.shape[1:]) != image_shape:
         raise UserError(f"{config.dataset}: train images are {image_shape}, test images {test_set.images.shape[1:]}.")
@@ -270,7 +243,7 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
             "but is no density; compare it only with the same loss. --likelihood names others."
         )
     total_steps = config.epochs * steps_per_epoch
-    _refuse_unfinished(objective, total_steps)
+    refuse_unfinished(objective, total_steps)
 
     def tx_at(learning_rate: Any) -> optax.GradientTransformation:
         return make_optimizer(
@@ -283,16 +256,6 @@ def _prepare(config: Config, vae: VAE | None, objective: Objective | None) -> Tr
         )
 
     return Training(config, vae, objective_at, tx_at, train_set, test_set, batch_size, steps_per_epoch, names)
-
-
-def _refuse_unfinished(objective: Objective | None, total_steps: int) -> None:
-    """Refuse a schedule that would not have risen to its weight when the training ends."""
-    for name, value in getattr(objective, "__dict__", {}).items():
-        if isinstance(value, Warmup | Cyclical) and value.steps > total_steps:
-            raise UserError(
-                f"{name} of {objective} would rise for {value.steps} steps, and the training has {total_steps}: "
-                "it would never reach its weight."
-            )
 
 
 def _prepare_again(directory: Path, config: Config, vae: VAE | None, objective: Objective | None) -> Training:

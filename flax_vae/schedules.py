@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from flax_vae.errors import UserError
 
 Schedule = float | Array | Callable[[Array], Array]
 
@@ -37,3 +40,17 @@ class Cyclical:
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
         return self.weight * jnp.minimum(step % self.period / self.steps, 1.0)
+
+
+def refuse_unfinished(objective: Any, total_steps: int) -> None:
+    """Refuse an objective with a schedule that would not have risen to its weight when the training ends.
+
+    Raises:
+        UserError: so many steps, of so many.
+    """
+    for name, value in getattr(objective, "__dict__", {}).items():
+        if isinstance(value, Warmup | Cyclical) and value.steps > total_steps:
+            raise UserError(
+                f"{name} of {objective} would rise for {value.steps} steps, and the training has {total_steps}: "
+                "it would never reach its weight."
+            )

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.config import Binarize
-from flax_vae.data import ImageData, as_batch
+from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
 from flax_vae.disentanglement import dci, mig, sap
 from flax_vae.distributions import Bernoulli, MultivariateNormal, Normal
 from flax_vae.errors import UserError
@@ -28,7 +28,7 @@ from flax_vae.evaluation import (
 from flax_vae.frechet import accuracy, features, frechet_distance, train_classifier
 from flax_vae.objectives import ELBO
 from flax_vae.plots import plot_evaluation, plot_extremes
-from flax_vae.runs import Run, draw_binary, is_binary, load_data, load_run
+from flax_vae.runs import Run, load_data, load_run
 from flax_vae.sampling import decode, encode, sample
 from flax_vae.training import Batch, unpack
 from flax_vae.vae import VAE, bind
@@ -53,7 +53,8 @@ def evaluate(
     Args:
         directory: the run.
         num_samples: draws per image of the importance-weighted bound, each at least two.
-        num_images: test images that it is measured on, chosen by the seed; everything else takes all of them.
+        num_images: test images that it is measured on, chosen by the seed; everything else takes all of them, but for
+            the parts of the rate where a posterior is no plain normal.
         seed: of the draws.
         vae: the model, where it was one of your own.
         binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.

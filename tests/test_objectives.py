@@ -205,6 +205,14 @@ def test_bits_are_free_for_each_layer_or_dimension(per: str, nats: float) -> Non
     np.testing.assert_allclose(found["loss"], distortion(inference, jnp.asarray(IMAGES)) + paid, rtol=1e-5)
 
 
+def test_bits_are_free_layer_by_layer_in_a_hierarchy() -> None:
+    """Between the rates of its two layers: only the higher one is paid."""
+    layers = [float(each.mean()) for each in layer_rates(drawn(layered(0.4)))]
+    nats = sum(layers) / 2
+    found = terms(FreeBits(nats), layered(0.4))
+    np.testing.assert_allclose(found["loss"], found["distortion"] + nats + max(layers), rtol=1e-5)
+
+
 def test_total_correlation_by_brute_force() -> None:
     """All pairs of images one by one, with SciPy."""
     found = terms(BetaTCVAE(num_images=50, beta=4.0), linear_gaussian(0.3))

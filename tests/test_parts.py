@@ -72,12 +72,15 @@ def test_parts_go_together(config: Config, images: np.ndarray) -> None:
         assert np.isfinite(list(map(float, metrics.values()))).all(), metrics
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
     assert step._cache_size() == 1
+    loaded = jax.eval_shape(lambda: init(make_vae(config, (7, 7, 3)), KEY, (7, 7, 3)))  # from the configuration alone
+    assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(jnp.shape, state.params)
 
 
-def test_seeds_train_side_by_side(images: np.ndarray) -> None:
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[OBJECTIVES.index("dreg")]], ids=lambda c: c.objective)
+def test_seeds_train_side_by_side(config: Config, images: np.ndarray) -> None:
     """`jax.vmap` over keys: two models, each its own."""
     batch = images[:8, ::4, ::4]
-    vae, tx = make_vae(CONFIGS[0], (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
+    vae, tx = make_vae(config, (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
     step = make_train_step(vae, ELBO(), tx)
     states = jax.vmap(lambda key: init_state(vae, tx, key, (7, 7, 1)))(jax.random.split(KEY, 2))
     _, metrics = jax.vmap(step, in_axes=(0, None))(states, batch)

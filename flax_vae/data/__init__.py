@@ -10,14 +10,14 @@ from jaxtyping import Float, UInt8
 
 from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
 from flax_vae.data.fashion_mnist import load_fashion_mnist
-from flax_vae.data.images import ImageData, idx_sha256, resize_all
+from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, resize_all
 from flax_vae.data.own_images import load_own
 from flax_vae.data.sprites import NAME as SPRITES
 from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
-__all__ = ["ImageData", "absolute", "as_batch", "class_names", "load_images"]
+__all__ = ["ImageData", "absolute", "as_batch", "class_names", "draw_binary", "is_binary", "load_images"]
 
 
 def load_images(

@@ -153,3 +153,14 @@ def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Ite
 def say_once(line: str) -> None:
     """Tell the user one thing, once: the training and the test part often have the same to say."""
     say(line)
+
+
+def draw_binary(images: UInt8[np.ndarray, "n h w c"], seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
+    """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
+    random, blocks = np.random.default_rng(seed), np.array_split(images, -(-len(images) // 1000))
+    return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
+
+
+def is_binary(images: UInt8[np.ndarray, "n h w c"]) -> bool:
+    """Whether all pixels of the first images are 0 or 255."""
+    return bool(np.isin(images[:1000], (0, 255)).all())
