@@ -14,6 +14,7 @@ import tyro
 
 from flax_vae.assemble import load_objective
 from flax_vae.config import RECIPES, Binarize, Config, read_config
+from flax_vae.data import one_hot
 from flax_vae.errors import UserError
 from flax_vae.loop import Interrupted
 from flax_vae.machine import cpu_cores, use_machine
@@ -283,7 +284,7 @@ def _contexts(run: Run, label: str | None, count: int) -> np.ndarray | None:
     numbers = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
     if label not in numbers:
         raise UserError(f"--label {label}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
-    return np.eye(len(names), dtype=np.float32)[[numbers[label]] * count]
+    return one_hot([numbers[label]] * count, len(names))
 
 
 def _mixture_latents(run: Run, count: int, seed: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.objectives import Objective, dimension_rates, log_weights
-from flax_vae.training import Batch, apply_objective, shardings, unpack
+from flax_vae.training import Batch, apply_objective, as_one, batch_size_of, shardings, take, unpack
 from flax_vae.vae import VAE, bind
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
@@ -21,20 +20,11 @@ _IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for
 
 def _blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
     """Images in blocks "s b h w c" of one shape, the last filled up from the first, and how many of each count."""
-    count, row_bytes = _count(images), sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
+    count, row_bytes = batch_size_of(images), sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
     steps = max(1, min(-(-count // batch_size), _BLOCK_BYTES // (batch_size * row_bytes)))
     for start in range(0, count, steps * batch_size):
         wanted = np.arange(start, start + steps * batch_size).reshape(steps, batch_size)
-        yield jax.tree.map(itemgetter(wanted % count), images), min(count - start, wanted.size)
-
-
-def _count(images: Any) -> int:
-    return len(jax.tree.leaves(images)[0])
-
-
-def _one(x: Array, context: Array | None) -> tuple[Array, Array | None]:
-    """An image and its context as a batch of their own."""
-    return x[None], None if context is None else context[None]
+        yield take(images, wanted % count), min(count - start, wanted.size)
 
 
 def make_evaluate(
@@ -49,12 +39,12 @@ def make_evaluate(
     @jax.jit
     def block_sums(params: Any, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
         def one_batch(i: Array) -> dict[str, Array]:
-            batch = jax.tree.map(itemgetter(i), block)
+            batch = take(block, i)
             terms = apply_objective(vae, objective, params, batch, jax.random.fold_in(key, i), step)
             real = i * batch_size + jnp.arange(batch_size) < size
             return {name: jnp.where(real, value, 0.0).sum() for name, value in terms.items()}
 
-        return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(_count(block))))
+        return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(batch_size_of(block))))
 
     _, split = shardings(mesh)
 
@@ -64,7 +54,7 @@ def make_evaluate(
             sharded = jax.device_put(block, split)
             part = jax.device_get(block_sums(params, sharded, size, jax.random.fold_in(key, i), step))
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
-        return {name: sums[name] / _count(images) for name in sorted(sums, key=lambda name: name != "loss")}
+        return {name: sums[name] / batch_size_of(images) for name in sorted(sums, key=lambda name: name != "loss")}
 
     return evaluate
 
@@ -90,7 +80,7 @@ def log_likelihood(
     at_once = min(num_samples, _DRAWS_AT_ONCE)
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array]:
-        (x, context), key = _one(*image_and_key[0]), image_and_key[1]
+        (x, context), key = as_one(image_and_key[0]), image_and_key[1]
 
         def add(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
             largest, total, squares = sums  # the weights are summed in units of the largest one so far
@@ -106,7 +96,7 @@ def log_likelihood(
         variance = (squares / total**2 - 1 / num_samples) / (1 - 1 / num_samples)
         return unit + jnp.log(total / num_samples), jnp.sqrt(jnp.maximum(variance, 0.0))
 
-    keys = jax.random.split(key, _count(images))
+    keys = jax.random.split(key, batch_size_of(images))
     return jax.lax.map(one_image, (unpack(images), keys), batch_size=_IMAGES_AT_ONCE)
 
 
@@ -143,11 +133,11 @@ def mean_dimension_rates(vae: VAE, params: Any, images: Batch, key: Key[Array, "
     """KL of each latent dimension in nats, averaged over the images; errors as for `objectives.dimension_rates`."""
 
     def one_image(image_and_key: tuple[Any, Array]) -> Array:
-        (x, context), key = _one(*image_and_key[0]), image_and_key[1]
+        (x, context), key = as_one(image_and_key[0]), image_and_key[1]
         rates = dimension_rates(bind(vae, params, context).infer(x, key))
         return jnp.concatenate(rates, axis=-1)[0]
 
-    keys = jax.random.split(key, _count(images))
+    keys = jax.random.split(key, batch_size_of(images))
     return jax.lax.map(one_image, (unpack(images), keys), batch_size=_IMAGES_AT_ONCE).mean(0)
 
 
@@ -163,7 +153,7 @@ def elbo_surgery(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> d
     x, contexts = unpack(images)
 
     def features_of(image: tuple[Array, Array | None]) -> Array:
-        one, context = _one(*image)
+        one, context = as_one(image)
         return bind(vae, params, context).features(one)[0]
 
     features = jax.lax.map(features_of, (x, contexts), batch_size=_IMAGES_AT_ONCE)

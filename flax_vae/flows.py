@@ -78,13 +78,12 @@ class Autoregressive(nn.Module):
         numbers = jnp.arange(self.latent_dim)
         degrees = jnp.arange(self.hidden) % max(self.latent_dim - 1, 1)  # a unit sees the dimensions up to its degree
         sees, tells = numbers[:, None] <= degrees, jnp.tile(degrees[:, None] < numbers, 2)
-        shapes = {"sees": (self.latent_dim, self.hidden), "tells": (self.hidden, 2 * self.latent_dim)}
         lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
 
         def layer(number: int) -> Callable[[Array], tuple[Array, Array]]:
             given = nn.Dense(self.hidden, name=f"given_{number}")(h)
-            into = self.param(f"into_{number}", lecun, shapes["sees"]) * sees
-            out = self.param(f"out_{number}", zeros, shapes["tells"]) * tells
+            into = self.param(f"into_{number}", lecun, sees.shape) * sees
+            out = self.param(f"out_{number}", zeros, tells.shape) * tells
             bias = self.param(f"bias_{number}", zeros, (2 * self.latent_dim,))
             return lambda x: _bounded_affine(nn.silu(x @ into + given) @ out + bias)
 

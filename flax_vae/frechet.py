@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.convolutions import max_pool
 from flax_vae.data.images import watched
-from flax_vae.networks import Conv
+from flax_vae.networks import Conv, dense
 from flax_vae.optimizers import make_optimizer
 from flax_vae.training import Images, epoch_indices, to_unit
 
@@ -42,12 +42,8 @@ class ConvClassifier(nn.Module):
         x = _patches(x - 0.5, -(-max(x.shape[1:3]) // _GRID))
         for channels in self.channels:
             x = max_pool(nn.relu(Conv(channels)(x)))
-        features = nn.silu(_dense(64)(x.reshape(len(x), -1)))
-        return _dense(self.classes)(features), features
-
-
-def _dense(features: int) -> nn.Dense:
-    return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform())
+        features = nn.silu(dense(64)(x.reshape(len(x), -1)))
+        return dense(self.classes)(features), features
 
 
 def _patches(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b ph pw f"]:

@@ -38,7 +38,8 @@ def _glorot_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     return jax.random.uniform(key, (prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
-def _dense(features: int, **kwargs: Any) -> nn.Dense:
+def dense(features: int, **kwargs: Any) -> nn.Dense:
+    """A dense layer that starts as Glorot & Bengio (2010) have it."""
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
 
 
@@ -80,7 +81,7 @@ class TutorialConvEncoder(nn.Module):
         """Images "b h w c" of any size -> features "b 16"."""
         for features in (32, 64):
             x = convolutions.max_pool(nn.relu(Conv(features)(x)))
-        return nn.relu(_dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(len(x), -1)))
+        return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(len(x), -1)))
 
 
 class TutorialConvDecoder(nn.Module):
@@ -97,7 +98,7 @@ class TutorialConvDecoder(nn.Module):
         """Latents "b d" -> images "b h w c", unbounded."""
         height, width, channels = self.image_shape
         rows, columns = -(-height // 4), -(-width // 4)
-        h = nn.relu(_dense(rows * columns * 64)(z)).reshape(len(z), rows, columns, 64)
+        h = nn.relu(dense(rows * columns * 64)(z)).reshape(len(z), rows, columns, 64)
         h = nn.relu(Conv(64)(h))
         h = nn.relu(Conv(32, upsample=True)(h))
         h = Conv(channels, upsample=True, bias_init=_bias_init(self.output_bias, self.image_shape))(h)
@@ -121,7 +122,7 @@ class ResidualBlock(nn.Module):
         """Images "b h w i" -> "b h w o"."""
         h = Conv(self.features)(_normalised(x))
         h = Conv(self.features)(_normalised(h))
-        return h + (x if x.shape == h.shape else _dense(self.features, use_bias=False)(x))
+        return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
 
 
 class ResidualEncoder(nn.Module):
@@ -154,7 +155,7 @@ class ResidualDecoder(nn.Module):
         height, width, channels = self.image_shape
         *rest, first = self.features
         rows, columns = (-(-side // 2 ** len(rest)) for side in (height, width))
-        h = ResidualBlock(first)(_dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
+        h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
         for features in reversed(rest):
             h = ResidualBlock(features)(Conv(features, upsample=True)(h))
         bias_init = _bias_init(self.output_bias, self.image_shape)
@@ -170,7 +171,7 @@ class ReluDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
         """Features "b i" -> "b o"."""
-        return nn.relu(_dense(self.features)(x))
+        return nn.relu(dense(self.features)(x))
 
 
 class GatedDense(nn.Module):
@@ -181,7 +182,7 @@ class GatedDense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
         """Features "b i" -> "b o"."""
-        return _dense(self.features, name="value")(x) * nn.sigmoid(_dense(self.features, name="gate")(x))
+        return dense(self.features, name="value")(x) * nn.sigmoid(dense(self.features, name="gate")(x))
 
 
 class DenseEncoder(nn.Module):
@@ -213,7 +214,7 @@ class DenseDecoder(nn.Module):
         for features in self.features:
             z = self.layer(features)(z)
         bias_init = _bias_init(self.output_bias, self.image_shape)
-        return _dense(prod(self.image_shape), bias_init=bias_init)(z).reshape(len(z), *self.image_shape)
+        return dense(prod(self.image_shape), bias_init=bias_init)(z).reshape(len(z), *self.image_shape)
 
 
 @struct.dataclass

@@ -1,6 +1,5 @@
 """The pictures of a run: what its model makes of the test set and of its latent space."""
 
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,10 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from flax_vae import plots
-from flax_vae.data import ImageData, as_batch
+from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.evaluation import most_active_plane, posterior_means
 from flax_vae.sampling import latent_grid, reconstruct, sample
+from flax_vae.training import take
 from flax_vae.vae import VAE
 
 _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the prior
@@ -33,7 +33,7 @@ def draw_pictures(
     directory.mkdir(exist_ok=True)
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, class_names)
-    originals, first = test.images[:10], jax.tree.map(itemgetter(slice(10)), batch)
+    originals, first = test.images[:10], take(batch, slice(10))
     means = posterior_means(vae, params, batch)
     plane = most_active_plane(means)
     contexts = class_after_class(len(class_names), 10)
@@ -58,4 +58,4 @@ def draw_pictures(
 
 def class_after_class(classes: int, count: int) -> np.ndarray | None:
     """One-hot vectors "n k" of one class after the other, and again; None of an unconditional model, without any."""
-    return np.eye(classes, dtype=np.float32)[np.arange(count) % classes] if classes else None
+    return one_hot(np.arange(count) % classes, classes) if classes else None

@@ -17,7 +17,7 @@ import optax
 from flax_vae import __version__, checkpoint
 from flax_vae.assemble import load_splits, make_objective, make_vae
 from flax_vae.config import SWEPT, Binarize, Config, member_names, read_config, write_config
-from flax_vae.data import ImageData, absolute, as_batch, class_names, is_binary
+from flax_vae.data import ImageData, absolute, as_batch, class_names, is_binary, one_hot
 from flax_vae.distributions import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.loop import train
@@ -191,7 +191,7 @@ def _read_labels(directory: Path) -> tuple[tuple[str, ...], np.ndarray]:
     path = directory / _LABELS
     try:
         content = json.loads(path.read_text())
-        return tuple(content["class_names"]), np.eye(len(content["class_names"]), dtype=np.float32)[content["examples"]]
+        return tuple(content["class_names"]), one_hot(content["examples"], len(content["class_names"]))
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): the run is damaged.") from None
 

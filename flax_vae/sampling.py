@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.training import Batch, to_unit, unpack
+from flax_vae.training import Batch, as_one, to_unit, unpack
 from flax_vae.vae import VAE, Context, bind
 
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
@@ -44,13 +44,9 @@ def sample(
 
     def one(key_and_context: tuple[Array, Any]) -> Array:
         key, context = key_and_context
-        return bind(vae, params, _row(context)).generate(key, 1, temperature).mean()[0]
+        return bind(vae, params, as_one(context)).generate(key, 1, temperature).mean()[0]
 
     return _each(one, (jax.random.split(key, num_samples), context))
-
-
-def _row(context: Any) -> Any:
-    return None if context is None else jnp.asarray(context)[None]
 
 
 @partial(jax.jit, static_argnums=0)
@@ -68,7 +64,7 @@ def decode(
 
     def one(z_and_context: tuple[Array, Any]) -> Array:
         z, context = z_and_context
-        return bind(vae, params, _row(context)).decode(z[None]).mean()[0]
+        return bind(vae, params, as_one(context)).decode(z[None]).mean()[0]
 
     return _each(one, (jnp.asarray(z), context))
 
@@ -79,7 +75,7 @@ def reconstruct(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> Fl
 
     def one(item: tuple[Array, Any, Array]) -> Array:
         image, context, key = item
-        return bind(vae, params, _row(context)).infer(image[None], key).likelihood.mean()[0, 0]
+        return bind(vae, params, as_one(context)).infer(image[None], key).likelihood.mean()[0, 0]
 
     x, context = unpack(images)
     return _each(one, (x, context, jax.random.split(key, len(x))))

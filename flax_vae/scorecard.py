@@ -4,11 +4,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -30,7 +30,7 @@ from flax_vae.objectives import ELBO
 from flax_vae.plots import plot_evaluation, plot_extremes
 from flax_vae.runs import Run, load_data, load_run
 from flax_vae.sampling import decode, encode, sample
-from flax_vae.training import Batch, unpack
+from flax_vae.training import Batch, batch_size_of, take, unpack
 from flax_vae.vae import VAE, bind
 
 _AT_ONCE = 100  # images between two movements of the progress bar
@@ -69,9 +69,9 @@ def evaluate(
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
     if is_binary(test.images) and not is_binary(train.images):  # which were drawn anew in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
-    chosen = np.random.default_rng(seed).permutation(len(test.images))[:num_images]
+    chosen = _chosen(test, num_images, seed)
     batch = as_batch(test, run.class_names)
-    bounds = _bounds(run, jax.tree.map(itemgetter(chosen), batch), bound_key, sorted(num_samples))
+    bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
     with _busy("encoding and decoding"):
         means = posterior_means(run.vae, run.params, batch)
         surgery = _surgery(run, batch, chosen, surgery_key)
@@ -83,7 +83,7 @@ def evaluate(
             "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0),
             "importance_weighted": [_summary(k, *bounds[k]) for k in bounds],
             "bits_per_dim": None,
-            "reconstruction_mse": _reconstruction_error(run, test, means),
+            "reconstruction_mse": _reconstruction_error(run, batch, means),
             "latent_dim": means.shape[1],
             "active_units": active_units(means),
             "dimension_rates": _dimension_rates(run, batch, key),
@@ -91,8 +91,8 @@ def evaluate(
             "accuracy": _accuracies(run, train, test, means),
             "disentanglement": _disentanglement(test, means),
         }
-    result["frechet"] = _frechet(run, train, test, sample_key)
-    refusal = _why_no_bits(run, test)
+    result["frechet"] = _frechet(run, train, test, batch, sample_key)
+    refusal = _why_no_bits(run, batch, means)
     best = result["importance_weighted"][-1]["log_likelihood"]
     result["bits_per_dim"] = refusal or -best / (math.prod(test.images.shape[1:]) * math.log(2))
     result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
@@ -103,10 +103,15 @@ def evaluate(
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
     """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
-    one = encode(run.vae, run.params, jax.tree.map(itemgetter(slice(1)), batch))
-    images = batch if isinstance(one, Normal | MultivariateNormal) else jax.tree.map(itemgetter(chosen), batch)
+    posterior = encode(run.vae, run.params, take(batch, slice(1)))
+    images = batch if isinstance(posterior, Normal | MultivariateNormal) else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
-    return {name: float(value) for name, value in parts.items()} | {"surgery_images": len(jax.tree.leaves(images)[0])}
+    return {name: float(value) for name, value in parts.items()} | {"surgery_images": batch_size_of(images)}
+
+
+def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Some of the images: the first may be of one class."""
+    return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
 def _busy(what: str) -> Any:
@@ -122,12 +127,11 @@ def _bounds(
     """For each number of samples the bound of every image, and its standard error."""
     from rich.progress import track
 
-    starts, bounds = range(0, len(jax.tree.leaves(images)[0]), _AT_ONCE), {}
-    blocks = [jax.tree.map(itemgetter(slice(i, i + _AT_ONCE)), images) for i in starts]
+    starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
     for k in num_samples:
         parts = [
-            log_likelihood(run.vae, run.params, block, jax.random.fold_in(key, i), k)
-            for i, block in zip(track(starts, f"log-likelihood, {k} samples"), blocks, strict=True)
+            log_likelihood(run.vae, run.params, take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i), k)
+            for i in track(starts, f"log-likelihood, {k} samples")
         ]
         values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
         bounds[k] = values, errors
@@ -169,14 +173,14 @@ def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float
         return None
 
 
-def _reconstruction_error(run: Run, test: ImageData, means: Float[np.ndarray, "n d"]) -> float:
+def _reconstruction_error(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> float:
     """Squared error per pixel of images that go through their posterior mean and back."""
-    total, batch = 0.0, as_batch(test, run.class_names)
+    total = 0.0
     for i in range(0, len(means), _DECODED):
         part = slice(i, i + _DECODED)
-        x, context = unpack(jax.tree.map(itemgetter(part), batch))
+        x, context = unpack(take(images, part))
         total += float(np.square(np.asarray(decode(run.vae, run.params, means[part], context)) - np.asarray(x)).sum())
-    return total / test.images.size
+    return total / jax.tree.leaves(images)[0].size
 
 
 def _accuracies(
@@ -193,8 +197,8 @@ def _accuracies(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    some = np.random.default_rng(0).permutation(len(train.images))[:_PROBED]
-    batch = jax.tree.map(itemgetter(some), as_batch(train, run.class_names))
+    some = _chosen(train, _PROBED, 0)
+    batch = take(as_batch(train, run.class_names), some)
     known, labels = posterior_means(run.vae, run.params, batch), train.labels[some]
     probes = {"nearest_neighbours": KNeighborsClassifier(10), "linear": LogisticRegression(max_iter=1000)}
     return {
@@ -213,17 +217,18 @@ def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[s
     }
 
 
-def _frechet(run: Run, train: ImageData, test: ImageData, key: Key[Array, ""]) -> dict[str, Any] | None:
+def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> dict[str, Any] | None:
     """The distance of samples from test images, and that of as many training images, or None without labels."""
     if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
         return None
     classes, labels = np.unique(train.labels, return_inverse=True)
     classifier = train_classifier(train.images, labels, seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)
-    some = [np.random.default_rng(0).permutation(len(data.images))[:count] for data in (train, test)]
+    some = _chosen(test, count, 0)
     with _busy("sampling"):
-        known, unseen = (features(classifier, data.images[i]) for data, i in zip((train, test), some, strict=True))
-        made = features(classifier, _samples(run, key, test, some[1]))
+        known = features(classifier, train.images[_chosen(train, count, 0)])
+        unseen = features(classifier, test.images[some])
+        made = features(classifier, _samples(run, key, take(images, some), is_binary(test.images)))
         return {
             "distance": frechet_distance(made, unseen),
             "floor": frechet_distance(known, unseen),
@@ -234,31 +239,27 @@ def _frechet(run: Run, train: ImageData, test: ImageData, key: Key[Array, ""]) -
         }
 
 
-def _samples(
-    run: Run, key: Key[Array, ""], test: ImageData, chosen: Int[np.ndarray, " n"]
-) -> UInt8[np.ndarray, "n h w c"]:
-    """Means of p(x | z) for z from the prior, as pixels; where those of the data are 0 or 255, drawn as they are.
+def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
+    """Means of p(x | z) for z from the prior, as pixels; as many as there are images, and in their contexts.
 
-    A conditional model is given the labels of the chosen test images.
+    Where pixels of the data are 0 or 255 they are drawn as those were.
     """
-    batch = as_batch(test, run.class_names)
     blocks = []
-    for i in range(0, len(chosen), _DECODED):
-        part = chosen[i : i + _DECODED]
-        contexts = batch[1][part] if isinstance(batch, tuple) else None
-        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), len(part), 1.0, contexts))
+    for i in range(0, batch_size_of(like), _DECODED):
+        x, contexts = unpack(take(like, slice(i, i + _DECODED)))
+        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), len(x), 1.0, contexts))
         blocks.append(np.rint(255 * mean.clip(0, 1)).astype(np.uint8))
     pixels = np.concatenate(blocks)
-    return draw_binary(pixels, (run.config.binarize_seed, 2)) if is_binary(test.images) else pixels
+    return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
 
 
-def _why_no_bits(run: Run, test: ImageData) -> str | None:
+def _why_no_bits(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> str | None:
     """Why the model's log-likelihood makes no bits per dimension, or None where it does."""
-    x, context = unpack(jax.tree.map(itemgetter(slice(1)), as_batch(test, run.class_names)))
-    likelihood = bind(run.vae, run.params, context).infer(x, jax.random.key(0)).likelihood
+    _, context = unpack(take(images, slice(1)))
+    likelihood = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
     if not likelihood.discrete:
         return f"none: {type(likelihood).__name__} is a density of continuous pixels"
-    if isinstance(likelihood, Bernoulli) and not is_binary(test.images):
+    if isinstance(likelihood, Bernoulli) and not is_binary(jax.tree.leaves(images)[0]):
         return "none: the Bernoulli's cross-entropy of grey values is no log-likelihood"
     return None
 

@@ -78,6 +78,21 @@ def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] |
     return to_unit(images), None if context is None else jnp.asarray(context)
 
 
+def batch_size_of(batch: Any) -> int:
+    """How many images there are."""
+    return len(jax.tree.leaves(batch)[0])
+
+
+def take(batch: Any, which: Any) -> Any:
+    """Some of the images, by an index or a slice, and of their contexts if there are any."""
+    return jax.tree.map(itemgetter(which), batch)
+
+
+def as_one(item: Any) -> Any:
+    """A single image, a context or both as a batch of one."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], item)
+
+
 def apply_objective(
     vae: VAE, objective: Objective, params: Any, batch: Batch, key: Key[Array, ""], step: int | Int[Array, ""]
 ) -> Metrics:
@@ -185,7 +200,7 @@ def _make_mean_gradient(
         return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, _DATA, to="varying"), tree) if mesh else tree
 
     def mean_gradient(params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
-        batch_size = len(jax.tree.leaves(batch)[0])
+        batch_size = batch_size_of(batch)
         largest = min(microbatch_size or batch_size, batch_size)
         size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
         count = batch_size // size
@@ -199,7 +214,7 @@ def _make_mean_gradient(
                 jnp.add, sums, gradient(params, microbatch, jax.random.fold_in(key, number), step)
             ), None
 
-        found = jax.eval_shape(gradient, params, jax.tree.map(itemgetter(0), microbatches), key, step)
+        found = jax.eval_shape(gradient, params, take(microbatches, 0), key, step)
         zeros = own(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found))
         sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
         means = jax.tree.map(lambda leaf: leaf / count, sums)
@@ -246,7 +261,7 @@ def make_train_steps(
 
         def body(carry: tuple) -> tuple:
             i, state, totals, _ = carry
-            state, metrics = train_step(state, jax.tree.map(itemgetter(indices[i]), images))
+            state, metrics = train_step(state, take(images, indices[i]))
             return i + 1, state, jax.tree.map(jnp.add, totals, metrics), metrics
 
         last = jax.tree.map(jnp.zeros_like, totals)

@@ -10,14 +10,14 @@ from jaxtyping import Float, UInt8
 
 from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
 from flax_vae.data.fashion_mnist import load_fashion_mnist
-from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, resize_all
+from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, one_hot, resize_all
 from flax_vae.data.own_images import load_own
 from flax_vae.data.sprites import NAME as SPRITES
 from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
-__all__ = ["ImageData", "absolute", "as_batch", "class_names", "draw_binary", "is_binary", "load_images"]
+__all__ = ["ImageData", "absolute", "as_batch", "class_names", "draw_binary", "is_binary", "load_images", "one_hot"]
 
 
 def load_images(
@@ -73,7 +73,7 @@ def as_batch(
     if not ((data.labels >= 0) & (data.labels < len(class_names))).all():
         found = f"{data.labels.min()} to {data.labels.max()}"
         raise UserError(f"{data.name}: labels from {found}, where 0 to {len(class_names) - 1} can be given to a model.")
-    return data.images, np.eye(len(class_names), dtype=np.float32)[data.labels]
+    return data.images, one_hot(data.labels, len(class_names))
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from flax_vae.errors import UserError
 from flax_vae.report import say
@@ -153,6 +153,11 @@ def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Ite
 def say_once(line: str) -> None:
     """Tell the user one thing, once: the training and the test part often have the same to say."""
     say(line)
+
+
+def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:
+    """A row of zeros with a one at the label, for each label."""
+    return np.eye(classes, dtype=np.float32)[labels]
 
 
 def draw_binary(images: UInt8[np.ndarray, "n h w c"], seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
