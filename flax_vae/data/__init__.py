@@ -17,6 +17,8 @@ from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
 
+MAX_CLASSES = 10_000  # of a conditional model
+
 __all__ = ["ImageData", "absolute", "as_batch", "class_names", "draw_binary", "is_binary", "load_images", "one_hot"]
 
 
@@ -77,9 +79,18 @@ def as_batch(
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:
-    """The names of the labels' classes, their numbers where they have no others; none without labels."""
+    """The names of the labels' classes, their numbers where they have no others; none without labels.
+
+    Raises:
+        UserError: so many that a row for each image, with a number for each class, would fill the memory.
+    """
     if data.labels is None:
         return ()
+    if (count := int(data.labels.max()) + 1) > MAX_CLASSES:
+        raise UserError(
+            f"{data.name}: labels up to {count - 1}, where a conditional model takes {MAX_CLASSES:,} classes at most; "
+            "number the classes from 0 without gaps."
+        )
     return data.class_names or tuple(map(str, range(int(data.labels.max()) + 1)))
 
 

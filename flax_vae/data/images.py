@@ -44,7 +44,15 @@ def image_data(
     source: str,
     **more: Any,
 ) -> ImageData:
-    """The images with their provenance; `more` is added to it."""
+    """The images with their provenance; `more` is added to it.
+
+    Raises:
+        UserError: a label that is negative or beyond int32.
+    """
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() <= np.iinfo(np.int32).max:
+        raise UserError(
+            f"{name}: labels from {labels.min()} to {labels.max()}; number the classes from 0, or leave the labels out"
+        )
     provenance = {"name": name, "source": source, "number": len(images), "shape": list(images.shape[1:])}
     provenance |= {"sha256": idx_sha256(images), **more}
     return ImageData(images, None if labels is None else labels.astype(np.int32), class_names, name, provenance)

@@ -135,7 +135,7 @@ def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> I
         raise UserError(
             f"{builder.data_dir}: not readable ({reason}); delete it, and let TFDS prepare it anew"
         ) from error
-    kept = np.array(labels)[wanted] if class_names else None
+    kept = np.array(labels)[wanted] if class_names and min(labels) >= 0 else None  # -1 stands for a hidden label
     return image_data(images, kept, class_names, name, f"TFDS in {builder.data_dir}")
 
 

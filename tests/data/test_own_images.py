@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from files import as_image, cut, picture
 
-from flax_vae.data import load_images
+from flax_vae.data import class_names, load_images
 from flax_vae.errors import UserError
 
 
@@ -129,6 +129,13 @@ def test_bad_archives(tmp_path):
     np.savez(path, images=x, labels=np.zeros((4, 10)))
     with pytest.raises(UserError, match=r"labels of shape \(4, 10\)"):
         load_images(path)
+    for labels in ([2**32 + 1, 0, 1, 2], [-1, 0, 1, 2]):  # beyond int32, and below 0
+        np.savez(path, images=x, labels=np.array(labels))
+        with pytest.raises(UserError, match="labels"):
+            load_images(path)
+    np.savez(path, images=x, labels=np.array([0, 10**8, 1, 10**8]))
+    with pytest.raises(UserError, match="labels up to 100000000, where a conditional model takes 10,000 classes"):
+        class_names(load_images(path))
     np.savez(path, images=np.array([{}] * 4))
     with pytest.raises(UserError, match="Object arrays"):
         load_images(path)
