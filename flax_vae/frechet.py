@@ -60,18 +60,20 @@ class Classifier:
 
     Attributes:
         module, params: the Linen module and its parameters.
+        classes: the label that each logit stands for.
         name: in words, with the number of images that it learned.
         seed: of its first parameters and of the order of the images.
     """
 
     module: ConvClassifier
     params: Any
+    classes: Int[np.ndarray, " k"]
     name: str
     seed: int
 
 
 def train_classifier(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], seed: int) -> Classifier:
-    """Learn to tell the labels, integers from 0, of images; a function of its arguments.
+    """Learn to classify images by their labels, any integers; a function of its arguments.
 
     Each step takes 200 images (of fewer, as many twenties as there are). It takes 600 steps, two epochs of 60,000
     images, or twenty epochs, whichever is less.
@@ -79,15 +81,16 @@ def train_classifier(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarra
     at_once = min(_AT_ONCE, len(images))
     batch_size = at_once * min(_BATCH // at_once, len(images) // at_once)
     steps = _STEPS_PER_DISPATCH * min(_LONGEST, len(images) // batch_size)
-    module = ConvClassifier(int(labels.max()) + 1)
+    classes, targets = np.unique(labels, return_inverse=True)
+    module = ConvClassifier(len(classes))
     carry = _start(module, steps, jax.random.key(seed), images[:1])
     epochs = (epoch_indices(len(images), batch_size, seed, epoch) for epoch in count())
     order = np.stack(list(islice(chain.from_iterable(epochs), steps))).reshape(steps, -1, at_once)
     dispatches = [order[i : i + _STEPS_PER_DISPATCH] for i in range(0, steps, _STEPS_PER_DISPATCH)]
     for indices in watched(dispatches, len(dispatches), "training a classifier"):
-        carry = jax.block_until_ready(_advance(module, steps, carry, images[indices], labels[indices]))
+        carry = jax.block_until_ready(_advance(module, steps, carry, images[indices], targets[indices]))
     widths = "-".join(map(str, module.channels))
-    return Classifier(module, carry[0], f"conv {widths} on {len(images):,} images", seed)
+    return Classifier(module, carry[0], classes, f"conv {widths} on {len(images):,} images", seed)
 
 
 def _optimizer(steps: int) -> optax.GradientTransformation:
@@ -141,9 +144,9 @@ def _outputs(module: ConvClassifier, params: Any, images: Images) -> tuple[Float
 
 
 def accuracy(classifier: Classifier, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"]) -> float:
-    """Share of the images whose label the classifier tells."""
+    """Share of the images that are classified right; one whose label the classifier never saw cannot be."""
     logits, _ = _outputs(classifier.module, classifier.params, images)
-    return float((np.argmax(logits, -1) == labels).mean())
+    return float((classifier.classes[np.argmax(logits, -1)] == labels).mean())
 
 
 def features(classifier: Classifier, images: Images) -> Float[np.ndarray, "n f"]:

@@ -79,6 +79,15 @@ def test_it_learns_real_images(classifier: Classifier) -> None:
     assert classifier.name == "conv 16-32-64 on 600 images"
 
 
+def test_labels_that_it_never_saw_cannot_be_right(classifier: Classifier) -> None:
+    """Whatever their numbers; only the share of the images whose class it learned can be."""
+    images, labels = small("train")
+    some = np.isin(labels, (3, 7))
+    of_two = train_classifier(images[some], 1000 * labels[some], seed=0)
+    assert accuracy(of_two, images[some], 1000 * labels[some]) > 0.9
+    assert 0.9 * some.mean() < accuracy(of_two, images, 1000 * labels) <= some.mean()
+
+
 def test_noise_takes_images_away_and_more_noise_farther(classifier: Classifier) -> None:
     """Noise on real images other than those from which the distance is taken; without any, it is the least."""
     images, _ = small("test")
