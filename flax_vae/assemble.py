@@ -86,12 +86,12 @@ def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Cal
     Args:
         num_images: size of the training set.
     """
-    total, warmup = config.epochs * steps_per_epoch, round(config.kl_warmup_epochs * steps_per_epoch)
+    total = config.epochs * steps_per_epoch
+    period = total // config.kl_cycles
+    warmup = min(round(config.kl_warmup_epochs * steps_per_epoch), period)
 
     def weight(beta: Any) -> Any:
-        if not warmup:
-            return beta
-        return Cyclical(steps=warmup, period=-(-total // config.kl_cycles), weight=beta)
+        return Cyclical(warmup, period, config.kl_cycles, weight=beta) if warmup else beta
 
     match config.objective:
         case "elbo":

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from flax_vae.errors import UserError
 
@@ -15,6 +15,23 @@ OBJECTIVES = (
 WEIGHTED = ("elbo", "beta_tcvae")  # the objectives that have a beta
 Binarize = Literal["none", "fixed", "dynamic"]
 FORMAT = 1  # of config.json; raised when an older program could misread a newer file
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value has the type of a field: a plain type, a choice, or one that may be None."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    return type(value) in (get_args(hint) or (hint,))
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(get_args(hint))}"
+    return " or ".join(each.__name__ for each in get_args(hint) or (hint,)).replace("NoneType", "None")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True)
@@ -90,11 +107,17 @@ class Config:
     """Seed of everything random: the same seed gives the same bits on the same machine."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained.
+        """Refuse what cannot be trained; whole numbers given for floats become floats.
 
         Raises:
-            UserError: a value out of its range.
+            UserError: a value of another type, or out of its range.
         """
+        for name, hint in get_type_hints(Config).items():
+            value = getattr(self, name)
+            if hint is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif not _has_type(value, hint):
+                raise UserError(f"{_flag(name)} is {value!r}, which is not {_type_name(hint)}.")
         for name in (
             "latent_dim",
             "levels",
@@ -204,10 +227,6 @@ def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
     return [[(name, getattr(config, name)) for name in varied] for config in configs]
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
     """Write `config.json`: everything that is needed to build the model again."""
     content = {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
@@ -237,14 +256,12 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
 
 
 def _config_from(content: dict[str, Any], path: Path) -> Config:
-    default, names = Config(), [field.name for field in fields(Config)]
-    for name, value in content.items():
+    names = [field.name for field in fields(Config)]
+    for name in content:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-        known = getattr(default, name)
-        if known is not None and type(value) is not type(known):
-            raise UserError(f"{path} is damaged: {name} is {value!r}.")
-    if content.get("preset") not in RECIPES:
-        raise UserError(f"{path} names the preset {content.get('preset')!r}; there are {', '.join(RECIPES)}.")
-    return Config(**content)
+    try:
+        return Config(**content)
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None

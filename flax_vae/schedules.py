@@ -31,15 +31,20 @@ class Warmup:
 
 @dataclass(frozen=True)
 class Cyclical:
-    """A warm-up of `steps` steps that starts again every `period` steps (Fu et al. 2019)."""
+    """A warm-up of `steps` steps that starts again every `period` steps, `cycles` times in all (Fu et al. 2019).
+
+    After the last warm-up the weight stays, so the schedule ends at `weight` however long the last cycle is.
+    """
 
     steps: int
     period: int
+    cycles: int
     weight: float | Array = 1.0
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
-        return self.weight * jnp.minimum(step % self.period / self.steps, 1.0)
+        cycle = jnp.minimum(step // self.period, self.cycles - 1)
+        return self.weight * jnp.minimum((step - cycle * self.period) / self.steps, 1.0)
 
 
 def refuse_unfinished(objective: Any, total_steps: int) -> None:

@@ -99,7 +99,8 @@ def apply_objective(
     """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
 
     Raises:
-        UserError: the objective did not return one loss per image and a dictionary of metrics per image.
+        UserError: the objective did not return one loss per image and a dictionary of metrics per image, or gave one of
+            them a name that the train step uses.
     """
     x, context = unpack(batch)
     result = nn.apply(objective, vae)(variables(vae, params, context), x, key, jnp.asarray(step))
@@ -107,6 +108,10 @@ def apply_objective(
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
+        )
+    if taken := {"loss", "gradient_norm"} & result[1].keys():
+        raise UserError(
+            f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
         )
     for term, value in {"loss": result[0], **result[1]}.items():
         if jnp.shape(value) != (len(x),):

@@ -20,6 +20,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 
 from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 
@@ -37,6 +38,14 @@ def images() -> np.ndarray:
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
     monkeypatch.setattr("flax_vae.runs.draw_pictures", lambda *_: None)
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """As users run it: without the checks of types that tests have, which would come before the package's own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -269,7 +269,7 @@ def test_covariances_are_penalised(of: str) -> None:
     ("schedule", "weights"),
     [
         (Warmup(steps=4), [0, 0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1]),
-        (Cyclical(steps=2, period=5, weight=3.0), [0, 1.5, 3, 3, 3, 0, 1.5, 3, 3, 3]),
+        (Cyclical(steps=2, period=4, cycles=2, weight=3.0), [0, 1.5, 3, 3, 0, 1.5, 3, 3, 3, 3]),
     ],
 )
 def test_schedules(schedule, weights: list[float]) -> None:
@@ -318,6 +318,11 @@ def mean_over_batch(vae, x, key, step):
     return loss.mean(), metrics
 
 
+def names_a_metric_loss(vae, x, key, step):
+    loss, _ = ELBO()(vae, x, key, step)
+    return loss, {"loss": 0 * loss}
+
+
 def loss_alone(vae, x, key, step):
     return ELBO()(vae, x, key, step)[0]
 
@@ -326,6 +331,10 @@ def loss_alone(vae, x, key, step):
     ("objective", "message"),
     [
         (mean_over_batch, r"mean_over_batch returned loss of shape \(\) for 5 images"),
+        (
+            names_a_metric_loss,
+            "names_a_metric_loss returned a metric named loss, which the train step reports",
+        ),
         (loss_alone, r"loss_alone must return \(loss, metrics\)"),
     ],
 )
