@@ -1,41 +1,64 @@
-"""Checkpoints on disk, by Orbax: the last one, and the one with the best test loss. Arrays only, nothing executable."""
+"""Checkpoints on disk, by Orbax: the last one, and the one with the best test loss. Arrays only, nothing executable.
+
+Which one is the best stands in the run's `metrics.jsonl` alone, so that no second record can contradict it.
+"""
 
 import gc
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 
 from flax_vae.errors import UserError
 
 
-def open_checkpoints(directory: Path, keep: int = 1) -> Any:
-    """Orbax's manager of a run's checkpoints, the last `keep` and the best; use it in a `with` block."""
-    import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
-    from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+def open_checkpoints(directory: Path, keep: int = 1, best: Callable[[], int | None] = lambda: None) -> Any:
+    """Orbax's manager of a run's checkpoints; use it in a `with` block.
 
-    def loss_downwards(metrics: Mapping[str, float]) -> float:
-        return -metrics["loss"]
+    Args:
+        directory: the folder of the checkpoints.
+        keep: how many of the last ones stay.
+        best: the step of one that stays as well, asked whenever one is written.
+    """
+    import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
+    from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
+
+    class Best:
+        def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+            step = best()
+            return [info.step == step for info in checkpoints]
 
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy([LatestN(keep), BestN(get_metric_fn=loss_downwards, n=1)]),
-        best_fn=loss_downwards,
+        preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]),
         enable_async_checkpointing=False,  # a checkpoint is whole before its epoch is reported
     )
     return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
-def save(manager: Any, step: int, items: Mapping[str, Any], loss: float) -> None:
+def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     """Write one pytree of arrays per item; atomic, so that a kill leaves the checkpoint before it."""
     import orbax.checkpoint as ocp
 
     saved = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
-    manager.save(step, args=saved, metrics={"loss": loss})
+    manager.save(step, args=saved)
+
+
+def saved_steps(directory: Path) -> list[int]:
+    """The steps that there are checkpoints of, in ascending order.
+
+    Raises:
+        UserError: there is none.
+    """
+    if directory.is_dir():
+        with open_checkpoints(directory) as manager:
+            if steps := sorted(manager.all_steps()):
+                return steps
+    raise UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
 
 
 def common_step(directories: Sequence[Path]) -> int:
@@ -44,15 +67,9 @@ def common_step(directories: Sequence[Path]) -> int:
     Raises:
         UserError: there is none.
     """
-    steps = []
-    for directory in directories:
-        if not directory.is_dir():
-            raise _nothing_in(directory)
-        with open_checkpoints(directory) as manager:
-            steps.append(set(manager.all_steps()))
-    common = set.intersection(*steps)
+    common = set.intersection(*(set(saved_steps(directory)) for directory in directories))
     if not common:
-        raise _nothing_in(directories[0])
+        raise UserError(f"{directories[0].parent.parent}: its runs have no checkpoint of one step; start them again.")
     return max(common)
 
 
@@ -64,19 +81,14 @@ def forget_after(directory: Path, step: int) -> None:
                 manager.delete(later)
 
 
-def restore(directory: Path, which: Literal["last", "best"] | int, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Read items onto this machine's default device; `items` gives their trees as shapes and dtypes.
-
-    Args:
-        which: the last, the best, or that of a step.
+def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
+    """Read items of a step onto this machine's default device; `items` gives their trees as shapes and dtypes.
 
     Raises:
-        UserError: no checkpoint, a damaged one, or one of another model.
+        UserError: the checkpoint is damaged, or of another model.
     """
     import orbax.checkpoint as ocp
 
-    if not directory.is_dir():
-        raise _nothing_in(directory)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -84,9 +96,6 @@ def restore(directory: Path, which: Literal["last", "best"] | int, items: Mappin
 
     wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
     with open_checkpoints(directory) as manager:
-        step = {"last": manager.latest_step(), "best": manager.best_step()}[which] if isinstance(which, str) else which
-        if step is None:
-            raise _nothing_in(directory)
         try:
             with _silence_abandoned_reads():
                 name, tree = next(iter(items.items()))  # the parameters
@@ -95,11 +104,11 @@ def restore(directory: Path, which: Literal["last", "best"] | int, items: Mappin
                 return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
         except Exception as error:  # whatever a damaged or a stranger's file makes Orbax raise
             reason = textwrap.shorten(str(error) or repr(error), 200)
-            raise UserError(f"checkpoint {directory / str(step)} is damaged or of another model: {reason}") from error
-
-
-def _nothing_in(directory: Path) -> UserError:
-    return UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
+            others = ", ".join(str(other) for other in manager.all_steps() if other != step)
+            advice = f" Move it away to use that of step {others}." if others else ""
+            raise UserError(
+                f"checkpoint {directory / str(step)} is damaged or of another model: {reason}.{advice}"
+            ) from error
 
 
 def _check_shapes(stored: Any, wanted: Any) -> None:

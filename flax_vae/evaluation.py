@@ -32,8 +32,9 @@ def make_evaluate(
 ) -> Callable[..., dict[str, float]]:
     """`evaluate(params, images, key, step) -> {"loss": ..., metrics}`: means over all images, none left out.
 
-    The objective is the one that trains, at the same step, so that loss means the same on both sets. The devices of
-    `mesh` share each batch. A conditional model takes the pair of images and contexts for images, here and below.
+    The objective is the one that trains, at a step whose weights are to be compared: within a run always its last one.
+    The devices of `mesh` share each batch. A conditional model takes the pair of images and contexts for images, here
+    and below.
     """
 
     @jax.jit

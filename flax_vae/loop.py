@@ -1,6 +1,5 @@
 """The training loop: dispatches steps, evaluates every epoch, saves, and stops when told to."""
 
-import math
 import signal
 import threading
 import time
@@ -70,7 +69,7 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
                 clock.count((end - start) * training.batch_size * len(group.going()))
                 report.advance(step, group.means(step - first), clock.images_per_second())
                 if stop and step < first + steps_per_epoch:
-                    group.save(step, dict.fromkeys(group.going(), math.inf))
+                    group.save(step)
                     raise Interrupted(stop[0], directory, config)
             means, tests, times = group.means(steps_per_epoch), group.evaluate(), clock.finish_epoch()
             records = {
@@ -82,7 +81,7 @@ def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
             }
             report.finish_epoch(records)
             group.clear_totals()
-            group.save(step, {i: test["loss"] for i, test in tests.items()})
+            group.save(step)
             if stop and epoch + 1 < config.epochs:
                 raise Interrupted(stop[0], directory, config)
     return group.failed

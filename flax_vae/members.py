@@ -25,7 +25,7 @@ from flax_vae.data import ImageData, as_batch
 from flax_vae.errors import UserError
 from flax_vae.evaluation import make_evaluate
 from flax_vae.objectives import Metrics, Objective
-from flax_vae.report import say
+from flax_vae.report import best_record, read_metrics, say
 from flax_vae.training import (
     TrainState,
     data_mesh,
@@ -128,6 +128,11 @@ class Training:
         """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
         return getattr(self.objective(self.config.beta), "whole_batch", False)
 
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole training."""
+        return self.config.epochs * self.steps_per_epoch
+
     def own(self) -> dict[str, float]:
         """The values that `train_step` takes from each member."""
         return {"beta": self.config.beta, "learning_rate": self.config.learning_rate}
@@ -165,6 +170,11 @@ class Member(NamedTuple):
     state: TrainState
     totals: Metrics
 
+    def best_step(self) -> int | None:
+        """The step of the best epoch so far."""
+        best = best_record(read_metrics(self.directory))
+        return None if best is None else best["step"]
+
 
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     """The trees of a checkpoint: those to sample with stand alone, the key is a function of the seed."""
@@ -198,9 +208,10 @@ class Group(ExitStack):
         evaluate = partial(make_evaluate, training.vae, batch_size=training.batch_size, mesh=self.data_mesh)
         betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective(beta)) for beta in betas}
+        # A kill may come when only some have saved an epoch: several members keep one more to go back to.
+        keep = 1 if alone else 2
         self.checkpoints = [
-            # A kill may come when only some have saved an epoch: several members keep one more to go back to.
-            self.enter_context(checkpoint.open_checkpoints(member.directory / "checkpoints", 1 if alone else 2))
+            self.enter_context(checkpoint.open_checkpoints(member.directory / "checkpoints", keep, member.best_step))
             for member in members
         ]
 
@@ -246,21 +257,24 @@ class Group(ExitStack):
         return {i: {name: float(total) / steps for name, total in totals[i].items()} for i in self.going()}
 
     def evaluate(self) -> dict[int, dict[str, float]]:
-        """Each member's test metrics."""
+        """Each member's test metrics, by the objective as it is after the last step of the training.
+
+        A weight that changes with the step would measure every epoch differently, and the best could not be told.
+        """
         states, everywhere = self.unstack(self.state), shardings(self.data_mesh)[0]
         tests = {}
         for i in self.going():
             training, params = self.members[i].training, jax.device_put(states[i].best_params, everywhere)
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
-            tests[i] = evaluate(params, as_batch(training.test, training.class_names), test_key, int(states[i].step))
+            tests[i] = evaluate(params, as_batch(training.test, training.class_names), test_key, training.total_steps)
         return tests
 
     def clear_totals(self) -> None:
         """Begin a new epoch."""
         self.totals = jax.tree.map(jnp.zeros_like, self.totals)
 
-    def save(self, step: int, losses: Mapping[int, float]) -> None:
-        """A checkpoint of each member, with the test loss that tells which is best."""
+    def save(self, step: int) -> None:
+        """A checkpoint of each member that still goes on."""
         items = self.unstack((self.state, self.totals))
-        for i, loss in losses.items():
-            checkpoint.save(self.checkpoints[i], step, checkpoint_items(*items[i]), loss)
+        for i in self.going():
+            checkpoint.save(self.checkpoints[i], step, checkpoint_items(*items[i]))

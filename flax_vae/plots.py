@@ -174,9 +174,11 @@ def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any
 
 
 def plot_evaluation(
-    path: FilePath, bounds: Sequence[Mapping[str, Any]], dimension_rates: Sequence[float] | None
+    path: FilePath, bounds: Sequence[Mapping[str, Any]], dimension_rates: Sequence[float] | None, of: str = "log p(x)"
 ) -> None:
     """Draw the importance-weighted bound by its number of samples, and beside it the rate of each latent dimension.
+
+    `of` says what it bounds.
 
     Each of `bounds` is an object of evaluation.json; the bars are two standard errors of the draws either way.
     """
@@ -203,16 +205,21 @@ def plot_evaluation(
         panels["rates"].set_xlabel("latent dimensions, the highest first")
         _head(panels["rates"], "Rate by dimension", f"{sum(highest):.2f} nats per image together")
     note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean of {bounds[-1]['images']:,}"
-    _save(path, ax, "Importance-weighted log p(x)", note)
+    _save(path, ax, f"Importance-weighted bound of {of}", note)
 
 
-def plot_extremes(path: FilePath, images: Images, log_likelihoods: Float[np.ndarray, " n"]) -> None:
-    """Draw the first half of the images "n h w c" as the most likely ones, the others below as the least likely."""
+def plot_extremes(
+    path: FilePath, images: Images, log_likelihoods: Float[np.ndarray, " n"], of: str = "log p(x)"
+) -> None:
+    """Draw the first half of the images "n h w c" as the most likely ones, the others below as the least likely.
+
+    `of` says what the numbers "n" are.
+    """
     half = len(images) // 2
     ax = _picture(images, columns=half, padding=3, left=260, top=140)
     ax.set_yticks([0.5, 1.5], ["most likely", "least likely"])
     most, least = (f"{part.mean():,.0f}" for part in (log_likelihoods[:half], log_likelihoods[half:]))
-    note = f"log p(x): {most} and {least} nats, the means of each row"
+    note = f"{of}: {most} and {least} nats, the means of each row"
     _save(path, ax, "Test images that the model finds most and least likely", note)
 
 

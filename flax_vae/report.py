@@ -32,6 +32,11 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
+def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch with the least test loss, the last of several; None without any."""
+    return min(reversed(records), key=lambda record: record["test_loss"], default=None)
+
+
 def keep_metrics_until(directory: Path, step: int) -> None:
     """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
     records = [record for record in read_metrics(directory) if record["step"] <= step]

@@ -1,6 +1,8 @@
 """A run: a directory that holds a training's configuration, checkpoints, metrics and pictures."""
 
+import contextlib
 import json
+import os
 import platform
 import sys
 import time
@@ -8,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +27,7 @@ from flax_vae.members import FAILED, Member, Training, checkpoint_items
 from flax_vae.objectives import DynamicallyBinarized, Objective
 from flax_vae.optimizers import make_optimizer
 from flax_vae.pictures import draw_pictures
-from flax_vae.report import keep_metrics_until, read_metrics, say, write_summary
+from flax_vae.report import best_record, keep_metrics_until, read_metrics, say, write_summary
 from flax_vae.schedules import refuse_unfinished
 from flax_vae.training import TrainState
 from flax_vae.vae import VAE, init
@@ -43,6 +45,7 @@ class Run:
         config: the whole configuration.
         vae: the model.
         params: its parameters at the best test loss (the averaged ones where there are any).
+        step: the update after which the parameters were these.
         metrics: one record per epoch.
         examples: a few uint8 test images "n h w c".
         class_names: of the labels that a conditional model is given; empty for others.
@@ -53,6 +56,7 @@ class Run:
     config: Config
     vae: VAE
     params: Any
+    step: int
     metrics: list[dict[str, Any]]
     examples: np.ndarray
     class_names: tuple[str, ...] = ()
@@ -130,7 +134,8 @@ def resume(directory: str | Path, vae: VAE | None = None, objective: Objective |
     directory = Path(directory)
     config, _ = read_config(directory / "config.json")
     training = _prepare_again(directory, config, vae, objective)
-    train(directory, [_member_again(directory, training, "last", _abstract_items(training))])
+    *_, step = checkpoint.saved_steps(directory / "checkpoints")
+    train(directory, [_member_again(directory, training, step, _abstract_items(training))])
     return _finish(directory, training)
 
 
@@ -178,12 +183,24 @@ def load_run(directory: str | Path, vae: VAE | None = None) -> Run:
     which = "averaged_params" if config.ema_decay else "params"
     names, contexts = _read_labels(directory) if config.conditional else ((), None)
     abstract = {which: jax.eval_shape(lambda: init(vae, jax.random.key(0), image_shape, len(names)))}
-    params = checkpoint.restore(directory / "checkpoints", "best", abstract)[which]
+    metrics = read_metrics(directory)
+    step = _step_to_use(directory, metrics)
+    params = checkpoint.restore(directory / "checkpoints", step, abstract)[which]
     try:
         examples = np.load(directory / "examples.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{directory / 'examples.npy'} cannot be read ({error}): the run is damaged.") from None
-    return Run(directory, config, vae, params, read_metrics(directory), examples, names, contexts)
+    return Run(directory, config, vae, params, step, metrics, examples, names, contexts)
+
+
+def _step_to_use(directory: Path, metrics: list[dict[str, Any]]) -> int:
+    """The step of the best checkpoint; where that is gone, the last one's, which is said."""
+    steps, best = checkpoint.saved_steps(directory / "checkpoints"), best_record(metrics)
+    if best is not None and best["step"] in steps:
+        return best["step"]
+    missing = "no epoch is finished" if best is None else f"the best, of step {best['step']}, is gone"
+    say(f"WARNING: {directory}: the parameters are those of its last checkpoint, step {steps[-1]}: {missing}.")
+    return steps[-1]
 
 
 def _read_labels(directory: Path) -> tuple[tuple[str, ...], np.ndarray]:
@@ -272,11 +289,9 @@ def _abstract_items(training: Training) -> dict[str, Any]:
     return jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
 
 
-def _member_again(
-    directory: Path, training: Training, which: Literal["last"] | int, abstract_items: dict[str, Any]
-) -> Member:
+def _member_again(directory: Path, training: Training, step: int, abstract_items: dict[str, Any]) -> Member:
     """A run as its checkpoint left it; what was reported after that is dropped."""
-    items = checkpoint.restore(directory / "checkpoints", which, abstract_items)
+    items = checkpoint.restore(directory / "checkpoints", step, abstract_items)
     rest = items["optimizer"]
     _, train_key, _ = training.keys()
     state = TrainState(rest["step"], items["params"], rest["opt_state"], items.get("averaged_params"), train_key)
@@ -326,11 +341,18 @@ def _free_directory(config: Config, out: str | Path | None) -> Path:
 
 
 def _point_latest(directory: Path) -> None:
-    """Let `latest`, beside the directory, be another name of it."""
-    latest = directory.parent / "latest"
-    if latest.is_symlink() or not latest.exists():
-        latest.unlink(missing_ok=True)
-        latest.symlink_to(directory.name, target_is_directory=True)
+    """Let `latest`, beside the directory, be another name of it.
+
+    The link is made under a name of this process and moved into place, since another run may start at the same time. It
+    is a convenience: where it cannot be made, the run goes on.
+    """
+    directory = directory.resolve()
+    latest, mine = directory.with_name("latest"), directory.with_name(f".latest-{os.getpid()}")
+    if directory == latest or (latest.exists() and not latest.is_symlink()):
+        return
+    with contextlib.suppress(OSError):
+        mine.symlink_to(directory.name, target_is_directory=True)
+        mine.replace(latest)
 
 
 def _finish(directory: Path, training: Training) -> Run:

@@ -60,7 +60,7 @@ def evaluate(
         binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
 
     Raises:
-        UserError: no run, or its data cannot be had.
+        UserError: no run, its data cannot be had, or a figure that is not finite; then nothing is written.
     """
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
@@ -72,17 +72,20 @@ def evaluate(
     chosen = _chosen(test, num_images, seed)
     batch = as_batch(test, run.class_names)
     bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
+    elbo = make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0)
+    weighted = [_summary(k, *bounds[k]) for k in bounds]
+    means = posterior_means(run.vae, run.params, batch)
+    first = {"elbo": elbo, "importance_weighted": weighted, "posterior_means": float(means.sum(dtype=np.float64))}
+    _refuse_not_finite(run, first)
     with _busy("encoding and decoding"):
-        means = posterior_means(run.vae, run.params, batch)
         surgery = _surgery(run, batch, chosen, surgery_key)
         result: dict[str, Any] = {
             "seed": seed,
             "images": len(test.images),
             "binarize": binarize or run.config.binarize,
             "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
-            "elbo": make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0),
-            "importance_weighted": [_summary(k, *bounds[k]) for k in bounds],
-            "bits_per_dim": None,
+            "elbo": elbo,
+            "importance_weighted": weighted,
             "reconstruction_mse": _reconstruction_error(run, batch, means),
             "latent_dim": means.shape[1],
             "active_units": active_units(means),
@@ -92,9 +95,10 @@ def evaluate(
             "disentanglement": _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, batch, sample_key)
-    refusal = _why_no_bits(run, batch, means)
-    best = result["importance_weighted"][-1]["log_likelihood"]
-    result["bits_per_dim"] = refusal or -best / (math.prod(test.images.shape[1:]) * math.log(2))
+    discrete, result["not_a_likelihood"] = _kind_of_likelihood(run, batch, means)
+    bits = -weighted[-1]["log_likelihood"] / (math.prod(test.images.shape[1:]) * math.log(2))
+    result["bits_per_dim"] = bits if discrete and not result["not_a_likelihood"] else None
+    _refuse_not_finite(run, result)
     result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
     (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
     _draw(run.directory / "pictures", result, test.images[chosen], bounds[max(bounds)][0])
@@ -159,10 +163,11 @@ def _draw(
 ) -> None:
     """Write the pictures: bound by samples and rates of dimensions; the most and the least likely images."""
     directory.mkdir(exist_ok=True)
-    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], result["dimension_rates"])
+    of = "minus the cross-entropy" if result["not_a_likelihood"] else "log p(x)"
+    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], result["dimension_rates"], of)
     order = np.argsort(-bounds)
     shown = np.concatenate([order[:10], order[-10:]])
-    plot_extremes(directory / "extremes.png", images[shown], bounds[shown])
+    plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)
 
 
 def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float] | None:
@@ -221,8 +226,7 @@ def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Ke
     """The distance of samples from test images, and that of as many training images, or None without labels."""
     if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
         return None
-    classes, labels = np.unique(train.labels, return_inverse=True)
-    classifier = train_classifier(train.images, labels, seed=0)
+    classifier = train_classifier(train.images, train.labels, seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)
     some = _chosen(test, count, 0)
     with _busy("sampling"):
@@ -234,7 +238,7 @@ def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Ke
             "floor": frechet_distance(known, unseen),
             "images": count,
             "classifier": classifier.name,
-            "accuracy": accuracy(classifier, test.images, np.searchsorted(classes, test.labels)),
+            "accuracy": accuracy(classifier, test.images, test.labels),
             "seed": classifier.seed,
         }
 
@@ -253,15 +257,27 @@ def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[
     return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
 
 
-def _why_no_bits(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> str | None:
-    """Why the model's log-likelihood makes no bits per dimension, or None where it does."""
+def _kind_of_likelihood(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> tuple[bool, str | None]:
+    """Whether p(x | z) is a probability of pixel levels, which alone makes bits; and why it is none at all, or None."""
     _, context = unpack(take(images, slice(1)))
     likelihood = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
-    if not likelihood.discrete:
-        return f"none: {type(likelihood).__name__} is a density of continuous pixels"
     if isinstance(likelihood, Bernoulli) and not is_binary(jax.tree.leaves(images)[0]):
-        return "none: the Bernoulli's cross-entropy of grey values is no log-likelihood"
-    return None
+        return True, "cross-entropy of grey values, which is not a log-likelihood"
+    return likelihood.discrete, None
+
+
+def _refuse_not_finite(run: Run, figures: dict[str, Any]) -> None:
+    """Raise where a figure is NaN or infinite: the parameters are damaged, or the training diverged."""
+    bad = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')} is {value}"
+        for path, value in jax.tree_util.tree_leaves_with_path(figures)
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if bad:
+        raise UserError(
+            f"{run.directory}: {', '.join(bad)}. The parameters, those of step {run.step}, are damaged or the training "
+            "diverged."
+        )
 
 
 def collapse(rate: float, active: int, latent_dim: int) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from flax_vae.config import read_config
 from flax_vae.errors import UserError
 from flax_vae.plots import plot_comparison
-from flax_vae.report import read_metrics, say
+from flax_vae.report import best_record, read_metrics, say
 
 
 def show(result: dict[str, Any]) -> None:
@@ -23,9 +23,14 @@ def show(result: dict[str, Any]) -> None:
     for row in result["importance_weighted"]:
         errors = row["standard_error_of_draws"], row["standard_error_of_images"]
         note = "nats; ± {:.2f} by the draws, ± {:.2f} by the choice of {} images".format(*errors, row["images"])
-        table.add_row(f"log p(x), {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
-    bits = result["bits_per_dim"]
-    table.add_row("bits per dimension", *(("", bits) if isinstance(bits, str) else (f"{bits:.4f}", "")))
+        name = "IW bound" if result["not_a_likelihood"] else "log p(x)"
+        table.add_row(f"{name}, {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
+    if result["not_a_likelihood"]:
+        table.add_row("", "", f"of the {result['not_a_likelihood']}")
+    elif result["bits_per_dim"] is None:
+        table.add_row("bits per dimension", "", "none: the likelihood is a density of continuous pixels")
+    else:
+        table.add_row("bits per dimension", f"{result['bits_per_dim']:.4f}")
     most = math.log(result["surgery_images"])  # what so many images can show
     hidden = result["mutual_information"] > most - 1
     note = f"nats, of the rate; {result['surgery_images']:,} images show no more than {most:.1f}" if hidden else ""
@@ -63,16 +68,15 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("run", overflow="fold")
-    for title in ("epoch", "seconds", "loss", "rate", "distortion", "log p(x)", "active", "Fréchet"):
+    for title in ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet"):
         table.add_column(title, justify="right", no_wrap=True)
     curves = {}
     for directory in map(Path, directories):
         config, _ = read_config(directory / "config.json")
         metrics, evaluated = read_metrics(directory), directory / "evaluation.json"
-        if not metrics:
+        if (best := best_record(metrics)) is None:
             raise UserError(f"{directory} has no finished epoch yet.")
         curves[str(directory)] = metrics
-        best = min(metrics, key=lambda record: record["test_loss"])
         numbers = [
             f"{best[name]:.2f}" if name in best else "" for name in ("test_loss", "test_rate", "test_distortion")
         ]

@@ -303,7 +303,10 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     found = json.loads((copy / "evaluation.json").read_text())
     assert f"{found['elbo']['elbo']:.2f}" in shown
-    assert "none: the Bernoulli's cross-entropy of grey values" in found["bits_per_dim"]
+    assert found["bits_per_dim"] is None
+    assert "IW bound, 50 samples" in shown
+    assert "cross-entropy of grey values" in shown
+    assert "log p(x)" not in shown
     few, many = found["importance_weighted"]
     assert few["log_likelihood"] < many["log_likelihood"]
     surgery = found["mutual_information"] + found["marginal_kl"]
@@ -327,6 +330,20 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     assert "not evaluated" in shown
     with Image.open(tmp_path / "both.png") as image:
         assert min(image.size) > 100
+
+
+def test_figures_that_are_not_finite_are_named(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
+    run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
+    monkeypatch.setattr("flax_vae.scorecard.load_run", lambda *_: run)
+    assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error
+    assert "importance_weighted.0.log_likelihood is" in error
+    assert f"those of step {run.step}, are damaged or the training diverged" in error
+    assert not (run.directory / "evaluation.json").exists()
 
 
 def test_new_images_from_a_mixture_fitted_to_the_latents(

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume
 from flax_vae.assemble import load_objective
 from flax_vae.loop import Interrupted
 from flax_vae.report import Report
-from flax_vae.runs import load_data
+from flax_vae.runs import _point_latest, load_data
 from flax_vae.scorecard import evaluate
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -78,14 +79,70 @@ def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
 
     def worsens(vae, x, key, step):
         distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
-        return distortion + 1000.0 * (step > 12), {}
+        climbs = 2 * jax.lax.stop_gradient(distortion) - distortion  # the same value, its gradient turned round
+        return jax.numpy.where(step < 12, distortion, climbs), {}
 
     config = replace(config, epochs=1, warmup_steps=0, schedule="constant", ema_decay=0.0)
     one = fit(config, tmp_path / "one", objective=worsens)
     three = fit(replace(config, epochs=3), tmp_path / "three", objective=worsens)
     assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
     jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
+    assert three.step == 12
     assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 36]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_every_test_loss_has_the_weight_that_a_warmup_ends_at(config: Config, tmp_path: Path) -> None:
+    """Else those of the warm-up would be lower, and the best checkpoint one of its first."""
+    run = fit(replace(config, kl_warmup_epochs=2, kl_cycles=1, beta=2.0), tmp_path / "run")
+    for record in run.metrics:
+        np.testing.assert_allclose(record["test_loss"], record["test_distortion"] + 2 * record["test_rate"], rtol=1e-5)
+    first = run.metrics[0]
+    assert first["train_loss"] < first["train_distortion"] + 1.5 * first["train_rate"]
+    assert run.step == min(run.metrics, key=lambda record: record["test_loss"])["step"]
+    assert load_run(run.directory).config == run.config  # 2 epochs of warm-up were given as an int
+
+
+@pytest.mark.parametrize(
+    ("harm", "step", "warning"),
+    [
+        (lambda d: (d / "metrics.jsonl").unlink(), 36, "no epoch is finished"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "the best, of step 24, is gone"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
+    ],
+)
+def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
+    copy: Path, harm, step: int, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.copytree(copy / "checkpoints" / "36", copy / "checkpoints" / "24")
+    harm(copy)
+    assert load_run(copy).step == step
+    err = capsys.readouterr().err
+    assert err.count("\n") == bool(warning)
+    assert warning in err
+
+
+def test_latest_is_a_convenience_that_ends_no_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many runs may start in one folder at once, in the folder they stand in, or under that very name."""
+    names = [tmp_path / f"run{i}" for i in range(40)]
+    for name in names:
+        name.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(_point_latest, names))
+    assert (tmp_path / "latest").resolve() in names
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("run3")
+    monkeypatch.chdir(tmp_path / "run5")
+    short = replace(config, epochs=1)
+    assert fit(short, tmp_path / "latest").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run3"
+    assert fit(short, ".").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run5"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -195,8 +252,11 @@ def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_
         (lambda d: (d / "config.json").write_text("[]"), "format None"),
         (lambda d: (d / "config.json").write_text('{"format": 99}'), "format 99"),
         (lambda d: edit_config(d, latent_dims=3), "unknown entry 'latent_dims'; did you mean 'latent_dim'"),
-        (lambda d: edit_config(d, latent_dim="two"), "latent_dim is 'two'"),
-        (lambda d: edit_config(d, preset="tutorial_dence"), "names the preset 'tutorial_dence'"),
+        (lambda d: edit_config(d, latent_dim="two"), "--latent-dim is 'two', which is not int"),
+        (
+            lambda d: edit_config(d, preset="tutorial_dence"),
+            "--preset is 'tutorial_dence', which is not one of",
+        ),
         (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
         (lambda d: edit_config(d, latent_dim=3), r"stored as \(2, 128\), the model wants \(3, 128\)"),
         (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
@@ -204,6 +264,7 @@ def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_
         (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_damaged_or_foreign_directory_gets_one_line(copy: Path, harm, message: str) -> None:
     harm(copy)
     with pytest.raises(UserError, match=message) as error:
@@ -258,10 +319,13 @@ def test_an_objective_that_cannot_be_had_is_said(
         ({"learning_rate": float("nan")}, "--learning-rate must be greater than 0"),
         ({"beta": -1.0}, "--beta must not be negative"),
         ({"ema_decay": 1.0}, "--ema-decay must be"),
+        ({"epochs": 2.5}, "--epochs is 2.5, which is not int"),
+        ({"data_dir": 3}, "--data-dir is 3, which is not str or None"),
         ({"kl_warmup_epochs": 9.0}, "9 epochs do not end within 8 epochs"),
         ({"objective": "mine:f", "beta": 2.0}, "belong to --objective elbo and beta_tcvae, not to mine:f"),
     ],
 )
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(Config(), **change)
