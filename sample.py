@@ -2,7 +2,7 @@
 
 import sys
 
-from flax_vae.cli import make_samples
+from flax_vae.cli.sample import make_samples
 
 if __name__ == "__main__":
     sys.exit(make_samples())

@@ -2,7 +2,7 @@
 
 import sys
 
-from flax_vae.cli import train
+from flax_vae.cli.train import train
 
 if __name__ == "__main__":
     sys.exit(train())

@@ -28,8 +28,10 @@ from flax_vae import (
     tutorial_conv,
     use_machine,
 )
-from flax_vae.presets import mean_logit
-from flax_vae.training import data_mesh, epoch_indices, make_train_steps, shardings, to_unit
+from flax_vae.batches import epoch_indices, to_unit
+from flax_vae.models.presets import mean_logit
+from flax_vae.training.sharding import data_mesh, shardings
+from flax_vae.training.step import make_train_steps
 
 DEAD_LOSS = 320.0
 METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")

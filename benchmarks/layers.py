@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import use_machine
-from flax_vae.convolutions import conv, upsample_conv
+from flax_vae.nn.convolutions import conv, upsample_conv
 
 # Input "h w i", kernel "3 3 i o", and the multiplications for one image: upsampling ones by their four 2x2 phases.
 CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {

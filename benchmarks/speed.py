@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import init, load_images
-from flax_vae.presets import PRESETS, mean_logit
+from flax_vae.models.presets import PRESETS, mean_logit
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "contenders"))

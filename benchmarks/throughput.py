@@ -37,9 +37,11 @@ from flax_vae import (
     make_train_step,
     use_machine,
 )
-from flax_vae.members import make_members_steps, member_shardings, members_mesh, stack
-from flax_vae.presets import PRESETS, mean_logit
-from flax_vae.training import epoch_indices, make_train_steps
+from flax_vae.batches import epoch_indices
+from flax_vae.models.presets import PRESETS, mean_logit
+from flax_vae.training.ensemble import make_members_steps, stack
+from flax_vae.training.sharding import member_shardings, members_mesh
+from flax_vae.training.step import make_train_steps
 
 METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")
 BATCH, LATENT_DIM = 100, 40

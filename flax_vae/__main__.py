@@ -2,6 +2,6 @@
 
 import sys
 
-from flax_vae.cli import main
+from flax_vae.cli.main import main
 
 sys.exit(main())

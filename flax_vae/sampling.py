@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.training import Batch, as_one, to_unit, unpack
-from flax_vae.vae import VAE, Context, bind
+from flax_vae.batches import Batch, as_one, to_unit, unpack
+from flax_vae.models.vae import VAE, Context, bind
 
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 

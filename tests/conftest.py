@@ -37,7 +37,7 @@ def images() -> np.ndarray:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
-    monkeypatch.setattr("flax_vae.runs.draw_pictures", lambda *_: None)
+    monkeypatch.setattr("flax_vae.runs.fit.draw_pictures", lambda *_: None)
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def unchecked_types() -> Iterator[None]:
 def short_lessons() -> Iterator[None]:
     """Classifiers learn for twenty short steps: so compiled, convolutions are slow."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_vae.frechet._LONGEST", 1)
-        patch.setattr("flax_vae.frechet._BATCH", 60)
+        patch.setattr("flax_vae.metrics.frechet._LONGEST", 1)
+        patch.setattr("flax_vae.metrics.frechet._BATCH", 60)
         yield
 
 

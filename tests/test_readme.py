@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flax_vae import Config, fit
-from flax_vae.assemble import load_objective
+from flax_vae.runs.build import load_objective
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

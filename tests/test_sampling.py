@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models import linear_gaussian
+from known_models import linear_gaussian
 
 from flax_vae import decode, encode, init, interpolate, latent_grid, reconstruct, sample, traverse, tutorial_dense
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_vae.console import say_once
 from flax_vae.data import tfds_images
-from flax_vae.data.images import ImageData, idx_header, idx_sha256, image_data, say_once
+from flax_vae.data.images import ImageData, idx_header, idx_sha256, image_data
 from flax_vae.data.network import check_reachable, fetch
 from flax_vae.errors import UserError
 
@@ -44,7 +45,7 @@ USUAL_PLACES = (
     "FashionMNIST/raw",  # torchvision, root="."
     "~/data/FashionMNIST/raw",
 )
-SUBSET = Path(__file__).parents[1] / "fashion_mnist_subset"
+SUBSET = Path(__file__).parent / "fashion_mnist_subset"
 
 
 def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:

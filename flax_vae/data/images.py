@@ -1,20 +1,16 @@
 """What every source of images comes down to: uint8 pixels, labels, and a note of where they came from."""
 
-import functools
 import hashlib
 import struct
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
+from flax_vae.console import watched
 from flax_vae.errors import UserError
-from flax_vae.report import say
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,32 +131,6 @@ def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
     held_out = np.zeros(number, bool)
     held_out[np.random.default_rng(0).permutation(number)[: max(1, number // 10)]] = True
     return held_out if split == "test" else ~held_out
-
-
-def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-    """Pass the items on, with a progress bar on stderr once they have taken more than two seconds."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    bar = Progress(console=Console(stderr=True))
-    task = bar.add_task(what, total=total)
-    started = time.monotonic()
-    try:
-        for i, item in enumerate(items, start=1):
-            yield item
-            if bar.live.is_started:
-                bar.update(task, completed=i)
-            elif time.monotonic() - started > 2:
-                bar.start()
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-@functools.cache
-def say_once(line: str) -> None:
-    """Tell the user one thing, once: the training and the test part often have the same to say."""
-    say(line)
 
 
 def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from flax_vae.data import fashion_mnist, images
+from flax_vae import console
+from flax_vae.data import fashion_mnist
 
 
 @pytest.fixture(autouse=True)
@@ -13,5 +14,5 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", ())
     monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
-    images.say_once.cache_clear()
+    console.say_once.cache_clear()
     fashion_mnist.download.cache_clear()

@@ -1,0 +1,33 @@
+"""Exit codes."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from flax_vae.console import say
+from flax_vae.errors import UserError
+from flax_vae.runs.loop import Interrupted
+
+
+def run_command(command: Callable[[], None]) -> int:
+    """Run a command; its exit code: 2 for an error of the user's, 128 + n after signal n."""
+    try:
+        command()
+    except UserError as error:
+        say(f"error: {error}")
+        return 2
+    except Interrupted as interrupted:
+        say(str(interrupted))
+        return 128 + interrupted.signum
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return 128 + signal.SIGINT
+    return 0
+
+
+def refuse_unwritable(path: Path, suffix: str = ".png") -> None:
+    """Raise UserError where a file cannot be written, before the work is done."""
+    if suffix and path.suffix.lower() != suffix:
+        raise UserError(f"--out {path}: name a file that ends in {suffix}.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.absolute().parent} is no directory to write {path.name} to.")

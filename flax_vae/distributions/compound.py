@@ -1,0 +1,138 @@
+"""Distributions made of others: mixtures, flows, and chains of layers."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from flax_vae.distributions.normal import Normal
+
+
+@struct.dataclass
+class Mixture:
+    """A mixture Σ_m softmax(logits)_m p_m of distributions of vectors.
+
+    Args:
+        logits: of the components, "m".
+        components: a distribution with batch shape "m" and event shape "d", such as `Normal`.
+    """
+
+    logits: Float[Array, " m"]
+    components: Any
+
+    def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape`."""
+        of_components = self.components.log_prob(x[..., None, :])
+        return jax.nn.logsumexp(of_components + jax.nn.log_softmax(self.logits), axis=-1)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
+        """Draw from every component and choose one; no gradient reaches the logits."""
+        which_key, key = jax.random.split(key)
+        draws = self.components.sample(key, sample_shape)
+        which = jax.random.categorical(which_key, self.logits, shape=sample_shape)
+        return jnp.take_along_axis(draws, which[..., None, None], axis=-2)[..., 0, :]
+
+    def mean(self) -> Float[Array, " d"]:
+        """Mean of the components' means, with their weights."""
+        return jax.nn.softmax(self.logits) @ self.components.mean()
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Mixture":
+        """The same mixture with every component tempered."""
+        return replace(self, components=self.components.tempered(temperature))
+
+
+@struct.dataclass
+class Flow:
+    """What z = f(ε) is distributed as, ε from a base distribution: log p(z) = log p(ε) + log |det ∂ε/∂z|.
+
+    Args:
+        base: distribution of ε.
+        forward: f, ε "... d" -> z "... d".
+        inverse: z "... d" -> ε "... d" and log |det ∂ε/∂z| "...".
+    """
+
+    base: Normal
+    forward: Callable[[Array], Array]
+    inverse: Callable[[Array], tuple[Array, Array]]
+
+    def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape + batch_shape`."""
+        noise, log_determinant = self.inverse(z)
+        return self.base.log_prob(noise) + log_determinant
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
+        """Draw ε and map it."""
+        return self.forward(self.base.sample(key, sample_shape))
+
+    def mean(self) -> Float[Array, "... d"]:
+        """Where the base's mean goes, f(E ε): the mean itself, E f(ε), has no closed form."""
+        return self.forward(self.base.mean())
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Flow":
+        """The same flow from a base whose standard deviation is multiplied by `temperature`."""
+        return replace(self, base=self.base.tempered(temperature))
+
+
+@struct.dataclass
+class Chain:
+    """Layers of latents, each given those above it: p(z) = Π_l p(z_l | z_<l), top first.
+
+    They lie side by side in one vector z = [z_1 ... z_L], so that a chain goes wherever a flat distribution does.
+
+    Args:
+        top: p(z_1).
+        below: functions z_<l "... a" -> p(z_l | z_<l), a `Normal`, one for each further layer.
+        latent_dims: size of each layer.
+        temperature: of the layers below the top.
+    """
+
+    top: Any
+    below: tuple[Callable[[Array], Normal], ...]
+    latent_dims: tuple[int, ...] = struct.field(pytree_node=False)
+    temperature: float | Array = 1.0
+
+    def layers(self, z: Float[Array, "... d"]) -> list[tuple[Float[Array, "... l"], Any]]:
+        """Each z_l with the distribution that it comes from, p(z_l | z_<l)."""
+        ends = np.cumsum(self.latent_dims)
+        given_above = (
+            self._given(conditional, z[..., :end]) for conditional, end in zip(self.below, ends, strict=False)
+        )
+        latents = jnp.split(z, ends[:-1].tolist(), axis=-1)
+        return list(zip(latents, (self.top, *given_above), strict=True))
+
+    def _given(self, conditional: Callable[[Array], Normal], above: Float[Array, "... a"]) -> Normal:
+        return conditional(above).tempered(self.temperature)
+
+    def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
+        """Log-density in nats: `sample_shape + batch_shape`."""
+        return sum((p.log_prob(z_l) for z_l, p in self.layers(z)), start=jnp.zeros(()))
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
+        """Draw layer after layer, by reparameterisation where all layers are reparameterised."""
+        key, top_key = jax.random.split(key)
+        z = self.top.sample(top_key, sample_shape)
+        for i, conditional in enumerate(self.below):
+            drawn = self._given(conditional, z).sample(jax.random.fold_in(key, i))
+            z = jnp.concatenate([z, drawn], axis=-1)
+        return z
+
+    def mean(self) -> Float[Array, "... d"]:
+        """The mean of each layer given the means of those above: for those below the top no closed form is known."""
+        z = self.top.mean()
+        for conditional in self.below:
+            z = jnp.concatenate([z, conditional(z).mean()], axis=-1)
+        return z
+
+    def tempered(self, temperature: float | Float[Array, ""]) -> "Chain":
+        """The same chain with every layer tempered."""
+        return replace(self, top=self.top.tempered(temperature), temperature=self.temperature * temperature)
+
+
+def layers(distribution: Any, z: Float[Array, "... d"]) -> list[tuple[Array, Any]]:
+    """Latents layer by layer, each with the distribution that it comes from: one layer but for a `Chain`."""
+    return distribution.layers(z) if isinstance(distribution, Chain) else [(z, distribution)]

@@ -1,0 +1,59 @@
+"""Means of an objective over a whole set."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+
+from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.models.vae import VAE
+from flax_vae.objectives.terms import Objective, apply_objective
+from flax_vae.training.sharding import shardings
+
+_BLOCK_BYTES = 2**26  # what is sent to the device at a time
+
+
+def in_blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
+    """Images in blocks "s b h w c" of one shape, the last filled up from the first, and how many of each count."""
+    count, row_bytes = batch_size_of(images), sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
+    steps = max(1, min(-(-count // batch_size), _BLOCK_BYTES // (batch_size * row_bytes)))
+    for start in range(0, count, steps * batch_size):
+        wanted = np.arange(start, start + steps * batch_size).reshape(steps, batch_size)
+        yield take(images, wanted % count), min(count - start, wanted.size)
+
+
+def make_evaluate(
+    vae: VAE, objective: Objective, batch_size: int, mesh: Mesh | None = None
+) -> Callable[..., dict[str, float]]:
+    """`evaluate(params, images, key, step) -> {"loss": ..., metrics}`: means over all images, none left out.
+
+    The objective is the one that trains, at a step whose weights are to be compared: within a run always its last one.
+    The devices of `mesh` share each batch. A conditional model takes the pair of images and contexts for images, here
+    and below.
+    """
+
+    @jax.jit
+    def block_sums(params: Any, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
+        def one_batch(i: Array) -> dict[str, Array]:
+            batch = take(block, i)
+            terms = apply_objective(vae, objective, params, batch, jax.random.fold_in(key, i), step)
+            real = i * batch_size + jnp.arange(batch_size) < size
+            return {name: jnp.where(real, value, 0.0).sum() for name, value in terms.items()}
+
+        return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(batch_size_of(block))))
+
+    _, split = shardings(mesh)
+
+    def evaluate(params: Any, images: Batch, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for i, (block, size) in enumerate(in_blocks(images, batch_size)):
+            sharded = jax.device_put(block, split)
+            part = jax.device_get(block_sums(params, sharded, size, jax.random.fold_in(key, i), step))
+            sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
+        return {name: sums[name] / batch_size_of(images) for name in sorted(sums, key=lambda name: name != "loss")}
+
+    return evaluate

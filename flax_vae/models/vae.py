@@ -1,0 +1,138 @@
+"""A VAE is a few distributions: networks and densities joined into one Linen module."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from flax_vae.distributions.compound import layers
+from flax_vae.distributions.pixels import Bernoulli
+
+Context = Float[Array | np.ndarray, "b v"] | None
+
+
+class Inference(NamedTuple):
+    """What a draw from the posterior gives an objective.
+
+    The tuples run over the stochastic layers, top first; a flat VAE has one. The sample axis k always leads.
+
+    Attributes:
+        latents: draws z_l ~ q(z_l | z_<l, x), each "k b d".
+        posteriors: q(z_l | z_<l, x), each with batch shape "b".
+        priors: p(z_l | z_<l), broadcast against the latents.
+        likelihood: p(x | z), with batch shape "k b".
+    """
+
+    latents: tuple[Array, ...]
+    posteriors: tuple[Any, ...]
+    priors: tuple[Any, ...]
+    likelihood: Any
+
+
+class VAE(nn.Module):
+    """A variational autoencoder (Kingma & Welling 2014): p(x, z) = p(z) p(x | z) with its posterior q(z | x).
+
+    Every part is a value that may be swapped for another of the same shape:
+
+    Attributes:
+        encoder: Linen module, images "b h w c" -> features "b f".
+        posterior: Linen module, features "b f" -> q(z | x) with batch shape "b".
+        prior: Linen module, () -> p(z).
+        decoder: Linen module, latents "b d" -> what the likelihood takes, e.g. logits "b h w c".
+        likelihood: function or Linen module, the decoder's output -> p(x | z) with batch shape "b".
+        dtype: what encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents, densities
+            and losses have that of the images.
+    """
+
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    likelihood: Callable[[Array], Any] = Bernoulli
+    dtype: str = "float32"
+
+    def context(self) -> Float[Array, "b v"] | None:
+        """What a conditional model is given beside each image, such as its label: see `bind`."""
+        return self.get_variable("context", "value")
+
+    def _beside_context(self, x: Float[Array, "*k b f"]) -> Float[Array, "*k b g"]:
+        context = self.context()
+        if context is None:
+            return x
+        return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
+
+    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """What the posterior sees: the encoder's features of images, and their context if there is one."""
+        return self._beside_context(self.encoder(x.astype(self.dtype)).astype(x.dtype))
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Any:
+        """q(z | x), batch shape "b"."""
+        return self.posterior(self.features(x))
+
+    def decode(self, z: Float[Array, "*k b d"]) -> Any:
+        """p(x | z), batch shape "*k b": networks see one flat batch, whatever axes lead."""
+        z = self._beside_context(z)
+        output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
+        return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
+
+    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
+        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
+        posterior = self.encode(x)
+        return self.infer_at(posterior.sample(key, (num_samples,)), posterior)
+
+    def infer_at(self, z: Float[Array, "k b d"], posterior: Any) -> Inference:
+        """What objectives need of latents, however they were drawn."""
+        latents, posteriors = zip(*layers(posterior, z), strict=True)
+        priors = tuple(prior for _, prior in layers(self.prior(), z))
+        return Inference(latents, posteriors, priors, self.decode(z))
+
+    def draw_prior(
+        self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0
+    ) -> Float[Array, "n d"]:
+        """`num_samples` latents z from the prior, its scale times `temperature`; one for each context if it has any."""
+        prior = self.prior().tempered(temperature)
+        return prior.sample(key, (num_samples,) if prior.mean().ndim == 1 else ())
+
+    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Any:
+        """p(x | z) for latents z as of `draw_prior`."""
+        return self.decode(self.draw_prior(key, num_samples, temperature))
+
+    def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
+        """`infer`: what initialising needs, since it meets every part."""
+        return self.infer(x, key)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def init(vae: VAE, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Any:
+    """Parameters of a fresh model, as a pytree, for images of one shape "h w c"; compiled once for all keys.
+
+    Args:
+        context_dim: size of the context of a conditional model.
+    """
+    init_key, draw_key = jax.random.split(key)
+    in_float32 = vae.clone(dtype="float32")  # whatever it is to compute in later
+    context = {"context": {"value": jnp.zeros((1, context_dim))}} if context_dim else {}
+    x, rngs = jnp.zeros((1, *image_shape)), {"params": init_key}
+    return in_float32.apply(context, x, draw_key, rngs=rngs, mutable="params")[1]["params"]
+
+
+def variables(vae: VAE, params: Any, context: Context = None) -> dict[str, Any]:
+    """All that Linen binds to the model; parameters of encoder and decoder in the type that these compute in."""
+    networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
+    of_model = {"params": params | jax.tree.map(lambda leaf: leaf.astype(vae.dtype), networks)}
+    return of_model if context is None else of_model | {"context": {"value": jnp.asarray(context)}}
+
+
+def bind(vae: VAE, params: Any, context: Context = None) -> VAE:
+    """The model with its parameters, for a look at its parts: `bind(vae, params).encode(x)`.
+
+    Args:
+        context: what a conditional model is given, a row for each image or one for all: labels as one-hot vectors, or
+            vectors of any meaning. Encoder, decoder and prior see it (Sohn et al. 2015).
+    """
+    return vae.bind(variables(vae, params, context))

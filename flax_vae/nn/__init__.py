@@ -1,0 +1,1 @@
+"""Linen modules that know shapes, not densities."""

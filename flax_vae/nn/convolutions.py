@@ -1,0 +1,137 @@
+"""Convolution, upsampling and pooling by the fastest route for the platform, equal to `jax.lax` in value and gradient.
+
+XLA writes the gradients of a convolution as convolutions in which batch and channels have changed places, or the
+kernel is reversed. GPUs and TPUs run these at full speed, so there nothing is changed. On the CPU only the plain kind,
+images "b h w i" with a kernel "kh kw i o", has a fast kernel, and the others are slower by factors of 5 to 50 inside
+`lax.scan`. Both gradients *are* plain convolutions once their operands have been transposed in memory, which costs
+little: that is all that happens here.
+
+Reverse mode only: `jax.grad` and `jax.vjp` at any order, no `jax.jvp`.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left of, right of) the image
+FEW_CHANNELS = 16  # a kernel with fewer output channels than a vector register has lanes wastes the rest of them
+# _TAPS[p, a, u] = 1 where tap u of the kernel adds to tap a of phase p.
+_TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+
+
+def conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"]) -> Float[Array, "b h w o"]:
+    """Convolve at stride 1 with zeros around the image ("SAME").
+
+    y[b, r, s, o] = sum_{u, v, i} x[b, r + u - (kh - 1) // 2, s + v - (kw - 1) // 2, i] kernel[u, v, i, o]
+    """
+    above, left = (kernel.shape[0] - 1) // 2, (kernel.shape[1] - 1) // 2
+    return _conv(x, kernel, ((above, kernel.shape[0] - 1 - above), (left, kernel.shape[1] - 1 - left)))
+
+
+def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b 2*h 2*w o"]:
+    """Repeat each pixel 2x2 and convolve the result, with 4/9 of the multiplications.
+
+    Rows 2r and 2r + 1 of the doubled image are both x[r]. So the taps [w0, w1, w2] of an even row 2r meet
+    x[r - 1], x[r], x[r], and those of an odd row 2r + 1 meet x[r], x[r], x[r + 1]. Taps that meet the same row add up:
+
+        y[2r]     = w0 x[r - 1] + (w1 + w2) x[r]
+        y[2r + 1] = (w0 + w1) x[r] + w2 x[r + 1]
+
+    The same holds for columns: four 2x2 kernels, one for each phase (even or odd row, even or odd column). One
+    convolution of the small image has them all as output channels. It gives a value for every 2x2 window, those over
+    the edges included, and an odd phase begins one window later than an even one.
+
+    With few output channels it is cheaper to add after multiplying: see `_upsample_conv_by_taps`.
+    """
+    if kernel.shape[-1] <= FEW_CHANNELS // 4:
+        return _upsample_conv_by_taps(x, kernel)
+    b, h, w, i = x.shape
+    taps = _TAPS.astype(kernel.dtype)
+    # Sums of a few weights: exact also where matrix products are not, by default.
+    phases = jnp.einsum("pau,qbv,uvio->abipqo", taps, taps, kernel, precision="highest")
+    y = _conv(x, phases.reshape(2, 2, i, -1), ((1, 1), (1, 1))).reshape(b, h + 1, w + 1, 2, 2, -1)
+    rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(b, 2 * h, 2 * w, -1)
+
+
+def _upsample_conv_by_taps(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b 2*h 2*w o"]:
+    """The function of `upsample_conv` as one matrix product, each pixel with all nine taps, and sums of the results."""
+    b, h, w, i = x.shape
+    y = (x.reshape(-1, i) @ kernel.transpose(2, 0, 1, 3).reshape(i, -1)).reshape(b, h, w, 3, -1)
+
+    def double(y: Float[Array, "b h w 3 c"]) -> Float[Array, "b h-2 2 w c"]:
+        """The equations of `upsample_conv` along the rows; y[..., u, :] are the products with tap u."""
+        above, here, below = y[:, :-2], y[:, 1:-1], y[:, 2:]
+        even = above[..., 0, :] + here[..., 1, :] + here[..., 2, :]
+        odd = here[..., 0, :] + here[..., 1, :] + below[..., 2, :]
+        return jnp.stack([even, odd], 2)
+
+    rows = double(jnp.pad(y, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))).reshape(b, 2 * h, w, 3, -1)
+    columns = jnp.pad(rows.swapaxes(1, 2), ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
+    return double(columns).reshape(b, 2 * w, 2 * h, -1).swapaxes(1, 2)
+
+
+def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
+    """Take the largest of every 2x2 pixels; an odd last row or column is pooled alone.
+
+    At a tie the gradient is shared among the largest.
+    """
+    b, h, w, c = x.shape
+    x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
+    x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c)
+    rows = jnp.maximum(x[:, :, 0], x[:, :, 1])
+    return jnp.maximum(rows[:, :, :, 0], rows[:, :, :, 1])
+
+
+def _plain_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding
+) -> Float[Array, "b h2 w2 o"]:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv(x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], padding: Padding) -> Float[Array, "b h2 w2 o"]:
+    return _plain_conv(x, kernel, padding)
+
+
+def _conv_forward(x, kernel, padding):
+    return _plain_conv(x, kernel, padding), (x, kernel)
+
+
+def _conv_backward(padding, saved, g):
+    def by_xla(x, kernel, g):
+        return jax.vjp(partial(_plain_conv, padding=padding), x, kernel)[1](g)
+
+    return lax.platform_dependent(*saved, g, cpu=partial(_plain_gradients, padding), default=by_xla)
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def _plain_gradients(padding, x, kernel, g):
+    """Write both gradients of `_plain_conv` as plain convolutions.
+
+    With y[r] = sum_u x[r + u - a] k[u] along each axis, a zeros before the image and n taps:
+
+        dx[s] = sum_u g[s + a - u] k[u]    the flipped kernel slides over g with n - 1 - a zeros before it
+        dk[u] = sum_r x[r + u - a] g[r]    g slides over x with a zeros before it, or, flipped,
+                                           x slides over g with n - 1 - a zeros before it
+
+    In dx the channels i and o change places; in dk the sum runs over the batch, so there the batch takes the place
+    of the channels and the channels that of the batch.
+    """
+    kh, kw, i, o = kernel.shape
+    flipped = tuple((n - 1 - before, n - 1 - after) for n, (before, after) in zip((kh, kw), padding, strict=True))
+    dx = _plain_conv(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2), flipped)
+    if i < min(o, FEW_CHANNELS):
+        # The zeros are written out because the fast kernel wants an image at least as large as the "kernel" g.
+        images = jnp.pad(x, ((0, 0), *padding, (0, 0))).transpose(3, 1, 2, 0)
+        dk = _plain_conv(images, g.transpose(1, 2, 0, 3), ((0, 0), (0, 0))).transpose(1, 2, 0, 3)
+    else:
+        dk = _plain_conv(g.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3), flipped)
+        dk = dk[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    return dx, dk

@@ -1,0 +1,1 @@
+"""What is minimised: functions of a bound model, in nats per image."""

@@ -1,0 +1,132 @@
+"""Objectives made of importance weights: bounds on log p(x) from several draws, and their gradient estimators."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from flax_vae.models.vae import VAE
+from flax_vae.nn.values import as_value
+from flax_vae.objectives.terms import Metrics, elbo_terms, log_weights
+
+
+@dataclass(frozen=True)
+class IWAE:
+    """-log 1/k Σ_k w_k with w = p(x, z) / q(z | x): the importance-weighted bound (Burda et al. 2016, eq. 8).
+
+    Args:
+        num_samples: k; with 1 it is the ELBO, its rate from the draw.
+    """
+
+    num_samples: int = 8
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+        inference = vae.infer(x, key, self.num_samples)
+        return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
+
+
+def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
+    return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
+
+
+def _draws(
+    vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
+) -> tuple[Float[Array, "k b d"], Any]:
+    """z ~ q(z | x), and q(z | x) itself with no gradient but that through the z at which it is taken."""
+    h, scoreless = vae.features(x), jax.lax.stop_gradient(as_value(vae.posterior))
+    return vae.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
+
+
+@dataclass(frozen=True)
+class Renyi:
+    """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
+
+    Args:
+        alpha: 0 is the IWAE's bound; towards 1 it becomes the ELBO, and below 0 an upper bound for large k.
+        num_samples: k.
+    """
+
+    alpha: float = 0.5
+    num_samples: int = 8
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+        inference = vae.infer(x, key, self.num_samples)
+        log_w, order = log_weights(inference, x), 1 - self.alpha
+        bound = log_w.mean(0) if order == 0 else _log_mean(order * log_w) / order
+        return -bound, elbo_terms(inference, x)
+
+
+@dataclass(frozen=True)
+class STL:
+    """The importance-weighted bound, its gradient without the posterior's score (Roeder et al. 2017).
+
+    log q(z | x) depends on the encoder directly and through z. The direct part has the mean 0 for k = 1, and is left
+    out: the gradient's variance vanishes as the posterior becomes exact. For k > 1 that biases it; `DReG` does not.
+
+    Args:
+        num_samples: k.
+    """
+
+    num_samples: int = 1
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+        inference = vae.infer_at(*_draws(vae, x, key, self.num_samples))
+        return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
+
+
+@dataclass(frozen=True)
+class DReG:
+    """The importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
+
+    With the normalised weights v_k = w_k / Σ_j w_j, the decoder and the prior get the bound's own gradient,
+    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: unbiased, and its signal does not drown in
+    noise as k grows.
+
+    Args:
+        num_samples: k.
+    """
+
+    num_samples: int = 8
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+        z, posterior = _draws(vae, x, key, self.num_samples)
+        z, weight = _weigh_gradient(z)
+        inference = vae.infer_at(z, posterior)
+        return -_log_mean_with_weight(log_weights(inference, x), weight), elbo_terms(inference, x)
+
+
+@jax.custom_vjp
+def _weigh_gradient(z: Float[Array, "k b d"]) -> tuple[Float[Array, "k b d"], Float[Array, "k b"]]:
+    """z, and a value whose gradient multiplies that of z on the way back."""
+    return z, jnp.zeros(z.shape[:2], z.dtype)
+
+
+@jax.custom_vjp
+def _log_mean_with_weight(log_w: Float[Array, "k b"], weight: Float[Array, "k b"]) -> Float[Array, " b"]:
+    """`_log_mean`, which gives `weight` the normalised weights as its gradient."""
+    return _log_mean(log_w)
+
+
+_weigh_gradient.defvjp(
+    lambda z: (_weigh_gradient(z), None),
+    lambda _, gradients: (gradients[0] * gradients[1][..., None],),
+)
+_log_mean_with_weight.defvjp(
+    lambda log_w, _: (_log_mean(log_w), jax.nn.softmax(log_w, axis=0)),
+    lambda normalised, gradient: (gradient * normalised, normalised),
+)

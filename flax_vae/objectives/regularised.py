@@ -1,0 +1,124 @@
+"""Objectives that regularise the aggregated posterior; they compare the images of a batch with each other."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from flax_vae.models.vae import VAE
+from flax_vae.objectives.schedules import Schedule, at
+from flax_vae.objectives.terms import Metrics, elbo_terms
+
+
+@dataclass(frozen=True)
+class BetaTCVAE:
+    """distortion + mutual information + beta·total correlation + dimension-wise KL (Chen et al. 2018, eq. 4).
+
+    The rate in three parts, with q(z) the average of q(z | x) over the data:
+
+        log q(z | x) - log q(z)        mutual information
+        log q(z) - Σ_d log q(z_d)      total correlation
+        Σ_d log q(z_d) - log p(z)      dimension-wise KL
+
+    q(z_i) is estimated from the batch by minibatch-weighted sampling, 1/(b·n) Σ_j q(z_i | x_j).
+
+    Args:
+        num_images: n, the size of the data set.
+        beta: weight of the total correlation.
+    """
+
+    num_images: int
+    beta: Schedule = 6.0
+    whole_batch: ClassVar[bool] = True
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
+        inference = vae.infer(x, key)
+        (draws,), (q,), (p,) = inference.latents, inference.posteriors, inference.priors
+        z = draws[0]
+        of_pairs = replace(q, event_ndim=0).log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
+        log_size = math.log(len(x) * self.num_images)
+        log_q = jax.nn.logsumexp(of_pairs.sum(-1), axis=1) - log_size
+        log_q_of_dimensions = (jax.nn.logsumexp(of_pairs, axis=1) - log_size).sum(-1)
+        parts = {
+            "mutual_information": q.log_prob(z) - log_q,
+            "total_correlation": log_q - log_q_of_dimensions,
+            "dimension_wise_kl": log_q_of_dimensions - p.log_prob(z),
+        }
+        terms = elbo_terms(inference, x)
+        rate = sum(parts.values()) + (at(self.beta, step) - 1) * parts["total_correlation"]
+        return terms["distortion"] + rate, terms | parts
+
+
+@dataclass(frozen=True)
+class InfoVAE:
+    """distortion + (1-α)·rate + (α+λ-1)·MMD²: the aggregated posterior is led to the prior (Zhao et al. 2019).
+
+    MMD² = E k(z, z') + E k(p, p') - 2 E k(z, p) between the batch's draws z and as many draws p from the prior, no draw
+    being paired with itself; k(a, b) = exp(-‖a - b‖² / d) in d dimensions.
+
+    Args:
+        alpha: 1 drops the rate: the MMD-VAE.
+        weight: λ.
+    """
+
+    alpha: float = 1.0
+    weight: float = 1000.0
+    whole_batch: ClassVar[bool] = True
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
+        draw_key, prior_key = jax.random.split(key)
+        inference = vae.infer(x, draw_key)
+        terms = elbo_terms(inference, x)
+        z = jnp.concatenate(inference.latents, axis=-1)[0]
+        mmd = _mmd(z, vae.draw_prior(prior_key, len(x)))
+        loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
+        return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
+
+
+def _mmd(z: Float[Array, "b d"], p: Float[Array, "b d"]) -> Float[Array, ""]:
+    def kernel(a: Array, b: Array) -> Array:
+        return jnp.exp(-((a[:, None] - b) ** 2).mean(-1))
+
+    count = len(z)
+    off_diagonal = (1 - jnp.eye(count)) / (count * (count - 1))
+    return ((kernel(z, z) + kernel(p, p)) * off_diagonal).sum() - 2 * kernel(z, p).mean()
+
+
+@dataclass(frozen=True)
+class DIPVAE:
+    """distortion + rate + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²: latents without covariance (Kumar et al. 2018).
+
+    Args:
+        of: what C is the covariance of over the batch: the posterior means (DIP-VAE-I), or the latents (DIP-VAE-II:
+            the posteriors' mean variances are added).
+        off_diagonal, diagonal: λ_od and λ_d.
+    """
+
+    of: Literal["means", "latents"] = "latents"
+    off_diagonal: float = 10.0
+    diagonal: float = 10.0
+    whole_batch: ClassVar[bool] = True
+
+    def __call__(
+        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " b"], Metrics]:
+        """Loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
+        inference = vae.infer(x, key)
+        terms, (q,) = elbo_terms(inference, x), inference.posteriors
+        centred = q.mean() - q.mean().mean(0)
+        covariance = centred.T @ centred / len(x)
+        if self.of == "latents":
+            covariance += jnp.diag(jnp.exp(2 * q.log_scale).mean(0))
+        variances = jnp.diag(covariance)
+        correlated = (covariance**2).sum() - (variances**2).sum()
+        penalty = self.off_diagonal * correlated + self.diagonal * ((variances - 1) ** 2).sum()
+        return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (len(x),))}

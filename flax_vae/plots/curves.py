@@ -1,0 +1,105 @@
+"""Figures against epochs, seconds or samples."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from flax_vae.plots.style import GREY, INK, SETS, Axes, FilePath, add_heading, make_panels, save_figure
+
+
+def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the loss by epoch, and beside it rate and distortion where they are reported, in nats per image.
+
+    Each of `metrics` is an object of metrics.jsonl: `epoch`, and any of `train_` and `test_` of loss, rate, distortion.
+    """
+    beside = [name for name in ("rate", "distortion") if any(f"{s}_{name}" in row for s in SETS for row in metrics)]
+    layout = [["loss", name] for name in beside] or [["loss"]]
+    panels = make_panels(layout, 7.6 if beside else 5.6, 4.3, width_ratios=[1.9, 1][: len(layout[0])])
+    notes = {name: _draw_curves(ax, name, metrics) for name, ax in panels.items()}
+    for name in beside:
+        add_heading(panels[name], name.capitalize(), notes[name])
+    for name in beside[:-1]:
+        panels[name].set_xlabel("")
+    if notes["loss"]:
+        panels["loss"].legend(frameon=False, loc="upper right", labelcolor=INK)
+        notes["loss"] += f" nats per image after epoch {metrics[-1]['epoch']}"
+    save_figure(path, panels["loss"], "Loss", notes["loss"])
+
+
+def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Draw the test losses of runs against epochs and against seconds.
+
+    Args:
+        path: PNG file to write.
+        runs: the records of each run's epochs, as in its `metrics.jsonl`.
+    """
+    panels = make_panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
+    for name, metrics in runs.items():
+        for axis, ax in panels.items():
+            losses = [record["test_loss"] for record in metrics]
+            ax.plot([record[axis] for record in metrics], losses, label=name, linewidth=1.6, marker="o", markersize=3.5)
+            ax.set_xlabel(axis)
+    panels["epoch"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    panels["seconds"].legend(frameon=False, labelcolor=INK)
+    save_figure(path, panels["epoch"], "Test loss", "nats per image")
+
+
+def plot_evaluation(
+    path: FilePath, bounds: Sequence[Mapping[str, Any]], dimension_rates: Sequence[float] | None, of: str = "log p(x)"
+) -> None:
+    """Draw the importance-weighted bound by its number of samples, and beside it the rate of each latent dimension.
+
+    `of` says what it bounds.
+
+    Each of `bounds` is an object of evaluation.json; the bars are two standard errors of the draws either way.
+    """
+    panels = make_panels([["bound", "rates"]] if dimension_rates else [["bound"]], 9.0 if dimension_rates else 5.6, 4.0)
+    ax, counts = panels["bound"], [row["num_samples"] for row in bounds]
+    errors = [2 * row["standard_error_of_draws"] for row in bounds]
+    ax.errorbar(
+        counts,
+        [row["log_likelihood"] for row in bounds],
+        errors,
+        color=SETS["test"],
+        marker="o",
+        markersize=4,
+        capsize=3,
+    )
+    ax.set_xscale("log")
+    ax.set_xticks(counts, [f"{count:,}" for count in counts])
+    ax.set_xticks([], minor=True)
+    ax.set_xlabel("samples per image")
+    if dimension_rates:
+        highest = sorted(dimension_rates, reverse=True)
+        panels["rates"].bar(range(1, len(highest) + 1), highest, color=SETS["train"], width=0.8)
+        panels["rates"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+        panels["rates"].set_xlabel("latent dimensions, the highest first")
+        add_heading(panels["rates"], "Rate by dimension", f"{sum(highest):.2f} nats per image together")
+    note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean of {bounds[-1]['images']:,}"
+    save_figure(path, ax, f"Importance-weighted bound of {of}", note)
+
+
+def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Draw `train_` and `test_` of one name, and return their latest values in words."""
+    values: list[float] = []
+    latest = []
+    for kind, colour in SETS.items():
+        reported = [(row["epoch"], row.get(f"{kind}_{name}")) for row in metrics]
+        points = [(epoch, value) for epoch, value in reported if value is not None and np.isfinite(value)]
+        if points:
+            marker = "o" if len(points) <= 20 else None
+            ax.plot(*zip(*points, strict=True), color=colour, label=kind, linewidth=1.6, marker=marker, markersize=3.5)
+            values += [value for _, value in points]
+            latest.append(f"{kind} {points[-1][1]:,.2f}")
+    if values:
+        low, lower, upper, high = np.quantile(values, [0, 0.25, 0.75, 1], method="lower")
+        room = max(5 * (upper - lower), (upper - low) / 3)
+        # A first epoch far above the others would flatten them: it leaves through the top and is told in words.
+        if room > 0 and high > upper + 2 * room:
+            ax.set_ylim(low - 0.05 * (upper + room - low), upper + room)
+            text = f"↑ up to {high:,.0f}"
+            ax.text(0.5, 0.96, text, transform=ax.transAxes, ha="center", va="top", color=GREY, fontsize=8)
+    ax.locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
+    ax.set_xlabel("epoch")
+    return " · ".join(latest)

@@ -1,0 +1,286 @@
+"""The evaluation of a run: what `flax-vae evaluate` measures, and `evaluation.json`."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
+from flax_vae.distributions.normal import MultivariateNormal, Normal
+from flax_vae.distributions.pixels import Bernoulli
+from flax_vae.errors import UserError
+from flax_vae.metrics.disentanglement import dci, mig, sap
+from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
+from flax_vae.metrics.latents import active_units, elbo_surgery, mean_dimension_rates, posterior_means
+from flax_vae.metrics.likelihood import log_likelihood
+from flax_vae.metrics.means import make_evaluate
+from flax_vae.models.vae import VAE, bind
+from flax_vae.objectives.elbo import ELBO
+from flax_vae.plots.curves import plot_evaluation
+from flax_vae.plots.images import plot_extremes
+from flax_vae.runs.config import Binarize
+from flax_vae.runs.fit import Run, load_data, load_run
+from flax_vae.sampling import decode, encode, sample
+
+_AT_ONCE = 100  # images between two movements of the progress bar
+_DECODED = 2000  # images that are held as floats at a time
+_PROBED = 10_000  # training images that classifiers of latents learn from
+_COMPARED = 10_000  # samples and images of a Fréchet distance
+
+
+def evaluate(
+    directory: str | Path,
+    num_samples: Sequence[int] = (10, 100, 1000),
+    num_images: int = 1000,
+    seed: int = 0,
+    vae: VAE | None = None,
+    binarize: Binarize | None = None,
+    binarize_seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a run on its test set and write `evaluation.json`, and two pictures, into its directory.
+
+    Args:
+        directory: the run.
+        num_samples: draws per image of the importance-weighted bound, each at least two.
+        num_images: test images that it is measured on, chosen by the seed; everything else takes all of them, but for
+            the parts of the rate where a posterior is no plain normal.
+        seed: of the draws.
+        vae: the model, where it was one of your own.
+        binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
+
+    Raises:
+        UserError: no run, its data cannot be had, or a figure that is not finite; then nothing is written.
+    """
+    if min(num_samples) < 2 or num_images < 2:
+        raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
+    run = load_run(directory, vae)
+    train, test = load_data(run, binarize, binarize_seed)
+    key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
+    if is_binary(test.images) and not is_binary(train.images):  # which were drawn anew in each step
+        train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
+    chosen = _chosen(test, num_images, seed)
+    batch = as_batch(test, run.class_names)
+    bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
+    elbo = make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0)
+    weighted = [_summary(k, *bounds[k]) for k in bounds]
+    means = posterior_means(run.vae, run.params, batch)
+    first = {"elbo": elbo, "importance_weighted": weighted, "posterior_means": float(means.sum(dtype=np.float64))}
+    _refuse_not_finite(run, first)
+    with _busy("encoding and decoding"):
+        surgery = _surgery(run, batch, chosen, surgery_key)
+        result: dict[str, Any] = {
+            "seed": seed,
+            "images": len(test.images),
+            "binarize": binarize or run.config.binarize,
+            "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
+            "elbo": elbo,
+            "importance_weighted": weighted,
+            "reconstruction_mse": _reconstruction_error(run, batch, means),
+            "latent_dim": means.shape[1],
+            "active_units": active_units(means),
+            "dimension_rates": _dimension_rates(run, batch, key),
+            **surgery,
+            "accuracy": _accuracies(run, train, test, means),
+            "disentanglement": _disentanglement(test, means),
+        }
+    result["frechet"] = _frechet(run, train, test, batch, sample_key)
+    discrete, result["not_a_likelihood"] = _kind_of_likelihood(run, batch, means)
+    bits = -weighted[-1]["log_likelihood"] / (math.prod(test.images.shape[1:]) * math.log(2))
+    result["bits_per_dim"] = bits if discrete and not result["not_a_likelihood"] else None
+    _refuse_not_finite(run, result)
+    result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
+    (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
+    _draw(run.directory / "pictures", result, test.images[chosen], bounds[max(bounds)][0])
+    return result
+
+
+def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
+    """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
+    posterior = encode(run.vae, run.params, take(batch, slice(1)))
+    images = batch if isinstance(posterior, Normal | MultivariateNormal) else take(batch, chosen)
+    parts = elbo_surgery(run.vae, run.params, images, key)
+    return {name: float(value) for name, value in parts.items()} | {"surgery_images": batch_size_of(images)}
+
+
+def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Some of the images: the first may be of one class."""
+    return np.random.default_rng(seed).permutation(len(data.images))[:count]
+
+
+def _busy(what: str) -> Any:
+    """A sign of life on stderr while something takes its time."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
+def _bounds(
+    run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]
+) -> dict[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+    """For each number of samples the bound of every image, and its standard error."""
+    from rich.progress import track
+
+    starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
+    for k in num_samples:
+        parts = [
+            log_likelihood(run.vae, run.params, take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i), k)
+            for i in track(starts, f"log-likelihood, {k} samples")
+        ]
+        values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
+        bounds[k] = values, errors
+    return bounds
+
+
+def _summary(
+    num_samples: int, bounds: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
+) -> dict[str, float | int]:
+    """The mean over the images, and the standard errors of it.
+
+    That of the draws says how exact the figure is for these images, that of the images how exact it is for others.
+    """
+    return {
+        "num_samples": num_samples,
+        "images": len(bounds),
+        "log_likelihood": float(bounds.mean()),
+        "standard_error_of_draws": float(np.sqrt((errors**2).sum()) / len(bounds)),
+        "standard_error_of_images": float(bounds.std(ddof=1) / math.sqrt(len(bounds))),
+    }
+
+
+def _draw(
+    directory: Path, result: dict[str, Any], images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
+) -> None:
+    """Write the pictures: bound by samples and rates of dimensions; the most and the least likely images."""
+    directory.mkdir(exist_ok=True)
+    of = "minus the cross-entropy" if result["not_a_likelihood"] else "log p(x)"
+    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], result["dimension_rates"], of)
+    order = np.argsort(-bounds)
+    shown = np.concatenate([order[:10], order[-10:]])
+    plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)
+
+
+def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float] | None:
+    """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
+    try:
+        return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
+    except TypeError:
+        return None
+
+
+def _reconstruction_error(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> float:
+    """Squared error per pixel of images that go through their posterior mean and back."""
+    total = 0.0
+    for i in range(0, len(means), _DECODED):
+        part = slice(i, i + _DECODED)
+        x, context = unpack(take(images, part))
+        total += float(np.square(np.asarray(decode(run.vae, run.params, means[part], context)) - np.asarray(x)).sum())
+    return total / jax.tree.leaves(images)[0].size
+
+
+def _accuracies(
+    run: Run, train: ImageData, test: ImageData, means: Float[np.ndarray, "n d"]
+) -> dict[str, float] | None:
+    """Share of the test images whose label the posterior means of training images tell, or None without labels.
+
+    By the nearest ten, and by logistic regression: how much of the classes lies in the latents, and how plainly.
+    """
+    if train.labels is None or test.labels is None:
+        return None
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    some = _chosen(train, _PROBED, 0)
+    batch = take(as_batch(train, run.class_names), some)
+    known, labels = posterior_means(run.vae, run.params, batch), train.labels[some]
+    probes = {"nearest_neighbours": KNeighborsClassifier(10), "linear": LogisticRegression(max_iter=1000)}
+    return {
+        name: float(make_pipeline(StandardScaler(), probe).fit(known, labels).score(means, test.labels))
+        for name, probe in probes.items()
+    }
+
+
+def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[str, float] | None:
+    """MIG, SAP and DCI of the posterior means, or None where the images have no factors."""
+    if test.factors is None:
+        return None
+    of_dci = dci(means, test.factors)._asdict()
+    return {"MIG": mig(means, test.factors), "SAP": sap(means, test.factors)} | {
+        f"DCI {name}": score for name, score in of_dci.items()
+    }
+
+
+def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> dict[str, Any] | None:
+    """The distance of samples from test images, and that of as many training images, or None without labels."""
+    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
+        return None
+    classifier = train_classifier(train.images, train.labels, seed=0)
+    count = min(len(train.images), len(test.images), _COMPARED)
+    some = _chosen(test, count, 0)
+    with _busy("sampling"):
+        known = features(classifier, train.images[_chosen(train, count, 0)])
+        unseen = features(classifier, test.images[some])
+        made = features(classifier, _samples(run, key, take(images, some), is_binary(test.images)))
+        return {
+            "distance": frechet_distance(made, unseen),
+            "floor": frechet_distance(known, unseen),
+            "images": count,
+            "classifier": classifier.name,
+            "accuracy": accuracy(classifier, test.images, test.labels),
+            "seed": classifier.seed,
+        }
+
+
+def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
+    """Means of p(x | z) for z from the prior, as pixels; as many as there are images, and in their contexts.
+
+    Where pixels of the data are 0 or 255 they are drawn as those were.
+    """
+    blocks = []
+    for i in range(0, batch_size_of(like), _DECODED):
+        x, contexts = unpack(take(like, slice(i, i + _DECODED)))
+        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), len(x), 1.0, contexts))
+        blocks.append(np.rint(255 * mean.clip(0, 1)).astype(np.uint8))
+    pixels = np.concatenate(blocks)
+    return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
+
+
+def _kind_of_likelihood(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> tuple[bool, str | None]:
+    """Whether p(x | z) is a probability of pixel levels, which alone makes bits; and why it is none at all, or None."""
+    _, context = unpack(take(images, slice(1)))
+    likelihood = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
+    if isinstance(likelihood, Bernoulli) and not is_binary(jax.tree.leaves(images)[0]):
+        return True, "cross-entropy of grey values, which is not a log-likelihood"
+    return likelihood.discrete, None
+
+
+def _refuse_not_finite(run: Run, figures: dict[str, Any]) -> None:
+    """Raise where a figure is NaN or infinite: the parameters are damaged, or the training diverged."""
+    bad = [
+        f"{jax.tree_util.keystr(path, simple=True, separator='.')} is {value}"
+        for path, value in jax.tree_util.tree_leaves_with_path(figures)
+        if isinstance(value, float) and not math.isfinite(value)
+    ]
+    if bad:
+        raise UserError(
+            f"{run.directory}: {', '.join(bad)}. The parameters, those of step {run.step}, are damaged or the training "
+            "diverged."
+        )
+
+
+def collapse(rate: float, active: int, latent_dim: int) -> str | None:
+    """An alarm in words where the latents tell little about the images, else None."""
+    if rate < 0.1:
+        return f"posterior collapse: the latents carry {rate:.2g} nats, the decoder does without them."
+    if active < latent_dim:
+        return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: they are the prior's noise."
+    return None

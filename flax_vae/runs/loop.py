@@ -1,0 +1,172 @@
+"""The training loop: dispatches steps, evaluates every epoch, saves, and stops when told to."""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Array, Int
+
+from flax_vae.batches import epoch_indices
+from flax_vae.console import say
+from flax_vae.data import as_batch
+from flax_vae.errors import UserError
+from flax_vae.runs.config import Config, settings
+from flax_vae.runs.ensemble import Group, Member
+from flax_vae.runs.report import Report, read_metrics
+from flax_vae.training.ensemble import stack
+
+_SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
+_BLOCK_BYTES = 2**26
+
+
+class Interrupted(Exception):
+    """A signal stopped the training after its state was saved."""
+
+    def __init__(self, signum: int, directory: Path, config: Config) -> None:
+        """Remember the signal: by convention the exit code is 128 + its number."""
+        own = f" --objective {config.objective}" if config.has_own_objective else ""
+        super().__init__(f"Stopped and saved. Go on with: python train.py --resume {directory}{own}")
+        self.signum = signum
+
+
+def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
+    """Train members from a common step to the last epoch, reporting and saving into their directories.
+
+    Args:
+        directory: what `--resume` goes on with: the run directory, or that of all members.
+        members: one, whose batches all devices share, or several, each on one device.
+
+    Returns:
+        Why members stopped whose metrics were not finite, where others went on.
+
+    Raises:
+        UserError: no member is left.
+        Interrupted: by SIGINT or SIGTERM, after saving.
+    """
+    training, steps_per_epoch = members[0].training, members[0].training.steps_per_epoch
+    config, num_images = training.config, len(training.train.images)
+    step = int(members[0].state.step)
+    clock = _Clock(read_metrics(members[0].directory))
+    report = Report([member.directory for member in members], settings([m.training.config for m in members]),
+                    config.epochs, steps_per_epoch, step)  # fmt: skip
+    with Group(members) as group, report, _stop_signal() as stop:
+        images = group.place(as_batch(training.train, training.class_names))
+        for epoch in range(step // steps_per_epoch, config.epochs):
+            seeds = [member.training.config.seed for member in members]
+            indices = stack([epoch_indices(num_images, training.batch_size, seed, epoch) for seed in seeds])
+            first = epoch * steps_per_epoch
+            for block, rows, start, end in _dispatches(images, indices, step - first, group.everywhere, group.split):
+                group.advance(block, rows, start, end)
+                step += end - start
+                clock.count((end - start) * training.batch_size * len(group.going()))
+                report.advance(step, group.means(step - first), clock.images_per_second())
+                if stop and step < first + steps_per_epoch:
+                    group.save(step)
+                    raise Interrupted(stop[0], directory, config)
+            means, tests, times = group.means(steps_per_epoch), group.evaluate(), clock.finish_epoch()
+            records = {
+                i: {"epoch": epoch + 1, "step": step}
+                | times
+                | {f"train_{name}": value for name, value in means[i].items()}
+                | {f"test_{name}": value for name, value in tests[i].items()}
+                for i in group.going()
+            }
+            report.finish_epoch(records)
+            group.clear_totals()
+            group.save(step)
+            if stop and epoch + 1 < config.epochs:
+                raise Interrupted(stop[0], directory, config)
+    return group.failed
+
+
+def _dispatches(
+    images: Any, indices: Int[np.ndarray, "*m s b"], position: int, repeated: Sharding, split: Sharding
+) -> Iterator[tuple[Any, Array, int, int]]:
+    """Cut the rest of an epoch into dispatches (images, indices, start, stop).
+
+    Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
+    host in blocks, the next one while the device works on this one.
+    """
+    if isinstance(jax.tree.leaves(images)[0], jax.Array):
+        rows = jax.device_put(indices, split)
+        steps = 1
+        while position < indices.shape[-2]:
+            began = time.perf_counter()
+            stop = min(position + steps, indices.shape[-2])
+            yield images, rows, position, stop
+            rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
+            steps = max(1, int(steps * min(rhythm, 4.0)))
+            position = stop
+        return
+    import grain
+
+    batch_size = indices.shape[1]
+    steps = max(1, _BLOCK_BYTES // (batch_size * sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))))
+    rows = jax.device_put(np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size), split)
+
+    def gather(start: int) -> tuple[Any, int]:
+        wanted = indices[start : start + steps]
+
+        def of(leaf: np.ndarray) -> np.ndarray:
+            block = np.zeros((steps * batch_size, *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
+            block[: wanted.size] = leaf[wanted.ravel()]
+            return block
+
+        return jax.tree.map(of, images), len(wanted)
+
+    blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
+    for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
+        yield jax.device_put(block, repeated), rows, 0, filled
+
+
+class _Clock:
+    """Seconds of the whole run, and images per second without what the first dispatch compiles."""
+
+    def __init__(self, records: list[dict[str, Any]]) -> None:
+        self.began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
+        self.last = time.perf_counter()
+        self.images, self.seconds, self.warm = 0, 0.0, False
+
+    def count(self, images: int) -> None:
+        now = time.perf_counter()
+        if self.warm:
+            self.images, self.seconds = self.images + images, self.seconds + now - self.last
+        self.last, self.warm = now, True
+
+    def images_per_second(self) -> float:
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def finish_epoch(self) -> dict[str, float]:
+        record = {"seconds": time.perf_counter() - self.began, "images_per_second": self.images_per_second()}
+        self.images, self.seconds = 0, 0.0
+        return record
+
+
+@contextmanager
+def _stop_signal() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM puts its number into; a second one ends the program at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield received
+        return
+
+    def remember(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        say("Stopping after this dispatch, then saving; once more ends at once.")
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

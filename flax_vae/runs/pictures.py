@@ -1,0 +1,61 @@
+"""The pictures of a run: what its model makes of the test set and of its latent space."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from flax_vae import plots
+from flax_vae.batches import take
+from flax_vae.data import ImageData, as_batch, one_hot
+from flax_vae.metrics.latents import most_active_plane, posterior_means
+from flax_vae.models.vae import VAE
+from flax_vae.sampling import latent_grid, reconstruct, sample
+
+_EXTENT = 2.0  # the latent plane's half side, in standard deviations of the prior
+
+
+def draw_pictures(
+    directory: Path,
+    vae: VAE,
+    params: Any,
+    test: ImageData,
+    metrics: list[dict[str, Any]],
+    key: Key[Array, ""],
+    class_names: tuple[str, ...] = (),
+) -> None:
+    """Write reconstructions, samples, latent grid, latent map and curves as PNG files.
+
+    A conditional model has classes: its samples are of one after the other, and its latent grid is of the first.
+    """
+    directory.mkdir(exist_ok=True)
+    reconstruct_key, sample_key = jax.random.split(key)
+    batch = as_batch(test, class_names)
+    originals, first = test.images[:10], take(batch, slice(10))
+    means = posterior_means(vae, params, batch)
+    plane = most_active_plane(means)
+    contexts = class_after_class(len(class_names), 10)
+    plots.plot_reconstructions(
+        directory / "reconstructions.png",
+        originals,
+        np.asarray(reconstruct(vae, params, first, reconstruct_key)),
+        "Test images and their reconstructions",
+    )
+    plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
+    plots.plot_latent_grid(
+        directory / "latent_grid.png",
+        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, None if contexts is None else contexts[:1])),
+        _EXTENT,
+        plane,
+        means.shape[1],
+        class_names[0] if class_names else "",
+    )
+    plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
+    plots.plot_curves(directory / "curves.png", metrics)
+
+
+def class_after_class(classes: int, count: int) -> np.ndarray | None:
+    """One-hot vectors "n k" of one class after the other, and again; None of an unconditional model, without any."""
+    return one_hot(np.arange(count) % classes, classes) if classes else None

@@ -1,0 +1,160 @@
+"""What a training tells the world: a live bar or plain lines, metrics.jsonl, and TensorBoard events."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from flax_vae.runs.config import Config, settings
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The finished epochs of a run, in order; a last line that was cut off is left out."""
+    path = directory / METRICS
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The epoch with the least test loss, the last of several; None without any."""
+    return min(reversed(records), key=lambda record: record["test_loss"], default=None)
+
+
+def keep_metrics_until(directory: Path, step: int) -> None:
+    """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
+    records = [record for record in read_metrics(directory) if record["step"] <= step]
+    path = directory / METRICS
+    path.with_suffix(".tmp").write_text("".join(json.dumps(record) + "\n" for record in records))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """ "262.10 ± 0.35": the mean, and the sample standard deviation where there are several."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def write_summary(directory: Path, members: Sequence[tuple[Config, dict[str, Any] | None]]) -> None:
+    """Print and write as `summary.json` the mean and standard deviation of test metrics over the seeds.
+
+    Args:
+        members: each configuration with the record of its last epoch, None where it failed.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name in next(record for _, record in members if record) if name.startswith("test_")]
+    table, rows = Table(box=None, pad_edge=False), []
+    shown = [name for name in ("test_loss", "test_rate", "test_distortion") if name in names]
+    for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in shown)):
+        table.add_column(column, justify="left" if not column else "right")
+    labels = settings([config for config, _ in members])
+    for label in dict.fromkeys(labels):
+        group = [member for member, own in zip(members, labels, strict=True) if own == label]
+        seeds, failed = ([config.seed for config, record in group if bool(record) == ok] for ok in (True, False))
+        row = {"learning_rate": group[0][0].learning_rate, "beta": group[0][0].beta, "seeds": seeds, "failed": failed}
+        values = {name: [record[name] for _, record in group if record] for name in names} if seeds else {}
+        spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
+        rows.append(row | spread)
+        numbers = [mean_and_deviation(values[name]) if seeds else "" for name in shown]
+        table.add_row(label, str(len(seeds)), str(len(failed)), *numbers)
+    (directory / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
+    Console().print(table)
+
+
+class Report:
+    """The reporting of a training, or of several in one program, as a context manager."""
+
+    def __init__(
+        self, directories: Sequence[Path], settings: Sequence[str], epochs: int, steps_per_epoch: int, first_step: int
+    ) -> None:
+        """Open the files of each directory and the one bar.
+
+        Args:
+            directories: the run directory of each member.
+            settings: what a member has in common with the seeds beside it, which are reported together.
+            first_step: above 0 where a run is resumed.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from tensorboardX import SummaryWriter
+
+        self.settings, self.epochs, self.steps_per_epoch = settings, epochs, steps_per_epoch
+        self.metrics = [(directory / METRICS).open("a") for directory in directories]
+        self.events = [SummaryWriter(str(path / "tensorboard"), purge_step=first_step or None) for path in directories]
+        self.console = Console()
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %  {task.fields[terms]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self.task = self.progress.add_task(
+            "", total=epochs * steps_per_epoch, completed=first_step, epoch=first_step // steps_per_epoch + 1,
+            epochs=epochs, terms="compiling",
+        )  # fmt: skip
+
+    def __enter__(self) -> "Report":
+        """Show the bar."""
+        self.progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the bar away and close the files."""
+        self.progress.stop()
+        for file in (*self.metrics, *self.events):
+            file.close()
+
+    def advance(self, step: int, metrics: Mapping[int, dict[str, float]], images_per_second: float) -> None:
+        """Move the bar, with the means of the epoch so far, averaged over the members."""
+        names = [name for name in ("loss", "elbo", "rate", "distortion") if all(name in m for m in metrics.values())]
+        shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
+        terms = "  ".join([*shown, f"{images_per_second:,.0f} images/s"])
+        epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
+        self.progress.update(self.task, completed=step, epoch=epoch, terms=terms)
+
+    def finish_epoch(self, records: Mapping[int, dict[str, Any]]) -> None:
+        """Write the epoch's record of each member to its files, and a line for each setting."""
+        for member, record in records.items():
+            self.metrics[member].write(json.dumps(record) + "\n")
+            self.metrics[member].flush()
+            os.fsync(self.metrics[member].fileno())
+            for name, value in record.items():
+                if name.startswith(("train_", "test_")):
+                    part, _, term = name.partition("_")
+                    self.events[member].add_scalar(f"{term}/{part}", value, record["step"])
+            self.events[member].flush()
+        for setting in dict.fromkeys(self.settings):
+            self._print([record for member, record in records.items() if self.settings[member] == setting], setting)
+
+    def _print(self, records: Sequence[dict[str, Any]], setting: str) -> None:
+        """One line: numbers, or their mean ± standard deviation over seeds."""
+        if not records:
+            return
+        names = [name for name in records[0] if name.startswith(("train_", "test_"))]
+        value = {name: mean_and_deviation([record[name] for record in records]) for name in names}
+        terms = [f"{name} {value[f'test_{name}']}" for name in ("rate", "distortion") if f"test_{name}" in value]
+        parts = [
+            f"epoch {records[0]['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
+            setting,
+            f"train loss {value['train_loss']}",
+            f"test loss {value['test_loss']}" + (f" ({', '.join(terms)})" if terms else ""),
+            f"{len(records)} seeds" if len(records) > 1 else "",
+            f"{records[0]['images_per_second']:,.0f} images/s",
+            f"{records[0]['seconds']:.0f} s",
+        ]
+        self.console.print("  ".join(filter(None, parts)), highlight=False, soft_wrap=True)
+        self.console.file.flush()

@@ -1,0 +1,93 @@
+"""Evaluations and runs as tables on the terminal."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flax_vae.console import say
+from flax_vae.errors import UserError
+from flax_vae.plots.curves import plot_comparison
+from flax_vae.runs.config import read_config
+from flax_vae.runs.report import best_record, read_metrics
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print an evaluation as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name in ("elbo", "rate", "distortion"):
+        table.add_row(name, f"{result['elbo'][name]:.2f}", "nats per image")
+    for row in result["importance_weighted"]:
+        errors = row["standard_error_of_draws"], row["standard_error_of_images"]
+        note = "nats; ± {:.2f} by the draws, ± {:.2f} by the choice of {} images".format(*errors, row["images"])
+        name = "IW bound" if result["not_a_likelihood"] else "log p(x)"
+        table.add_row(f"{name}, {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
+    if result["not_a_likelihood"]:
+        table.add_row("", "", f"of the {result['not_a_likelihood']}")
+    elif result["bits_per_dim"] is None:
+        table.add_row("bits per dimension", "", "none: the likelihood is a density of continuous pixels")
+    else:
+        table.add_row("bits per dimension", f"{result['bits_per_dim']:.4f}")
+    most = math.log(result["surgery_images"])  # what so many images can show
+    hidden = result["mutual_information"] > most - 1
+    note = f"nats, of the rate; {result['surgery_images']:,} images show no more than {most:.1f}" if hidden else ""
+    table.add_row("mutual information", f"{result['mutual_information']:.2f}", note or "nats, of the rate")
+    note = "the rest of it" if hidden else "nats, of the rate: q(z) from the prior"
+    table.add_row("marginal KL", f"{result['marginal_kl']:.2f}", note)
+    table.add_row("active units", str(result["active_units"]), f"of {result['latent_dim']} latent dimensions")
+    if result["dimension_rates"] is not None:
+        highest = sorted(result["dimension_rates"], reverse=True)
+        shown = "  ".join(f"{each:.2f}" for each in highest[:8]) + ("  ..." if len(highest) > 8 else "")
+        table.add_row("rate by dimension", "", f"{shown}  nats, the highest first")
+    table.add_row("reconstruction", f"{result['reconstruction_mse']:.4f}", "squared error per pixel")
+    for name, accuracy in (result["accuracy"] or {}).items():
+        table.add_row(f"labels, {name.replace('_', ' ')}", f"{100 * accuracy:.1f} %", "told by posterior means")
+    if frechet := result["frechet"]:
+        note = "{images:,} samples from test images; {floor:.2f} as many training images".format(**frechet)
+        table.add_row("Fréchet distance", f"{frechet['distance']:.2f}", note)
+        note = "features of {classifier} (seed {seed}), {percent:.1f} % right"
+        table.add_row("", "", note.format(**frechet, percent=100 * frechet["accuracy"]))
+    for name, score in (result["disentanglement"] or {}).items():
+        table.add_row(name, f"{score:.2f}", "posterior means and factors, 0 to 1")
+    Console().print(table)
+    if result["alarm"]:
+        say(f"WARNING: {result['alarm']}")
+
+
+def compare(directories: Sequence[str | Path], picture: Path) -> None:
+    """Print runs beside each other, with their evaluations where there are any, and draw their test losses.
+
+    Raises:
+        UserError: one of them is no run, or has no finished epoch.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for title in ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet"):
+        table.add_column(title, justify="right", no_wrap=True)
+    curves = {}
+    for directory in map(Path, directories):
+        config, _ = read_config(directory / "config.json")
+        metrics, evaluated = read_metrics(directory), directory / "evaluation.json"
+        if (best := best_record(metrics)) is None:
+            raise UserError(f"{directory} has no finished epoch yet.")
+        curves[str(directory)] = metrics
+        numbers = [
+            f"{best[name]:.2f}" if name in best else "" for name in ("test_loss", "test_rate", "test_distortion")
+        ]
+        found = json.loads(evaluated.read_text()) if evaluated.exists() else None
+        bound = found and found["importance_weighted"][-1]
+        table.add_row(
+            str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,
+            f"{bound['log_likelihood']:.2f}" if bound else "not evaluated",
+            f"{found['active_units']}/{found['latent_dim']}" if found else "",
+            f"{found['frechet']['distance']:.2f}" if found and found["frechet"] else "",
+        )  # fmt: skip
+    Console().print(table)
+    plot_comparison(picture, curves)

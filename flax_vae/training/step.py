@@ -1,0 +1,180 @@
+"""Training as a pure function of (state, batch): one step, and many steps in one dispatch."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int, Key
+
+from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.models.vae import VAE, init
+from flax_vae.objectives.terms import Metrics, Objective, apply_objective
+from flax_vae.training.sharding import DATA_AXIS, shardings
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step changes, and the key it draws from.
+
+    The fields are not annotated as arrays, since JAX also builds states of shapes and of shardings.
+
+    Attributes:
+        step: number of updates made, int32.
+        params, opt_state: pytrees of the model and of Optax.
+        averaged_params: exponential moving average of the parameters, or None.
+        key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no saved randomness.
+    """
+
+    step: Any
+    params: Any
+    opt_state: Any
+    averaged_params: Any
+    key: Any
+
+    @property
+    def best_params(self) -> Any:
+        """The parameters to evaluate and sample with: averaged ones where there are any."""
+        return self.params if self.averaged_params is None else self.averaged_params
+
+
+def init_state(
+    vae: VAE,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    image_shape: tuple[int, int, int],
+    ema: bool = False,
+    context_dim: int = 0,
+) -> TrainState:
+    """A fresh model and optimiser for images "h w c", and for contexts of a size if the model is conditional."""
+    init_key, train_key = jax.random.split(key)
+    params = init(vae, init_key, image_shape, context_dim)
+    averaged = jax.tree.map(jnp.copy, params) if ema else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
+
+
+def make_train_step(
+    vae: VAE,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    ema_decay: float = 0.0,
+    microbatch_size: int = 0,
+    mesh: Mesh | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
+
+    Metrics are means over the batch, in nats per image, and the global norm of the gradient. A conditional model takes
+    the pair of images and contexts for images.
+
+    Args:
+        vae, objective, tx: model, what is minimised, and the Optax optimiser.
+        ema_decay: decay of the averaged parameters, where the state has any.
+        microbatch_size: images whose gradient is computed at a time, each microbatch with a key of its own; a device's
+            whole share if 0. What fits a core's cache is faster, for convolutions by far.
+        mesh: devices that share the batch, from `data_mesh`; one device if None. While their shares are made of whole
+            microbatches, the result is the same to rounding for every number of devices.
+    """
+    mean_gradient = _make_mean_gradient(vae, objective, microbatch_size, mesh)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        grads, metrics = mean_gradient(state.params, jax.tree.map(jnp.asarray, batch), key, state.step)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        averaged = state.averaged_params
+        if averaged is not None:
+            averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
+        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
+        return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def zero_metrics(vae: VAE, objective: Objective, state: TrainState, batch: Any) -> Metrics:
+    """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
+    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, batch, state.key, state.step)
+    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {"gradient_norm": jnp.zeros(())}
+
+
+def _make_mean_gradient(
+    vae: VAE, objective: Objective, microbatch_size: int, mesh: Mesh | None
+) -> Callable[..., tuple[Any, Metrics]]:
+    """A function (params, batch, key, step) -> gradient and metrics, averaged over microbatches and devices."""
+
+    def mean_loss(params: Any, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
+        terms = apply_objective(vae, objective, params, batch, key, step)
+        metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
+        return metrics["loss"], metrics
+
+    gradient = jax.grad(mean_loss, has_aux=True)
+
+    def own(tree: Any) -> Any:
+        """Mark values as this device's own, or each microbatch would add its gradient up over all the devices."""
+        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, DATA_AXIS, to="varying"), tree) if mesh else tree
+
+    def mean_gradient(params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
+        batch_size = batch_size_of(batch)
+        largest = min(microbatch_size or batch_size, batch_size)
+        size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
+        count = batch_size // size
+        device = jax.lax.axis_index(DATA_AXIS) if mesh else 0
+        params = own(params)
+        microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), batch)
+
+        def add(sums: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
+            number, microbatch = numbered
+            return jax.tree.map(
+                jnp.add, sums, gradient(params, microbatch, jax.random.fold_in(key, number), step)
+            ), None
+
+        found = jax.eval_shape(gradient, params, take(microbatches, 0), key, step)
+        zeros = own(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found))
+        sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
+        means = jax.tree.map(lambda leaf: leaf / count, sums)
+        return jax.lax.pmean(means, DATA_AXIS) if mesh else means
+
+    if mesh is None:
+        return mean_gradient
+    whole, shared = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    return jax.shard_map(mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole)
+
+
+def make_train_steps(
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh | None = None
+) -> Callable[..., Any]:
+    """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals, last)`.
+
+    Step i trains on `images[indices[i]]`, and on the contexts beside them if `images` is a pair. `totals` adds up the
+    metrics of the steps; `last` holds those of the last one. The loop ends early, after the first step with a metric
+    that is not finite. `start` and `stop` are traced: one compilation serves every number of steps, and how a training
+    is cut into dispatches does not change its bits.
+    """
+
+    def run(
+        state: TrainState,
+        totals: Metrics,
+        images: Any,
+        indices: Int[Array, "s b"],
+        start: Int[Array, ""],
+        stop: Int[Array, ""],
+    ) -> tuple[TrainState, Metrics, Metrics]:
+        def unfinished(carry: tuple) -> Array:
+            i, _, _, last = carry
+            return (i < stop) & jnp.isfinite(jnp.stack(list(last.values()))).all()
+
+        def body(carry: tuple) -> tuple:
+            i, state, totals, _ = carry
+            state, metrics = train_step(state, take(images, indices[i]))
+            return i + 1, state, jax.tree.map(jnp.add, totals, metrics), metrics
+
+        last = jax.tree.map(jnp.zeros_like, totals)
+        return jax.lax.while_loop(unfinished, body, (start, state, totals, last))[1:]
+
+    # Unless told, XLA names the devices of its results otherwise than those of its arguments: a second compilation.
+    everywhere = shardings(mesh)[0] if mesh else None
+    return jax.jit(run, donate_argnums=(0, 1), out_shardings=everywhere)

@@ -1,0 +1,384 @@
+"""The two programs as a user runs them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from run_directories import assert_same_run, truncate_checkpoint
+
+from flax_vae import load_run
+from flax_vae.cli.main import main
+from flax_vae.cli.sample import make_samples
+from flax_vae.cli.train import train
+from flax_vae.data.fashion_mnist import USUAL_PLACES
+from flax_vae.runs.fit import load_data
+
+ROOT = Path(__file__).parents[2]
+FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
+IWAE = (ROOT / "tests" / "known_models.py").read_text()
+
+
+def start(program: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, str(ROOT / program), *map(str, arguments)]
+    return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def recipe(few_images: Path) -> list[object]:
+    return ["--preset", "tutorial_dense", "--dataset", few_images, "--epochs", 12, "--batch-size", 50, "--seed", 3]
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run made by train.py without --out, and what it printed."""
+    home = tmp_path_factory.mktemp("home")
+    code, out, err = call("train.py", *recipe, cwd=home)
+    assert code == 0, err
+    return (home / "runs" / "latest").resolve(), out
+
+
+def wait_for_epochs(directory: Path, number: int, process: subprocess.Popen[str]) -> None:
+    metrics, end = directory / "metrics.jsonl", time.monotonic() + 100
+    while not metrics.exists() or metrics.read_text().count("\n") < number:
+        assert time.monotonic() < end
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple[Path, str]) -> None:
+    directory, out = trained
+    assert directory.name.startswith("tutorial_dense-")
+    lines = out.splitlines()
+    assert len(lines) == 13
+    assert lines[11].startswith("epoch 12/12  train loss ")
+    assert f"{load_run(directory).metrics[-1]['test_loss']:.2f} (rate " in lines[11]
+    assert "python sample.py runs/tutorial_dense-" in lines[12]
+
+
+def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
+    trained: tuple[Path, str], recipe: list[object], tmp_path: Path
+) -> None:
+    """Ctrl-C, then SIGTERM, then SIGKILL, each a little later; parameters and metrics bit for bit."""
+    directory = tmp_path / "stopped"
+    process = start("train.py", *recipe, "--out", directory, cwd=tmp_path)
+    for epochs, signum, code in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (7, signal.SIGKILL, -9)):
+        wait_for_epochs(directory, epochs, process)
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == code, err
+        assert signum == signal.SIGKILL or f"python train.py --resume {directory}" in err
+        process = start("train.py", "--resume", directory, cwd=tmp_path)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert_same_run(load_run(trained[0]), load_run(directory))
+
+
+def test_sampling_needs_the_run_alone_and_repeats_its_bytes(trained: tuple[Path, str], tmp_path: Path) -> None:
+    code, out, err = call("sample.py", trained[0], "--npy", "images.npy", cwd=tmp_path)
+    assert code == 0, err
+    assert out.strip() == "samples.png"
+    first = (tmp_path / "samples.png").read_bytes()
+    with Image.open(tmp_path / "samples.png") as image:
+        assert image.mode == "L"
+        assert image.width > 9 * image.height  # ten in a row, in grey
+    images = np.load(tmp_path / "images.npy")
+    assert images.shape == (10, 28, 28, 1)
+    assert 0 <= images.min() < images.max() <= 1
+    again = tmp_path / "again.png"
+    assert make_samples([str(trained[0]), "--out", str(again)]) == 0
+    assert again.read_bytes() == first
+    assert make_samples([str(trained[0]), "--out", str(again), "--seed", "1"]) == 0
+    assert again.read_bytes() != first
+
+
+@pytest.mark.parametrize(
+    ("mode", "arguments", "count"),
+    [
+        ("prior", ["--num-samples", "23", "--temperature", "0.5"], 23),
+        ("grid", [], 900),
+        ("reconstruct", ["--num-samples", "6"], 12),
+        ("interpolate", ["--num-samples", "7"], 7),
+        ("traverse", ["--num-samples", "5"], 10),
+    ],
+)
+def test_every_mode_makes_its_images(
+    mode: str, arguments: list[str], count: int, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    png, npy = tmp_path / "a.png", tmp_path / "a.npy"
+    assert make_samples([str(trained[0]), "--mode", mode, "--out", str(png), "--npy", str(npy), *arguments]) == 0
+    assert np.load(npy).shape == (count, 28, 28, 1)
+    with Image.open(png) as image:
+        image.load()
+    if mode == "reconstruct":
+        examples = load_run(trained[0]).examples.astype(np.float32) / 255
+        assert all((examples == original).all((1, 2, 3)).any() for original in np.load(npy)[:6])
+
+
+def test_a_second_start_compiles_nothing(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in [name for name in os.environ if name.startswith("JAX_")]:
+        monkeypatch.delenv(name)
+    kept = []
+    for _ in range(2):
+        code, _, err = call("sample.py", trained[0], cwd=tmp_path)
+        assert code == 0, err
+        kept.append({path.name for path in (tmp_path / "cache/flax_vae/jax").iterdir() if "-cache" in path.name})
+    assert kept[0] == kept[1] != set()
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_an_objective_from_the_users_own_file(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "my_losses.py").write_text(IWAE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1"]
+    assert train([*words, "--objective", "my_losses:iwae", "--out", "run"]) == 0
+    run = load_run(tmp_path / "run")
+    assert {"train_loss", "test_loss", "train_spread", "test_spread"} <= run.metrics[-1].keys()
+    assert train(["--resume", "run"]) == 2
+    assert "add --objective my_losses:iwae" in capsys.readouterr().err
+    assert train(["--resume", "run", "--objective", "my_losses:iwae"]) == 0
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_seeds_are_trained_together_and_summed_up(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--batch-size", "50"]
+    words, group = [*words, "--conditional"], tmp_path / "group"
+    assert train([*words, "--seeds", "2", "--seed", "5", "--out", str(group)]) == 0
+    out = capsys.readouterr().out
+    losses = [load_run(group / f"seed-{seed}").metrics[-1]["test_loss"] for seed in (5, 6)]
+    spread = f"{np.mean(losses):.2f} ± {np.std(losses, ddof=1):.2f}"
+    assert out.count(f"test loss {spread}") == 1  # the epoch's line
+    assert out.count(spread) == 2  # and the table
+    assert f"python sample.py {group / 'seed-6'}\n" in out
+    assert train(["--resume", str(group)]) == 0
+    assert spread in capsys.readouterr().out
+    run, made = str(group / "seed-6"), {}
+    for label in ([], ["--label", "3"], ["--label", "7"]):
+        npy = str(tmp_path / "made.npy")
+        assert make_samples([run, "--out", str(tmp_path / "made.png"), "--npy", npy, *label]) == 0
+        made["".join(label)] = np.load(npy)
+    for number in (3, 7):  # the same draws, whatever the label
+        np.testing.assert_allclose(made[""][number], made[f"--label{number}"][number], atol=1e-6)
+    assert np.abs(made["--label3"] - made["--label7"]).max() > 0.05
+    for flags, message in (
+        (["--label", "shoe"], "--label shoe: the classes are 0, 1, 2"),
+        (["--label", "3", "--mode", "traverse"], "--label goes with --mode prior and grid"),
+    ):
+        assert make_samples([run, *flags]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds must be at least 1"),
+        (["--dataset", "fashion_mnits"], "fashion_mnist"),
+        (["--dataset", "absent/folder"], "absent/folder"),
+        (["--learning-rate", "-1"], "--learning-rate must be greater than 0"),
+        (["--objective", "nothing:here"], "no module nothing"),
+        (["--resume", "absent"], "no run directory"),
+        (["--kl-warmup-epochs", "99"], "do not end within"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
+    assert train(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "absent is no run directory"),
+        (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
+        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "holds 64 test images"),
+        (["RUN", "--temperature", "0"], "--temperature must be above 0"),
+        (["RUN", "--label", "3"], "not trained with --conditional"),
+        (["RUN", "--out", "a.jpeg"], "ends in .png"),
+        (["RUN", "--out", "absent/a.png"], "no directory to write a.png to"),
+    ],
+)
+def test_bad_sampling_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_samples([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_truncated_checkpoint_is_one_line_too(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """Orbax reads in threads of its own, and none of them may print over it."""
+    broken = shutil.copytree(trained[0], tmp_path / "broken")
+    truncate_checkpoint(broken)
+    code, out, err = call("sample.py", broken, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: checkpoint ")
+    assert err.count("\n") == 1
+
+
+def test_help_names_the_flags_and_the_presets_recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for preset, epochs in (("gated_mlp", "8"), ("tutorial_conv", "2")):
+        with pytest.raises(SystemExit) as done:
+            train(["--preset", preset, "--help"])
+        assert done.value.code == 0
+        out = capsys.readouterr().out
+        for flag in FLAGS:
+            assert f"--{flag}" in out
+        assert f"(default: {epochs})" in out
+
+
+def test_importing_is_light_and_silent() -> None:
+    program = (
+        "import sys, time; began = time.perf_counter(); import flax_vae; seconds = time.perf_counter() - began\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'orbax', 'grain'} & sys.modules.keys()\n"
+        "import jax; print(heavy or 'light', jax.config.jax_num_cpu_devices)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
+    words = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["light", "-1"]
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path(USUAL_PLACES[0]).is_dir(), reason="needs Debian's dataset-fashion-mnist")
+def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> None:
+    code, out, err = call("train.py", "--epochs", "1", "--out", "run", cwd=tmp_path)
+    assert code == 0, err
+    run = load_run(tmp_path / "run")
+    assert run.metrics[0]["step"] == 468
+    assert run.metrics[0]["test_loss"] < 280, out
+    assert len(run.examples) == 64
+
+
+def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures that fit together, the same twice, and two runs beside each other in a table and a picture."""
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    again = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
+    assert main(again) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((copy / "evaluation.json").read_text())
+    assert f"{found['elbo']['elbo']:.2f}" in shown
+    assert found["bits_per_dim"] is None
+    assert "IW bound, 50 samples" in shown
+    assert "cross-entropy of grey values" in shown
+    assert "log p(x)" not in shown
+    few, many = found["importance_weighted"]
+    assert few["log_likelihood"] < many["log_likelihood"]
+    surgery = found["mutual_information"] + found["marginal_kl"]
+    np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
+    assert 0.2 < found["accuracy"]["linear"] <= 1
+    assert 0 < found["frechet"]["floor"] < found["frechet"]["distance"]
+    assert found["frechet"]["accuracy"] > 0.4
+    assert f"{found['frechet']['distance']:.2f}" in shown
+    for name in ("evaluation", "extremes"):
+        with Image.open(copy / "pictures" / f"{name}.png") as image:
+            assert min(image.size) > 100
+    last = load_run(copy).metrics[-1]
+    np.testing.assert_allclose(found["elbo"]["loss"], last["test_loss"], rtol=0.01)
+    (copy / "evaluation.json").rename(tmp_path / "first.json")
+    assert main(again) == 0
+    assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+    capsys.readouterr()
+    assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
+    shown = capsys.readouterr().out
+    assert f"{many['log_likelihood']:.2f}" in shown
+    assert "not evaluated" in shown
+    with Image.open(tmp_path / "both.png") as image:
+        assert min(image.size) > 100
+
+
+def test_figures_that_are_not_finite_are_named(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
+    run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
+    monkeypatch.setattr("flax_vae.runs.evaluate.load_run", lambda *_: run)
+    assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error
+    assert "importance_weighted.0.log_likelihood is" in error
+    assert f"those of step {run.step}, are damaged or the training diverged" in error
+    assert not (run.directory / "evaluation.json").exists()
+
+
+def test_new_images_from_a_mixture_fitted_to_the_latents(
+    trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its latents spread as those of the training images do, which is not how the prior's do."""
+    made = {}
+    for sampler in ("prior", "gmm"):
+        flags = ["--sampler", sampler, "--num-samples", "200", "--out", str(tmp_path / f"{sampler}.png")]
+        assert make_samples([str(trained[0]), *flags, "--npy", str(tmp_path / f"{sampler}.npy")]) == 0
+        made[sampler] = np.load(tmp_path / f"{sampler}.npy")
+    assert made["gmm"].shape == (200, 28, 28, 1)
+    run = load_run(trained[0])
+    brightness = load_data(run)[0].images.mean((1, 2, 3)) / 255
+    errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
+    assert errors[0] < errors[1]
+    assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2
+    assert "goes with neither another --mode nor a --temperature" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
+        (["compare", "RUN", "--out", "both.jpg"], "name a file that ends in .png"),
+        (["compare", "nowhere"], "nowhere is no run directory"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    arguments: list[str], message: str, trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

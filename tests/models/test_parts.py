@@ -1,0 +1,108 @@
+"""Every part goes with every other."""
+
+from typing import Any, get_args, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.special
+import scipy.stats
+
+from flax_vae import ELBO, Config, bind, encode, init, init_state, make_optimizer, make_train_step, sample
+from flax_vae.runs.build import make_objective, make_vae
+from flax_vae.runs.config import OBJECTIVES
+
+KEY = jax.random.key(0)
+CORRELATED = ("beta_tcvae", "dip_vae_i", "dip_vae_ii")  # these compare independent dimensions of one layer
+HINTS = get_type_hints(Config)
+LIKELIHOODS, PRIORS, POSTERIORS = (get_args(HINTS[name]) for name in ("likelihood", "prior", "posterior"))
+CONFIGS = [
+    Config(
+        preset="tutorial_dense",
+        latent_dim=3,
+        likelihood=LIKELIHOODS[i % len(LIKELIHOODS)],
+        prior=PRIORS[i % len(PRIORS)],
+        posterior=POSTERIORS[i % len(POSTERIORS)] if objective not in CORRELATED else "diagonal",
+        levels=1 + i % 2 if objective not in CORRELATED else 1,
+        objective=objective,
+        num_samples=3,
+    )
+    for i, objective in enumerate(OBJECTIVES)
+]
+
+
+def _times(tree: Any, factor: int) -> Any:
+    """A copy, its floats multiplied: in NumPy, which compiles nothing."""
+    return jax.tree.map(lambda p: p.copy() if p.dtype == KEY.dtype else jnp.asarray(np.asarray(p) * factor), tree)
+
+
+every_config = pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda c: f"{c.likelihood}-{c.prior}-{c.posterior}-{c.levels}-{c.objective}"
+)
+
+
+@every_config
+def test_parts_go_together(config: Config, images: np.ndarray) -> None:
+    """Every likelihood, prior, posterior and objective in some combination, with one compilation.
+
+    Images are learned by heart; all black and all white ones, and networks whose every output is large, give a loss and
+    a step that are finite; images are made.
+    """
+    batch = np.repeat(images[:8, ::4, ::4], 3, axis=-1)
+    vae = make_vae(config, (7, 7, 3), batch)
+    objective, tx = make_objective(config, 10, 100)(config.beta), optax.adam(3e-3)
+    state, step = init_state(vae, tx, KEY, (7, 7, 3)), make_train_step(vae, objective, tx)
+    distortions = []
+    for _ in range(40):
+        state, metrics = step(state, batch)
+        distortions.append(float(metrics["distortion"]))
+    assert np.median(distortions[-5:]) < np.median(distortions[:5])
+    made = np.asarray(sample(vae, state.params, KEY, 5, 0.7))
+    assert made.shape == (5, 7, 7, 3)
+    if "normal" not in config.likelihood:  # a normal's mean may lie anywhere
+        assert ((made >= 0) & (made <= 1)).all()
+    extremes = np.stack([np.zeros((7, 7, 3), np.uint8), np.full((7, 7, 3), 255, np.uint8)] * 4)
+    for factor in (1, 10):
+        larger = {name: _times(state.params[name], factor) for name in ("posterior", "decoder")}
+        again = _times(state, 1)
+        after, metrics = step(again.replace(params=again.params | larger), extremes)
+        del metrics["gradient_norm"]  # its square may overflow
+        assert np.isfinite(list(map(float, metrics.values()))).all(), metrics
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
+    assert step._cache_size() == 1
+    loaded = jax.eval_shape(lambda: init(make_vae(config, (7, 7, 3)), KEY, (7, 7, 3)))  # from the configuration alone
+    assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(jnp.shape, state.params)
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[OBJECTIVES.index("dreg")]], ids=lambda c: c.objective)
+def test_seeds_train_side_by_side(config: Config, images: np.ndarray) -> None:
+    """`jax.vmap` over keys: two models, each its own."""
+    batch = images[:8, ::4, ::4]
+    vae, tx = make_vae(config, (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
+    step = make_train_step(vae, ELBO(), tx)
+    states = jax.vmap(lambda key: init_state(vae, tx, key, (7, 7, 1)))(jax.random.split(KEY, 2))
+    _, metrics = jax.vmap(step, in_axes=(0, None))(states, batch)
+    alone = step(init_state(vae, tx, jax.random.split(KEY, 2)[1], (7, 7, 1)), batch)[1]
+    np.testing.assert_allclose(metrics["loss"][1], alone["loss"], rtol=1e-5)
+    assert metrics["loss"][0] != metrics["loss"][1]
+
+
+def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(images: np.ndarray) -> None:
+    """At first at images of the training set; on top of a hierarchy, of the top layer's posteriors."""
+    few = np.stack([images[0, ::4, ::4], images[1, ::4, ::4]])
+    seen = jnp.asarray(few / 255, jnp.float32).clip(0.02, 0.98)
+    for levels in (1, 2):
+        vae = make_vae(Config(preset="tutorial_dense", latent_dim=3, prior="vamp", levels=levels), (7, 7, 1), few)
+        params = init(vae, KEY, (7, 7, 1))
+        q = encode(vae, params, seen)
+        top = q if levels == 1 else q.top
+        z = np.random.default_rng(0).normal(size=(10, 3))
+        of_each = scipy.stats.norm(np.float64(top.loc), np.exp(np.float64(top.log_scale))).logpdf(z[:, None]).sum(-1)
+        model = bind(vae, params)
+        prior = model.prior()
+        found = (prior if levels == 1 else prior.top).log_prob(jnp.asarray(z, jnp.float32))
+        start = np.random.default_rng(0).choice(2, 128)  # which of the two each pseudo-input starts as
+        expected = scipy.special.logsumexp(of_each[:, start], axis=1) - np.log(128)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)

@@ -1,0 +1,255 @@
+"""The pictures: what a reader of the files sees."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_vae import plots
+from flax_vae.plots import style
+
+
+def images_of(n, h=28, w=28, c=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, h, w, c), dtype=np.uint8)
+
+
+def read(path):
+    with Image.open(path) as picture:
+        picture.load()
+    assert picture.format == "PNG"
+    return picture
+
+
+def colours_in(picture):
+    return {colour[:3] for _, colour in picture.getcolors(1 << 22)}
+
+
+def curve(epochs, **first):
+    rows = [{"epoch": e, "train_loss": 250 + 60 / e, "test_loss": 252 + 60 / e} for e in range(1, epochs + 1)]
+    rows[0].update(first)
+    return rows
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Draw at a quarter of the resolution: faster, and enough to see that nothing crashes or warns."""
+    monkeypatch.setattr(style, "DPI", 64)
+
+
+# The bare mosaic
+
+
+@pytest.mark.parametrize(
+    ("shape", "mode"), [((28, 28, 1), "L"), ((20, 32, 3), "RGB"), ((9, 7, 2), "L"), ((5, 6, 4), "L")]
+)
+def test_mosaic_is_the_images_magnified(tmp_path, shape, mode):
+    images = images_of(7, *shape)
+    plots.save_image_grid(tmp_path / "grid.png", images, columns=3, padding=2)
+    picture = read(tmp_path / "grid.png")
+    h, w, _ = shape
+    wide, high = 3 * (w + 2) - 2, 3 * (h + 2) - 2
+    scale = picture.width // wide
+    assert picture.mode == mode
+    assert scale > 1
+    assert picture.size == (wide * scale, high * scale)
+    pixels = np.asarray(picture).reshape(high, scale, wide, scale, -1)
+    assert (pixels == pixels[:, :1, :, :1]).all()
+    for i, image in enumerate(images):
+        top, left = i // 3 * (h + 2), i % 3 * (w + 2)
+        shown = pixels[top : top + h, 0, left : left + w, 0]
+        np.testing.assert_array_equal(shown, image if mode == "RGB" else image[..., :1])
+    assert (pixels[:, 0, w : w + 2, 0] == 255).all(), "the gap is white"
+    assert (pixels[h + 2 + h + 2 :, 0, w:, 0] == 255).all(), "so are the places without an image"
+
+
+def test_mosaic_of_floats_is_that_of_their_uint8(tmp_path):
+    images = images_of(4)
+    plots.save_image_grid(tmp_path / "bytes.png", images, columns=2)
+    for dtype in (np.float16, np.float32, np.float64):
+        plots.save_image_grid(tmp_path / "floats.png", (images / 255).astype(dtype), columns=2)
+        assert (tmp_path / "floats.png").read_bytes() == (tmp_path / "bytes.png").read_bytes()
+
+
+def test_floats_out_of_range_are_clipped(tmp_path):
+    images = np.array([-0.5, 0, 1, 1.5, np.nan, np.inf]).reshape(1, 1, 6, 1)
+    plots.save_image_grid(tmp_path / "grid.png", images, columns=1)
+    picture = read(tmp_path / "grid.png")
+    shown = np.asarray(picture)[0, :: picture.width // 6]
+    np.testing.assert_array_equal(shown, [0, 0, 255, 255, 0, 255])
+
+
+def test_fewer_images_than_columns_and_none(tmp_path):
+    plots.save_image_grid(tmp_path / "one.png", images_of(1), columns=10)
+    assert read(tmp_path / "one.png").size == (168, 168)
+    with pytest.raises(ValueError, match="no images"):
+        plots.save_image_grid(tmp_path / "none.png", images_of(0), columns=10)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
+
+
+def test_large_mosaic_keeps_every_pixel(tmp_path):
+    images = images_of(9, 200, 300, 3)
+    plots.save_image_grid(str(tmp_path / "grid.png"), images, columns=9, padding=0)
+    np.testing.assert_array_equal(np.asarray(read(tmp_path / "grid.png")), np.concatenate(list(images), axis=1))
+
+
+# Every picture
+
+MEANS = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
+LABELS = np.arange(300) % 10
+NAMES = [f"class {i}" for i in range(10)]
+PICTURES = {
+    "mosaic": lambda path: plots.save_image_grid(path, images_of(10), columns=10),
+    "reconstructions": lambda path: plots.plot_reconstructions(path, images_of(10), images_of(10) / 255, "Epoch 3"),
+    "reconstructions, 13 in colour": lambda path: plots.plot_reconstructions(
+        path, images_of(13, 20, 32, 3), images_of(13, 20, 32, 3), "A $ and a \\title"
+    ),
+    "samples": lambda path: plots.plot_samples(path, images_of(10)),
+    "samples, large": lambda path: plots.plot_samples(path, images_of(10, 256, 256, 3)),
+    "grid": lambda path: plots.plot_latent_grid(path, images_of(16).reshape(4, 4, 28, 28, 1), 2.0, (0, 1), 2),
+    "grid of a line": lambda path: plots.plot_latent_grid(path, images_of(30)[None], 2.0, (0,), 1),
+    "grid of a plane among 8": lambda path: plots.plot_latent_grid(
+        path, images_of(12, 20, 32, 3).reshape(3, 4, 20, 32, 3), 1.5, (2, 6), 8
+    ),
+    "map": lambda path: plots.plot_latent_map(path, MEANS, LABELS, NAMES, (2, 6), 8),
+    "curves": lambda path: plots.plot_curves(path, curve(50)),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture(tmp_path, name):
+    path = tmp_path / "picture.png"
+    PICTURES[name](path)
+    picture = read(path)
+    assert 150 < picture.height < 2400
+    assert 800 < picture.width < 2400
+    assert path.stat().st_size < 1_500_000
+    assert list(tmp_path.iterdir()) == [path], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("name", ["mosaic", "samples", "grid"])
+def test_same_input_same_bytes(tmp_path, name):
+    for path in (tmp_path / "a.png", tmp_path / "b.png"):
+        PICTURES[name](path)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_reconstructions_stand_below_their_originals(tmp_path):
+    originals = np.full((3, 28, 28, 1), 0.2)
+    plots.plot_reconstructions(tmp_path / "pairs.png", originals, originals + 0.4, "Pairs")
+    pixels = np.asarray(read(tmp_path / "pairs.png").convert("L"))[110:, 330:]  # without the words
+    above, below = np.argwhere(pixels == 51), np.argwhere(pixels == 153)
+    assert len(above) == 3 * 168 * 168
+    assert above[:, 0].max() < below[:, 0].min()
+    assert (above[:, 1].min(), above[:, 1].max()) == (below[:, 1].min(), below[:, 1].max())
+
+
+# The latent plane: z1 grows to the right, z2 upwards
+
+
+@pytest.mark.parametrize("c", [1, 3])
+def test_latent_grid_shows_each_image_pixel_for_pixel_with_the_second_latent_upwards(tmp_path, monkeypatch, c):
+    monkeypatch.setattr(style, "WIDEST", 600)
+    images = images_of(30 * 30, 7, 9, c).reshape(30, 30, 7, 9, c)
+    plots.plot_latent_grid(tmp_path / "grid.png", images, 2.0, (0, 1), 2)
+    expected = images[::-1].swapaxes(1, 2).reshape(30 * 7, 30 * 9, c)
+    expected = expected.repeat(2, 0).repeat(2, 1)
+    pixels = np.asarray(read(tmp_path / "grid.png").convert("RGB"))
+    left, bottom = 190, 150
+    shown = pixels[-bottom - len(expected) : -bottom, left : left + expected.shape[1]]
+    # Ticks may shade the outermost pixels.
+    np.testing.assert_array_equal(shown[1:-1, 1:-1], np.broadcast_to(expected, shown.shape)[1:-1, 1:-1])
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 30), (2, 2), (9, 1)])
+def test_latent_grid_of_any_size(tmp_path, rows, columns):
+    images = images_of(rows * columns).reshape(rows, columns, 28, 28, 1)
+    plots.plot_latent_grid(tmp_path / "grid.png", images, 2.0, (0, 1)[: 1 + (rows > 1)], 2)
+    read(tmp_path / "grid.png")
+
+
+def test_latents_are_counted_from_one():
+    assert style.shown_latents((0, 1), 2) == "z₁ and z₂"
+    assert style.shown_latents((2, 11), 16) == "z₃ and z₁₂, the two of 16 that tell images apart best"
+    assert style.shown_latents((4,), 8) == "z₅, the one of 8 that tell images apart best"
+
+
+# The map of posterior means
+
+
+@pytest.mark.parametrize(("classes", "dimensions"), [(1, 2), (20, 2), (100, 2), (100, 1)])
+def test_map_of_any_number_of_classes(tmp_path, coarse, classes, dimensions):
+    labels = (np.arange(300) % classes).astype(np.uint8)
+    plots.plot_latent_map(tmp_path / "map.png", MEANS, labels, None, (0, 1)[:dimensions], 8)
+    read(tmp_path / "map.png")
+
+
+def test_map_tells_classes_apart_by_colour(tmp_path, coarse):
+    plots.plot_latent_map(tmp_path / "named.png", MEANS, LABELS, NAMES, (0, 1), 8)
+    plots.plot_latent_map(tmp_path / "plain.png", MEANS, None, None, (0, 1), 8)
+    tab10 = {(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)}
+    assert tab10 <= colours_in(read(tmp_path / "named.png")), "the legend's dots are opaque"
+    assert not tab10 & colours_in(read(tmp_path / "plain.png"))
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_map_of_odd_names_unknown_labels_and_a_collapsed_latent(tmp_path, coarse, dimensions):
+    labels = np.arange(300) % 5 - 1
+    names = ["$x^$", "_hidden", "服", "a name that is longer than any legend should be wide"]
+    means = np.full((300, 2), 0.5, np.float32)
+    plots.plot_latent_map(tmp_path / "map.png", means, labels, names, (0, 1)[:dimensions], 2)
+    read(tmp_path / "map.png")
+
+
+# The curves
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        curve(3, train_rate=1e5, test_rate=0.0, train_distortion=1e12),
+        curve(12, train_loss=float("nan"), test_loss=None),
+        [{"epoch": e, "train_loss": -1000.0} for e in range(3)],
+        [{"epoch": 1, "train_loss": float("nan")}],
+        json.loads(
+            '[{"epoch": 1, "train_loss": 260, "train_rate": 6}, {"epoch": 2, "train_loss": 259, "test_loss": 260}]'
+        ),
+        [],
+    ],
+    ids=["huge", "gaps", "no test set", "nothing finite", "test loss now and then", "none"],
+)
+def test_curves_of_odd_metrics(tmp_path, coarse, metrics):
+    plots.plot_curves(tmp_path / "curves.png", metrics)
+    read(tmp_path / "curves.png")
+
+
+def test_a_single_epoch_shows(tmp_path):
+    plots.plot_curves(tmp_path / "curves.png", [{"epoch": 1, "train_loss": 261, "test_loss": 262}])
+    assert {(76, 120, 168), (228, 87, 46)} <= colours_in(read(tmp_path / "curves.png"))
+
+
+def test_a_huge_first_epoch_does_not_flatten_the_rest(tmp_path, coarse):
+    def heights(**first):
+        plots.plot_curves(tmp_path / "curves.png", curve(50, **first))
+        pixels = np.asarray(read(tmp_path / "curves.png").convert("RGB"))[90:, 40:]
+        return np.ptp(np.argwhere((pixels == (76, 120, 168)).all(-1))[:, 0])
+
+    assert heights(train_loss=1e6) > 0.9 * heights()
+
+
+# The module
+
+
+def test_importing_it_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
+    code = f"""
+import sys
+import numpy as np
+from flax_vae import plots
+from flax_vae.plots import style
+assert "matplotlib" not in sys.modules
+plots.plot_samples({str(tmp_path / "samples.png")!r}, np.zeros((2, 8, 8, 1)))
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -1,0 +1,407 @@
+"""Run directories: what is written, read back, resumed and refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
+
+from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
+from flax_vae.runs.build import load_objective
+from flax_vae.runs.evaluate import evaluate
+from flax_vae.runs.fit import _point_latest, load_data
+from flax_vae.runs.loop import Interrupted
+from flax_vae.runs.report import Report
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
+
+@pytest.fixture(scope="module")
+def config(few_images: Path) -> Config:
+    return Config(
+        preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3, ema_decay=0.5
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training of seconds that was never interrupted, the only one here with its pictures."""
+    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def copy(run: Run, tmp_path: Path) -> Path:
+    """A run directory to do harm to."""
+    return shutil.copytree(run.directory, tmp_path / "copy")
+
+
+def test_a_run_directory_holds_everything(run: Run, config: Config) -> None:
+    assert [record["epoch"] for record in run.metrics] == [1, 2, 3]
+    assert [record["step"] for record in run.metrics] == [12, 24, 36]
+    terms = ("loss", "elbo", "rate", "distortion")
+    expected = {"epoch", "step", *TIMES, "train_gradient_norm", *(f"{s}_{t}" for s in ("train", "test") for t in terms)}
+    assert set(run.metrics[-1]) == expected
+    assert run.metrics[-1]["test_loss"] < run.metrics[0]["test_loss"]
+    last = run.metrics[-1]
+    np.testing.assert_allclose(last["test_loss"], last["test_rate"] + last["test_distortion"], rtol=1e-5)
+    assert run.config == config
+    assert json.loads((run.directory / "config.json").read_text())["learning_rate"] == 3e-3
+    provenance = json.loads((run.directory / "provenance.json").read_text())
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert len(provenance["data"]["train"]) == 64
+    assert provenance["device"]["platform"] == jax.default_backend()
+    assert list((run.directory / "tensorboard").glob("events*"))
+    for picture in ("reconstructions", "samples", "latent_grid", "latent_map", "curves"):
+        with Image.open(run.directory / "pictures" / f"{picture}.png") as image:
+            assert min(image.size) > 100
+    assert (run.directory.parent / "latest").resolve() == run.directory.resolve()
+
+
+def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    loaded = load_run(".")
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(sample(loaded.vae, loaded.params, key, 4), sample(run.vae, run.params, key, 4))
+    assert loaded.examples.shape == (64, 28, 28, 1)
+
+
+def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
+    """An objective that gets worse after the first epoch leaves that epoch's parameters to sample with."""
+
+    def worsens(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        climbs = 2 * jax.lax.stop_gradient(distortion) - distortion  # the same value, its gradient turned round
+        return jax.numpy.where(step < 12, distortion, climbs), {}
+
+    config = replace(config, epochs=1, warmup_steps=0, schedule="constant", ema_decay=0.0)
+    one = fit(config, tmp_path / "one", objective=worsens)
+    three = fit(replace(config, epochs=3), tmp_path / "three", objective=worsens)
+    assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
+    jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
+    assert three.step == 12
+    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 36]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_every_test_loss_has_the_weight_that_a_warmup_ends_at(config: Config, tmp_path: Path) -> None:
+    """Else those of the warm-up would be lower, and the best checkpoint one of its first."""
+    run = fit(replace(config, kl_warmup_epochs=2, kl_cycles=1, beta=2.0), tmp_path / "run")
+    for record in run.metrics:
+        np.testing.assert_allclose(record["test_loss"], record["test_distortion"] + 2 * record["test_rate"], rtol=1e-5)
+    first = run.metrics[0]
+    assert first["train_loss"] < first["train_distortion"] + 1.5 * first["train_rate"]
+    assert run.step == min(run.metrics, key=lambda record: record["test_loss"])["step"]
+    assert load_run(run.directory).config == run.config  # 2 epochs of warm-up were given as an int
+
+
+@pytest.mark.parametrize(
+    ("harm", "step", "warning"),
+    [
+        (lambda d: (d / "metrics.jsonl").unlink(), 36, "no epoch is finished"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "the best, of step 24, is gone"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
+    ],
+)
+def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
+    copy: Path, harm, step: int, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    shutil.copytree(copy / "checkpoints" / "36", copy / "checkpoints" / "24")
+    harm(copy)
+    assert load_run(copy).step == step
+    err = capsys.readouterr().err
+    assert err.count("\n") == bool(warning)
+    assert warning in err
+
+
+def test_latest_is_a_convenience_that_ends_no_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many runs may start in one folder at once, in the folder they stand in, or under that very name."""
+    names = [tmp_path / f"run{i}" for i in range(40)]
+    for name in names:
+        name.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(_point_latest, names))
+    assert (tmp_path / "latest").resolve() in names
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("run3")
+    monkeypatch.chdir(tmp_path / "run5")
+    short = replace(config, epochs=1)
+    assert fit(short, tmp_path / "latest").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run3"
+    assert fit(short, ".").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run5"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_in_mid_epoch_and_resumed_is_never_interrupted(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
+) -> None:
+    advance = Report.advance
+
+    def advance_and_interrupt(self, step, *arguments):
+        advance(self, step, *arguments)
+        if step == 17:
+            signal.raise_signal(signum)
+
+    monkeypatch.setattr(Report, "advance", advance_and_interrupt)
+    monkeypatch.setattr("flax_vae.runs.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
+        fit(config, tmp_path / "broken")
+    assert stopped.value.signum == signum
+    assert (tmp_path / "broken" / "checkpoints" / "17").is_dir()
+    monkeypatch.undo()
+    assert_same_run(resume(tmp_path / "broken"), run)
+
+
+@pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f", " --objective mine:f")])
+def test_what_goes_on_with_a_run_names_an_objective_of_your_own_only(objective: str, flag: str) -> None:
+    stopped = Interrupted(signal.SIGINT, Path("run"), Config(objective=objective))
+    assert str(stopped).endswith(f"python train.py --resume run{flag}")
+
+
+def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
+    assert_same_run(resume(copy), run)
+
+
+def test_a_run_on_a_relative_path_resumes_from_anywhere(
+    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(few_images, tmp_path / "mine.npz")
+    monkeypatch.chdir(tmp_path)
+    fit(replace(config, dataset="mine.npz"), "run")
+    monkeypatch.chdir(tmp_path.parent)
+    assert_same_run(resume(tmp_path / "run"), run)
+
+
+def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
+    half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
+    assert half.vae.dtype == load_run(tmp_path / "half").vae.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype("float32")}
+    assert half.metrics[-1]["test_loss"] != run.metrics[-1]["test_loss"]
+    np.testing.assert_allclose(half.metrics[-1]["test_loss"], run.metrics[-1]["test_loss"], rtol=0.01)
+
+
+def test_images_that_do_not_fit_are_fed_in_blocks(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flax_vae.runs.ensemble._RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flax_vae.runs.loop._BLOCK_BYTES", 5 * 50 * 784)  # blocks of 5 steps, so 12 are 5 + 5 + 2
+    fed = fit(config, tmp_path / "fed")
+    for one, other in zip(untimed(fed.metrics), untimed(run.metrics), strict=True):
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config, tmp_path: Path) -> None:
+    def explodes(vae, x, key, step):
+        loss = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return loss * jax.numpy.where(step < 14, 1.0, jax.numpy.inf), {"calm": loss}
+
+    message = r"step 15: loss is inf, gradient_norm is nan\. Lower --learning-rate.*of step 12 is intact"
+    with pytest.raises(UserError, match=message):
+        fit(config, tmp_path / "run", objective=explodes)
+    assert load_run(tmp_path / "run").metrics[-1]["step"] == 12
+
+
+def test_a_directory_in_use_is_never_overwritten(run: Run, config: Config) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
+    with pytest.raises(UserError, match="already holds something"):
+        fit(config, run.directory)
+    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
+
+
+def test_nothing_is_written_for_an_objective_that_cannot_train(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must return"):
+        fit(config, tmp_path / "run", objective=lambda vae, x, key, step: vae.infer(x, key))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_would_not_end_is_refused_with_the_numbers(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"beta of ELBO\(.*\) would rise for 1000 steps, and the training has \d+"):
+        fit(config, tmp_path / "run", objective=ELBO(Warmup(1000)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_path: Path) -> None:
+    with np.load(few_images) as arrays:
+        np.savez(tmp_path / "other.npz", **{name: array[::-1] for name, array in arrays.items()})
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
+    with pytest.raises(UserError, match="not the data"):
+        resume(copy)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (shutil.rmtree, "no run directory"),
+        (lambda d: (d / "config.json").unlink(), "no run directory"),
+        (lambda d: (d / "config.json").write_text('{"form'), "cannot be read"),
+        (lambda d: (d / "config.json").write_text("[]"), "format None"),
+        (lambda d: (d / "config.json").write_text('{"format": 99}'), "format 99"),
+        (lambda d: edit_config(d, latent_dims=3), "unknown entry 'latent_dims'; did you mean 'latent_dim'"),
+        (lambda d: edit_config(d, latent_dim="two"), "--latent-dim is 'two', which is not int"),
+        (
+            lambda d: edit_config(d, preset="tutorial_dence"),
+            "--preset is 'tutorial_dence', which is not one of",
+        ),
+        (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
+        (lambda d: edit_config(d, latent_dim=3), r"stored as \(2, 128\), the model wants \(3, 128\)"),
+        (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
+        (truncate_checkpoint, "damaged or of another model"),
+        (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_damaged_or_foreign_directory_gets_one_line(copy: Path, harm, message: str) -> None:
+    harm(copy)
+    with pytest.raises(UserError, match=message) as error:
+        load_run(copy)
+    assert "\n" not in str(error.value)
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | changes))
+
+
+def test_loading_executes_nothing_that_the_directory_names(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hostile.py").write_text("raise SystemExit('executed')")
+    edit_config(copy, objective="hostile:objective")
+    pickled = np.array([print], dtype=object)
+    monkeypatch.chdir(tmp_path)
+    load_run(copy)
+    with pytest.raises(UserError, match="add --objective hostile:objective"):
+        resume(copy)
+    np.save(copy / "examples.npy", pickled, allow_pickle=True)
+    with pytest.raises(UserError, match=r"examples\.npy cannot be read"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("elbow", "write one of elbo, .*, or my_module:my_objective"),
+        ("absent_module:f", "no module absent_module"),
+        ("own_losses:g", "has no function g"),
+        ("own_losses:three", r"called as three\(vae, x, key, step\), but too many positional arguments"),
+    ],
+)
+def test_an_objective_that_cannot_be_had_is_said(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_losses.py").write_text("def three(vae, x, key): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_losses", raising=False)
+    with pytest.raises(UserError, match=message):
+        load_objective(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be greater than 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate must be greater than 0"),
+        ({"beta": -1.0}, "--beta must not be negative"),
+        ({"ema_decay": 1.0}, "--ema-decay must be"),
+        ({"epochs": 2.5}, "--epochs is 2.5, which is not int"),
+        ({"data_dir": 3}, "--data-dir is 3, which is not str or None"),
+        ({"kl_warmup_epochs": 9.0}, "9 epochs do not end within 8 epochs"),
+        ({"objective": "mine:f", "beta": 2.0}, "belong to --objective elbo and beta_tcvae, not to mine:f"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(Config(), **change)
+
+
+def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
+    monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
+    parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "levels": 2}
+    config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
+    run = fit(config, tmp_path / "parts")
+    loaded = load_run(run.directory)
+    assert loaded.config == config
+    made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
+    np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
+    assert made.shape == (4, 8, 8, 1)
+    found = evaluate(run.directory, num_samples=(4,), num_images=10)
+    bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
+    np.testing.assert_allclose(found["bits_per_dim"], bits)
+    assert 1 < bits < 8
+    assert found["latent_dim"] == 6
+    assert found["dimension_rates"] is None  # a mixture has no KL of each dimension
+    scores = found["disentanglement"]
+    assert scores.keys() == {"MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness"}
+    assert all(0 <= score <= 1 for score in scores.values())
+    assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
+
+
+def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
+    """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
+    fixed = fit(config, tmp_path / "fixed")
+    dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
+    assert np.isin(fixed.examples, (0, 255)).all()
+    np.testing.assert_array_equal(fixed.examples, dynamic.examples)
+    with np.load(few_images) as grey:
+        np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
+    assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
+
+    assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
+    np.testing.assert_array_equal(load_data(dynamic, "fixed", 0)[1].images[:64], fixed.examples)
+    assert (load_data(fixed, "fixed", 1)[1].images[:64] != fixed.examples).any()
+    assert not np.isin(load_data(fixed, "none")[1].images, (0, 255)).all()
+
+
+def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
+    """Whatever the microbatches, which other objectives are cut into."""
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50, objective="dip_vae_i")
+    whole, cut = (fit(replace(config, microbatch_size=n), tmp_path / str(n)) for n in (0, 10))
+    assert_same_run(whole, cut)
+
+
+def test_results_do_not_depend_on_the_number_of_devices(few_images: Path) -> None:
+    """Beyond rounding: four steps of a convolutional model on one and on two CPU devices."""
+    program = """
+import sys, jax, numpy as np; jax.config.update("jax_num_cpu_devices", 2)
+from flax_vae import ELBO, init_state, load_images, make_optimizer, make_train_step, tutorial_conv
+from flax_vae.batches import epoch_indices
+from flax_vae.training.sharding import data_mesh, shardings
+from flax_vae.training.step import make_train_steps
+images = load_images(sys.argv[1], "train", image_size=8).images
+vae, tx = tutorial_conv((8, 8, 1)), make_optimizer("adam", 1e-3, 10)
+fresh = jax.device_get(init_state(vae, tx, jax.random.key(0), (8, 8, 1)).replace(key=None))
+zeros = {name: np.zeros((), np.float32) for name in ("loss", "elbo", "rate", "distortion", "gradient_norm")}
+for mesh in (None, data_mesh(16)):
+    repeated, split = shardings(mesh)
+    rows = jax.device_put(epoch_indices(600, 16, seed=0, epoch=0), split)
+    state = fresh.replace(key=jax.random.key(1))
+    state, totals, resident = jax.device_put((state, zeros, images), repeated)
+    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), mesh)
+    state, totals, _ = run(state, totals, resident, rows, 0, 2)
+    _, totals, _ = run(state, totals, resident, rows, 2, 4)
+    print(len(rows.sharding.device_set), run._cache_size(), *(float(total) for total in totals.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(few_images)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [list(map(float, line.split())) for line in done.stdout.splitlines()]
+    assert [line[:2] for line in found] == [[1, 1], [2, 1]]  # devices, compilations
+    np.testing.assert_allclose(found[0][2:], found[1][2:], rtol=1e-5)

@@ -1,0 +1,84 @@
+"""Optimisers and their schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax.contrib
+import pytest
+
+from flax_vae import ELBO, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae.training.optimizers import orthogonalize
+
+
+def rates(**settings) -> np.ndarray:
+    """The rate at each step, read off Adam's answer to a gradient of one."""
+    tx = make_optimizer("adam", 0.1, total_steps=100, warmup_steps=10, **settings)
+    state, sizes = tx.init(jnp.zeros(())), []
+    for _ in range(101):
+        update, state = tx.update(jnp.ones(()), state, jnp.zeros(()))
+        sizes.append(-float(update))
+    return np.array(sizes)
+
+
+@pytest.mark.parametrize(("schedule", "halfway", "end"), [("constant", 0.1, 0.1), ("linear", 0.05, 0.0),
+                                                          ("cosine", 0.0505, 0.001)])  # fmt: skip
+def test_the_rate_warms_up_then_follows_its_schedule(schedule: str, halfway: float, end: float) -> None:
+    sizes = rates(schedule=schedule)
+    np.testing.assert_allclose(sizes[:11], np.arange(11) / 100, atol=1e-4)
+    np.testing.assert_allclose(sizes[[55, 100]], [halfway, end], atol=1e-4)
+
+
+def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
+    tx = make_optimizer("adam", 0.1, 10, clip_norm=1.0)
+    gradient = {"a": jnp.array([300.0, 400.0])}
+    _, state = tx.update(gradient, tx.init(gradient), gradient)
+    first_moment = next(leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,))
+    np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("adam", 2e-3), ("adamw", 2e-3), ("muon", 2e-2)])
+def test_every_optimiser_trains(name: str, rate: float, images: np.ndarray) -> None:
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, rate, 30, warmup_steps=3, schedule="cosine")
+    state, step = init_state(vae, tx, jax.random.key(0), (28, 28, 1)), make_train_step(vae, ELBO(), tx)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, images)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("shape", [(40, 8), (8, 40), (3, 3, 4, 8), (5, 5)])
+@pytest.mark.parametrize("smallest", [1.0, 1e-6], ids=["well-conditioned", "nearly of lower rank"])
+def test_orthogonalising_repeats_the_quintic_on_the_singular_values(shape: tuple[int, ...], smallest: float) -> None:
+    """Against the singular value decomposition in float64, for kernels as matrices "(kh kw i) o"."""
+    matrix = np.random.default_rng(0).normal(size=(np.prod(shape[:-1]), shape[-1]))
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    s[-1] *= smallest
+    found = orthogonalize(jnp.asarray((u * s) @ v, jnp.float32).reshape(shape))
+    s /= np.linalg.norm(s)
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    expected = (u * s) @ v * np.sqrt(max(1, matrix.shape[1] / matrix.shape[0]))
+    np.testing.assert_allclose(found.reshape(matrix.shape), expected, atol=1e-3)
+    assert not orthogonalize(jnp.zeros(shape)).any()
+
+
+def test_muon_makes_the_updates_of_optax() -> None:
+    """After the first steps, whose momentum Optax scales up."""
+    shapes = {"kernel": (3, 3, 4, 8), "dense": (20, 6), "bias": (6,), "one_output": (3, 3, 4, 1)}
+    kernels = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), optax.contrib.MuonDimensionNumbers()
+    dimensions = {"kernel": kernels[0], "dense": kernels[1], "bias": None, "one_output": None}
+    theirs = optax.contrib.muon(0.1, adam_b2=0.99, muon_weight_dimension_numbers=dimensions)
+    ours = make_optimizer("muon", 0.1, 200)
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+    def step(states: tuple, key: jax.Array) -> tuple:
+        grads = {name: jax.random.normal(key, shape) for name, shape in shapes.items()}
+        updates, states = zip(*(tx.update(grads, s, params) for tx, s in zip((ours, theirs), states, strict=True)),
+                              strict=True)  # fmt: skip
+        return states, updates
+
+    keys = jax.random.split(jax.random.key(0), 200)
+    _, (found, expected) = jax.lax.scan(step, (ours.init(params), theirs.init(params)), keys)
+    for name in shapes:
+        np.testing.assert_allclose(found[name][-1], expected[name][-1], atol=1e-4)

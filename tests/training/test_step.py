@@ -1,0 +1,105 @@
+"""The train step and the loop around it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from known_models import IMAGES, linear_gaussian
+
+from flax_vae import ELBO, UserError, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae.batches import epoch_indices
+from flax_vae.training.sharding import data_mesh
+from flax_vae.training.step import make_train_steps
+
+KEY = jax.random.key(0)
+
+
+def dense(objective=ELBO(), **options):  # noqa: B008
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer("adam", 1e-3, 100)
+    state = init_state(vae, tx, KEY, (28, 28, 1), ema=bool(options))
+    return state, make_train_step(vae, objective, tx, **options)
+
+
+def zero_totals(step, state, images):
+    return jax.tree.map(lambda m: jnp.zeros(m.shape, m.dtype), jax.eval_shape(step, state, images)[1])
+
+
+def assert_same_bits(left, right) -> None:
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_many_steps_in_one_dispatch_are_the_steps_one_by_one(images: np.ndarray) -> None:
+    """However they are cut: the same bits from dispatches of 5 and of 2 + 3, and the numbers of single steps."""
+    indices = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
+    state, step = dense()
+    single = state = jax.tree.map(jnp.copy, state)
+    run = make_train_steps(step)
+    totals = zero_totals(step, state, images[:8])
+    whole = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 5)
+    begun = run(*jax.tree.map(jnp.copy, (state, totals)), images, indices, 0, 2)
+    cut = run(*begun[:2], images, indices, 2, 5)
+    assert_same_bits((whole[0].params, whole[0].opt_state, whole[1]), (cut[0].params, cut[0].opt_state, cut[1]))
+    assert run._cache_size() == 1
+    losses = []
+    for i in range(5):
+        single, metrics = step(single, images[indices[i]])
+        losses.append(float(metrics["loss"]))
+    np.testing.assert_allclose(whole[1]["loss"], sum(losses), rtol=1e-5)
+    assert int(whole[0].step) == 5
+
+
+def test_the_loop_ends_at_the_first_step_that_is_not_finite(images: np.ndarray) -> None:
+    def breaks_at_step_three(vae, x, key, step):
+        loss, metrics = ELBO()(vae, x, key, step)
+        return jnp.where(step == 3, jnp.nan, loss), metrics
+
+    state, step = dense(breaks_at_step_three)
+    indices = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
+    totals = zero_totals(step, state, images[:8])
+    state, _, last = make_train_steps(step)(state, totals, images, indices, 0, 8)
+    assert int(state.step) == 4
+    assert np.isnan(last["loss"])
+
+
+def test_an_epoch_is_a_shuffle_of_seed_and_number() -> None:
+    first = epoch_indices(100, 16, seed=1, epoch=0)
+    assert first.shape == (6, 16)
+    assert len(np.unique(first)) == 96
+    np.testing.assert_array_equal(first, epoch_indices(100, 16, seed=1, epoch=0))
+    for other in (epoch_indices(100, 16, seed=1, epoch=1), epoch_indices(100, 16, seed=2, epoch=0)):
+        assert (first != other).any()
+
+
+def test_noise_differs_between_steps_and_seeds() -> None:
+    def report_noise(vae, x, key, step):
+        z = vae.infer(x, key).latents[0][0, :, 0]
+        return ELBO()(vae, x, key, step)[0], {"z": z}
+
+    vae, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # the parameters stay: only the key can change z
+    step = make_train_step(vae, report_noise, tx)
+    seen = []
+    for seed in (0, 1):
+        state = init_state(vae, tx, jax.random.key(seed), (2, 2, 1))
+        for _ in range(3):
+            state, metrics = step(state, IMAGES)
+            seen.append(float(metrics["z"]))
+    assert len(set(seen)) == 6
+
+
+def test_averaged_parameters_follow_their_definition(images: np.ndarray) -> None:
+    state, step = dense(ema_decay=0.75)
+    expected = jax.device_get(state.params)
+    for _ in range(3):
+        state, _ = step(state, images)
+        expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, expected, jax.device_get(state.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.averaged_params, expected)
+    assert state.best_params is state.averaged_params
+
+
+def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"--devices 99: there are \d+ \("):
+        data_mesh(198, 99)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="--devices 3: a batch of 128 images cannot be shared evenly"):
+        data_mesh(128, 3)
