@@ -29,7 +29,7 @@ from flax_vae import (
     use_machine,
 )
 from flax_vae.batches import epoch_indices, to_unit
-from flax_vae.models.presets import mean_logit
+from flax_vae.models.presets import channel_means
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
 
@@ -58,7 +58,7 @@ def main(arguments: Arguments) -> None:
     use_machine(2)
     images = load_images("fashion_mnist", "train").images
     vae, tx = (
-        tutorial_conv((28, 28, 1), output_bias=mean_logit(images)),
+        tutorial_conv((28, 28, 1), mean=channel_means(images)),
         make_optimizer("adam", arguments.learning_rate, 1),
     )
     mesh = data_mesh(arguments.batch_size)

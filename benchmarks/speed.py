@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import init, load_images
-from flax_vae.models.presets import PRESETS, mean_logit
+from flax_vae.models.presets import PRESETS, channel_means
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "contenders"))
@@ -115,7 +115,7 @@ class Contender:
 
 def make_task(job: Job, images: np.ndarray) -> Task:
     """The first parameters, the order of the images and the latents, all of seed 0."""
-    vae = PRESETS[job.model]((28, 28, 1), job.latent_dim, mean_logit(images))
+    vae = PRESETS[job.model]((28, 28, 1), job.latent_dim, mean=channel_means(images))
     params = flatten_dict(jax.device_get(init(vae, jax.random.key(0), (28, 28, 1))), sep=".")
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(10_000, job.latent_dim)).astype(np.float32)

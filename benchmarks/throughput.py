@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -38,10 +39,9 @@ from flax_vae import (
     use_machine,
 )
 from flax_vae.batches import epoch_indices
-from flax_vae.models.presets import PRESETS, mean_logit
-from flax_vae.training.ensemble import make_members_steps, stack
-from flax_vae.training.sharding import member_shardings, members_mesh
-from flax_vae.training.step import make_train_steps
+from flax_vae.models.presets import PRESETS, channel_means
+from flax_vae.training.ensemble import make_ensemble_steps, stack
+from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, ensemble_mesh
 
 METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")
 BATCH, LATENT_DIM = 100, 40
@@ -93,7 +93,7 @@ _turn: list[Callable[[], None]] = []  # what a process of `members` does when it
 def _prepare_members(count: int, steps: int) -> None:
     use_machine(os.cpu_count() if count > 1 else 1)
     images = load_images("fashion_mnist", "train").images
-    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean_logit(images))
+    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
 
     def step(own: Any) -> Any:
         return make_train_step(vae, ELBO(own["beta"]), make_optimizer("adam", own["learning_rate"], 1))
@@ -101,26 +101,16 @@ def _prepare_members(count: int, steps: int) -> None:
     tx = make_optimizer("adam", 1e-3, 1)
     states = stack([init_state(vae, tx, jax.random.key(seed), (28, 28, 1)) for seed in range(count)])
     rows = stack([epoch_indices(len(images), BATCH, seed, 0) for seed in range(count)])
-    own = {"beta": 1.0, "learning_rate": 1e-3}
-    shape: tuple[int, ...] = ()
-    if count == 1:
-        run, everywhere, split = make_train_steps(step(own)), jax.devices()[0], jax.devices()[0]
-    else:
-        mesh = members_mesh(count)
-        everywhere, split = member_shardings(mesh)
-        each = jax.device_put({name: np.full(count, value, np.float32) for name, value in own.items()}, split)
-        together = make_members_steps(step, mesh)
-        shape = (count,)
-
-        def run(*arguments: Any) -> Any:
-            return together(each, *arguments)
-
+    mesh = ensemble_mesh(count, BATCH)
+    everywhere, split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))
+    own = {name: np.full(count, value, np.float32) for name, value in {"beta": 1.0, "learning_rate": 1e-3}.items()}
+    run = partial(make_ensemble_steps(step, mesh), jax.device_put(own, split))
     resident, rows = jax.device_put(images, everywhere), jax.device_put(rows, split)
     states = jax.device_put(states, split)
 
     def turn() -> None:
         nonlocal states
-        totals = jax.device_put({name: np.zeros(shape, np.float32) for name in METRICS}, split)
+        totals = jax.device_put({name: np.zeros(count, np.float32) for name in METRICS}, split)
         states, totals, _ = run(states, totals, resident, rows, 0, steps)
         jax.block_until_ready(totals)
 
@@ -136,7 +126,7 @@ def _train_members() -> float:
 def likelihood(num_images: int, rounds: int) -> dict[str, float]:
     """Fraction of the matmul peak, and megabytes."""
     images = load_images("fashion_mnist", "test").images[:num_images]
-    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean_logit(images))
+    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
     params = init(vae, jax.random.key(0), (28, 28, 1))
     left = jax.random.normal(jax.random.key(1), (2048, 2048))
     product, key = jax.jit(jnp.matmul), jax.random.key(2)

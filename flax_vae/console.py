@@ -1,22 +1,28 @@
-"""What the program tells the user, apart from its output."""
+"""What the program tells the user on stderr, apart from its output: lines, and progress."""
 
 import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import TypeVar
-
-
-def say(line: str) -> None:
-    """Tell the user one thing, apart from the program's output."""
-    print(line, file=sys.stderr, flush=True)
-
 
 Item = TypeVar("Item")
 
 
-def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-    """Pass the items on, with a progress bar on stderr once they have taken more than two seconds."""
+def say(line: str) -> None:
+    """Tell the user one thing."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@functools.cache
+def say_once(line: str) -> None:
+    """Tell the user one thing, once: the training and the test part often have the same to say."""
+    say(line)
+
+
+def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
+    """Pass the items on, with a progress bar once they have taken more than two seconds."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -35,7 +41,8 @@ def watched(items: Iterable[Item], total: int | None, what: str) -> Iterator[Ite
             bar.stop()
 
 
-@functools.cache
-def say_once(line: str) -> None:
-    """Tell the user one thing, once: the training and the test part often have the same to say."""
-    say(line)
+def busy(what: str) -> AbstractContextManager[object]:
+    """A sign of life while something takes its time."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)

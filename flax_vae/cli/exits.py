@@ -9,10 +9,19 @@ from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
 
 
-def run_command(command: Callable[[], None]) -> int:
-    """Run a command; its exit code: 2 for an error of the user's, 128 + n after signal n."""
+def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> int:
+    """Parse a command line and run the command; its exit code: 2 for bad input, 128 + n after signal n.
+
+    Args:
+        parse: reads the arguments; it ends the program after showing the help, or what is wrong with them.
+        examples: shown below the help.
+    """
     try:
-        command()
+        parse()()
+    except SystemExit as done:
+        if done.code == 0 and examples:
+            print(examples)
+        raise
     except UserError as error:
         say(f"error: {error}")
         return 2

@@ -1,18 +1,24 @@
 """`flax-vae`: its commands."""
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import tyro
 
 from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.exits import run_command
+from flax_vae.cli.sample import Sample
+from flax_vae.cli.train import EXAMPLES, Train
 
-_COMMANDS: dict[str, Callable[..., Any]] = {"evaluate": Evaluate, "compare": Compare}
+_COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "compare": Compare}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flax-vae`; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    return run_command(lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="flax-vae", args=argv)())
+    return run_command(
+        lambda: tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS, prog="flax-vae", args=argv, config=(tyro.conf.DisallowNone,)
+        ),
+        EXAMPLES if argv[:1] == ["train"] else "",
+    )

@@ -1,10 +1,11 @@
-"""`flax-vae train`: from arguments to a run."""
+"""`flax-vae train`, and `train.py`: from flags to runs."""
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, fields, make_dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -12,84 +13,145 @@ from flax_vae.cli.exits import run_command
 from flax_vae.errors import UserError
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
-from flax_vae.runs.config import RECIPES, Config, read_config
+from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
+from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.fit import Run, fit, fit_many, member_directories, resume, resume_many
 
+EXAMPLES = """
+examples:
+  train.py                                                      about a minute on two cores
+  train.py --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior "vamp(components=500)"
+  train.py --seeds 4 --betas 0.5 1 2 4                          sixteen trainings in one program
+"""
+
+
+def _default(field: "Field[Any]") -> str:
+    """The value of a flag that is left out, and which presets have another: "(default: 8; tutorial_dense: 15)"."""
+    usual = field.metadata["usual"]
+    recipes = {name: recipe_of(name).get(field.name, usual) for name in RECIPES}
+    others = defaultdict(list)
+    for name, value in recipes.items():
+        if value != usual:
+            others[value].append(name)
+    words = "".join(f"; {', '.join(names)}: {value}" for value, names in others.items())
+    return "" if usual is None and not words else f"(default: {usual}{words})"
+
+
+def _help(field: "Field[Any]") -> str:
+    """What a flag is for; for a part, all that there are."""
+    meaning = field.metadata["meaning"]
+    return f"{meaning}\n{PARTS[field.name].help()}" if field.name in PARTS else meaning
+
+
+def _group(name: str, *more: tuple[str, Any, Any]) -> type:
+    """The flags of a group of `Config`: what is left out is None, so that the preset's recipe has its say."""
+    hints, flags = get_type_hints(Config), []
+    for each in fields(Config):
+        if each.metadata["group"] == name:
+            argument = tyro.conf.arg(help=_help(each), help_behavior_hint=_default(each))
+            kind, default = (bool, False) if hints[each.name] is bool else (hints[each.name] | None, None)
+            flags.append((each.name, Annotated[kind, argument], default))
+    return make_dataclass(name, [*flags, *more], frozen=True)
+
+
+def _flag(kind: Any, meaning: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=meaning)]
+
+
+_ENSEMBLE = (
+    ("seeds", _flag(int, "Train this many seeds, --seed and those after it, in one program."), 1),
+    (
+        "betas",
+        _flag(tuple[float, ...], "Train each of these values of --beta, with each seed, in the same program."),
+        (),
+    ),
+    (
+        "learning_rates",
+        _flag(tuple[float, ...], "Train each of these values of --learning-rate, with each seed and beta."),
+        (),
+    ),
+)
+_OUTPUT = (
+    ("out", _flag(str | None, "Run directory, new or empty; by default runs/<preset>-<time>, also runs/latest."), None),
+    ("resume", _flag(str | None, "Resume this run directory, with the flags that it was started with."), None),
+)
+_GROUPS = {
+    "data": _group("data"),
+    "model": _group("model"),
+    "objective": _group("objective"),
+    "optimisation": _group("optimisation", *_ENSEMBLE),
+    "machine": _group("machine"),
+    "output": _group("output", *_OUTPUT),
+}
+
+
+def _run(parsed: Any) -> None:
+    """Run the command."""
+    values = {each.name: getattr(part, each.name) for part in vars(parsed).values() for each in fields(part)}
+    beside = {name: values.pop(name) for name in ("seeds", "betas", "learning_rates", "out", "resume")}
+    flags = Flags({name: value for name, value in values.items() if value not in (None, False)}, **beside)
+    for run in _resume(flags) if flags.resume else _start(flags):
+        print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
+
+
+Train: Any = make_dataclass(
+    "Train",
+    [(name, Annotated[kind, tyro.conf.OmitArgPrefixes], kind()) for name, kind in _GROUPS.items()],
+    frozen=True,
+    namespace={"__call__": _run},
+)
+Train.__doc__ = """Train a variational autoencoder and look at it.
+
+Without a flag: a gated MLP with two latent dimensions on Fashion-MNIST, in about a minute on two cores. The run
+directory holds config.json, metrics.jsonl, checkpoints, TensorBoard events and pictures.
+"""
+
 
 @dataclass(frozen=True)
-class TrainArguments:
-    """Train a variational autoencoder and look at it.
+class Flags:
+    """What was given: the settings of `Config`, and what is beside them."""
 
-    Without a flag: a gated MLP with two latent dimensions on Fashion-MNIST, in about a minute on two cores. Everything
-    about the run lands in its directory: config.json, metrics.jsonl, checkpoints, TensorBoard events and pictures.
-    """
-
-    config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
-    seeds: int = 1
-    """Train this many seeds, --seed and those after it, in one program."""
-    betas: tuple[float, ...] = ()
-    """Train each of these values of --beta, with each seed, in the same program."""
-    learning_rates: tuple[float, ...] = ()
-    """Train each of these values of --learning-rate, with each seed and beta, in the same program."""
-    out: str | None = None
-    """Run directory, new or empty; by default runs/<preset>-<time>, also reached as runs/latest."""
-    resume: str | None = None
-    """Go on with an interrupted run directory, with the flags it was started with."""
-
-
-@dataclass(frozen=True)
-class ResumeArguments:
-    """Go on with an interrupted run; its flags are in the run directory."""
-
-    resume: str
-    """Run directory."""
-    objective: str | None = None
-    """The run's objective again, where it is one of your own: my_module:my_objective."""
+    config: dict[str, Any]
+    seeds: int
+    betas: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    out: str | None
+    resume: str | None
 
 
 def train(argv: Sequence[str] | None = None) -> int:
     """Run `train.py`; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(lambda: _train(argv))
+    return run_command(lambda: tyro.cli(Train, args=argv, prog="train", config=(tyro.conf.DisallowNone,)), EXAMPLES)
 
 
-def _train(argv: Sequence[str]) -> None:
-    if any(word == "--resume" or word.startswith("--resume=") for word in argv):
-        again = tyro.cli(ResumeArguments, args=argv)
-        members = member_directories(again.resume)
-        config, _ = read_config((members[0] if members else Path(again.resume)) / "config.json")
-        _use_machine(config, len(members))
-        objective = load_objective(again.objective) if again.objective else None
-        go_on: Callable[..., Run | list[Run]] = resume_many if members else resume
-        runs = go_on(again.resume, objective=objective)
-    else:
-        default = TrainArguments(RECIPES.get(_preset(argv), Config()))
-        arguments = tyro.cli(TrainArguments, args=argv, default=default)
-        configs = _members(arguments)
-        _use_machine(arguments.config, len(configs))
-        runs = fit_many(configs, arguments.out) if len(configs) > 1 else fit(configs[0], arguments.out)
-    for run in runs if isinstance(runs, list) else [runs]:
-        print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
-
-
-def _members(arguments: TrainArguments) -> list[Config]:
-    """A configuration for each learning rate, beta and seed."""
-    config = arguments.config
-    if arguments.seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {arguments.seeds}.")
-    rates, betas = arguments.learning_rates or (config.learning_rate,), arguments.betas or (config.beta,)
-    return [
+def _start(flags: Flags) -> list[Run]:
+    if flags.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {flags.seeds}.")
+    config = Config(**flags.config)
+    rates, betas = flags.learning_rates or (config.learning_rate,), flags.betas or (config.beta,)
+    configs = [
         replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
-        for rate, beta, i in product(rates, betas, range(arguments.seeds))
+        for rate, beta, i in product(rates, betas, range(flags.seeds))
     ]
+    _use_machine(config, len(configs))
+    return fit_many(configs, flags.out) if len(configs) > 1 else [fit(configs[0], flags.out)]
+
+
+def _resume(flags: Flags) -> list[Run]:
+    extra = flags.config.keys() - {"objective"}
+    if extra or flags.out or flags.betas or flags.learning_rates or flags.seeds != 1:
+        raise UserError("--resume takes the flags that the run was started with: only --objective may stand beside it.")
+    assert flags.resume is not None
+    members = member_directories(flags.resume)
+    config, _ = (members or [RunDirectory(Path(flags.resume))])[0].config()
+    _use_machine(config, len(members))
+    written = flags.config.get("objective")
+    objective = load_objective(written) if written else None
+    if members:
+        return resume_many(flags.resume, objective=objective)
+    return [resume(flags.resume, objective=objective)]
 
 
 def _use_machine(config: Config, members: int) -> None:
     """Each CPU core becomes a device where cores are to work by themselves: on microbatches, or on a member each."""
     use_machine(config.devices or (min(cpu_cores(), 8) if config.microbatch_size or members > 1 else 1))
-
-
-def _preset(argv: Sequence[str]) -> str:
-    """The preset on the command line, since the defaults of the other flags are its recipe."""
-    words = [word for argument in argv for word in argument.split("=", 1)]
-    return words[words.index("--preset") + 1] if "--preset" in words[:-1] else Config().preset

@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 
 from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
 from flax_vae.data.fashion_mnist import load_fashion_mnist
-from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, one_hot, resize_all
+from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, one_hot, resize_all, split_validation
 from flax_vae.data.own_images import load_own
 from flax_vae.data.sprites import NAME as SPRITES
 from flax_vae.data.sprites import load_sprites
@@ -19,7 +19,17 @@ from flax_vae.errors import UserError
 
 MAX_CLASSES = 10_000  # of a conditional model
 
-__all__ = ["ImageData", "absolute", "as_batch", "class_names", "draw_binary", "is_binary", "load_images", "one_hot"]
+__all__ = [
+    "ImageData",
+    "absolute",
+    "as_batch",
+    "class_names",
+    "draw_binary",
+    "is_binary",
+    "load_images",
+    "one_hot",
+    "split_validation",
+]
 
 
 def load_images(

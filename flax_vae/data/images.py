@@ -3,13 +3,13 @@
 import hashlib
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
-from flax_vae.console import watched
+from flax_vae.console import progress
 from flax_vae.errors import UserError
 
 
@@ -82,7 +82,7 @@ def resize_all(images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | Non
     if size is None or images.shape[1:3] == size:
         return images
     resized = (resize(image, size) for image in images)
-    return np.stack(list(watched(resized, len(images), "Resizing images")))
+    return np.stack(list(progress(resized, len(images), "Resizing images")))
 
 
 def stack(
@@ -105,7 +105,7 @@ def stack(
     kept: np.ndarray | None = None
     first, position = "", 0
     shape = size
-    for (name, image), keep in zip(watched(named_images, len(wanted), "Reading images"), wanted, strict=True):
+    for (name, image), keep in zip(progress(named_images, len(wanted), "Reading images"), wanted, strict=True):
         first, shape = first or name, shape or image.shape[:2]
         if size is None and image.shape[:2] != shape:
             raise UserError(
@@ -131,6 +131,25 @@ def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
     held_out = np.zeros(number, bool)
     held_out[np.random.default_rng(0).permutation(number)[: max(1, number // 10)]] = True
     return held_out if split == "test" else ~held_out
+
+
+def split_validation(data: ImageData, share: float) -> tuple[ImageData, ImageData]:
+    """The training images without a share of them, and that share: the same ones whatever the seed of the run.
+
+    Raises:
+        UserError: none would be left on one side.
+    """
+    count = round(share * len(data.images))
+    if not 0 < count < len(data.images):
+        raise UserError(f"--validation {share:g} of {len(data.images)} images: each side needs one at least.")
+    held_out = np.zeros(len(data.images), bool)
+    held_out[np.random.default_rng(0).permutation(len(data.images))[:count]] = True
+
+    def part(chosen: Bool[np.ndarray, " n"]) -> ImageData:
+        labels, factors = (None if each is None else each[chosen] for each in (data.labels, data.factors))
+        return replace(data, images=data.images[chosen], labels=labels, factors=factors)
+
+    return part(~held_out), part(held_out)
 
 
 def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:

@@ -6,7 +6,7 @@ import urllib.request
 from concurrent.futures import Future
 from http.client import HTTPException
 
-from flax_vae.console import watched
+from flax_vae.console import progress
 
 TIMEOUT = 5.0  # seconds that a server may be silent
 CHUNK = 1 << 16  # bytes
@@ -42,7 +42,7 @@ def fetch(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
             chunks = iter(lambda: reply.read(CHUNK), b"")
             expected = -(-int(reply.headers.get("Content-Length", 0)) // CHUNK) or None
-            return b"".join(watched(chunks, expected, f"Downloading {url.rsplit('/', 1)[-1]}"))
+            return b"".join(progress(chunks, expected, f"Downloading {url.rsplit('/', 1)[-1]}"))
     except urllib.error.HTTPError as refusal:
         refusal.close()
         raise OSError(f"the server answers {refusal.code} {refusal.reason}") from None

@@ -1,5 +1,36 @@
-"""Densities as values: small pytrees with `log_prob`, `sample` and `mean`.
+"""Distributions as values: small pytrees with `log_prob`, `sample` and `mean`.
 
-Shapes follow `sample_shape + batch_shape + event_shape`. `event_ndim` says how many trailing axes make one event;
-`log_prob` sums over them, in nats.
+Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` sums over the event, in nats.
 """
+
+from flax_vae.distributions.base import Distribution, LatentDistribution
+from flax_vae.distributions.compound import Chain, Flow, Mixture
+from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
+from flax_vae.distributions.normal import MultivariateNormal, Normal
+from flax_vae.distributions.pixels import (
+    Bernoulli,
+    BetaBinomial,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    MixtureOfLogistics,
+)
+
+__all__ = [
+    "Bernoulli",
+    "BetaBinomial",
+    "Categorical",
+    "Chain",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Distribution",
+    "Flow",
+    "LatentDistribution",
+    "Mixture",
+    "MixtureOfLogistics",
+    "MultivariateNormal",
+    "Normal",
+    "has_kl",
+    "kl_divergence",
+    "register_kl",
+]

@@ -1,12 +1,41 @@
-"""What the densities share."""
+"""What a distribution is, and what all of them share."""
 
 import math
+from typing import Protocol, TypeVar, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 # exp(±15) squared is far inside float32: with log-scales within it no output of a network makes latents infinite.
 MAX_LOG_SCALE = 15.0
 LOG_2PI = math.log(2 * math.pi)
+Self = TypeVar("Self")
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """A distribution of pixels or latents; shapes are `sample_shape + batch_shape + event_shape`."""
+
+    def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log-probability or log-density in nats: `sample_shape + batch_shape`."""
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """A draw: `sample_shape + batch_shape + event_shape`."""
+
+    def mean(self) -> Float[Array, "..."]:
+        """The mean: `batch_shape + event_shape`."""
+
+
+@runtime_checkable
+class LatentDistribution(Distribution, Protocol):
+    """A distribution of latents."""
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """A draw and its log-density, which is often known when it is drawn."""
+
+    def tempered(self: Self, temperature: float | Float[Array, ""]) -> Self:
+        """The same distribution with its scale times `temperature`."""
 
 
 def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:

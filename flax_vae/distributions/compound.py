@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.normal import Normal
+
+Draw = tuple[Array, Array, Any]  # z, its log-density, and the distribution that it comes from
 
 
 @struct.dataclass
@@ -24,6 +26,7 @@ class Mixture:
 
     logits: Float[Array, " m"]
     components: Any
+    cheap_log_prob: ClassVar[bool] = False
 
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape`."""
@@ -36,6 +39,13 @@ class Mixture:
         draws = self.components.sample(key, sample_shape)
         which = jax.random.categorical(which_key, self.logits, shape=sample_shape)
         return jnp.take_along_axis(draws, which[..., None, None], axis=-2)[..., 0, :]
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """A draw and its log-density."""
+        x = self.sample(key, sample_shape)
+        return x, self.log_prob(x)
 
     def mean(self) -> Float[Array, " d"]:
         """Mean of the components' means, with their weights."""
@@ -52,13 +62,14 @@ class Flow:
 
     Args:
         base: distribution of ε.
-        forward: f, ε "... d" -> z "... d".
+        forward: f, ε "... d" -> z "... d" and log |det ∂z/∂ε| "...".
         inverse: z "... d" -> ε "... d" and log |det ∂ε/∂z| "...".
     """
 
     base: Normal
-    forward: Callable[[Array], Array]
+    forward: Callable[[Array], tuple[Array, Array]]
     inverse: Callable[[Array], tuple[Array, Array]]
+    cheap_log_prob: ClassVar[bool] = False
 
     def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
@@ -67,11 +78,19 @@ class Flow:
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
         """Draw ε and map it."""
-        return self.forward(self.base.sample(key, sample_shape))
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """A draw, and its log-density from ε: f is not inverted."""
+        noise, log_prob = self.base.sample_and_log_prob(key, sample_shape)
+        z, log_determinant = self.forward(noise)
+        return z, log_prob - log_determinant
 
     def mean(self) -> Float[Array, "... d"]:
         """Where the base's mean goes, f(E ε): the mean itself, E f(ε), has no closed form."""
-        return self.forward(self.base.mean())
+        return self.forward(self.base.mean())[0]
 
     def tempered(self, temperature: float | Float[Array, ""]) -> "Flow":
         """The same flow from a base whose standard deviation is multiplied by `temperature`."""
@@ -95,6 +114,7 @@ class Chain:
     below: tuple[Callable[[Array], Normal], ...]
     latent_dims: tuple[int, ...] = struct.field(pytree_node=False)
     temperature: float | Array = 1.0
+    cheap_log_prob: ClassVar[bool] = False
 
     def layers(self, z: Float[Array, "... d"]) -> list[tuple[Float[Array, "... l"], Any]]:
         """Each z_l with the distribution that it comes from, p(z_l | z_<l)."""
@@ -114,12 +134,26 @@ class Chain:
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
         """Draw layer after layer, by reparameterisation where all layers are reparameterised."""
+        return jnp.concatenate([z for z, _, _ in self.draw_layers(key, sample_shape)], axis=-1)
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """A draw of all layers and its log-density."""
+        latents, log_probs, _ = zip(*self.draw_layers(key, sample_shape), strict=True)
+        return jnp.concatenate(latents, axis=-1), sum(log_probs, start=jnp.zeros(()))
+
+    def draw_layers(self, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> "list[Draw]":
+        """A draw of each layer given those above it: see the function of this name."""
         key, top_key = jax.random.split(key)
-        z = self.top.sample(top_key, sample_shape)
+        z, log_prob = self.top.sample_and_log_prob(top_key, sample_shape)
+        drawn: list[Draw] = [(z, log_prob, self.top)]
         for i, conditional in enumerate(self.below):
-            drawn = self._given(conditional, z).sample(jax.random.fold_in(key, i))
-            z = jnp.concatenate([z, drawn], axis=-1)
-        return z
+            given = self._given(conditional, z)
+            below, log_prob = given.sample_and_log_prob(jax.random.fold_in(key, i))
+            drawn.append((below, log_prob, given))
+            z = jnp.concatenate([z, below], axis=-1)
+        return drawn
 
     def mean(self) -> Float[Array, "... d"]:
         """The mean of each layer given the means of those above: for those below the top no closed form is known."""
@@ -136,3 +170,10 @@ class Chain:
 def layers(distribution: Any, z: Float[Array, "... d"]) -> list[tuple[Array, Any]]:
     """Latents layer by layer, each with the distribution that it comes from: one layer but for a `Chain`."""
     return distribution.layers(z) if isinstance(distribution, Chain) else [(z, distribution)]
+
+
+def draw_layers(distribution: Any, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> list[Draw]:
+    """A draw layer by layer: z_l, log q(z_l | z_<l) and that distribution; one layer but for a `Chain`."""
+    if isinstance(distribution, Chain):
+        return distribution.draw_layers(key, sample_shape)
+    return [(*distribution.sample_and_log_prob(key, sample_shape), distribution)]

@@ -1,4 +1,7 @@
-"""KL divergences in closed form."""
+"""KL divergences in closed form, found by the pair of distributions."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -6,27 +9,53 @@ from jaxtyping import Array, Float
 from flax_vae.distributions.base import sum_event
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 
+Formula = TypeVar("Formula", bound=Callable[..., Array])
+_FORMULAS: dict[tuple[type, type], Callable[..., Array]] = {}
 
-def kl_divergence(q: "Normal | MultivariateNormal", p: Normal) -> Float[Array, "..."]:
-    """KL(q || p) in nats, closed form, for a normal p of independent dimensions, p = N(m, τ²).
 
-    With q = N(μ, Σ) and the variances σ² on the diagonal of Σ:
+def register_kl(q: type, p: type) -> Callable[[Formula], Formula]:
+    """Register the function (q, p) -> KL(q || p) of a pair of types and of what inherits from them."""
 
-        ½ Σ_d [σ²/τ² + (μ-m)²/τ² - 1 - log σ²/τ²]  +  ½ [Σ_d log σ² - log det Σ]
+    def add(formula: Formula) -> Formula:
+        _FORMULAS[q, p] = formula
+        return formula
 
-    where the second part is the KL that the correlations add; it is 0 for independent dimensions.
+    return add
+
+
+def _formula(q: Any, p: Any) -> Callable[..., Array] | None:
+    pairs = ((a, b) for a in type(q).__mro__ for b in type(p).__mro__)
+    return next((_FORMULAS[pair] for pair in pairs if pair in _FORMULAS), None)
+
+
+def has_kl(q: Any, p: Any) -> bool:
+    """Whether the KL of this pair has a closed form."""
+    return _formula(q, p) is not None
+
+
+def kl_divergence(q: Any, p: Any) -> Float[Array, "..."]:
+    """KL(q || p) in nats, in closed form: the batch shapes of both, broadcast.
 
     Raises:
-        TypeError: another distribution, for which this is no KL.
+        TypeError: a pair that has none.
     """
-    if not (isinstance(q, Normal | MultivariateNormal) and isinstance(p, Normal)):
-        raise TypeError(f"no closed form of the KL of {type(q).__name__} from {type(p).__name__}")
-    correlations: float | Array = 0.0
-    if isinstance(q, MultivariateNormal):
-        log_scale = 0.5 * jnp.log((q.scale_tril**2).sum(-1))
-        correlations = log_scale.sum(-1) - q.log_determinant()
-        q = Normal(q.loc, log_scale)
+    formula = _formula(q, p)
+    if formula is None:
+        raise TypeError(f"the KL of {type(q).__name__} from {type(p).__name__} has no closed form")
+    return formula(q, p)
+
+
+@register_kl(Normal, Normal)
+def _between_normals(q: Normal, p: Normal) -> Float[Array, "..."]:
+    """½ Σ_d [σ²/τ² + (μ-m)²/τ² - 1 - log σ²/τ²]  for  q = N(μ, σ²)  and  p = N(m, τ²)."""
     log_ratio = q.log_scale - p.log_scale
     distance = (q.loc - p.loc) * jnp.exp(-p.log_scale)
     # expm1 keeps the digits that 1 - σ²/τ² would cancel where the posterior is close to the prior.
-    return sum_event(0.5 * (jnp.expm1(2 * log_ratio) + distance**2) - log_ratio, q.event_ndim) + correlations
+    return sum_event(0.5 * (jnp.expm1(2 * log_ratio) + distance**2) - log_ratio, q.event_ndim)
+
+
+@register_kl(MultivariateNormal, Normal)
+def _from_independent_normal(q: MultivariateNormal, p: Normal) -> Float[Array, "..."]:
+    """The KL of q's marginals, plus what its correlations add: ½ [Σ_d log σ² - log det Σ], σ² on the diagonal of Σ."""
+    log_scale = 0.5 * jnp.log((q.scale_tril**2).sum(-1))
+    return _between_normals(Normal(q.loc, log_scale), p) + log_scale.sum(-1) - q.log_determinant()

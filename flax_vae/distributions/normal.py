@@ -23,7 +23,8 @@ class Normal:
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=1)
-    discrete: ClassVar[bool] = False
+    pixel_levels: ClassVar[None] = None
+    cheap_log_prob: ClassVar[bool] = True
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
@@ -32,8 +33,15 @@ class Normal:
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Reparameterised draw, loc + exp(log_scale)·ε with ε ~ N(0, I) (Kingma & Welling 2014, section 2.4)."""
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """A reparameterised draw, and its log-density from ε: no digit is lost by way of the draw."""
         noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
-        return self.loc + jnp.exp(self.log_scale) * noise
+        log_prob = sum_event(-0.5 * (noise**2 + LOG_2PI) - self.log_scale, self.event_ndim)
+        return self.loc + jnp.exp(self.log_scale) * noise, log_prob
 
     def mean(self) -> Float[Array, "..."]:
         """The location: `batch_shape + event_shape`."""
@@ -42,6 +50,14 @@ class Normal:
     def tempered(self, temperature: float | Float[Array, ""]) -> "Normal":
         """The same normal with its standard deviation times `temperature`."""
         return replace(self, log_scale=self.log_scale + jnp.log(temperature))
+
+    def marginals(self) -> "Normal":
+        """The same normals, each dimension of an event by itself: the event axes become axes of the batch."""
+        return replace(self, event_ndim=0)
+
+    def variance(self) -> Float[Array, "..."]:
+        """The variance of each dimension: `batch_shape + event_shape`."""
+        return jnp.exp(2 * self.log_scale)
 
 
 def _solve_lower(lower: Float[Array, "*b d d"], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
@@ -69,6 +85,8 @@ class MultivariateNormal:
 
     loc: Float[Array, "*b d"]
     scale_tril: Float[Array, "*b d d"]
+    pixel_levels: ClassVar[None] = None
+    cheap_log_prob: ClassVar[bool] = True
 
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
@@ -81,8 +99,15 @@ class MultivariateNormal:
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
         """Reparameterised draw, loc + L ε with ε ~ N(0, I)."""
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """A reparameterised draw, and its log-density from ε: no linear system is solved."""
         noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
-        return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise)
+        log_prob = -0.5 * ((noise**2).sum(-1) + noise.shape[-1] * LOG_2PI) - self.log_determinant()
+        return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise), log_prob
 
     def mean(self) -> Float[Array, "*b d"]:
         """The location."""

@@ -1,10 +1,7 @@
-"""What pixels are distributed as, given the decoder's output: p(x | z) for images with values in [0, 1].
+"""Distributions of pixels with values in [0, 1]: p(x | z).
 
-Every likelihood has `log_prob` in nats, `mean`, `sample`, and says by `discrete` what its log-probabilities are of:
-probabilities of images whose pixels are whole levels, or densities of continuous ones. Only the former make bits per
-dimension. `Bernoulli`, for pixels that are 0 or 1, and `Normal` are in `distributions.py`.
-
-The 256 levels of a uint8 pixel are k / 255, k = 0 ... 255.
+`pixel_levels` says how many values a pixel may have: 2, or the 256 levels k / 255 of a uint8 pixel. Their
+log-probabilities make bits per dimension. It is None for densities of continuous pixels.
 """
 
 import math
@@ -42,7 +39,7 @@ class Bernoulli:
 
     logits: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=3)
-    discrete: ClassVar[bool] = True
+    pixel_levels: ClassVar[int] = 2
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability in nats: `sample_shape + batch_shape`."""
@@ -65,7 +62,7 @@ LEVELS = 256
 _TOP = LEVELS - 1
 _HALF_STEP = 0.5 / _TOP
 _LOG_CHOOSE = np.log([float(math.comb(_TOP, k)) for k in range(LEVELS)])
-_MAX_LOG_SCALE = 7.0  # of a pixel: from a thousandth, a quarter of a level, to far beyond the whole range
+MAX_PIXEL_LOG_SCALE = 7.0  # of a pixel: from a thousandth, a quarter of a level, to far beyond the whole range
 
 
 def _level(x: Float[Array, "..."]) -> Int[Array, "..."]:
@@ -86,7 +83,7 @@ class ContinuousBernoulli:
 
     logits: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=3)
-    discrete: ClassVar[bool] = False
+    pixel_levels: ClassVar[None] = None
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
@@ -124,7 +121,7 @@ def _log_prob_of_level(
 
     The exact difference of two sigmoids, with a < b: σ(b) - σ(a) = σ(b) σ(-a) (1 - e^(a - b)).
     """
-    log_scale = jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE)
+    log_scale = jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE)
     inverse, level = jnp.exp(-log_scale), _level(x)
     centred = level / _TOP - loc
     below_upper = jax.nn.log_sigmoid((centred + _HALF_STEP) * inverse)
@@ -135,7 +132,7 @@ def _log_prob_of_level(
 
 
 def _draw_level(key: Array, loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
-    scale = jnp.exp(jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE))
+    scale = jnp.exp(jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE))
     x = loc + scale * jax.random.logistic(key, loc.shape, loc.dtype)
     return _level(jnp.clip(x, 0.0, 1.0)).astype(loc.dtype) / _TOP
 
@@ -152,7 +149,7 @@ class DiscretizedLogistic:
     loc: Float[Array, "..."]
     log_scale: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=3)
-    discrete: ClassVar[bool] = True
+    pixel_levels: ClassVar[int] = LEVELS
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
@@ -184,11 +181,15 @@ class MixtureOfLogistics:
     loc: Float[Array, "*b h w c m"]
     log_scale: Float[Array, "*b h w c m"]
     coefficients: Float[Array, "*b h w c c m"]
-    discrete: ClassVar[bool] = True
+    pixel_levels: ClassVar[int] = LEVELS
 
     def _locations(self, x: Float[Array, "... h w c"]) -> Float[Array, "... h w c m"]:
-        before = jnp.tril(jnp.ones((x.shape[-1], x.shape[-1]), x.dtype), -1)[..., None]
-        return self.loc + (self.coefficients * before * x[..., None, :, None]).sum(-2)
+        # Channel by channel: as one product "k b h w c c m", jaxlib 0.10.2 crashes on CPUs where it is summed.
+        def of(c: int) -> Float[Array, "... h w m"]:
+            before = (self.coefficients[..., c, d, :] * x[..., d, None] for d in range(c))
+            return sum(before, start=self.loc[..., c, :])
+
+        return jnp.stack(jnp.broadcast_arrays(*map(of, range(x.shape[-1]))), axis=-2)
 
     def log_prob(self, x: Float[Array, "... h w c"]) -> Float[Array, "..."]:
         """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
@@ -228,7 +229,7 @@ class Categorical:
 
     logits: Float[Array, "... 256"]
     event_ndim: int = struct.field(pytree_node=False, default=3)
-    discrete: ClassVar[bool] = True
+    pixel_levels: ClassVar[int] = LEVELS
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
@@ -282,10 +283,10 @@ class BetaBinomial:
     log_alpha: Float[Array, "..."]
     log_beta: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=3)
-    discrete: ClassVar[bool] = True
+    pixel_levels: ClassVar[int] = LEVELS
 
     def _concentrations(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        bounded = (jnp.clip(log, -_MAX_LOG_SCALE, _MAX_LOG_SCALE) for log in (self.log_alpha, self.log_beta))
+        bounded = (jnp.clip(log, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE) for log in (self.log_alpha, self.log_beta))
         alpha, beta = map(jnp.exp, bounded)
         return alpha, beta
 

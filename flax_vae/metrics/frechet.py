@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.batches import Images, epoch_indices, to_unit
-from flax_vae.console import watched
+from flax_vae.console import progress
 from flax_vae.nn.convolutions import max_pool
 from flax_vae.nn.networks import Conv, dense
 from flax_vae.training.optimizers import make_optimizer
@@ -87,7 +87,7 @@ def train_classifier(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarra
     epochs = (epoch_indices(len(images), batch_size, seed, epoch) for epoch in count())
     order = np.stack(list(islice(chain.from_iterable(epochs), steps))).reshape(steps, -1, at_once)
     dispatches = [order[i : i + _STEPS_PER_DISPATCH] for i in range(0, steps, _STEPS_PER_DISPATCH)]
-    for indices in watched(dispatches, len(dispatches), "training a classifier"):
+    for indices in progress(dispatches, len(dispatches), "training a classifier"):
         carry = jax.block_until_ready(_advance(module, steps, carry, images[indices], targets[indices]))
     widths = "-".join(map(str, module.channels))
     return Classifier(module, carry[0], classes, f"conv {widths} on {len(images):,} images", seed)

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,15 +12,15 @@ from jaxtyping import Array, Float, Key
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.means import in_blocks
-from flax_vae.models.vae import VAE, bind
+from flax_vae.models.vae import Params, bind
 from flax_vae.objectives.terms import dimension_rates
 
 
-def posterior_means(vae: VAE, params: Any, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
+def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
     """The posterior mean of every image."""
 
     @jax.jit
-    def encode(params: Any, block: Any) -> Array:
+    def encode(params: Params, block: Any) -> Array:
         def one_batch(batch: Any) -> Array:
             x, context = unpack(batch)
             return bind(vae, params, context).encode(x).mean()
@@ -44,7 +45,7 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 
 
 @partial(jax.jit, static_argnums=0)
-def mean_dimension_rates(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> Float[Array, " d"]:
+def mean_dimension_rates(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> Float[Array, " d"]:
     """KL of each latent dimension in nats, averaged over the images; errors as for `objectives.dimension_rates`."""
 
     def one_image(image_and_key: tuple[Any, Array]) -> Array:
@@ -57,7 +58,7 @@ def mean_dimension_rates(vae: VAE, params: Any, images: Batch, key: Key[Array, "
 
 
 @partial(jax.jit, static_argnums=0)
-def elbo_surgery(vae: VAE, params: Any, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
+def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
     """The rate as what latents tell about images, plus how far they are from the prior as a whole, in nats.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)

@@ -3,12 +3,13 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
-from flax_vae.models.vae import VAE, bind
+from flax_vae.models.vae import Params, bind
 from flax_vae.objectives.terms import log_weights
 
 IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit
@@ -16,7 +17,7 @@ IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def log_likelihood(
-    vae: VAE, params: Any, images: Batch, key: Key[Array, ""], num_samples: int = 1000
+    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 1000
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """The importance-weighted bound on log p(x) of each image, in nats, with its standard error.
 

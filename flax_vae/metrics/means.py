@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.models.vae import VAE
+from flax_vae.models.vae import Params
 from flax_vae.objectives.terms import Objective, apply_objective
 from flax_vae.training.sharding import shardings
 
@@ -27,7 +28,7 @@ def in_blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
 
 
 def make_evaluate(
-    vae: VAE, objective: Objective, batch_size: int, mesh: Mesh | None = None
+    vae: nn.Module, objective: Objective, batch_size: int, mesh: Mesh | None = None
 ) -> Callable[..., dict[str, float]]:
     """`evaluate(params, images, key, step) -> {"loss": ..., metrics}`: means over all images, none left out.
 
@@ -37,7 +38,7 @@ def make_evaluate(
     """
 
     @jax.jit
-    def block_sums(params: Any, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
+    def block_sums(params: Params, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
         def one_batch(i: Array) -> dict[str, Array]:
             batch = take(block, i)
             terms = apply_objective(vae, objective, params, batch, jax.random.fold_in(key, i), step)
@@ -48,7 +49,7 @@ def make_evaluate(
 
     _, split = shardings(mesh)
 
-    def evaluate(params: Any, images: Batch, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
+    def evaluate(params: Params, images: Batch, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
         sums: dict[str, float] = {}
         for i, (block, size) in enumerate(in_blocks(images, batch_size)):
             sharded = jax.device_put(block, split)

@@ -1,8 +1,13 @@
-"""From a decoder's output to p(x | z)."""
+"""Likelihood heads: from a decoder's output "*b h w o" to p(x | z).
+
+A head says by `start(mean)` how many output channels o it takes, and what each starts at, so that at first every image
+is the average one; and by `pixel_levels` whether it gives probabilities or densities. A function from outputs to a
+distribution will do as well, where a decoder gives what it takes.
+"""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,8 +15,8 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.normal import Normal
 from flax_vae.distributions.pixels import (
-    _MAX_LOG_SCALE,
     LEVELS,
+    MAX_PIXEL_LOG_SCALE,
     Bernoulli,
     BetaBinomial,
     Categorical,
@@ -19,89 +24,161 @@ from flax_vae.distributions.pixels import (
     DiscretizedLogistic,
     MixtureOfLogistics,
 )
+from flax_vae.parts import Parts
+
+LIKELIHOODS = Parts("likelihood")
+Mean = tuple[float, ...]  # of each channel of the images, in [0, 1]
 
 
-class LearnedScaleNormal(nn.Module):
+def _inside(mean: Mean) -> Mean:
+    """Away from 0 and 1, whose logits are infinite."""
+    return tuple(min(max(m, 1e-3), 1 - 1e-3) for m in mean)
+
+
+def _logits(mean: Mean) -> Mean:
+    return tuple(math.log(m / (1 - m)) for m in _inside(mean))
+
+
+@LIKELIHOODS.register("bernoulli")
+@dataclass(frozen=True)
+class BernoulliLikelihood:
+    """Pixels of 0 or 1; on grey values its log-probability is minus their cross-entropy, which is not a density."""
+
+    pixel_levels: ClassVar[int | None] = Bernoulli.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """A logit for each channel."""
+        return _logits(mean)
+
+    def __call__(self, output: Float[Array, "*b h w c"]) -> Bernoulli:
+        """Logits -> p(x | z)."""
+        return Bernoulli(output)
+
+
+@LIKELIHOODS.register("continuous_bernoulli")
+@dataclass(frozen=True)
+class ContinuousBernoulliLikelihood:
+    """The Bernoulli's cross-entropy made a density on [0, 1] (Loaiza-Ganem & Cunningham 2019)."""
+
+    pixel_levels: ClassVar[int | None] = ContinuousBernoulli.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """A logit for each channel."""
+        return _logits(mean)
+
+    def __call__(self, output: Float[Array, "*b h w c"]) -> ContinuousBernoulli:
+        """Logits -> p(x | z)."""
+        return ContinuousBernoulli(output)
+
+
+@LIKELIHOODS.register("normal")
+class NormalLikelihood(nn.Module):
     """Normal pixels around the decoder's output, all with one learned scale (Rybkin et al. 2021), at least 1/1000."""
+
+    pixel_levels: ClassVar[int | None] = Normal.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """A location for each channel."""
+        return _inside(mean)
 
     @nn.compact
     def __call__(self, output: Float[Array, "*b h w c"]) -> Normal:
-        """Output "*b h w c" -> p(x | z), batch shape "*b"."""
+        """Locations -> p(x | z)."""
         log_scale = self.param("log_scale", nn.initializers.constant(-1.0), ())
-        return Normal(output, jnp.broadcast_to(jnp.maximum(log_scale, -_MAX_LOG_SCALE), output.shape), event_ndim=3)
+        return Normal(
+            output, jnp.broadcast_to(jnp.maximum(log_scale, -MAX_PIXEL_LOG_SCALE), output.shape), event_ndim=3
+        )
 
 
-def per_pixel_normal(output: Float[Array, "*b h w o"]) -> Normal:
+@LIKELIHOODS.register("per_pixel_normal")
+@dataclass(frozen=True)
+class PerPixelNormalLikelihood:
     """Normal pixels, each with a location and a scale, at least 1/1000, of its own."""
-    loc, log_scale = jnp.split(output, 2, axis=-1)
-    return Normal(loc, jnp.clip(log_scale, -_MAX_LOG_SCALE, _MAX_LOG_SCALE), event_ndim=3)
+
+    pixel_levels: ClassVar[int | None] = Normal.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """Locations, then log-scales."""
+        return _inside(mean) + (-1.0,) * len(mean)
+
+    def __call__(self, output: Float[Array, "*b h w o"]) -> Normal:
+        """Locations and log-scales -> p(x | z)."""
+        loc, log_scale = jnp.split(output, 2, axis=-1)
+        return Normal(loc, jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE), event_ndim=3)
 
 
-def discretized_logistic(output: Float[Array, "*b h w o"]) -> DiscretizedLogistic:
-    """Every channel of a pixel with a location and a log-scale."""
-    loc, log_scale = jnp.split(output, 2, axis=-1)
-    return DiscretizedLogistic(loc, log_scale)
+@LIKELIHOODS.register("discretized_logistic")
+@dataclass(frozen=True)
+class DiscretizedLogisticLikelihood:
+    """Logistic pixels rounded to the 256 levels, each with a location and a scale (Kingma et al. 2016)."""
+
+    pixel_levels: ClassVar[int | None] = DiscretizedLogistic.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """Locations, then log-scales."""
+        return _inside(mean) + (-2.0,) * len(mean)
+
+    def __call__(self, output: Float[Array, "*b h w o"]) -> DiscretizedLogistic:
+        """Locations and log-scales -> p(x | z)."""
+        loc, log_scale = jnp.split(output, 2, axis=-1)
+        return DiscretizedLogistic(loc, log_scale)
 
 
-def beta_binomial(output: Float[Array, "*b h w o"]) -> BetaBinomial:
-    """Every channel of a pixel with log α and log β."""
-    log_alpha, log_beta = jnp.split(output, 2, axis=-1)
-    return BetaBinomial(log_alpha, log_beta)
+@LIKELIHOODS.register("logistic_mixture")
+@dataclass(frozen=True)
+class LogisticMixtureLikelihood:
+    """A mixture of logistics, rounded to the 256 levels, for every pixel (Salimans et al. 2017).
 
+    With m components and c channels there are m·(1 + c)² outputs: a logit for each component, and for each channel of
+    it a location, a log-scale and c coefficients.
+    """
 
-def categorical(output: Float[Array, "*b h w o"]) -> Categorical:
-    """Every channel of a pixel with the logits of its levels."""
-    return Categorical(output.reshape(*output.shape[:-1], -1, LEVELS))
-
-
-class LogisticMixture(nn.Module):
-    """A mixture for every pixel: logits of its components, then location, log-scale and coefficients per channel."""
-
-    channels: int
     components: int = 5
+    pixel_levels: ClassVar[int | None] = MixtureOfLogistics.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """Equal weights, locations spread over [0, 1], and no dependence between channels."""
+        spread = tuple((i + 0.5) / self.components for i in range(self.components))
+        zeros, narrow = (0.0,) * self.components, (-2.0,) * self.components
+        return zeros + (spread + narrow + zeros * len(mean)) * len(mean)
 
     def __call__(self, output: Float[Array, "*b h w o"]) -> MixtureOfLogistics:
-        """Output "*b h w m·(1 + c·(2 + c))" -> p(x | z), batch shape "*b"."""
+        """Output -> p(x | z)."""
+        channels = math.isqrt(output.shape[-1] // self.components) - 1
         logits, rest = output[..., : self.components], output[..., self.components :]
-        rest = rest.reshape(*rest.shape[:-1], self.channels, 2 + self.channels, self.components)
+        rest = rest.reshape(*rest.shape[:-1], channels, 2 + channels, self.components)
         return MixtureOfLogistics(logits, rest[..., 0, :], rest[..., 1, :], rest[..., 2:, :])
 
 
-class PixelLikelihood(NamedTuple):
-    """How a decoder's output becomes a distribution of pixels.
+@LIKELIHOODS.register("categorical")
+@dataclass(frozen=True)
+class CategoricalLikelihood:
+    """Every one of the 256 levels of every pixel with a probability of its own."""
 
-    Attributes:
-        distribution: function or Linen module, output "*b h w o" -> p(x | z).
-        start: what each of the o output channels starts at, so that all images start as the average one.
-    """
+    pixel_levels: ClassVar[int | None] = Categorical.pixel_levels
 
-    distribution: Callable[[Array], Any]
-    start: tuple[float, ...]
+    def start(self, mean: Mean) -> Mean:
+        """Equal logits."""
+        return (0.0,) * LEVELS * len(mean)
+
+    def __call__(self, output: Float[Array, "*b h w o"]) -> Categorical:
+        """Logits -> p(x | z)."""
+        return Categorical(output.reshape(*output.shape[:-1], -1, LEVELS))
 
 
-def pixel_likelihood(name: str, mean: tuple[float, ...]) -> PixelLikelihood:
-    """A likelihood by its name, for images whose channels have these means."""
-    mean = tuple(min(max(m, 1e-3), 1 - 1e-3) for m in mean)
-    count, logits = len(mean), tuple(math.log(m / (1 - m)) for m in mean)
-    match name:
-        case "bernoulli":
-            return PixelLikelihood(Bernoulli, logits)
-        case "continuous_bernoulli":
-            return PixelLikelihood(ContinuousBernoulli, logits)
-        case "normal":
-            return PixelLikelihood(LearnedScaleNormal(), mean)
-        case "per_pixel_normal":
-            return PixelLikelihood(per_pixel_normal, mean + (-1.0,) * count)
-        case "discretized_logistic":
-            return PixelLikelihood(discretized_logistic, mean + (-2.0,) * count)
-        case "logistic_mixture":
-            mixture = LogisticMixture(count)
-            spread = tuple((i + 0.5) / mixture.components for i in range(mixture.components))
-            zeros, narrow = (0.0,) * mixture.components, (-2.0,) * mixture.components
-            return PixelLikelihood(mixture, zeros + (spread + narrow + zeros * count) * count)
-        case "categorical":
-            return PixelLikelihood(categorical, (0.0,) * LEVELS * count)
-        case "beta_binomial":
-            weights = tuple(math.log(2 * m) for m in mean), tuple(math.log(2 * (1 - m)) for m in mean)
-            return PixelLikelihood(beta_binomial, weights[0] + weights[1])
-    raise ValueError(f"no likelihood {name}")
+@LIKELIHOODS.register("beta_binomial")
+@dataclass(frozen=True)
+class BetaBinomialLikelihood:
+    """The 256 levels as successes of 255 trials whose probability is beta distributed."""
+
+    pixel_levels: ClassVar[int | None] = BetaBinomial.pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """log α, then log β, with α + β = 2."""
+        mean = _inside(mean)
+        return tuple(math.log(2 * m) for m in mean) + tuple(math.log(2 * (1 - m)) for m in mean)
+
+    def __call__(self, output: Float[Array, "*b h w o"]) -> BetaBinomial:
+        """log α and log β -> p(x | z)."""
+        log_alpha, log_beta = jnp.split(output, 2, axis=-1)
+        return BetaBinomial(log_alpha, log_beta)

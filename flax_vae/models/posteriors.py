@@ -1,6 +1,11 @@
-"""Linen modules from an image's features to q(z | x)."""
+"""Linen modules from an image's features to q(z | x).
+
+A posterior says whether it is `factorised`, its dimensions independent given x, and whether the mean of its
+distribution is the `exact_mean`.
+"""
 
 from itertools import accumulate, pairwise
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,8 +16,12 @@ from flax_vae.distributions.compound import Chain, Flow
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.values import Function, as_value
+from flax_vae.parts import Parts
+
+POSTERIORS = Parts("posterior", supplied=("latent_dim",))
 
 
+@POSTERIORS.register("diagonal")
 class DiagonalNormal(nn.Module):
     """Posterior q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each.
 
@@ -22,6 +31,8 @@ class DiagonalNormal(nn.Module):
 
     latent_dim: int
     log_var: float = -4.0
+    factorised: ClassVar[bool] = True
+    exact_mean: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, h: Float[Array, "*b f"]) -> Normal:
@@ -31,10 +42,13 @@ class DiagonalNormal(nn.Module):
         return Normal(mean, jnp.clip(0.5 * log_var, -MAX_LOG_SCALE, MAX_LOG_SCALE))
 
 
+@POSTERIORS.register("full")
 class FullNormal(nn.Module):
     """Posterior q(z | x) = N(mean(h), L Lᵀ) with a lower triangular L(h): the latents may be correlated given x."""
 
     latent_dim: int
+    factorised: ClassVar[bool] = False
+    exact_mean: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, h: Float[Array, "b f"]) -> MultivariateNormal:
@@ -46,15 +60,18 @@ class FullNormal(nn.Module):
         return MultivariateNormal(diagonal.loc, jnp.exp(diagonal.log_scale)[..., None] * unit)
 
 
+@POSTERIORS.register("iaf")
 class InverseAutoregressive(nn.Module):
     """Posterior z = f(ε, h) with ε ~ q_0(ε | h), a `DiagonalNormal`, and f from `Autoregressive` (Kingma et al. 2016).
 
-    The density of a draw is found by undoing f, dimension after dimension. Starts as q_0.
+    The density of a draw is known when it is drawn; that of any other z takes a pass for each dimension. Starts as q_0.
     """
 
     latent_dim: int
     layers: int = 2
     hidden: int = 128
+    factorised: ClassVar[bool] = False
+    exact_mean: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, h: Float[Array, "b f"]) -> Flow:
@@ -75,8 +92,8 @@ class Conditional(nn.Module):
     @nn.compact
     def __call__(self, above: Float[Array, "... a"], *h: Float[Array, "b f"]) -> Normal:
         """Latents above "... a", and features of an image if there are any -> normal with event shape "d"."""
-        seen = nn.Dense(self.hidden)(above) + sum(nn.Dense(self.hidden, use_bias=False)(each) for each in h)
-        return DiagonalNormal(self.latent_dim, self.log_var)(nn.silu(seen))
+        hidden = nn.Dense(self.hidden)(above) + sum(nn.Dense(self.hidden, use_bias=False)(each) for each in h)
+        return DiagonalNormal(self.latent_dim, self.log_var)(nn.silu(hidden))
 
 
 def conditionals(
@@ -104,6 +121,8 @@ class TopDownPosterior(nn.Module):
     top: nn.Module
     latent_dims: tuple[int, ...]
     hidden: int = 300
+    factorised: ClassVar[bool] = False
+    exact_mean: ClassVar[bool] = False
 
     @nn.compact
     def __call__(self, h: Float[Array, "b f"]) -> Chain:

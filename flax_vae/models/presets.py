@@ -1,13 +1,17 @@
-"""Models by name, for images of any size: networks, posterior, prior and likelihood put together.
+"""Presets: models by name for images of any size, each with the recipe that trains it.
 
-A preset is a function `(image_shape, latent_dim, output_bias) -> VAE`. `output_bias` is where the decoder's output
-starts, one number for each channel; it is used when parameters are initialised and never after.
+A preset is a function that puts networks and the parts that it is given together. Its `recipe` holds the values of the
+training's configuration that differ from the usual ones.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.models.likelihoods import pixel_likelihood
+from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
 from flax_vae.models.posteriors import DiagonalNormal
 from flax_vae.models.priors import StandardNormal
 from flax_vae.models.vae import VAE
@@ -16,63 +20,127 @@ from flax_vae.nn.networks import (
     DenseEncoder,
     GatedDense,
     ImageShape,
-    OutputBias,
     ResidualDecoder,
     ResidualEncoder,
     TutorialConvDecoder,
     TutorialConvEncoder,
 )
+from flax_vae.parts import Parts
+
+PRESETS = Parts("preset", supplied=("image_shape", "latent_dim", "posterior", "prior", "likelihood", "mean"))
+_CONVOLUTIONAL = {
+    "epochs": 2,
+    "batch_size": 32,
+    "microbatch_size": 8,
+    "optimizer": "muon",
+    "learning_rate": 1e-2,
+    "warmup_steps": 50,
+    "schedule": "linear",
+}
+Part = Any  # a Linen module, or for a likelihood any head
 
 
-def tutorial_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
-    """The convolutional VAE of the tutorial: 134,165 parameters for 28x28x1 images and two latent dimensions."""
+def _flat(
+    encoder: nn.Module,
+    decoder: Callable[..., nn.Module],
+    image_shape: ImageShape,
+    latent_dim: int,
+    posterior: Part,
+    prior: Part,
+    likelihood: Part,
+    mean: Mean | None,
+) -> VAE:
+    """A VAE with one latent vector; `decoder(image_shape=..., output_bias=...)` makes its decoder."""
+    head = likelihood or BernoulliLikelihood()
+    start = head.start(mean or (0.5,) * image_shape[-1])
     return VAE(
-        encoder=TutorialConvEncoder(),
-        posterior=DiagonalNormal(latent_dim),
-        prior=StandardNormal(latent_dim),
-        decoder=TutorialConvDecoder(image_shape, output_bias),
+        encoder=encoder,
+        posterior=posterior or DiagonalNormal(latent_dim),
+        prior=prior or StandardNormal(latent_dim),
+        decoder=decoder(image_shape=(*image_shape[:2], len(start)), output_bias=start),
+        likelihood=head,
     )
 
 
-def tutorial_dense(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+@PRESETS.register("tutorial_conv", recipe=_CONVOLUTIONAL)
+def tutorial_conv(
+    image_shape: ImageShape,
+    latent_dim: int = 2,
+    posterior: Part = None,
+    prior: Part = None,
+    likelihood: Part = None,
+    mean: Mean | None = None,
+) -> VAE:
+    """The convolutional VAE of the tutorial: 134,165 parameters for 28x28x1 images and two latent dimensions.
+
+    Args:
+        image_shape: "h w c".
+        latent_dim: number of latent dimensions, where no posterior and prior are given.
+        posterior, prior, likelihood: the parts; by default a diagonal normal, N(0, I) and Bernoulli pixels.
+        mean: of each channel of the images, at which the decoder starts; see `channel_means`.
+    """
+    return _flat(
+        TutorialConvEncoder(), TutorialConvDecoder, image_shape, latent_dim, posterior, prior, likelihood, mean
+    )
+
+
+@PRESETS.register("tutorial_dense", recipe={"epochs": 15})
+def tutorial_dense(
+    image_shape: ImageShape,
+    latent_dim: int = 2,
+    posterior: Part = None,
+    prior: Part = None,
+    likelihood: Part = None,
+    mean: Mean | None = None,
+    features: tuple[int, ...] = (128,),
+) -> VAE:
     """The dense decoder of the tutorial, latents -> 128 ReLU -> pixels, with its mirror image as encoder."""
-    return VAE(
-        encoder=DenseEncoder((128,)),
-        posterior=DiagonalNormal(latent_dim),
-        prior=StandardNormal(latent_dim),
-        decoder=DenseDecoder(image_shape, (128,), output_bias=output_bias),
-    )
+
+    def decoder(**start: Any) -> DenseDecoder:
+        return DenseDecoder(features=features[::-1], **start)
+
+    return _flat(DenseEncoder(features), decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-def gated_mlp(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
-    """Two gated dense layers of 300 each way (Tomczak & Welling 2018): quick, and good at density estimation."""
-    return VAE(
-        encoder=DenseEncoder((300, 300), GatedDense),
-        posterior=DiagonalNormal(latent_dim),
-        prior=StandardNormal(latent_dim),
-        decoder=DenseDecoder(image_shape, (300, 300), GatedDense, output_bias),
-    )
+@PRESETS.register("gated_mlp", recipe={})
+def gated_mlp(
+    image_shape: ImageShape,
+    latent_dim: int = 2,
+    posterior: Part = None,
+    prior: Part = None,
+    likelihood: Part = None,
+    mean: Mean | None = None,
+    features: tuple[int, ...] = (300, 300),
+) -> VAE:
+    """Gated dense layers, two of 300 each way (Tomczak & Welling 2018): quick, and good at density estimation."""
+
+    def decoder(**start: Any) -> DenseDecoder:
+        return DenseDecoder(features=features[::-1], layer=GatedDense, **start)
+
+    encoder = DenseEncoder(features, GatedDense)
+    return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-def residual_conv(image_shape: ImageShape, latent_dim: int = 2, output_bias: OutputBias = 0.0) -> VAE:
+@PRESETS.register("residual_conv", recipe=_CONVOLUTIONAL)
+def residual_conv(
+    image_shape: ImageShape,
+    latent_dim: int = 2,
+    posterior: Part = None,
+    prior: Part = None,
+    likelihood: Part = None,
+    mean: Mean | None = None,
+    features: tuple[int, ...] = (16, 32, 64),
+) -> VAE:
     """Residual blocks of 16, 32 and 64 channels at the image's size, half and a quarter of it, and back."""
-    return VAE(
-        encoder=ResidualEncoder((16, 32, 64)),
-        posterior=DiagonalNormal(latent_dim),
-        prior=StandardNormal(latent_dim),
-        decoder=ResidualDecoder(image_shape, (16, 32, 64), output_bias),
-    )
+
+    def decoder(**start: Any) -> ResidualDecoder:
+        return ResidualDecoder(features=features, **start)
+
+    encoder = ResidualEncoder(features)
+    return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-PRESETS = {preset.__name__: preset for preset in (gated_mlp, residual_conv, tutorial_conv, tutorial_dense)}
-
-
-def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
+def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> Mean:
     """The mean of each channel, in [0, 1]."""
     some = images[:: max(1, len(images) // 10_000)]  # enough for a mean, and little to read from a large file
     return tuple(float(mean) for mean in some.mean((0, 1, 2)) / 255)
-
-
-def mean_logit(images: UInt8[np.ndarray, "n h w c"]) -> tuple[float, ...]:
-    """The logit of each channel's mean: where a Bernoulli decoder's output should start."""
-    return pixel_likelihood("bernoulli", channel_means(images)).start

@@ -1,12 +1,15 @@
-"""Linen modules that give p(z)."""
+"""Linen modules that give p(z).
 
-from typing import Any
+A prior that passes images through the encoder in each step says so by `encodes_each_step`.
+"""
+
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logit
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.compound import Chain, Flow, Mixture
@@ -15,6 +18,10 @@ from flax_vae.models.posteriors import DiagonalNormal, conditionals
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.networks import ImageShape
 from flax_vae.nn.values import as_value
+from flax_vae.parts import Parts
+
+PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
+Images = UInt8[np.ndarray, "n h w c"]
 
 
 class StandardNormal(nn.Module):
@@ -28,6 +35,13 @@ class StandardNormal(nn.Module):
         return Normal(zeros, zeros)
 
 
+@PRIORS.register("normal")
+def normal(latent_dim: int, conditional: bool = False) -> "StandardNormal | ConditionalNormal":
+    """N(0, I), or in a conditional model a normal whose mean and scale are learned for each context."""
+    return ConditionalNormal(latent_dim) if conditional else StandardNormal(latent_dim)
+
+
+@PRIORS.register("mixture")
 class LearnedMixture(nn.Module):
     """Prior p(z) = Σ_m softmax(logits)_m N(z; loc_m, exp(log_scale_m)²), all of it learned with the model.
 
@@ -48,6 +62,15 @@ class LearnedMixture(nn.Module):
         return Mixture(logits, Normal(loc, jnp.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)))
 
 
+@PRIORS.register("vamp")
+def vamp(image_shape: ImageShape, images: Images | None = None, components: int = 128) -> "VampPrior":
+    """The mean of the model's own posteriors at learned images (VampPrior, Tomczak & Welling 2018)."""
+    if images is None:
+        return VampPrior(image_shape, components=components)
+    chosen = np.random.default_rng(0).choice(len(images), components)
+    return VampPrior(image_shape, images[chosen].tobytes(), components)
+
+
 class VampPrior(nn.Module):
     """Prior p(z) = 1/m Σ_m q(z | u_m), with the model's own posterior at learned images u (Tomczak & Welling 2018).
 
@@ -62,6 +85,7 @@ class VampPrior(nn.Module):
     image_shape: ImageShape
     start: bytes = b""
     components: int = 128
+    encodes_each_step: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self) -> Mixture:
@@ -76,6 +100,7 @@ class VampPrior(nn.Module):
         return logit(jnp.asarray(np.frombuffer(self.start, np.uint8).reshape(shape) / np.float32(255)).clip(0.02, 0.98))
 
 
+@PRIORS.register("flow")
 class CouplingFlow(nn.Module):
     """Prior of affine couplings, z = f(ε) with ε ~ N(0, I): see `Couplings`. Starts as N(0, I)."""
 
@@ -120,6 +145,11 @@ class TopDownPrior(nn.Module):
     top: nn.Module
     latent_dims: tuple[int, ...]
     hidden: int = 300
+
+    @property
+    def encodes_each_step(self) -> bool:
+        """As the top layer's prior says."""
+        return getattr(self.top, "encodes_each_step", False)
 
     @nn.compact
     def __call__(self) -> Chain:

@@ -1,8 +1,8 @@
 """A VAE is a few distributions: networks and densities joined into one Linen module."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,28 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.compound import layers
-from flax_vae.distributions.pixels import Bernoulli
+from flax_vae.distributions.base import Distribution, LatentDistribution
+from flax_vae.distributions.compound import Draw, draw_layers, layers
+from flax_vae.models.likelihoods import BernoulliLikelihood
+from flax_vae.models.protocol import Inference, Layer
 
+Params = Mapping[str, Any]  # a pytree of arrays by the names of Linen's modules
 Context = Float[Array | np.ndarray, "b v"] | None
-
-
-class Inference(NamedTuple):
-    """What a draw from the posterior gives an objective.
-
-    The tuples run over the stochastic layers, top first; a flat VAE has one. The sample axis k always leads.
-
-    Attributes:
-        latents: draws z_l ~ q(z_l | z_<l, x), each "k b d".
-        posteriors: q(z_l | z_<l, x), each with batch shape "b".
-        priors: p(z_l | z_<l), broadcast against the latents.
-        likelihood: p(x | z), with batch shape "k b".
-    """
-
-    latents: tuple[Array, ...]
-    posteriors: tuple[Any, ...]
-    priors: tuple[Any, ...]
-    likelihood: Any
 
 
 class VAE(nn.Module):
@@ -44,7 +29,7 @@ class VAE(nn.Module):
         posterior: Linen module, features "b f" -> q(z | x) with batch shape "b".
         prior: Linen module, () -> p(z).
         decoder: Linen module, latents "b d" -> what the likelihood takes, e.g. logits "b h w c".
-        likelihood: function or Linen module, the decoder's output -> p(x | z) with batch shape "b".
+        likelihood: a head or any function, the decoder's output -> p(x | z) with batch shape "b".
         dtype: what encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents, densities
             and losses have that of the images.
     """
@@ -53,7 +38,7 @@ class VAE(nn.Module):
     posterior: nn.Module
     prior: nn.Module
     decoder: nn.Module
-    likelihood: Callable[[Array], Any] = Bernoulli
+    likelihood: Callable[[Array], Any] = BernoulliLikelihood()
     dtype: str = "float32"
 
     def context(self) -> Float[Array, "b v"] | None:
@@ -67,29 +52,31 @@ class VAE(nn.Module):
         return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
 
     def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """What the posterior sees: the encoder's features of images, and their context if there is one."""
+        """What the posterior is given: the encoder's features of images, and their context if there is one."""
         return self._beside_context(self.encoder(x.astype(self.dtype)).astype(x.dtype))
 
-    def encode(self, x: Float[Array, "b h w c"]) -> Any:
+    def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
         """q(z | x), batch shape "b"."""
         return self.posterior(self.features(x))
 
-    def decode(self, z: Float[Array, "*k b d"]) -> Any:
-        """p(x | z), batch shape "*k b": networks see one flat batch, whatever axes lead."""
+    def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
+        """p(x | z), batch shape "*k b": networks get one flat batch, whatever axes lead."""
         z = self._beside_context(z)
         output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
         return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
 
     def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
         """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
-        posterior = self.encode(x)
-        return self.infer_at(posterior.sample(key, (num_samples,)), posterior)
+        return self._inference(draw_layers(self.encode(x), key, (num_samples,)))
 
-    def infer_at(self, z: Float[Array, "k b d"], posterior: Any) -> Inference:
+    def infer_at(self, z: Float[Array, "k b d"], posterior: LatentDistribution) -> Inference:
         """What objectives need of latents, however they were drawn."""
-        latents, posteriors = zip(*layers(posterior, z), strict=True)
-        priors = tuple(prior for _, prior in layers(self.prior(), z))
-        return Inference(latents, posteriors, priors, self.decode(z))
+        return self._inference([(z_l, q.log_prob(z_l), q) for z_l, q in layers(posterior, z)])
+
+    def _inference(self, drawn: list[Draw]) -> Inference:
+        z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
+        priors = (prior for _, prior in layers(self.prior(), z))
+        return Inference(tuple(Layer(*draw, prior) for draw, prior in zip(drawn, priors, strict=True)), self.decode(z))
 
     def draw_prior(
         self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0
@@ -98,41 +85,47 @@ class VAE(nn.Module):
         prior = self.prior().tempered(temperature)
         return prior.sample(key, (num_samples,) if prior.mean().ndim == 1 else ())
 
-    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Any:
+    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
         """p(x | z) for latents z as of `draw_prior`."""
         return self.decode(self.draw_prior(key, num_samples, temperature))
 
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
-        """`infer`: what initialising needs, since it meets every part."""
+        """`infer`, which runs every part: what initialising needs."""
         return self.infer(x, key)
 
 
+def with_dtype(model: nn.Module, dtype: str) -> nn.Module:
+    """The model with its networks computing in `dtype`, where it lets one choose."""
+    return model.clone(dtype=dtype) if hasattr(model, "dtype") else model
+
+
 @partial(jax.jit, static_argnums=(0, 2, 3))
-def init(vae: VAE, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Any:
+def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
     """Parameters of a fresh model, as a pytree, for images of one shape "h w c"; compiled once for all keys.
 
     Args:
         context_dim: size of the context of a conditional model.
     """
     init_key, draw_key = jax.random.split(key)
-    in_float32 = vae.clone(dtype="float32")  # whatever it is to compute in later
+    in_float32 = with_dtype(model, "float32")  # whatever it is to compute in later
     context = {"context": {"value": jnp.zeros((1, context_dim))}} if context_dim else {}
     x, rngs = jnp.zeros((1, *image_shape)), {"params": init_key}
     return in_float32.apply(context, x, draw_key, rngs=rngs, mutable="params")[1]["params"]
 
 
-def variables(vae: VAE, params: Any, context: Context = None) -> dict[str, Any]:
+def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:
     """All that Linen binds to the model; parameters of encoder and decoder in the type that these compute in."""
     networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
-    of_model = {"params": params | jax.tree.map(lambda leaf: leaf.astype(vae.dtype), networks)}
+    dtype = getattr(model, "dtype", "float32")
+    of_model = {"params": params | jax.tree.map(lambda leaf: leaf.astype(dtype), networks)}
     return of_model if context is None else of_model | {"context": {"value": jnp.asarray(context)}}
 
 
-def bind(vae: VAE, params: Any, context: Context = None) -> VAE:
-    """The model with its parameters, for a look at its parts: `bind(vae, params).encode(x)`.
+def bind(model: nn.Module, params: Params, context: Context = None) -> Any:
+    """The model with its parameters, for a look at its parts: `bind(model, params).encode(x)`.
 
     Args:
         context: what a conditional model is given, a row for each image or one for all: labels as one-hot vectors, or
             vectors of any meaning. Encoder, decoder and prior see it (Sohn et al. 2015).
     """
-    return vae.bind(variables(vae, params, context))
+    return model.bind(variables(model, params, context))

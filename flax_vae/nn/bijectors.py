@@ -30,12 +30,14 @@ class Couplings(nn.Module):
             for _ in range(self.layers)
         ]  # fmt: skip
 
-    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
-        """ε -> z."""
+    def __call__(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """ε -> z and log |det ∂z/∂ε|."""
+        log_determinant = jnp.zeros(x.shape[:-1])
         for layer in range(self.layers):
             log_scale, shift = self._coupling(layer, x)
             x = x * jnp.exp(log_scale) + shift
-        return x
+            log_determinant += log_scale.sum(-1)
+        return x, log_determinant
 
     def inverse(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
         """z -> ε and log |det ∂ε/∂z|."""
@@ -64,8 +66,8 @@ class Autoregressive(nn.Module):
 
         z_i = ε_i · exp(s_i(ε_<i, h)) + t_i(ε_<i, h)
 
-    with s and t from one masked network (Germain et al. 2015) and the order reversed between layers. Forth it takes one
-    pass, back as many as there are dimensions. Starts as the identity.
+    with s and t from one masked network (Germain et al. 2015) and the order reversed between layers. Forward it takes
+    one pass, the inverse as many as there are dimensions. Starts as the identity.
     """
 
     latent_dim: int
@@ -76,25 +78,29 @@ class Autoregressive(nn.Module):
     def _layers(self, h: Float[Array, "*b f"]) -> list[Callable[[Array], tuple[Array, Array]]]:
         """Each layer as a function of what goes in: log-scale and shift of each dimension."""
         numbers = jnp.arange(self.latent_dim)
-        degrees = jnp.arange(self.hidden) % max(self.latent_dim - 1, 1)  # a unit sees the dimensions up to its degree
-        sees, tells = numbers[:, None] <= degrees, jnp.tile(degrees[:, None] < numbers, 2)
+        degrees = jnp.arange(self.hidden) % max(self.latent_dim - 1, 1)  # a unit has the dimensions up to its degree
+        mask_in, mask_out = numbers[:, None] <= degrees, jnp.tile(degrees[:, None] < numbers, 2)
         lecun, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
 
         def layer(number: int) -> Callable[[Array], tuple[Array, Array]]:
             given = nn.Dense(self.hidden, name=f"given_{number}")(h)
-            into = self.param(f"into_{number}", lecun, sees.shape) * sees
-            out = self.param(f"out_{number}", zeros, tells.shape) * tells
+            into = self.param(f"into_{number}", lecun, mask_in.shape) * mask_in
+            out = self.param(f"out_{number}", zeros, mask_out.shape) * mask_out
             bias = self.param(f"bias_{number}", zeros, (2 * self.latent_dim,))
             return lambda x: _bounded_affine(nn.silu(x @ into + given) @ out + bias)
 
         return [layer(number) for number in range(self.layers)]
 
-    def __call__(self, x: Float[Array, "... d"], h: Float[Array, "*b f"]) -> Float[Array, "... d"]:
-        """ε -> z, given features h of an image."""
+    def __call__(
+        self, x: Float[Array, "... d"], h: Float[Array, "*b f"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """ε -> z and log |det ∂z/∂ε|, given features h of an image."""
+        log_determinant = jnp.zeros(jnp.broadcast_shapes(x.shape[:-1], h.shape[:-1]))
         for layer in self._layers(h):
             log_scale, shift = layer(x)
             x = (x * jnp.exp(log_scale) + shift)[..., ::-1]
-        return x
+            log_determinant += log_scale.sum(-1)
+        return x, log_determinant
 
     def inverse(
         self, z: Float[Array, "... d"], h: Float[Array, "*b f"]

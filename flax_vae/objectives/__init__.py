@@ -1,1 +1,44 @@
 """What is minimised: functions of a bound model, in nats per image."""
+
+from flax_vae.objectives.binarized import DynamicallyBinarized
+from flax_vae.objectives.elbo import ELBO, Capacity, FreeBits
+from flax_vae.objectives.importance_weighted import IWAE, STL, DReG, Renyi
+from flax_vae.objectives.regularised import DIPVAE, BetaTCVAE, InfoVAE
+from flax_vae.objectives.schedules import Cyclical, Schedule, Warmup
+from flax_vae.objectives.terms import (
+    OBJECTIVES,
+    Metrics,
+    Objective,
+    dimension_rates,
+    distortion,
+    elbo_terms,
+    layer_rates,
+    log_weights,
+    rate,
+)
+
+__all__ = [
+    "DIPVAE",
+    "ELBO",
+    "IWAE",
+    "OBJECTIVES",
+    "STL",
+    "BetaTCVAE",
+    "Capacity",
+    "Cyclical",
+    "DReG",
+    "DynamicallyBinarized",
+    "FreeBits",
+    "InfoVAE",
+    "Metrics",
+    "Objective",
+    "Renyi",
+    "Schedule",
+    "Warmup",
+    "dimension_rates",
+    "distortion",
+    "elbo_terms",
+    "layer_rates",
+    "log_weights",
+    "rate",
+]

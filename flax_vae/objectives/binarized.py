@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.models.vae import VAE
+from flax_vae.models.protocol import Model
 from flax_vae.objectives.terms import Metrics, Objective
 
 
@@ -24,8 +24,8 @@ class DynamicallyBinarized:
         return getattr(self.objective, "whole_batch", False)
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss and metrics of the objective."""
         pixel_key, key = jax.random.split(key)
-        return self.objective(vae, jax.random.bernoulli(pixel_key, x).astype(x.dtype), key, step)
+        return self.objective(model, jax.random.bernoulli(pixel_key, x).astype(x.dtype), key, step)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from flax_vae.models.protocol import Model
 from flax_vae.models.vae import VAE
 from flax_vae.nn.values import as_value
-from flax_vae.objectives.terms import Metrics, elbo_terms, log_weights
+from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
 
 
+@OBJECTIVES.register("iwae")
 @dataclass(frozen=True)
 class IWAE:
     """-log 1/k Σ_k w_k with w = p(x, z) / q(z | x): the importance-weighted bound (Burda et al. 2016, eq. 8).
@@ -24,10 +26,10 @@ class IWAE:
     num_samples: int = 8
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
+        inference = model.infer(x, key, self.num_samples)
         return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
@@ -36,13 +38,14 @@ def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
 
 
 def _draws(
-    vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
+    model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
 ) -> tuple[Float[Array, "k b d"], Any]:
     """z ~ q(z | x), and q(z | x) itself with no gradient but that through the z at which it is taken."""
-    h, scoreless = vae.features(x), jax.lax.stop_gradient(as_value(vae.posterior))
-    return vae.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
+    h, scoreless = model.features(x), jax.lax.stop_gradient(as_value(model.posterior))
+    return model.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
 
 
+@OBJECTIVES.register("renyi")
 @dataclass(frozen=True)
 class Renyi:
     """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
@@ -56,15 +59,16 @@ class Renyi:
     num_samples: int = 8
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer(x, key, self.num_samples)
+        inference = model.infer(x, key, self.num_samples)
         log_w, order = log_weights(inference, x), 1 - self.alpha
         bound = log_w.mean(0) if order == 0 else _log_mean(order * log_w) / order
         return -bound, elbo_terms(inference, x)
 
 
+@OBJECTIVES.register("stl")
 @dataclass(frozen=True)
 class STL:
     """The importance-weighted bound, its gradient without the posterior's score (Roeder et al. 2017).
@@ -79,13 +83,14 @@ class STL:
     num_samples: int = 1
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = vae.infer_at(*_draws(vae, x, key, self.num_samples))
+        inference = model.infer_at(*_draws(model, x, key, self.num_samples))
         return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
+@OBJECTIVES.register("dreg")
 @dataclass(frozen=True)
 class DReG:
     """The importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
@@ -101,12 +106,12 @@ class DReG:
     num_samples: int = 8
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        z, posterior = _draws(vae, x, key, self.num_samples)
+        z, posterior = _draws(model, x, key, self.num_samples)
         z, weight = _weigh_gradient(z)
-        inference = vae.infer_at(z, posterior)
+        inference = model.infer_at(z, posterior)
         return -_log_mean_with_weight(log_weights(inference, x), weight), elbo_terms(inference, x)
 
 

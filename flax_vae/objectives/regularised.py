@@ -1,18 +1,21 @@
 """Objectives that regularise the aggregated posterior; they compare the images of a batch with each other."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from flax_vae.distributions.normal import Normal
+from flax_vae.models.protocol import Model
 from flax_vae.models.vae import VAE
 from flax_vae.objectives.schedules import Schedule, at
-from flax_vae.objectives.terms import Metrics, elbo_terms
+from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms
 
 
+@OBJECTIVES.register("beta_tcvae")
 @dataclass(frozen=True)
 class BetaTCVAE:
     """distortion + mutual information + beta·total correlation + dimension-wise KL (Chen et al. 2018, eq. 4).
@@ -33,20 +36,21 @@ class BetaTCVAE:
     num_images: int
     beta: Schedule = 6.0
     whole_batch: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("factorised",)
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
-        inference = vae.infer(x, key)
-        (draws,), (q,), (p,) = inference.latents, inference.posteriors, inference.priors
-        z = draws[0]
-        of_pairs = replace(q, event_ndim=0).log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
+        inference = model.infer(x, key)
+        (layer,) = inference.layers
+        z, q, p = layer.z[0], cast(Normal, layer.posterior), layer.prior
+        of_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
         log_size = math.log(len(x) * self.num_images)
         log_q = jax.nn.logsumexp(of_pairs.sum(-1), axis=1) - log_size
         log_q_of_dimensions = (jax.nn.logsumexp(of_pairs, axis=1) - log_size).sum(-1)
         parts = {
-            "mutual_information": q.log_prob(z) - log_q,
+            "mutual_information": layer.log_q[0] - log_q,
             "total_correlation": log_q - log_q_of_dimensions,
             "dimension_wise_kl": log_q_of_dimensions - p.log_prob(z),
         }
@@ -55,9 +59,10 @@ class BetaTCVAE:
         return terms["distortion"] + rate, terms | parts
 
 
+@OBJECTIVES.register("infovae")
 @dataclass(frozen=True)
 class InfoVAE:
-    """distortion + (1-α)·rate + (α+λ-1)·MMD²: the aggregated posterior is led to the prior (Zhao et al. 2019).
+    """distortion + (1-α)·rate + (α+λ-1)·MMD²: the aggregated posterior is matched to the prior (Zhao et al. 2019).
 
     MMD² = E k(z, z') + E k(p, p') - 2 E k(z, p) between the batch's draws z and as many draws p from the prior, no draw
     being paired with itself; k(a, b) = exp(-‖a - b‖² / d) in d dimensions.
@@ -72,14 +77,14 @@ class InfoVAE:
     whole_batch: ClassVar[bool] = True
 
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
         draw_key, prior_key = jax.random.split(key)
-        inference = vae.infer(x, draw_key)
+        inference = model.infer(x, draw_key)
         terms = elbo_terms(inference, x)
-        z = jnp.concatenate(inference.latents, axis=-1)[0]
-        mmd = _mmd(z, vae.draw_prior(prior_key, len(x)))
+        z = jnp.concatenate([layer.z[0] for layer in inference.layers], axis=-1)
+        mmd = _mmd(z, model.draw_prior(prior_key, len(x)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
 
@@ -108,17 +113,34 @@ class DIPVAE:
     diagonal: float = 10.0
     whole_batch: ClassVar[bool] = True
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The variances of DIP-VAE-II are those of a factorised posterior."""
+        return ("exact_mean",) if self.of == "means" else ("factorised",)
+
     def __call__(
-        self, vae: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
-        inference = vae.infer(x, key)
-        terms, (q,) = elbo_terms(inference, x), inference.posteriors
+        inference = model.infer(x, key)
+        terms, q = elbo_terms(inference, x), cast(Normal, inference.layers[0].posterior)
         centred = q.mean() - q.mean().mean(0)
         covariance = centred.T @ centred / len(x)
         if self.of == "latents":
-            covariance += jnp.diag(jnp.exp(2 * q.log_scale).mean(0))
+            covariance += jnp.diag(q.variance().mean(0))
         variances = jnp.diag(covariance)
         correlated = (covariance**2).sum() - (variances**2).sum()
         penalty = self.off_diagonal * correlated + self.diagonal * ((variances - 1) ** 2).sum()
         return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (len(x),))}
+
+
+@OBJECTIVES.register("dip_vae_i")
+def dip_vae_i(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
+    """DIP-VAE-I: the ELBO, and a penalty on the covariance of the posterior means (Kumar et al. 2018)."""
+    return DIPVAE("means", off_diagonal, diagonal)
+
+
+@OBJECTIVES.register("dip_vae_ii")
+def dip_vae_ii(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
+    """DIP-VAE-II: the ELBO, and a penalty on the covariance of the latents (Kumar et al. 2018)."""
+    return DIPVAE("latents", off_diagonal, diagonal)

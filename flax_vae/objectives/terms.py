@@ -1,11 +1,13 @@
-"""What is minimised: functions of a bound VAE, in nats per image.
+"""What objectives are made of, in nats per image.
 
-An objective is any function `(vae, x, key, step) -> (loss "b", metrics {name: "b"})`. The built-in ones are frozen
+An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`. The built-in ones are frozen
 dataclasses, so that their hyperparameters are values. The batch is averaged elsewhere, once, by the train step.
+
+An objective may say that it compares the images of a batch with each other (`whole_batch = True`), and what it needs a
+posterior to be (`needs = ("factorised",)`).
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -13,13 +15,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, unpack
-from flax_vae.distributions.divergence import kl_divergence
-from flax_vae.distributions.normal import MultivariateNormal, Normal
+from flax_vae.distributions.divergence import has_kl, kl_divergence
 from flax_vae.errors import UserError
-from flax_vae.models.vae import VAE, Inference, variables
+from flax_vae.models.protocol import Inference, Layer
+from flax_vae.models.vae import Params, variables
+from flax_vae.parts import Parts
 
 Metrics = dict[str, Array]
-Objective = Callable[[VAE, Array, Array, Array], tuple[Array, Metrics]]
+Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
+OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
 
 
 def distortion(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, " b"]:
@@ -30,30 +34,34 @@ def distortion(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array,
 def layer_rates(inference: Inference) -> tuple[Float[Array, " b"], ...]:
     """KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats, layer by layer.
 
-    In closed form between normals, else log q - log p; averaged over the draws where it depends on them.
+    In closed form where the pair of distributions has one, else log q - log p; averaged over the draws where it depends
+    on them.
     """
 
-    def layer(z: Array, posterior: Any, prior: Any) -> Array:
-        if isinstance(posterior, Normal | MultivariateNormal) and isinstance(prior, Normal):
-            return jnp.broadcast_to(kl_divergence(posterior, prior), z.shape[:-1]).mean(0)
-        return (posterior.log_prob(z) - prior.log_prob(z)).mean(0)
+    def of(layer: Layer) -> Array:
+        if has_kl(layer.posterior, layer.prior):
+            return jnp.broadcast_to(kl_divergence(layer.posterior, layer.prior), layer.log_q.shape).mean(0)
+        return (layer.log_q - layer.prior.log_prob(layer.z)).mean(0)
 
-    return tuple(map(layer, inference.latents, inference.posteriors, inference.priors))
+    return tuple(map(of, inference.layers))
 
 
 def dimension_rates(inference: Inference) -> tuple[Float[Array, "b d"], ...]:
     """KL of each latent dimension in nats, layer by layer.
 
     Raises:
-        TypeError: posterior or prior is no normal of independent dimensions.
+        TypeError: posterior or prior is not a normal of independent dimensions.
     """
 
-    def layer(z: Array, posterior: Any, prior: Any) -> Array:
-        if not isinstance(posterior, Normal):
-            raise TypeError(f"{type(posterior).__name__} has no KL of each dimension")
-        return jnp.broadcast_to(kl_divergence(replace(posterior, event_ndim=0), prior), z.shape).mean(0)
+    def of(layer: Layer) -> Array:
+        pair: list[Any] = [layer.posterior, layer.prior]
+        for distribution in pair:
+            if not hasattr(distribution, "marginals"):
+                raise TypeError(f"{type(distribution).__name__} has no KL of each dimension")
+        posterior, prior = (distribution.marginals() for distribution in pair)
+        return jnp.broadcast_to(kl_divergence(posterior, prior), layer.z.shape).mean(0)
 
-    return tuple(map(layer, inference.latents, inference.posteriors, inference.priors))
+    return tuple(map(of, inference.layers))
 
 
 def rate(inference: Inference) -> Float[Array, " b"]:
@@ -63,11 +71,8 @@ def rate(inference: Inference) -> Float[Array, " b"]:
 
 def log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
     """log p(x, z) - log q(z | x) of each draw, in nats: what importance-weighted bounds are made of."""
-    layers = zip(inference.latents, inference.posteriors, inference.priors, strict=True)
-    return sum(
-        (prior.log_prob(z) - posterior.log_prob(z) for z, posterior, prior in layers),
-        start=inference.likelihood.log_prob(x),
-    )
+    log_ratios = (layer.prior.log_prob(layer.z) - layer.log_q for layer in inference.layers)
+    return sum(log_ratios, start=inference.likelihood.log_prob(x))
 
 
 def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
@@ -77,7 +82,12 @@ def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
 
 
 def apply_objective(
-    vae: VAE, objective: Objective, params: Any, batch: Batch, key: Key[Array, ""], step: int | Int[Array, ""]
+    model: nn.Module,
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: Key[Array, ""],
+    step: int | Int[Array, ""],
 ) -> Metrics:
     """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
 
@@ -86,7 +96,7 @@ def apply_objective(
             them a name that the train step uses.
     """
     x, context = unpack(batch)
-    result = nn.apply(objective, vae)(variables(vae, params, context), x, key, jnp.asarray(step))
+    result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
     name = getattr(objective, "__name__", type(objective).__name__)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(

@@ -37,7 +37,7 @@ def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any
     panels = make_panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
     for name, metrics in runs.items():
         for axis, ax in panels.items():
-            losses = [record["test_loss"] for record in metrics]
+            losses = [record.get("validation_loss", record.get("test_loss")) for record in metrics]
             ax.plot([record[axis] for record in metrics], losses, label=name, linewidth=1.6, marker="o", markersize=3.5)
             ax.set_xlabel(axis)
     panels["epoch"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])

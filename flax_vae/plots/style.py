@@ -24,7 +24,7 @@ DPI = 256  # a power of two: pixels / DPI * DPI is exact, so no row of pixels is
 WIDEST = 1920  # pixels of a magnified mosaic along its longer side
 TILE = 168  # pixels of a magnified image along its longer side
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#e8e8e8"
-SETS = {"train": "#4c78a8", "test": "#e4572e"}
+SETS = {"train": "#4c78a8", "validation": "#e4572e", "test": "#e4572e"}
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

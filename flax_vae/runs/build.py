@@ -1,137 +1,151 @@
-"""From a configuration to what it names: the data, the model, and the objective."""
+"""From a configuration to what it names: the data, the model, the objective and the optimiser."""
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, UInt8
 
-from flax_vae.data import ImageData, draw_binary, load_images
+from flax_vae.batches import Batch
+from flax_vae.console import say
+from flax_vae.data import ImageData, as_batch, class_names, draw_binary, is_binary, load_images, split_validation
 from flax_vae.errors import UserError
-from flax_vae.models.likelihoods import pixel_likelihood
-from flax_vae.models.posteriors import DiagonalNormal, FullNormal, InverseAutoregressive, TopDownPosterior
+from flax_vae.models.likelihoods import LIKELIHOODS
+from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
 from flax_vae.models.presets import PRESETS, channel_means
-from flax_vae.models.priors import (
-    ConditionalNormal,
-    CouplingFlow,
-    LearnedMixture,
-    StandardNormal,
-    TopDownPrior,
-    VampPrior,
-)
-from flax_vae.models.vae import VAE
+from flax_vae.models.priors import PRIORS, TopDownPrior
+from flax_vae.models.vae import with_dtype
 from flax_vae.nn.networks import ImageShape
-from flax_vae.objectives.elbo import ELBO, Capacity, FreeBits
-from flax_vae.objectives.importance_weighted import IWAE, STL, DReG, Renyi
-from flax_vae.objectives.regularised import DIPVAE, BetaTCVAE, InfoVAE
-from flax_vae.objectives.schedules import Cyclical, Warmup
-from flax_vae.objectives.terms import Objective
-from flax_vae.runs.config import OBJECTIVES, Config
+from flax_vae.objectives import OBJECTIVES, Cyclical, DynamicallyBinarized, Metrics, Objective
+from flax_vae.objectives.schedules import refuse_unfinished
+from flax_vae.parts import read_call
+from flax_vae.runs.config import Config
+from flax_vae.training.optimizers import make_optimizer
+from flax_vae.training.sharding import data_mesh
+from flax_vae.training.step import TrainState, init_state, make_train_step, zero_metrics
 
 
-def load_splits(config: Config) -> tuple[ImageData, ImageData]:
-    """The training and test images that are named, binarised where that is once for all."""
-    train_set, test_set = (
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The images of a training.
+
+    Attributes:
+        train, test: as loaded, binarised where that is once for all.
+        validation: what is held out of the training images, or None.
+        class_names: of the labels that a conditional model is given; empty for others.
+    """
+
+    train: ImageData
+    test: ImageData
+    validation: ImageData | None
+    class_names: tuple[str, ...]
+
+    @property
+    def held_out(self) -> ImageData:
+        """What the best checkpoint is chosen by."""
+        return self.test if self.validation is None else self.validation
+
+    def batch(self, images: ImageData) -> Batch:
+        """Images as a model takes them, with their labels where it is conditional."""
+        return as_batch(images, self.class_names)
+
+
+def load_data(config: Config) -> Data:
+    """The images that a configuration names.
+
+    Raises:
+        UserError: they cannot be had, or do not go together.
+    """
+    train, test = (
         load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
     )
+    if test.images.shape[1:] != train.images.shape[1:]:
+        raise UserError(
+            f"{config.dataset}: train images are {train.images.shape[1:]}, test images {test.images.shape[1:]}."
+        )
+    names = class_names(train) if config.conditional else ()
+    if config.conditional and not names:
+        raise UserError(f"--conditional needs labels, and {config.dataset} has none.")
+    validation = None
+    if config.validation:
+        train, validation = split_validation(train, config.validation)
+    seed = config.binarize_seed
     if config.binarize == "fixed":
-        train_set = replace(train_set, images=draw_binary(train_set.images, (config.binarize_seed, 0)))
+        train = replace(train, images=draw_binary(train.images, (seed, 0)))
     if config.binarize != "none":
-        test_set = replace(test_set, images=draw_binary(test_set.images, (config.binarize_seed, 1)))
-    return train_set, test_set
+        test = replace(test, images=draw_binary(test.images, (seed, 1)))
+        if validation is not None:
+            validation = replace(validation, images=draw_binary(validation.images, (seed, 3)))
+    as_batch(test, names)  # refuses other labels
+    return Data(train, test, validation, names)
 
 
-def make_vae(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None = None) -> VAE:
+def make_model(
+    config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None = None
+) -> nn.Module:
     """The preset's networks with the likelihood, prior and posterior that are named.
 
     Args:
         images: where a decoder's output and pseudo-inputs are to start; of no importance to a trained model.
     """
-    height, width, channels = image_shape
-    mean = (0.5,) * channels if images is None else channel_means(images)
-    likelihood = pixel_likelihood(config.likelihood, mean)
-    network = PRESETS[config.preset]((height, width, len(likelihood.start)), config.latent_dim, likelihood.start)
-    posteriors = {"diagonal": DiagonalNormal, "full": FullNormal, "iaf": InverseAutoregressive}
-    posterior: nn.Module = posteriors[config.posterior](config.latent_dim)
-    prior = _make_prior(config, image_shape, images)
+    supplied: dict[str, Any] = {
+        "latent_dim": config.latent_dim,
+        "image_shape": image_shape,
+        "images": images,
+        "conditional": config.conditional,
+    }
+    posterior, prior = POSTERIORS.make(config.posterior, **supplied), PRIORS.make(config.prior, **supplied)
     if config.levels > 1:
         latent_dims = (config.latent_dim,) * config.levels
         prior, posterior = TopDownPrior(prior, latent_dims), TopDownPosterior(posterior, latent_dims)
-    return network.clone(posterior=posterior, prior=prior, likelihood=likelihood.distribution, dtype=config.precision)
+    model = PRESETS.make(
+        config.preset,
+        **supplied,
+        posterior=posterior,
+        prior=prior,
+        likelihood=LIKELIHOODS.make(config.likelihood),
+        mean=None if images is None else channel_means(images),
+    )
+    return with_dtype(model, config.precision)
 
 
-def _make_prior(config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None) -> nn.Module:
-    match config.prior:
-        case "normal":
-            return ConditionalNormal(config.latent_dim) if config.conditional else StandardNormal(config.latent_dim)
-        case "mixture":
-            return LearnedMixture(config.latent_dim)
-        case "flow":
-            return CouplingFlow(config.latent_dim)
-        case "vamp" if images is None:
-            return VampPrior(image_shape)
-        case "vamp":
-            chosen = np.random.default_rng(0).choice(len(images), VampPrior.components)
-            return VampPrior(image_shape, images[chosen].tobytes())
-
-
-def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Callable[[Any], Objective]:
-    """The objective that is named, as a function of its weight `--beta`.
+def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:
+    """The objective that is named, at the configuration's beta and number of samples.
 
     Args:
         num_images: size of the training set.
     """
-    total = config.epochs * steps_per_epoch
-    period = total // config.kl_cycles
-    warmup = min(round(config.kl_warmup_epochs * steps_per_epoch), period)
-
-    def weight(beta: Any) -> Any:
-        return Cyclical(warmup, period, config.kl_cycles, weight=beta) if warmup else beta
-
-    match config.objective:
-        case "elbo":
-            return lambda beta: ELBO(weight(beta))
-        case "beta_tcvae":
-            return lambda beta: BetaTCVAE(num_images, weight(beta))
-        case "capacity":
-            return lambda beta: Capacity(Warmup(total, weight=25.0))
-        case "free_bits":
-            return lambda beta: FreeBits()
-        case "infovae":
-            return lambda beta: InfoVAE()
-        case "dip_vae_i":
-            return lambda beta: DIPVAE("means")
-        case "dip_vae_ii":
-            return lambda beta: DIPVAE("latents")
-        case "iwae":
-            return lambda beta: IWAE(config.num_samples)
-        case "stl":
-            return lambda beta: STL()
-        case "dreg":
-            return lambda beta: DReG(config.num_samples)
-        case "renyi":
-            return lambda beta: Renyi(num_samples=config.num_samples)
-    own = load_objective(config.objective)
-    return lambda beta: own
+    total_steps = config.epochs * steps_per_epoch
+    if config.has_own_objective:
+        return load_objective(config.objective)
+    objective = OBJECTIVES.make(config.objective, num_images=num_images, total_steps=total_steps)
+    given = {name: getattr(config, name) for name in ("beta", "num_samples")}
+    return replace(objective, **{name: value for name, value in given.items() if value is not None})
 
 
-def load_objective(name: str) -> Objective:
-    """Import `my_module:my_objective`, from the current directory first.
+def load_objective(written: str) -> Objective:
+    """Import `my_module:my_objective`, or `my_module:my_objective(weight=2.0)`, from the current directory first.
+
+    A class is called with the arguments; a function has them bound.
 
     Raises:
-        UserError: no such module or attribute, or one that does not take (vae, x, key, step).
+        UserError: no such module or attribute, or one that does not take (model, x, key, step).
     """
-    module_name, colon, attribute = name.partition(":")
-    if not (module_name and colon and attribute):
-        raise UserError(
-            f"--objective {name}: write one of {', '.join(OBJECTIVES)}, or my_module:my_objective for your own."
-        )
+    call = read_call(written)
+    module_name, _, attribute = call.name.partition(":")
+    if not (module_name and attribute):
+        names = ", ".join(OBJECTIVES)
+        raise UserError(f"--objective {written}: write one of {names}, or my_module:my_objective for your own.")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -140,14 +154,146 @@ def load_objective(name: str) -> Objective:
         if error.name and not (module_name + ".").startswith(error.name + "."):
             raise  # the user's module is there, and what is missing is named by the traceback
         raise UserError(
-            f"--objective {name}: there is no module {module_name} in {os.getcwd()} or installed."
+            f"--objective {written}: there is no module {module_name} in {os.getcwd()} or installed."
         ) from None
     objective: Any = getattr(module, attribute, None)
     if not callable(objective):
-        raise UserError(f"--objective {name}: {module.__file__} has no function {attribute}.")
-    objective = objective() if isclass(objective) else objective
+        raise UserError(f"--objective {written}: {module.__file__} has no function {attribute}.")
     try:
-        signature(objective).bind("vae", "x", "key", "step")
+        if isclass(objective):
+            objective = objective(*call.args, **dict(call.kwargs))
+        elif call.args or call.kwargs:
+            signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
+            objective = partial(objective, **dict(call.kwargs))
+        signature(objective).bind("model", "x", "key", "step")
     except TypeError as error:
-        raise UserError(f"--objective {name}: it is called as {attribute}(vae, x, key, step), but {error}.") from None
+        raise UserError(
+            f"--objective {written}: it is called as {attribute}(model, x, key, step), but {error}."
+        ) from None
     return objective
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything about a training but its state; members of an ensemble share all of it but `config`.
+
+    Attributes:
+        config: the configuration.
+        model: the Linen module.
+        objective: what is minimised.
+        data: the images.
+        batch_size: images per step.
+        steps_per_epoch: steps per epoch; the last partial batch of each epoch is dropped.
+        beta_from_config: whether the objective's beta is that of each member's configuration.
+    """
+
+    config: Config
+    model: nn.Module
+    objective: Objective
+    data: Data
+    batch_size: int
+    steps_per_epoch: int
+    beta_from_config: bool
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in the whole training."""
+        return self.config.epochs * self.steps_per_epoch
+
+    def own(self) -> dict[str, float | None]:
+        """The values of the configuration that the program takes from each member."""
+        return {"beta": self.config.beta, "learning_rate": self.config.learning_rate}
+
+    def objective_at(self, beta: float | Array | None) -> Objective:
+        """The objective with a member's beta, which may have to rise to it."""
+        objective: Any = self.objective
+        if self.beta_from_config and beta is not None:
+            period = self.total_steps // self.config.kl_cycles
+            warmup = min(round(self.config.kl_warmup_epochs * self.steps_per_epoch), period)
+            weight = Cyclical(warmup, period, self.config.kl_cycles, weight=beta) if warmup else beta
+            objective = replace(objective, beta=weight)
+        return DynamicallyBinarized(objective) if self.config.binarize == "dynamic" else objective
+
+    def tx(self, learning_rate: float | Array) -> optax.GradientTransformation:
+        """The optimiser at a member's learning rate."""
+        return make_optimizer(
+            self.config.optimizer,
+            learning_rate,
+            self.total_steps,
+            warmup_steps=min(self.config.warmup_steps, self.total_steps // 10),
+            schedule=self.config.schedule,
+            clip_norm=self.config.clip_norm,
+        )
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
+        return getattr(self.objective, "whole_batch", False)
+
+    def train_step(self, own: dict[str, Any], axis: str | None = None) -> Any:
+        """The jitted step, given the values of `config` that are a member's own."""
+        on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
+        prior = getattr(self.model, "prior", None)
+        # Every microbatch would encode a prior's images again.
+        cut = on_cpu and not self.whole_batch and not getattr(prior, "encodes_each_step", False)
+        return make_train_step(
+            self.model,
+            self.objective_at(own["beta"]),
+            self.tx(own["learning_rate"]),
+            ema_decay=self.config.ema_decay,
+            microbatch_size=self.config.microbatch_size if cut else 0,
+            axis=axis,
+        )
+
+    def mesh(self) -> Mesh | None:
+        """The devices that share a batch."""
+        return data_mesh(self.batch_size, 1 if self.whole_batch else self.config.devices)
+
+    def keys(self) -> tuple[Array, Array, Array]:
+        """Keys of the first parameters, of the training and of the evaluations."""
+        init_key, train_key, test_key = jax.random.split(jax.random.key(self.config.seed), 3)
+        return init_key, train_key, test_key
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step."""
+        init_key, train_key, _ = self.keys()
+        shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
+        tx = self.tx(self.config.learning_rate)
+        state = init_state(self.model, tx, init_key, shape, self.config.ema_decay > 0, classes)
+        return replace(state, key=train_key)
+
+    def fresh_totals(self) -> Metrics:
+        """Zeros, one for each metric that the train step reports."""
+        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8)
+        if self.data.class_names:
+            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
+        return zero_metrics(self.model, self.objective_at(self.config.beta), jax.eval_shape(self.fresh_state), batch)
+
+
+def build(config: Config, model: nn.Module | None = None, objective: Objective | None = None) -> Training:
+    """Load the data and make model and objective; writes nothing.
+
+    Args:
+        config: model, data, objective and recipe.
+        model, objective: your own, instead of those that the configuration names.
+
+    Raises:
+        UserError: data that cannot be had, or a training that makes no sense.
+    """
+    data = load_data(config)
+    count, *shape = data.train.images.shape
+    batch_size = min(config.batch_size, count)
+    steps_per_epoch = count // batch_size
+    if model is None:
+        model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
+    model = with_dtype(model, config.precision)
+    levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
+    if levels == 2 and not is_binary(data.held_out.images):
+        say(
+            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
+            "but is not a density; compare it only with the same loss. --likelihood names others."
+        )
+    beta_from_config = objective is None and config.beta is not None
+    objective = objective or make_objective(config, steps_per_epoch, count)
+    refuse_unfinished(objective, config.epochs * steps_per_epoch)
+    return Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)

@@ -1,202 +1,238 @@
 """What a run is made of, as one value: the flags of `train.py`, and what `config.json` holds."""
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from flax_vae.errors import UserError
+from flax_vae.models.likelihoods import LIKELIHOODS
+from flax_vae.models.posteriors import POSTERIORS
+from flax_vae.models.presets import PRESETS
+from flax_vae.models.priors import PRIORS
+from flax_vae.objectives import OBJECTIVES
+from flax_vae.parts import has_type, read_call, type_name
 
-OBJECTIVES = (
-    "elbo", "beta_tcvae", "capacity", "dip_vae_i", "dip_vae_ii", "dreg", "free_bits", "infovae", "iwae", "renyi", "stl",
-)  # fmt: skip
-WEIGHTED = ("elbo", "beta_tcvae")  # the objectives that have a beta
 Binarize = Literal["none", "fixed", "dynamic"]
-FORMAT = 1  # of config.json; raised when an older program could misread a newer file
+FORMAT = 2  # of config.json; raised when an older program could misread a newer file
+PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES)}
 
 
-def _has_type(value: Any, hint: Any) -> bool:
-    """Whether a value has the type of a field: a plain type, a choice, or one that may be None."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    return type(value) in (get_args(hint) or (hint,))
+def _setting(group: str, usual: Any, meaning: str) -> Any:
+    """A field of `Config`: the group of its flag, its usual value, and what it is for.
 
-
-def _type_name(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(get_args(hint))}"
-    return " or ".join(each.__name__ for each in get_args(hint) or (hint,)).replace("NoneType", "None")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    It is None until it is set: then it has the value of the preset's recipe, or else the usual one.
+    """
+    return field(default=None, metadata={"group": group, "usual": usual, "meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training: model, data, objective and recipe."""
+    """A training: data, model, objective and recipe. What is left out is as the preset's recipe has it.
 
-    preset: Literal["gated_mlp", "residual_conv", "tutorial_conv", "tutorial_dense"] = "gated_mlp"
-    """Model and its recipe: the defaults below are those of the preset that is named."""
-    dataset: str = "fashion_mnist"
-    """fashion_mnist, sprites, the name of a TFDS image set, or a path: a folder of images, .npy or .npz."""
-    data_dir: str | None = None
-    """Folder that holds the data set's files, or is to hold them."""
-    image_size: int | None = None
-    """Side in pixels that the images of a folder are resized to."""
-    binarize: Binarize = "none"
-    """Draw every pixel as 0 or 1, its grey value being the probability of a 1: once, by --binarize-seed, or anew in
-    each step. Test images are drawn once in both cases."""
-    binarize_seed: int = 0
-    """Seed of the pixels that are drawn once."""
-    latent_dim: int = 2
-    """Number of latent dimensions."""
-    likelihood: Literal[
-        "bernoulli", "continuous_bernoulli", "normal", "per_pixel_normal", "discretized_logistic", "logistic_mixture",
-        "categorical", "beta_binomial",
-    ] = "bernoulli"  # fmt: skip
-    """What pixels are distributed as, given the latents."""
-    prior: Literal["normal", "mixture", "vamp", "flow"] = "normal"
-    """What latents are distributed as: N(0, I), a learned mixture of 50 normals, the posteriors of 128 learned images
-    (VampPrior), or a learned flow."""
-    posterior: Literal["diagonal", "full", "iaf"] = "diagonal"
-    """What an image's latents are distributed as: a normal of diagonal or full covariance, or an inverse autoregressive
-    flow from one."""
-    levels: int = 1
-    """Layers of latents, --latent-dim each. --prior and --posterior are those of the top one; in each below, both are
-    normals given the layers above."""
-    conditional: bool = False
-    """Give the images' labels to encoder, decoder and prior, so that sample.py can ask for one of them by --label."""
-    objective: str = "elbo"
-    """What is minimised: elbo, beta_tcvae, capacity, dip_vae_i, dip_vae_ii, dreg, free_bits, infovae, iwae, renyi, stl,
-    or your own function as my_module:my_objective."""
-    num_samples: int = 8
-    """Latents drawn for each image, by the objectives iwae, dreg and renyi."""
-    beta: float = 1.0
-    """Weight of the rate (the KL) in the elbo objective, of the total correlation in beta_tcvae."""
-    kl_warmup_epochs: float = 0.0
-    """Epochs over which beta rises linearly from 0."""
-    kl_cycles: int = 1
-    """How often that warm-up is begun again, evenly over the training."""
-    epochs: int = 8
-    """Passes over the training images."""
-    batch_size: int = 128
-    """Images per step."""
-    microbatch_size: int = 0
-    """On CPUs, images that a core works on by itself, as many as its cache takes: for convolutions. 0 lets all cores
-    work on the whole batch together: for matrix products."""
-    devices: int | None = None
-    """Devices that share a batch; by default all GPUs or TPUs, and on CPUs all cores where there are microbatches."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in; bfloat16 is for GPUs and TPUs. Parameters and losses are float32 in any case."""
-    optimizer: Literal["adam", "adamw", "muon"] = "adam"
-    """Optax optimiser."""
-    learning_rate: float = 2e-3
-    """Its rate, or the peak of it."""
-    warmup_steps: int = 100
-    """Steps over which the rate rises linearly from 0, at most a tenth of the training."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """What the rate does then: stay, fall to 0 along a line, or to 1 % along a cosine."""
-    clip_norm: float = 0.0
-    """Largest global norm of the gradient; 0 for none."""
-    ema_decay: float = 0.0
-    """Decay of the averaged parameters that evaluation and sampling use; 0 for none."""
-    seed: int = 0
-    """Seed of everything random: the same seed gives the same bits on the same machine."""
+    Parts are written as names, or as calls with literal arguments: `objective="renyi(alpha=0.3)"`.
+    """
+
+    dataset: str = _setting(
+        "data",
+        "fashion_mnist",
+        "fashion_mnist, sprites, the name of a TFDS image set, or a path: a folder of images, .npy or .npz.",
+    )
+    data_dir: str | None = _setting("data", None, "Folder that holds the data set's files, or is to hold them.")
+    image_size: int | None = _setting("data", None, "Side in pixels that every image is resized to.")
+    binarize: Binarize = _setting(
+        "data",
+        "none",
+        "Draw every pixel as 0 or 1 with its grey value as the probability of a 1: once, or again in each step. Test "
+        "images are drawn once in both cases.",
+    )
+    binarize_seed: int = _setting("data", 0, "Seed of the pixels that are drawn once.")
+    validation: float = _setting(
+        "data",
+        0.0,
+        "Share of the training images that is held out for choosing the best checkpoint and for early stopping. The "
+        "test set is then measured once, at the end; with 0 it does both.",
+    )
+    conditional: bool = _setting(
+        "data", False, "Give the labels to encoder, decoder and prior, so that sample.py can ask for one by --label."
+    )
+    preset: str = _setting("model", "gated_mlp", "Networks, with the recipe that trains them.")
+    latent_dim: int = _setting("model", 2, "Number of latent dimensions.")
+    likelihood: str = _setting("model", "bernoulli", "Observation model p(x|z).")
+    prior: str = _setting("model", "normal", "Distribution of the latents p(z).")
+    posterior: str = _setting("model", "diagonal", "Distribution of an image's latents q(z|x).")
+    levels: int = _setting(
+        "model",
+        1,
+        "Stochastic layers, each with --latent-dim dimensions. --prior and --posterior are those of the top one; "
+        "below, both are normals given the layers above.",
+    )
+    precision: Literal["float32", "bfloat16"] = _setting(
+        "model",
+        "float32",
+        "What the networks compute in; bfloat16 is for GPUs and TPUs. Parameters and losses are float32 in any case.",
+    )
+    objective: str = _setting("objective", "elbo", "What is minimised; your own function is my_module:my_objective.")
+    beta: float | None = _setting("objective", None, "Weight, for an objective that has a beta; else its own default.")
+    num_samples: int | None = _setting(
+        "objective", None, "Latents drawn for each image, for an objective that has num_samples; else its own default."
+    )
+    kl_warmup_epochs: float = _setting("objective", 0.0, "Epochs over which beta rises linearly from 0.")
+    kl_cycles: int = _setting("objective", 1, "How often that warm-up starts again, evenly over the training.")
+    epochs: int = _setting("optimisation", 8, "Passes over the training images.")
+    early_stopping: int = _setting(
+        "optimisation", 0, "Stop after so many epochs without a better validation loss; 0 never does."
+    )
+    batch_size: int = _setting("optimisation", 128, "Images per step.")
+    optimizer: Literal["adam", "adamw", "muon"] = _setting("optimisation", "adam", "Optax optimiser.")
+    learning_rate: float = _setting("optimisation", 2e-3, "Peak learning rate.")
+    warmup_steps: int = _setting(
+        "optimisation", 100, "Steps over which the learning rate rises from 0, at most a tenth of the training."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = _setting(
+        "optimisation", "cosine", "Learning-rate schedule after that: constant, linear to 0, or cosine to 1 %."
+    )
+    clip_norm: float = _setting("optimisation", 0.0, "Largest global norm of the gradient; 0 for none.")
+    ema_decay: float = _setting(
+        "optimisation", 0.0, "Decay of the averaged parameters that evaluation and sampling use; 0 for none."
+    )
+    seed: int = _setting(
+        "optimisation", 0, "Seed of everything random: the same seed gives the same bits on the same machine."
+    )
+    microbatch_size: int = _setting(
+        "machine",
+        0,
+        "On CPUs, images that a core works on by itself, as many as its cache takes: for convolutions. With 0 all "
+        "cores work on the whole batch together: for matrix products.",
+    )
+    devices: int | None = _setting(
+        "machine",
+        None,
+        "Devices that share a batch; by default all GPUs or TPUs, and on CPUs all cores where there are microbatches.",
+    )
+    keep: int = _setting("output", 1, "How many of the last checkpoints stay, beside the best one.")
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained; whole numbers given for floats become floats.
+        """Fill in the recipe, write parts in one form, and refuse what cannot be trained.
 
         Raises:
-            UserError: a value of another type, or out of its range.
+            UserError: a value of another type or out of its range, a part that does not exist, or parts that do not go
+                together.
         """
-        for name, hint in get_type_hints(Config).items():
+        self._fill_in()
+        self._refuse_values()
+        self._refuse_combinations()
+
+    def _fill_in(self) -> None:
+        def put(name: str, value: Any) -> None:
+            object.__setattr__(self, name, value)
+
+        usual = {each.name: each.metadata["usual"] for each in fields(self)}
+        recipe = recipe_of(self.preset or usual["preset"])
+        for name, hint in _hints().items():
             value = getattr(self, name)
-            if hint is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-            elif not _has_type(value, hint):
-                raise UserError(f"{_flag(name)} is {value!r}, which is not {_type_name(hint)}.")
-        for name in (
-            "latent_dim",
-            "levels",
-            "num_samples",
-            "epochs",
-            "devices",
-            "batch_size",
-            "kl_cycles",
-            "learning_rate",
-        ):
+            value = recipe.get(name, usual[name]) if value is None else value
+            if type(value) is int and hint in (float, float | None):
+                value = float(value)
+            if not has_type(value, hint):
+                raise UserError(f"{flag(name)} is {value!r}, which is not {type_name(hint)}.")
+            put(name, value)
+        for kind, parts in PARTS.items():
+            if kind != "objective" or not self.has_own_objective:
+                put(kind, str(parts.read(getattr(self, kind))))
+        for name in ("beta", "num_samples"):
+            put(name, self._of_objective(name))
+
+    def _of_objective(self, name: str) -> Any:
+        """The value of a flag that is short for an argument of the objective."""
+        given, call = getattr(self, name), read_call(self.objective)
+        if self.has_own_objective or not OBJECTIVES.accepts(call.name, name):
+            if given is not None:
+                having = [other for other in OBJECTIVES if OBJECTIVES.accepts(other, name)]
+                raise UserError(f"{flag(name)} belongs to --objective {' and '.join(having)}, not to {self.objective}.")
+            return None
+        written = dict(call.kwargs).get(name, OBJECTIVES.hyperparameters(call.name)[name].default)
+        if given is not None and name in dict(call.kwargs) and given != written:
+            raise UserError(f"{flag(name)} {given:g} and --objective {self.objective}: give it once.")
+        return written if given is None else given
+
+    def _refuse_values(self) -> None:
+        positive = ("latent_dim", "levels", "num_samples", "epochs", "devices", "batch_size", "kl_cycles", "keep",
+                    "learning_rate", "image_size")  # fmt: skip
+        for name in positive:
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{_flag(name)} must be greater than 0, not {value}.")
-        for name in (
-            "beta",
-            "microbatch_size",
-            "kl_warmup_epochs",
-            "warmup_steps",
-            "clip_norm",
-            "binarize_seed",
-            "seed",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{_flag(name)} must not be negative: {getattr(self, name)}.")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--ema-decay must be at least 0 and below 1, not {self.ema_decay}.")
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{flag(name)} must be greater than 0, not {value}.")
+        not_negative = ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "binarize_seed",
+                        "seed", "early_stopping")  # fmt: skip
+        for name in not_negative:
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"{flag(name)} must not be negative: {value}.")
+        for name in ("ema_decay", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{flag(name)} must be at least 0 and below 1, not {getattr(self, name)}.")
         if self.kl_warmup_epochs * self.kl_cycles > self.epochs:
             raise UserError(
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not end within {self.epochs} "
                 "epochs, so beta would never reach its value: lower --kl-warmup-epochs or raise --epochs."
             )
-        if not self.has_own_objective and self.objective not in OBJECTIVES:
-            raise UserError(
-                f"--objective {self.objective}: there are {', '.join(OBJECTIVES)}; your own is my_module:my_objective."
-            )
-        if self.conditional and self.prior != "normal":
-            raise UserError(
-                f"--conditional has a normal prior for each label: it does not go with --prior {self.prior}."
-            )
-        if self.objective in ("beta_tcvae", "dip_vae_i", "dip_vae_ii"):
-            known = ("diagonal", "full") if self.objective == "dip_vae_i" else ("diagonal",)
-            if self.levels > 1 or self.posterior not in known:
+
+    def _refuse_combinations(self) -> None:
+        """What parts say of themselves decides which of them go together."""
+        if self.conditional and not PRIORS.accepts(read_call(self.prior).name, "conditional"):
+            known = [name for name in PRIORS if PRIORS.accepts(name, "conditional")]
+            raise UserError(f"--conditional goes with --prior {' and '.join(known)}, not with {self.prior}.")
+        if (self.kl_warmup_epochs, self.kl_cycles) != (0.0, 1) and self.beta is None:
+            raise UserError(f"--kl-warmup-epochs and --kl-cycles let beta rise, which {self.objective} does not have.")
+        if self.early_stopping and not self.validation:
+            raise UserError("--early-stopping needs --validation: the test set is not for deciding when to stop.")
+        if self.has_own_objective:
+            return
+        objective = OBJECTIVES.make(self.objective, num_images=1, total_steps=1)
+        for need in getattr(objective, "needs", ()):
+            known = [name for name in POSTERIORS if getattr(POSTERIORS[name], need, False)]
+            if self.levels > 1 or read_call(self.posterior).name not in known:
                 raise UserError(
-                    f"--objective {self.objective} compares latent dimensions one by one: it goes with "
-                    f"--levels 1 and --posterior {' or '.join(known)}."
+                    f"--objective {self.objective} compares latent dimensions one by one: it goes with --levels 1 and "
+                    f"--posterior {' or '.join(known)}."
                 )
-        if self.objective not in WEIGHTED and (self.beta, self.kl_warmup_epochs, self.kl_cycles) != (1.0, 0.0, 1):
-            raise UserError(
-                f"--beta, --kl-warmup-epochs and --kl-cycles belong to --objective {' and '.join(WEIGHTED)}, "
-                f"not to {self.objective}."
-            )
 
     @property
     def has_own_objective(self) -> bool:
-        """Whether the objective is a function of the user's, which has to be named again to go on with a run."""
-        return ":" in self.objective
+        """Whether the objective is the user's own, which has to be named again to resume a run."""
+        return ":" in read_call(self.objective).name
 
 
-_CONVOLUTIONAL = Config(
-    preset="tutorial_conv",
-    epochs=2,
-    batch_size=32,
-    microbatch_size=8,
-    optimizer="muon",
-    learning_rate=1e-2,
-    warmup_steps=50,
-    schedule="linear",
-)
-RECIPES: Mapping[str, Config] = {
-    "gated_mlp": Config(),
-    "residual_conv": replace(_CONVOLUTIONAL, preset="residual_conv"),
-    "tutorial_conv": _CONVOLUTIONAL,
-    "tutorial_dense": Config(preset="tutorial_dense", epochs=15),
-}
-SWEPT = ("learning_rate", "beta", "seed")  # what members of one program may have of their own
+@functools.cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Config)
+
+
+def recipe_of(preset: str) -> Mapping[str, Any]:
+    """What a preset has otherwise than usual.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    return PRESETS.facts[PRESETS.read(preset).name]["recipe"]
+
+
+def flag(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
+
+SWEPT = ("learning_rate", "beta", "seed")  # what members of an ensemble may have of their own
 
 
 def member_names(configs: Sequence[Config]) -> list[str]:
-    """What tells members of one program apart, as names of their directories: "beta-2-seed-0".
+    """What tells members of an ensemble apart, as names of their directories: "beta-2-seed-0".
 
     Raises:
         UserError: they differ in something else, or not at all.
@@ -205,10 +241,10 @@ def member_names(configs: Sequence[Config]) -> list[str]:
     for config in configs:
         own = {name: getattr(config, name) for name in SWEPT}
         if replace(first, **own) != config:
-            raise UserError(f"Members of one program may differ in {', '.join(SWEPT)} only.")
+            raise UserError(f"Members of an ensemble may differ in {', '.join(SWEPT)} only.")
     names = ["-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in own) for own in _varied(configs)]
     if len(set(names)) < len(configs):
-        raise UserError("Members of one program must differ in their learning rate, beta or seed.")
+        raise UserError("Members of an ensemble must differ in their learning rate, beta or seed.")
     return names
 
 
@@ -235,12 +271,12 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     """Read `config.json`.
 
     Raises:
-        UserError: missing, damaged, of another program, or of a newer version of this one.
+        UserError: missing, damaged, of another program, or of another version of this one.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is no run directory: it has no {path.name}.") from None
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -250,16 +286,12 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     del content["format"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
         raise UserError(f"{path} is damaged: image_shape is {shape}, not three positive integers.")
-    return _config_from(content, path), (shape[0], shape[1], shape[2])
-
-
-def _config_from(content: dict[str, Any], path: Path) -> Config:
-    names = [field.name for field in fields(Config)]
+    names = [each.name for each in fields(Config)]
     for name in content:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
     try:
-        return Config(**content)
+        return Config(**content), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None

@@ -1,122 +1,39 @@
-"""A training with everything it is made of, and several of them in one program.
+"""The members of an ensemble: their states on the devices, their checkpoints on disk, and which of them still train.
 
-Members of a program share model, data and recipe; seed, beta and learning rate are their own.
+They share model, data and recipe; seed, beta and learning rate are their own. A single run is an ensemble of one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
 from jaxtyping import Array
 
 from flax_vae.console import say
-from flax_vae.data import ImageData, as_batch
 from flax_vae.errors import UserError
 from flax_vae.metrics.means import make_evaluate
-from flax_vae.models.vae import VAE
-from flax_vae.objectives.terms import Metrics, Objective
+from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
-from flax_vae.runs.config import Config
-from flax_vae.runs.report import best_record, read_metrics
-from flax_vae.training.ensemble import make_members_steps, stack, unstack
-from flax_vae.training.sharding import data_mesh, member_shardings, members_mesh, shardings
-from flax_vae.training.step import TrainState, init_state, make_train_step, make_train_steps, zero_metrics
+from flax_vae.runs.build import Training
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
+from flax_vae.training.sharding import DATA_AXIS, EACH_MEMBER, EVERYWHERE, ensemble_mesh, shardings
+from flax_vae.training.step import TrainState
 
-FAILED = "failed.txt"  # in the directory of a member that stopped while others went on: why
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything about a training but its state. Members of one program share all of it but three values of `config`.
-
-    Attributes:
-        objective: the objective at a beta.
-        tx: the optimiser at a learning rate.
-        class_names: of the labels that a conditional model is given; empty for others.
-    """
-
-    config: Config
-    vae: VAE
-    objective: Callable[[Any], Objective]
-    tx: Callable[[Any], optax.GradientTransformation]
-    train: ImageData
-    test: ImageData
-    batch_size: int
-    steps_per_epoch: int
-    class_names: tuple[str, ...]
-
-    def train_step(self, own: Mapping[str, Any], mesh: Mesh | None = None) -> Any:
-        """The jitted step, given the values of `config` that are a member's own."""
-        on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
-        cut = on_cpu and not self.whole_batch() and self.config.prior != "vamp"  # pseudo-inputs are encoded each time
-        return make_train_step(
-            self.vae,
-            self.objective(own["beta"]),
-            self.tx(own["learning_rate"]),
-            ema_decay=self.config.ema_decay,
-            microbatch_size=self.config.microbatch_size if cut else 0,
-            mesh=mesh,
-        )
-
-    def whole_batch(self) -> bool:
-        """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
-        return getattr(self.objective(self.config.beta), "whole_batch", False)
-
-    @property
-    def total_steps(self) -> int:
-        """Updates in the whole training."""
-        return self.config.epochs * self.steps_per_epoch
-
-    def own(self) -> dict[str, float]:
-        """The values that `train_step` takes from each member."""
-        return {"beta": self.config.beta, "learning_rate": self.config.learning_rate}
-
-    def mesh(self) -> Mesh | None:
-        """The devices that share a batch."""
-        return data_mesh(self.batch_size, 1 if self.whole_batch() else self.config.devices)
-
-    def keys(self) -> tuple[Array, Array, Array]:
-        """Keys of the first parameters, of the training and of the evaluations."""
-        init_key, train_key, test_key = jax.random.split(jax.random.key(self.config.seed), 3)
-        return init_key, train_key, test_key
-
-    def fresh_state(self) -> TrainState:
-        """The state before the first step."""
-        init_key, train_key, _ = self.keys()
-        shape = self.train.images.shape[1:]
-        tx = self.tx(self.config.learning_rate)
-        state = init_state(self.vae, tx, init_key, shape, self.config.ema_decay > 0, len(self.class_names))
-        return replace(state, key=train_key)
-
-    def fresh_totals(self) -> Metrics:
-        """Zeros, one for each metric that the train step reports."""
-        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.train.images.shape[1:]), jnp.uint8)
-        if self.class_names:
-            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.class_names)), jnp.float32)
-        return zero_metrics(self.vae, self.objective(self.config.beta), jax.eval_shape(self.fresh_state), batch)
 
 
 class Member(NamedTuple):
     """A training with its run directory, and where it stands."""
 
-    directory: Path
+    directory: RunDirectory
     training: Training
     state: TrainState
     totals: Metrics
-
-    def best_step(self) -> int | None:
-        """The step of the best epoch so far."""
-        best = best_record(read_metrics(self.directory))
-        return None if best is None else best["step"]
 
 
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
@@ -128,39 +45,64 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     return items if state.averaged_params is None else items | {"averaged_params": state.averaged_params}
 
 
-class Group(ExitStack):
-    """The members' states on the devices, their checkpoints on disk, and which members still go on."""
+def abstract_items(training: Training) -> dict[str, Any]:
+    """Shapes and types of a checkpoint, the same for all members: tracing the objective takes its time."""
+    return jax.eval_shape(lambda: checkpoint_items(training.fresh_state(), training.fresh_totals()))
+
+
+def restore_member(directory: RunDirectory, training: Training, step: int, items: dict[str, Any]) -> Member:
+    """A run as its checkpoint of `step` left it; what was reported after that is dropped."""
+    found = checkpoints.restore(directory.checkpoints, step, items)
+    rest = found["optimizer"]
+    _, train_key, _ = training.keys()
+    state = TrainState(rest["step"], found["params"], rest["opt_state"], found.get("averaged_params"), train_key)
+    directory.keep_metrics_until(int(state.step))
+    return Member(directory, training, state, rest["totals"])
+
+
+class Ensemble(ExitStack):
+    """The members on their devices."""
 
     def __init__(self, members: Sequence[Member]) -> None:
-        """Place the states: one member has all devices share its batches; of several, each has one device."""
+        """Place the states, and open the checkpoints."""
         super().__init__()
-        self.members, self.failed = members, dict[int, UserError]()
-        training, alone = members[0].training, len(members) == 1
-        self.data_mesh = training.mesh()
-        if alone:
-            self.everywhere, self.split = shardings(self.data_mesh)
-            self.steps = make_train_steps(training.train_step(training.own(), self.data_mesh), self.data_mesh)
-        else:
-            mesh = members_mesh(len(members), training.config.devices)
-            self.everywhere, self.split = member_shardings(mesh)
-            own = jax.device_put(stack([member.training.own() for member in members]), self.split)
-            self.steps = partial(make_members_steps(training.train_step, mesh), own)
+        self.members, self.failed, self.stopped = members, dict[int, UserError](), set[int]()
+        training = members[0].training
+        self.held_out = "test" if training.data.validation is None else "validation"
+        config, batch_size = training.config, training.batch_size
+        mesh = ensemble_mesh(len(members), batch_size, config.devices, training.whole_batch)
+        self.everywhere, self.split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))
+        self.rows = jax.NamedSharding(mesh, jax.P(*EACH_MEMBER, None, DATA_AXIS))
+        own = jax.device_put(stack([member.training.own() for member in members]), self.split)
+        axis = DATA_AXIS if mesh.shape[DATA_AXIS] > 1 else None
+        self.steps = partial(make_ensemble_steps(partial(training.train_step, axis=axis), mesh), own)
         states = stack([member.state for member in members]), stack([member.totals for member in members])
-        self.state, self.totals = jax.device_put(states, self.everywhere if alone else self.split)
+        self.state, self.totals = jax.device_put(states, self.split)
         self.unstack = jax.jit(partial(unstack, count=len(members)), out_shardings=self.everywhere)
-        evaluate = partial(make_evaluate, training.vae, batch_size=training.batch_size, mesh=self.data_mesh)
+        self.data_mesh = training.mesh()
+        evaluate = partial(make_evaluate, training.model, batch_size=batch_size, mesh=self.data_mesh)
         betas = {member.training.config.beta for member in members}
-        self.evaluate_at = {beta: evaluate(training.objective(beta)) for beta in betas}
+        self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
         # A kill may come when only some have saved an epoch: several members keep one more to go back to.
-        keep = 1 if alone else 2
+        keep = max(config.keep, min(len(members), 2))
         self.checkpoints = [
-            self.enter_context(checkpoints.open_checkpoints(member.directory / "checkpoints", keep, member.best_step))
+            self.enter_context(
+                checkpoints.open_checkpoints(member.directory.checkpoints, keep, member.directory.best_step)
+            )
             for member in members
         ]
+        self.stop_stale()
 
     def going(self) -> list[int]:
-        """The members whose metrics have been finite so far."""
-        return [i for i in range(len(self.members)) if i not in self.failed]
+        """The members that still train."""
+        return [i for i in range(len(self.members)) if i not in self.failed and i not in self.stopped]
+
+    def stop_stale(self) -> None:
+        """Stop the members whose validation loss has not improved for as many epochs as they wait for."""
+        for i in self.going():
+            patience = self.members[i].training.config.early_stopping
+            if patience and self.members[i].directory.stale_epochs() >= patience:
+                self.stopped.add(i)
 
     def place(self, images: Any) -> Any:
         """On the devices, where they fit."""
@@ -175,7 +117,7 @@ class Group(ExitStack):
         return images
 
     def advance(self, images: Any, rows: Array, start: int, stop: int) -> None:
-        """Make the steps of a dispatch, and take out the members that came to a metric that is not finite."""
+        """Make the steps of a dispatch, and take out the members that diverged: a metric is NaN or infinite."""
         self.state, self.totals, last = self.steps(self.state, self.totals, images, rows, start, stop)
         ends = jax.device_get(self.unstack((self.state.step, last)))  # waits for the device
         for i in self.going():
@@ -188,10 +130,10 @@ class Group(ExitStack):
                     f"{member.training.config.learning_rate:g}) or bound the gradient by --clip-norm 1; "
                     + ("there is no checkpoint yet." if saved is None else f"the checkpoint of step {saved} is intact.")
                 )
-                if len(self.members) > 1:
-                    (member.directory / FAILED).write_text(f"{self.failed[i]}\n")
+                member.directory.failure_file.write_text(f"{self.failed[i]}\n")
+                if self.going():
                     say(f"{member.directory} stops. {self.failed[i]}")
-        if not self.going():
+        if len(self.failed) == len(self.members):
             raise self.failed[0]
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
@@ -200,24 +142,25 @@ class Group(ExitStack):
         return {i: {name: float(total) / steps for name, total in totals[i].items()} for i in self.going()}
 
     def evaluate(self) -> dict[int, dict[str, float]]:
-        """Each member's test metrics, by the objective as it is after the last step of the training.
+        """Each member's metrics on the set that chooses, by the objective as it is after the last step of the training.
 
         A weight that changes with the step would measure every epoch differently, and the best could not be told.
         """
         states, everywhere = self.unstack(self.state), shardings(self.data_mesh)[0]
-        tests = {}
+        found = {}
         for i in self.going():
             training, params = self.members[i].training, jax.device_put(states[i].best_params, everywhere)
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
-            tests[i] = evaluate(params, as_batch(training.test, training.class_names), test_key, training.total_steps)
-        return tests
+            batch = training.data.batch(training.data.held_out)
+            found[i] = evaluate(params, batch, test_key, training.total_steps)
+        return found
 
     def clear_totals(self) -> None:
         """Begin a new epoch."""
         self.totals = jax.tree.map(jnp.zeros_like, self.totals)
 
     def save(self, step: int) -> None:
-        """A checkpoint of each member that still goes on."""
+        """A checkpoint of each member that still trains."""
         items = self.unstack((self.state, self.totals))
         for i in self.going():
             checkpoints.save(self.checkpoints[i], step, checkpoint_items(*items[i]))

@@ -1,33 +1,33 @@
 """The evaluation of a run: what `flax-vae evaluate` measures, and `evaluation.json`."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.console import busy, progress
 from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
-from flax_vae.distributions.normal import MultivariateNormal, Normal
-from flax_vae.distributions.pixels import Bernoulli
 from flax_vae.errors import UserError
 from flax_vae.metrics.disentanglement import dci, mig, sap
 from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
 from flax_vae.metrics.latents import active_units, elbo_surgery, mean_dimension_rates, posterior_means
 from flax_vae.metrics.likelihood import log_likelihood
 from flax_vae.metrics.means import make_evaluate
-from flax_vae.models.vae import VAE, bind
+from flax_vae.models.vae import bind
 from flax_vae.objectives.elbo import ELBO
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize
-from flax_vae.runs.fit import Run, load_data, load_run
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.fit import Run, load_run, run_data
 from flax_vae.sampling import decode, encode, sample
 
 _AT_ONCE = 100  # images between two movements of the progress bar
@@ -41,7 +41,7 @@ def evaluate(
     num_samples: Sequence[int] = (10, 100, 1000),
     num_images: int = 1000,
     seed: int = 0,
-    vae: VAE | None = None,
+    vae: nn.Module | None = None,
     binarize: Binarize | None = None,
     binarize_seed: int = 0,
 ) -> dict[str, Any]:
@@ -62,19 +62,20 @@ def evaluate(
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
     run = load_run(directory, vae)
-    train, test = load_data(run, binarize, binarize_seed)
+    data = run_data(run, binarize, binarize_seed)
+    train, test = data.train, data.test
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
     if is_binary(test.images) and not is_binary(train.images):  # which were drawn anew in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
     chosen = _chosen(test, num_images, seed)
-    batch = as_batch(test, run.class_names)
+    batch = data.batch(test)
     bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
     elbo = make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0)
     weighted = [_summary(k, *bounds[k]) for k in bounds]
     means = posterior_means(run.vae, run.params, batch)
     first = {"elbo": elbo, "importance_weighted": weighted, "posterior_means": float(means.sum(dtype=np.float64))}
     _refuse_not_finite(run, first)
-    with _busy("encoding and decoding"):
+    with busy("encoding and decoding"):
         surgery = _surgery(run, batch, chosen, surgery_key)
         result: dict[str, Any] = {
             "seed": seed,
@@ -92,20 +93,23 @@ def evaluate(
             "disentanglement": _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, batch, sample_key)
-    discrete, result["not_a_likelihood"] = _kind_of_likelihood(run, batch, means)
+    levels, binary = _pixel_levels(run, batch, means), is_binary(test.images)
+    grey = levels == 2 and not binary
     bits = -weighted[-1]["log_likelihood"] / (math.prod(test.images.shape[1:]) * math.log(2))
-    result["bits_per_dim"] = bits if discrete and not result["not_a_likelihood"] else None
+    result["not_a_likelihood"] = "cross-entropy of grey values, which is not a log-likelihood" if grey else None
+    result["bits_per_dim"] = None if levels is None or grey else bits
     _refuse_not_finite(run, result)
     result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
-    (run.directory / "evaluation.json").write_text(json.dumps(result, indent=2) + "\n")
-    _draw(run.directory / "pictures", result, test.images[chosen], bounds[max(bounds)][0])
+    files = RunDirectory(run.directory)
+    files.write_evaluation(result)
+    _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)][0])
     return result
 
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
     """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
     posterior = encode(run.vae, run.params, take(batch, slice(1)))
-    images = batch if isinstance(posterior, Normal | MultivariateNormal) else take(batch, chosen)
+    images = batch if posterior.cheap_log_prob else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
     return {name: float(value) for name, value in parts.items()} | {"surgery_images": batch_size_of(images)}
 
@@ -115,24 +119,15 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
-def _busy(what: str) -> Any:
-    """A sign of life on stderr while something takes its time."""
-    from rich.console import Console
-
-    return Console(stderr=True).status(what)
-
-
 def _bounds(
     run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]
 ) -> dict[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
     """For each number of samples the bound of every image, and its standard error."""
-    from rich.progress import track
-
     starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
     for k in num_samples:
         parts = [
             log_likelihood(run.vae, run.params, take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i), k)
-            for i in track(starts, f"log-likelihood, {k} samples")
+            for i in progress(starts, len(starts), f"log-likelihood, {k} samples")
         ]
         values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
         bounds[k] = values, errors
@@ -226,7 +221,7 @@ def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Ke
     classifier = train_classifier(train.images, train.labels, seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)
     some = _chosen(test, count, 0)
-    with _busy("sampling"):
+    with busy("sampling"):
         known = features(classifier, train.images[_chosen(train, count, 0)])
         unseen = features(classifier, test.images[some])
         made = features(classifier, _samples(run, key, take(images, some), is_binary(test.images)))
@@ -254,13 +249,11 @@ def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[
     return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
 
 
-def _kind_of_likelihood(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> tuple[bool, str | None]:
-    """Whether p(x | z) is a probability of pixel levels, which alone makes bits; and why it is none at all, or None."""
+def _pixel_levels(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> int | None:
+    """How many values a pixel may have under p(x | z), or None where that is a density."""
     _, context = unpack(take(images, slice(1)))
-    likelihood = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
-    if isinstance(likelihood, Bernoulli) and not is_binary(jax.tree.leaves(images)[0]):
-        return True, "cross-entropy of grey values, which is not a log-likelihood"
-    return likelihood.discrete, None
+    likelihood: Any = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
+    return likelihood.pixel_levels
 
 
 def _refuse_not_finite(run: Run, figures: dict[str, Any]) -> None:

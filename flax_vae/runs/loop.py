@@ -1,26 +1,24 @@
 """The training loop: dispatches steps, evaluates every epoch, saves, and stops when told to."""
 
+import shlex
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
 from jaxtyping import Array, Int
 
 from flax_vae.batches import epoch_indices
 from flax_vae.console import say
-from flax_vae.data import as_batch
-from flax_vae.errors import UserError
 from flax_vae.runs.config import Config, settings
-from flax_vae.runs.ensemble import Group, Member
-from flax_vae.runs.report import Report, read_metrics
+from flax_vae.runs.directory import Record, RunDirectory
+from flax_vae.runs.ensemble import Ensemble, Member
+from flax_vae.runs.report import Report
 from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
@@ -30,65 +28,68 @@ _BLOCK_BYTES = 2**26
 class Interrupted(Exception):
     """A signal stopped the training after its state was saved."""
 
-    def __init__(self, signum: int, directory: Path, config: Config) -> None:
+    def __init__(self, signum: int, directory: RunDirectory, config: Config) -> None:
         """Remember the signal: by convention the exit code is 128 + its number."""
-        own = f" --objective {config.objective}" if config.has_own_objective else ""
-        super().__init__(f"Stopped and saved. Go on with: python train.py --resume {directory}{own}")
+        own = f" --objective {shlex.quote(config.objective)}" if config.has_own_objective else ""
+        super().__init__(f"Stopped and saved. Resume by: python train.py --resume {directory}{own}")
         self.signum = signum
 
 
-def train(directory: Path, members: Sequence[Member]) -> dict[int, UserError]:
+def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     """Train members from a common step to the last epoch, reporting and saving into their directories.
 
     Args:
-        directory: what `--resume` goes on with: the run directory, or that of all members.
-        members: one, whose batches all devices share, or several, each on one device.
+        directory: what `--resume` continues: the run directory, or that of all members.
+        members: the trainings; devices share the members, and the batches of each.
 
     Returns:
-        Why members stopped whose metrics were not finite, where others went on.
+        The members that diverged, where others finished.
 
     Raises:
-        UserError: no member is left.
+        UserError: all diverged.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     training, steps_per_epoch = members[0].training, members[0].training.steps_per_epoch
-    config, num_images = training.config, len(training.train.images)
+    config, data = training.config, training.data
     step = int(members[0].state.step)
-    clock = _Clock(read_metrics(members[0].directory))
+    clock = _Clock(members[0].directory.metrics())
     report = Report([member.directory for member in members], settings([m.training.config for m in members]),
                     config.epochs, steps_per_epoch, step)  # fmt: skip
-    with Group(members) as group, report, _stop_signal() as stop:
-        images = group.place(as_batch(training.train, training.class_names))
+    with Ensemble(members) as ensemble, report, _stop_signal() as stop:
+        images = ensemble.place(data.batch(data.train))
         for epoch in range(step // steps_per_epoch, config.epochs):
+            if not ensemble.going():
+                break
             seeds = [member.training.config.seed for member in members]
-            indices = stack([epoch_indices(num_images, training.batch_size, seed, epoch) for seed in seeds])
+            indices = stack([epoch_indices(len(data.train.images), training.batch_size, seed, epoch) for seed in seeds])
             first = epoch * steps_per_epoch
-            for block, rows, start, end in _dispatches(images, indices, step - first, group.everywhere, group.split):
-                group.advance(block, rows, start, end)
+            for block, rows, start, end in _dispatches(images, indices, step - first, ensemble):
+                ensemble.advance(block, rows, start, end)
                 step += end - start
-                clock.count((end - start) * training.batch_size * len(group.going()))
-                report.advance(step, group.means(step - first), clock.images_per_second())
+                clock.count((end - start) * training.batch_size * len(ensemble.going()))
+                report.advance(step, ensemble.means(step - first), clock.images_per_second())
                 if stop and step < first + steps_per_epoch:
-                    group.save(step)
+                    ensemble.save(step)
                     raise Interrupted(stop[0], directory, config)
-            means, tests, times = group.means(steps_per_epoch), group.evaluate(), clock.finish_epoch()
+            means, held_out, times = ensemble.means(steps_per_epoch), ensemble.evaluate(), clock.finish_epoch()
             records = {
                 i: {"epoch": epoch + 1, "step": step}
                 | times
                 | {f"train_{name}": value for name, value in means[i].items()}
-                | {f"test_{name}": value for name, value in tests[i].items()}
-                for i in group.going()
+                | {f"{ensemble.held_out}_{name}": value for name, value in held_out[i].items()}
+                for i in ensemble.going()
             }
             report.finish_epoch(records)
-            group.clear_totals()
-            group.save(step)
+            ensemble.clear_totals()
+            ensemble.save(step)
+            ensemble.stop_stale()
             if stop and epoch + 1 < config.epochs:
                 raise Interrupted(stop[0], directory, config)
-    return group.failed
+    return set(ensemble.failed)
 
 
 def _dispatches(
-    images: Any, indices: Int[np.ndarray, "*m s b"], position: int, repeated: Sharding, split: Sharding
+    images: Any, indices: Int[np.ndarray, "m s b"], position: int, ensemble: Ensemble
 ) -> Iterator[tuple[Any, Array, int, int]]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 
@@ -96,11 +97,11 @@ def _dispatches(
     host in blocks, the next one while the device works on this one.
     """
     if isinstance(jax.tree.leaves(images)[0], jax.Array):
-        rows = jax.device_put(indices, split)
+        rows = jax.device_put(indices, ensemble.rows)
         steps = 1
-        while position < indices.shape[-2]:
+        while position < indices.shape[1]:
             began = time.perf_counter()
-            stop = min(position + steps, indices.shape[-2])
+            stop = min(position + steps, indices.shape[1])
             yield images, rows, position, stop
             rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
             steps = max(1, int(steps * min(rhythm, 4.0)))
@@ -108,9 +109,10 @@ def _dispatches(
         return
     import grain
 
+    (indices,) = indices  # of a single member
     batch_size = indices.shape[1]
     steps = max(1, _BLOCK_BYTES // (batch_size * sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))))
-    rows = jax.device_put(np.arange(steps * batch_size, dtype=np.int32).reshape(steps, batch_size), split)
+    rows = jax.device_put(np.arange(steps * batch_size, dtype=np.int32).reshape(1, steps, batch_size), ensemble.rows)
 
     def gather(start: int) -> tuple[Any, int]:
         wanted = indices[start : start + steps]
@@ -124,13 +126,13 @@ def _dispatches(
 
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        yield jax.device_put(block, repeated), rows, 0, filled
+        yield jax.device_put(block, ensemble.everywhere), rows, 0, filled
 
 
 class _Clock:
     """Seconds of the whole run, and images per second without what the first dispatch compiles."""
 
-    def __init__(self, records: list[dict[str, Any]]) -> None:
+    def __init__(self, records: list[Record]) -> None:
         self.began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
         self.last = time.perf_counter()
         self.images, self.seconds, self.warm = 0, 0.0, False

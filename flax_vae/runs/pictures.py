@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Key
@@ -11,7 +12,7 @@ from flax_vae import plots
 from flax_vae.batches import take
 from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
-from flax_vae.models.vae import VAE
+from flax_vae.models.vae import Params
 from flax_vae.sampling import latent_grid, reconstruct, sample
 
 _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the prior
@@ -19,8 +20,8 @@ _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the pri
 
 def draw_pictures(
     directory: Path,
-    vae: VAE,
-    params: Any,
+    vae: nn.Module,
+    params: Params,
     test: ImageData,
     metrics: list[dict[str, Any]],
     key: Key[Array, ""],

@@ -5,38 +5,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from flax_vae.runs.config import Config, settings
-
-METRICS = "metrics.jsonl"
-
-
-def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The finished epochs of a run, in order; a last line that was cut off is left out."""
-    path = directory / METRICS
-    if not path.exists():
-        return []
-    records = []
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def best_record(records: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The epoch with the least test loss, the last of several; None without any."""
-    return min(reversed(records), key=lambda record: record["test_loss"], default=None)
-
-
-def keep_metrics_until(directory: Path, step: int) -> None:
-    """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
-    records = [record for record in read_metrics(directory) if record["step"] <= step]
-    path = directory / METRICS
-    path.with_suffix(".tmp").write_text("".join(json.dumps(record) + "\n" for record in records))
-    os.replace(path.with_suffix(".tmp"), path)
+from flax_vae.runs.directory import Record, RunDirectory, held_out_set
 
 
 def mean_and_deviation(values: Sequence[float]) -> str:
@@ -44,18 +15,23 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def write_summary(directory: Path, members: Sequence[tuple[Config, dict[str, Any] | None]]) -> None:
-    """Print and write as `summary.json` the mean and standard deviation of test metrics over the seeds.
+def write_summary(directory: Path, members: Sequence[tuple[Config, Record | None]]) -> None:
+    """Print and write as `summary.json` the mean and standard deviation over the seeds.
+
+    They are of the test metrics, or of those of the validation set where there is one.
 
     Args:
-        members: each configuration with the record of its last epoch, None where it failed.
+        directory: where to write.
+        members: each configuration with the record of its last epoch, None where it diverged.
     """
     from rich.console import Console
     from rich.table import Table
 
-    names = [name for name in next(record for _, record in members if record) if name.startswith("test_")]
+    some = next(record for _, record in members if record)
+    held_out = held_out_set(some)
+    names = [name for name in some if name.startswith(f"{held_out}_")]
     table, rows = Table(box=None, pad_edge=False), []
-    shown = [name for name in ("test_loss", "test_rate", "test_distortion") if name in names]
+    shown = [name for name in (f"{held_out}_{term}" for term in ("loss", "rate", "distortion")) if name in names]
     for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in shown)):
         table.add_column(column, justify="left" if not column else "right")
     labels = settings([config for config, _ in members])
@@ -76,7 +52,12 @@ class Report:
     """The reporting of a training, or of several in one program, as a context manager."""
 
     def __init__(
-        self, directories: Sequence[Path], settings: Sequence[str], epochs: int, steps_per_epoch: int, first_step: int
+        self,
+        directories: Sequence[RunDirectory],
+        settings: Sequence[str],
+        epochs: int,
+        steps_per_epoch: int,
+        first_step: int,
     ) -> None:
         """Open the files of each directory and the one bar.
 
@@ -90,8 +71,8 @@ class Report:
         from tensorboardX import SummaryWriter
 
         self.settings, self.epochs, self.steps_per_epoch = settings, epochs, steps_per_epoch
-        self.metrics = [(directory / METRICS).open("a") for directory in directories]
-        self.events = [SummaryWriter(str(path / "tensorboard"), purge_step=first_step or None) for path in directories]
+        self.metrics = [directory.metrics_file.open("a") for directory in directories]
+        self.events = [SummaryWriter(str(d.tensorboard), purge_step=first_step or None) for d in directories]
         self.console = Console()
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -126,32 +107,34 @@ class Report:
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.progress.update(self.task, completed=step, epoch=epoch, terms=terms)
 
-    def finish_epoch(self, records: Mapping[int, dict[str, Any]]) -> None:
+    def finish_epoch(self, records: Mapping[int, Record]) -> None:
         """Write the epoch's record of each member to its files, and a line for each setting."""
         for member, record in records.items():
             self.metrics[member].write(json.dumps(record) + "\n")
             self.metrics[member].flush()
             os.fsync(self.metrics[member].fileno())
             for name, value in record.items():
-                if name.startswith(("train_", "test_")):
+                if name.startswith(("train_", "validation_", "test_")):
                     part, _, term = name.partition("_")
                     self.events[member].add_scalar(f"{term}/{part}", value, record["step"])
             self.events[member].flush()
         for setting in dict.fromkeys(self.settings):
             self._print([record for member, record in records.items() if self.settings[member] == setting], setting)
 
-    def _print(self, records: Sequence[dict[str, Any]], setting: str) -> None:
+    def _print(self, records: Sequence[Record], setting: str) -> None:
         """One line: numbers, or their mean ± standard deviation over seeds."""
         if not records:
             return
-        names = [name for name in records[0] if name.startswith(("train_", "test_"))]
+        held_out = held_out_set(records[0])
+        names = [name for name in records[0] if name.startswith(("train_", f"{held_out}_"))]
         value = {name: mean_and_deviation([record[name] for record in records]) for name in names}
-        terms = [f"{name} {value[f'test_{name}']}" for name in ("rate", "distortion") if f"test_{name}" in value]
+        shown = {name: value.get(f"{held_out}_{name}") for name in ("rate", "distortion")}
+        terms = [f"{name} {text}" for name, text in shown.items() if text]
         parts = [
             f"epoch {records[0]['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
             setting,
             f"train loss {value['train_loss']}",
-            f"test loss {value['test_loss']}" + (f" ({', '.join(terms)})" if terms else ""),
+            f"{held_out} loss {value[f'{held_out}_loss']}" + (f" ({', '.join(terms)})" if terms else ""),
             f"{len(records)} seeds" if len(records) > 1 else "",
             f"{records[0]['images_per_second']:,.0f} images/s",
             f"{records[0]['seconds']:.0f} s",

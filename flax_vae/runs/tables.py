@@ -1,6 +1,5 @@
 """Evaluations and runs as tables on the terminal."""
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.plots.curves import plot_comparison
-from flax_vae.runs.config import read_config
-from flax_vae.runs.report import best_record, read_metrics
+from flax_vae.runs.directory import RunDirectory, best_record, held_out_set
 
 
 def show(result: dict[str, Any]) -> None:
@@ -72,16 +70,17 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
     for title in ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet"):
         table.add_column(title, justify="right", no_wrap=True)
     curves = {}
-    for directory in map(Path, directories):
-        config, _ = read_config(directory / "config.json")
-        metrics, evaluated = read_metrics(directory), directory / "evaluation.json"
+    for directory in (RunDirectory(Path(each)) for each in directories):
+        config, _ = directory.config()
+        metrics = directory.metrics()
         if (best := best_record(metrics)) is None:
             raise UserError(f"{directory} has no finished epoch yet.")
         curves[str(directory)] = metrics
         numbers = [
-            f"{best[name]:.2f}" if name in best else "" for name in ("test_loss", "test_rate", "test_distortion")
+            f"{best[name]:.2f}" if name in best else ""
+            for name in (f"{held_out_set(best)}_{term}" for term in ("loss", "rate", "distortion"))
         ]
-        found = json.loads(evaluated.read_text()) if evaluated.exists() else None
+        found = directory.evaluation()
         bound = found and found["importance_weighted"][-1]
         table.add_row(
             str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,

@@ -1,37 +1,37 @@
-"""Several trainings in one program: their trees are stacked along a leading axis of members."""
+"""Several trainings in one program: every tree has a leading axis of members. A single run is an ensemble of one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE
+from flax_vae.training.sharding import DATA_AXIS, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS
 from flax_vae.training.step import make_train_steps
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """One tree whose arrays have a leading axis of members; a single tree stays as it is."""
-    if len(trees) == 1:
-        return trees[0]
+    """One tree whose arrays have a leading axis of members."""
     on_host = isinstance(jax.tree.leaves(trees[0])[0], np.ndarray | float)
     return jax.tree.map(lambda *leaves: (np if on_host else jnp).stack(leaves), *trees)
 
 
 def unstack(tree: Any, count: int) -> list[Any]:
-    """The tree of each member; a single one has no axis of members."""
-    return [tree] if count == 1 else [jax.tree.map(itemgetter(i), tree) for i in range(count)]
+    """The tree of each member."""
+    return [jax.tree.map(itemgetter(i), tree) for i in range(count)]
 
 
-def make_members_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable[..., Any]:
+def make_ensemble_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable[..., Any]:
     """`run(own, state, totals, images, indices, start, stop)`: `make_train_steps` for all members at once.
 
     Everything but the images, `start` and `stop` is stacked; `make_step(own)` is the train step of a member, given the
-    values that are its own. A member whose metrics are not finite stops, and the others go on.
+    values that are its own, and shares batches along `DATA_AXIS`. A member whose metrics are not finite stops, and the
+    others go on.
 
     A CPU's core trains its members one after the other: what one of them reads and writes stays in its caches, and
     convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side.
@@ -42,10 +42,11 @@ def make_members_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable[
             own, state, totals, indices = member
             return make_train_steps(make_step(own))(state, totals, images, indices, start, stop)
 
-        members = (own, state, totals, indices)
-        return jax.lax.map(train, members) if jax.default_backend() == "cpu" else jax.vmap(train)(members)
+        in_turn = partial(jax.lax.map, train) if jax.default_backend() == "cpu" else jax.vmap(train)
+        return in_turn((own, state, totals, indices))
 
-    specs = (EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, EVERYWHERE, EACH_MEMBER, EVERYWHERE, EVERYWHERE)
+    batches = PartitionSpec(MEMBERS_AXIS, None, DATA_AXIS)
+    specs = (EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, EVERYWHERE, batches, EVERYWHERE, EVERYWHERE)
     # What a member does depends on itself alone: there is nothing for JAX to check across devices.
     run = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=EACH_MEMBER, check_vma=False)
     return jax.jit(run, donate_argnums=(1, 2))

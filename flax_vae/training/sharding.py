@@ -1,4 +1,4 @@
-"""Which device holds what."""
+"""Which device holds what: a mesh of devices shares members of an ensemble along one axis, batches along the other."""
 
 import math
 
@@ -7,7 +7,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding,
 
 from flax_vae.errors import UserError
 
-DATA_AXIS = "data"  # the mesh axis along which devices share a batch
+DATA_AXIS, MEMBERS_AXIS = "data", "members"
+EVERYWHERE, EACH_MEMBER = PartitionSpec(), PartitionSpec(MEMBERS_AXIS)
 
 
 def data_mesh(batch_size: int, devices: int | None = None) -> Mesh | None:
@@ -16,33 +17,35 @@ def data_mesh(batch_size: int, devices: int | None = None) -> Mesh | None:
     Raises:
         UserError: fewer devices than that, or a batch that they cannot share evenly.
     """
+    mesh = ensemble_mesh(1, batch_size, devices)
+    return mesh if mesh.size > 1 else None
+
+
+def ensemble_mesh(members: int, batch_size: int, devices: int | None = None, whole_batch: bool = False) -> Mesh:
+    """A mesh "members data": as many groups of devices as divide the members, each of which shares its batches.
+
+    Args:
+        members: trainings in one program.
+        batch_size: images per step.
+        devices: how many to use; all that there are, if None.
+        whole_batch: whether a batch stays on one device.
+
+    Raises:
+        UserError: as for `data_mesh`.
+    """
     if devices is not None and devices > jax.device_count():
         raise UserError(f"--devices {devices}: there are {jax.device_count()} ({jax.default_backend()}).")
-    if devices is not None and batch_size % devices:
+    groups = math.gcd(members, devices or jax.device_count())
+    share = 1 if whole_batch else (devices or jax.device_count()) // groups
+    if devices is not None and batch_size % share:
         raise UserError(f"--devices {devices}: a batch of {batch_size} images cannot be shared evenly.")
-    count = devices or math.gcd(batch_size, jax.device_count())
-    if count == 1:
-        return None
-    return jax.make_mesh((count,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    share = math.gcd(batch_size, share)
+    chosen = jax.devices()[: groups * share]
+    return jax.make_mesh((groups, share), (MEMBERS_AXIS, DATA_AXIS), axis_types=(AxisType.Auto,) * 2, devices=chosen)
 
 
 def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
     """Of an array that every device holds, and of one that they share by its second axis, batches "s b ..."."""
     if mesh is None:
         return (SingleDeviceSharding(jax.devices()[0]),) * 2
-    return NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
-
-
-MEMBERS_AXIS = "members"  # the mesh axis along which devices share the members, and every stacked tree's first axis
-EACH_MEMBER, EVERYWHERE = PartitionSpec(MEMBERS_AXIS), PartitionSpec()
-
-
-def members_mesh(count: int, devices: int | None = None) -> Mesh:
-    """A mesh of the devices that train `count` members, the same number each."""
-    used = math.gcd(count, min(devices or jax.device_count(), jax.device_count()))
-    return jax.make_mesh((used,), (MEMBERS_AXIS,), axis_types=(AxisType.Auto,), devices=jax.devices()[:used])
-
-
-def member_shardings(mesh: Mesh) -> tuple[Sharding, Sharding]:
-    """Of an array that every device holds, and of one whose members they share."""
-    return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, EACH_MEMBER)
+    return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))

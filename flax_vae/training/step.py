@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Key
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.models.vae import VAE, init
+from flax_vae.models.vae import init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
 from flax_vae.training.sharding import DATA_AXIS, shardings
 
@@ -44,7 +45,7 @@ class TrainState:
 
 
 def init_state(
-    vae: VAE,
+    model: nn.Module,
     tx: optax.GradientTransformation,
     key: Key[Array, ""],
     image_shape: tuple[int, int, int],
@@ -53,18 +54,19 @@ def init_state(
 ) -> TrainState:
     """A fresh model and optimiser for images "h w c", and for contexts of a size if the model is conditional."""
     init_key, train_key = jax.random.split(key)
-    params = init(vae, init_key, image_shape, context_dim)
+    params = init(model, init_key, image_shape, context_dim)
     averaged = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
 
 
 def make_train_step(
-    vae: VAE,
+    model: nn.Module,
     objective: Objective,
     tx: optax.GradientTransformation,
     ema_decay: float = 0.0,
     microbatch_size: int = 0,
     mesh: Mesh | None = None,
+    axis: str | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
 
@@ -72,14 +74,22 @@ def make_train_step(
     the pair of images and contexts for images.
 
     Args:
-        vae, objective, tx: model, what is minimised, and the Optax optimiser.
+        model, objective, tx: model, what is minimised, and the Optax optimiser.
         ema_decay: decay of the averaged parameters, where the state has any.
         microbatch_size: images whose gradient is computed at a time, each microbatch with a key of its own; a device's
             whole share if 0. What fits a core's cache is faster, for convolutions by far.
         mesh: devices that share the batch, from `data_mesh`; one device if None. While their shares are made of whole
             microbatches, the result is the same to rounding for every number of devices.
+        axis: instead of a mesh, its axis along which devices share the batch, where the step is called within their
+            `jax.shard_map`.
     """
-    mean_gradient = _make_mean_gradient(vae, objective, microbatch_size, mesh)
+    mean_gradient = _make_mean_gradient(model, objective, microbatch_size, DATA_AXIS if mesh else axis)
+    if mesh:
+        whole, shared = PartitionSpec(), PartitionSpec(DATA_AXIS)
+        # The gradient is averaged over the devices by hand, once, and not by JAX for each microbatch.
+        mean_gradient = jax.shard_map(
+            mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole, check_vma=False
+        )
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
@@ -95,35 +105,30 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def zero_metrics(vae: VAE, objective: Objective, state: TrainState, batch: Any) -> Metrics:
+def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:
     """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
-    terms = jax.eval_shape(partial(apply_objective, vae, objective), state.params, batch, state.key, state.step)
+    terms = jax.eval_shape(partial(apply_objective, model, objective), state.params, batch, state.key, state.step)
     return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {"gradient_norm": jnp.zeros(())}
 
 
 def _make_mean_gradient(
-    vae: VAE, objective: Objective, microbatch_size: int, mesh: Mesh | None
+    model: nn.Module, objective: Objective, microbatch_size: int, axis: str | None
 ) -> Callable[..., tuple[Any, Metrics]]:
     """A function (params, batch, key, step) -> gradient and metrics, averaged over microbatches and devices."""
 
     def mean_loss(params: Any, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
-        terms = apply_objective(vae, objective, params, batch, key, step)
+        terms = apply_objective(model, objective, params, batch, key, step)
         metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
         return metrics["loss"], metrics
 
     gradient = jax.grad(mean_loss, has_aux=True)
-
-    def own(tree: Any) -> Any:
-        """Mark values as this device's own, or each microbatch would add its gradient up over all the devices."""
-        return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, DATA_AXIS, to="varying"), tree) if mesh else tree
 
     def mean_gradient(params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
         batch_size = batch_size_of(batch)
         largest = min(microbatch_size or batch_size, batch_size)
         size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
         count = batch_size // size
-        device = jax.lax.axis_index(DATA_AXIS) if mesh else 0
-        params = own(params)
+        device = jax.lax.axis_index(axis) if axis else 0
         microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), batch)
 
         def add(sums: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
@@ -133,15 +138,12 @@ def _make_mean_gradient(
             ), None
 
         found = jax.eval_shape(gradient, params, take(microbatches, 0), key, step)
-        zeros = own(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
         sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
         means = jax.tree.map(lambda leaf: leaf / count, sums)
-        return jax.lax.pmean(means, DATA_AXIS) if mesh else means
+        return jax.lax.pmean(means, axis) if axis else means
 
-    if mesh is None:
-        return mean_gradient
-    whole, shared = PartitionSpec(), PartitionSpec(DATA_AXIS)
-    return jax.shard_map(mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole)
+    return mean_gradient
 
 
 def make_train_steps(

@@ -20,7 +20,7 @@ from flax_vae.cli.main import main
 from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
 from flax_vae.data.fashion_mnist import USUAL_PLACES
-from flax_vae.runs.fit import load_data
+from flax_vae.runs.fit import run_data
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
@@ -359,7 +359,7 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(
         made[sampler] = np.load(tmp_path / f"{sampler}.npy")
     assert made["gmm"].shape == (200, 28, 28, 1)
     run = load_run(trained[0])
-    brightness = load_data(run)[0].images.mean((1, 2, 3)) / 255
+    brightness = run_data(run).train.images.mean((1, 2, 3)) / 255
     errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
     assert errors[0] < errors[1]
     assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2

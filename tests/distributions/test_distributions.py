@@ -1,6 +1,6 @@
 """Densities against SciPy, and draws against their own density."""
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -203,11 +203,12 @@ def moved(module: nn.Module) -> Any:
 def test_a_flow_is_inverted_and_its_determinant_is_that_of_its_jacobian(module: nn.Module) -> None:
     p = moved(module)
     noise = jax.random.normal(jax.random.key(2), (20, *p.base.loc.shape))
-    z = jax.jit(lambda noise: p.forward(noise))(noise)
+    z, log_forward = jax.jit(lambda noise: p.forward(noise))(noise)
     found, log_determinants = jax.jit(lambda z: p.inverse(z))(z)
+    np.testing.assert_allclose(log_forward, -log_determinants, atol=1e-4)
     assert np.abs(z - noise).max() > 0.5
     np.testing.assert_allclose(found, noise, atol=1e-4)
-    jacobians = jax.jit(jax.vmap(jax.jacobian(lambda noise: p.forward(noise))))(noise)
+    jacobians = jax.jit(jax.vmap(jax.jacobian(lambda noise: p.forward(noise)[0])))(noise)
     size = noise[0].size
     of_all = np.linalg.slogdet(np.float64(jacobians).reshape(20, size, size))[1]
     np.testing.assert_allclose(log_determinants.reshape(20, -1).sum(-1), -of_all, atol=1e-4)
@@ -218,7 +219,9 @@ def test_an_autoregressive_flow_gives_each_dimension_what_came_before_it() -> No
     flow = Autoregressive(5, layers=1, hidden=16)
     noise, h = jnp.linspace(-1.0, 1.0, 5), jnp.array([1.0, -0.5])
     params = jax.tree.map(lambda p: p + 0.1, jax.jit(flow.init)(jax.random.key(0), noise, h))
-    jacobian = np.asarray(jax.jit(jax.jacobian(partial(flow.apply, params)))(noise, h))[::-1]  # its order is reversed
+    jacobian = np.asarray(jax.jit(jax.jacobian(lambda *arguments: flow.apply(params, *arguments)[0]))(noise, h))[
+        ::-1
+    ]  # its order is reversed
     assert (np.triu(jacobian, 1) == 0).all()
     assert (np.tril(jacobian, -1)[np.tril_indices(5, -1)] != 0).all()
 
@@ -241,6 +244,26 @@ def test_a_fresh_flow_is_the_standard_normal() -> None:
     np.testing.assert_allclose(p.log_prob(z), scipy.stats.norm.logpdf(z).sum(-1), rtol=1e-5)
     half = p.tempered(0.5).sample(jax.random.key(0), (50_000,))
     np.testing.assert_allclose(half.std(0), 0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        lambda: Normal(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, -2.0]])),
+        lambda: MultivariateNormal(jnp.array([0.3, -1.0]), jnp.array([[0.5, 0.0], [3.0, 0.1]])),
+        lambda: Mixture(jnp.array([0.2, -1.0]), Normal(jnp.eye(2), -jnp.eye(2))),
+        lambda: moved(CouplingFlow(3, layers=4, hidden=8)),
+        lambda: moved(Posterior(3)),
+        lambda: chain(),
+    ],
+    ids=["normal", "full", "mixture", "coupling", "iaf", "chain"],
+)
+def test_the_density_of_a_draw_is_known_when_it_is_drawn(distribution: Callable[[], Any]) -> None:
+    """The same draw as by `sample`, and the log-density that `log_prob` finds."""
+    p, key = distribution(), jax.random.key(3)
+    z, log_q = jax.jit(lambda: p.sample_and_log_prob(key, (40,)))()
+    np.testing.assert_allclose(z, p.sample(key, (40,)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(log_q, p.log_prob(z), rtol=1e-4, atol=1e-4)
 
 
 def chain() -> Chain:

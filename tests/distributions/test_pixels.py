@@ -56,7 +56,7 @@ every_pixel = pytest.mark.parametrize("p", PIXELS.values(), ids=PIXELS.keys())
 def test_the_probabilities_of_all_levels_sum_to_one(p: Any) -> None:
     log_probs = p.log_prob(EVERY_LEVEL.reshape(LEVELS, 1, 1, 1))
     np.testing.assert_allclose(np.exp(np.float64(log_probs)).sum(), 1.0, rtol=1e-4)
-    assert p.discrete
+    assert p.pixel_levels
 
 
 @pytest.mark.parametrize("name", ["logistic", "logistic beyond black", "mixture", "categorical", "beta-binomial"])
@@ -153,7 +153,7 @@ def test_a_continuous_bernoulli_is_a_density_with_its_mean(logit: float) -> None
     draws = np.asarray(p.sample(jax.random.key(0), (20_000,))).ravel()
     expected = scipy.integrate.cumulative_simpson(density, x=x, initial=0)
     assert scipy.stats.kstest(draws, lambda value: np.interp(value, x, expected)).pvalue > 1e-3
-    assert not p.discrete
+    assert p.pixel_levels is None
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-3, 1e4])

@@ -10,7 +10,7 @@ import pytest
 from known_models import iwae
 
 from flax_vae import ELBO, RECIPES, VAE, TrainState, init, init_state, make_optimizer, make_train_step, sample
-from flax_vae.models.presets import PRESETS, mean_logit
+from flax_vae.models.presets import PRESETS, channel_means
 from flax_vae.objectives.terms import apply_objective
 
 KEY = jax.random.key(0)
@@ -22,7 +22,7 @@ every_preset = pytest.mark.parametrize("preset", PRESETS)
 def model(request: pytest.FixtureRequest, images: np.ndarray) -> Model:
     """Each preset for images of 14x10 pixels with its first state and its train step, and a batch of eight."""
     batch, tx = images[:8, ::2, ::3], make_optimizer("adam", 3e-3, 1000)
-    vae = PRESETS[request.param]((14, 10, 1), 2, mean_logit(batch))
+    vae = PRESETS[request.param]((14, 10, 1), mean=channel_means(batch))
     return vae, init_state(vae, tx, KEY, (14, 10, 1)), make_train_step(vae, iwae, tx), batch
 
 
@@ -66,7 +66,7 @@ def test_starts_at_the_average_image(model: Model) -> None:
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (14, 9, 3), (1, 2, 2)])
 def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple[int, int, int]) -> None:
     images = jnp.zeros((2, *image_shape), jnp.uint8)
-    vae = PRESETS[preset](image_shape, 5, mean_logit(np.asarray(images)))
+    vae = PRESETS[preset](image_shape, 5, mean=channel_means(np.asarray(images)))
     params = jax.eval_shape(lambda: init(vae, KEY, image_shape))
     terms = jax.eval_shape(partial(apply_objective, vae, ELBO()), params, images, KEY, 0)
     assert {value.shape for value in terms.values()} == {(2,)}
@@ -80,7 +80,7 @@ def test_bfloat16_networks_in_a_float32_model(preset: str, images: np.ndarray) -
 
     Rounding grows with depth. A sum over all pixels in bfloat16 would be wrong by a factor.
     """
-    vae = PRESETS[preset]((14, 14, 1), 2, mean_logit(images))
+    vae = PRESETS[preset]((14, 14, 1), mean=channel_means(images))
     params = init(vae, KEY, (14, 14, 1))
     losses, gradients = [], []
     for dtype in ("float32", "bfloat16"):

@@ -62,10 +62,10 @@ def test_the_rates_of_layers_are_those_of_their_draws() -> None:
     vae = layered(0.4)
     params = init(vae, KEY, (2, 2, 1))
     inference = jax.jit(lambda p: bind(vae, p).infer(jnp.asarray(IMAGES), KEY, 20_000))(params)
-    assert [z.shape for z in inference.latents] == [(20_000, 5, 1)] * 2
-    layers = zip(inference.latents, inference.posteriors, inference.priors, layer_rates(inference), strict=True)
-    for z, q, p, found in layers:
-        log_ratio = np.float64(q.log_prob(z) - p.log_prob(z))
+    assert [layer.z.shape for layer in inference.layers] == [(20_000, 5, 1)] * 2
+    for (z, log_q, q, p), found in zip(inference.layers, layer_rates(inference), strict=True):
+        np.testing.assert_allclose(log_q, q.log_prob(z), rtol=1e-4, atol=1e-4)
+        log_ratio = np.float64(log_q - p.log_prob(z))
         error = log_ratio.std(0) / np.sqrt(20_000)
         assert found.shape == (5,)
         assert (np.abs(found - log_ratio.mean(0)) < 4 * error).all()
@@ -199,7 +199,7 @@ def test_capacity_leads_the_rate_along_its_schedule() -> None:
 @pytest.mark.parametrize("nats", [0.0, 0.5, 100.0])
 def test_bits_are_free_for_each_layer_or_dimension(per: str, nats: float) -> None:
     inference = drawn(linear_gaussian(0.3))
-    q, mean_rate = inference.posteriors[0], rate(inference).mean()
+    q, mean_rate = inference.layers[0].posterior, rate(inference).mean()
     of_dimensions = 0.5 * (np.exp(2 * q.log_scale) + q.loc**2 - 1) - q.log_scale
     paid = max(nats, mean_rate) if per == "layer" else np.maximum(nats, of_dimensions.mean(0)).sum()
     found = terms(FreeBits(nats, per), linear_gaussian(0.3))
@@ -218,7 +218,7 @@ def test_total_correlation_by_brute_force() -> None:
     """All pairs of images one by one, with SciPy."""
     found = terms(BetaTCVAE(num_images=50, beta=4.0), linear_gaussian(0.3))
     inference = drawn(linear_gaussian(0.3))
-    z, q = np.float64(inference.latents[0][0]), inference.posteriors[0]
+    z, q = np.float64(inference.layers[0].z[0]), inference.layers[0].posterior
     for i in range(5):
         densities = scipy.stats.norm(np.float64(q.loc), np.exp(np.float64(q.log_scale))).pdf(z[i])  # "j d"
         log_q, log_q_dimensions = np.log(densities.prod(1).sum() / 250), np.log(densities.sum(0) / 250).sum()
@@ -237,7 +237,8 @@ def test_the_discrepancy_from_the_prior_by_brute_force() -> None:
     found = terms(InfoVAE(alpha=0.5, weight=20.0), linear_gaussian(0.3))
     draw_key, prior_key = jax.random.split(KEY)
     inference = drawn(linear_gaussian(0.3), key=draw_key)
-    z, p = np.asarray(inference.latents[0][0]), np.asarray(inference.priors[0].sample(prior_key, (5,)))
+    (layer,) = inference.layers
+    z, p = np.asarray(layer.z[0]), np.asarray(layer.prior.sample(prior_key, (5,)))
     expected = 0.0
     for i in range(5):
         for j in range(5):
@@ -256,7 +257,7 @@ def test_the_discrepancy_of_the_prior_from_itself_is_zero_on_average() -> None:
 @pytest.mark.parametrize("of", ["means", "latents"])
 def test_covariances_are_penalised(of: str) -> None:
     found = terms(DIPVAE(of, off_diagonal=3.0, diagonal=7.0), linear_gaussian(0.3))
-    q = drawn(linear_gaussian(0.3)).posteriors[0]
+    q = drawn(linear_gaussian(0.3)).layers[0].posterior
     covariance = np.cov(np.float64(q.loc).T, bias=True)
     if of == "latents":
         covariance += np.diag(np.exp(2 * np.float64(q.log_scale)).mean(0))
@@ -310,7 +311,8 @@ def test_rate_averages_over_draws_where_there_is_no_closed_form() -> None:
 
     vae = linear_gaussian(0.3)
     inference = bind(vae, init(vae, KEY, (2, 2, 1))).infer(jnp.asarray(IMAGES), KEY, num_samples=20_000)
-    hidden = inference._replace(posteriors=tuple(map(Opaque, inference.posteriors)))
+    (layer,) = inference.layers
+    hidden = inference._replace(layers=(layer._replace(posterior=Opaque(layer.posterior)),))
     np.testing.assert_allclose(rate(hidden), rate(inference), rtol=0.05)
 
 

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 from flax_vae import VAE, Config, FullNormal, StandardNormal, bind, init, log_likelihood
 from flax_vae.batches import to_unit
 from flax_vae.nn.networks import DenseDecoder, DenseEncoder
-from flax_vae.runs.build import make_vae
+from flax_vae.runs.build import make_model
 
 KEY = jax.random.key(0)
 
@@ -72,7 +72,7 @@ def test_it_is_the_integral_over_the_latents(
     images = pixels(image_shape)
     if likelihood == "bernoulli":
         images = images // 128 * 255
-    vae = make_vae(config, image_shape)
+    vae = make_model(config, image_shape)
     params = parameters(vae, image_shape)
     expected = quadrature(vae, params, images, latent_dim)
     bound, error = log_likelihood(vae, params, images, KEY, 20_000)

@@ -16,7 +16,7 @@ from flax_vae import Bernoulli, Config, Normal, bind, init, kl_divergence, log_w
 from flax_vae.distributions.compound import Mixture
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.distributions.pixels import LEVELS, BetaBinomial, Categorical
-from flax_vae.runs.build import make_vae
+from flax_vae.runs.build import make_model
 
 
 class Parameters:
@@ -158,7 +158,7 @@ def log_probs(program: Callable, params: dict, x: jax.Array, z: jax.Array) -> di
 def test_a_whole_model_is_the_same_probabilistic_program() -> None:
     """Prior, likelihood and importance weights, each draw of each image; random parameters, biases too."""
     config = Config(preset="tutorial_dense", likelihood="beta_binomial", prior="mixture", posterior="full")
-    vae, rng = make_vae(config, (2, 3, 1)), np.random.default_rng(0)
+    vae, rng = make_model(config, (2, 3, 1)), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init(vae, jax.random.key(0), (2, 3, 1)))
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32), shapes)
     x = jnp.asarray(rng.integers(0, LEVELS, (5, 2, 3, 1)) / 255, jnp.float32)
@@ -166,7 +166,7 @@ def test_a_whole_model_is_the_same_probabilistic_program() -> None:
     @jax.jit
     def ours(params: dict) -> tuple[jax.Array, dict, jax.Array]:
         inference = bind(vae, params).infer(x, jax.random.key(1), 4)
-        (z,), (prior,) = inference.latents, inference.priors
+        ((z, _, _, prior),) = inference.layers
         parts = {"z": prior.log_prob(z), "x": inference.likelihood.log_prob(x)}
         return z, parts, log_weights(inference, x)
 

@@ -32,7 +32,7 @@ from flax_vae import (
 )
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.distributions.pixels import LEVELS
-from flax_vae.models.likelihoods import pixel_likelihood
+from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.objectives.terms import apply_objective
 
 KEY = jax.random.key(0)
@@ -107,11 +107,12 @@ class OfTheImage(Normal):
 
     seeds: jax.Array | None = None
 
-    def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+    def sample_and_log_prob(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array]:
         def noise(seed: jax.Array) -> jax.Array:
             return jax.random.normal(jax.random.fold_in(key, seed), (*sample_shape, self.loc.shape[-1]))
 
-        return self.loc + jnp.exp(self.log_scale) * jax.vmap(noise, out_axes=-2)(self.seeds)
+        z = self.loc + jnp.exp(self.log_scale) * jax.vmap(noise, out_axes=-2)(self.seeds)
+        return z, self.log_prob(z)
 
 
 class PosteriorOfTheImage(nn.Module):
@@ -160,7 +161,7 @@ def test_whatever_the_decoder_says_levels_have_probabilities_that_sum_to_one(
 
     @jax.jit
     def of_one_pixel(output: jax.Array) -> tuple[jax.Array, jax.Array]:
-        p = pixel_likelihood(name, (0.5,)).distribution(output[None, None])
+        p = LIKELIHOODS.make(name)(output[None, None])
         return p.log_prob(every_level), p.mean()
 
     @examples(max_examples=25)

@@ -17,8 +17,9 @@ from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
 from flax_vae.runs.build import load_objective
+from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.fit import _point_latest, load_data
+from flax_vae.runs.fit import run_data
 from flax_vae.runs.loop import Interrupted
 from flax_vae.runs.report import Report
 
@@ -133,7 +134,7 @@ def test_latest_is_a_convenience_that_ends_no_run(
     for name in names:
         name.mkdir()
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(_point_latest, names))
+        list(pool.map(lambda name: RunDirectory(name).point_latest(), names))
     assert (tmp_path / "latest").resolve() in names
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").symlink_to("run3")
@@ -366,9 +367,9 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
     assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
 
     assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
-    np.testing.assert_array_equal(load_data(dynamic, "fixed", 0)[1].images[:64], fixed.examples)
-    assert (load_data(fixed, "fixed", 1)[1].images[:64] != fixed.examples).any()
-    assert not np.isin(load_data(fixed, "none")[1].images, (0, 255)).all()
+    np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
+    assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
+    assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
 
 
 def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_an_epoch_is_a_shuffle_of_seed_and_number() -> None:
 
 def test_noise_differs_between_steps_and_seeds() -> None:
     def report_noise(vae, x, key, step):
-        z = vae.infer(x, key).latents[0][0, :, 0]
+        z = vae.infer(x, key).layers[0].z[0, :, 0]
         return ELBO()(vae, x, key, step)[0], {"z": z}
 
     vae, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # the parameters stay: only the key can change z

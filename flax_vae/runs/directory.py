@@ -1,0 +1,223 @@
+"""A run directory: the one place that knows its files, reads them, and says which of them is damaged."""
+
+import contextlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from flax_vae.console import say
+from flax_vae.data import absolute, one_hot
+from flax_vae.errors import UserError
+from flax_vae.nn.networks import ImageShape
+from flax_vae.runs import checkpoints
+from flax_vae.runs.build import Data, Training
+from flax_vae.runs.config import Config, read_config, write_config
+
+Record = dict[str, Any]  # an epoch, as a line of metrics.jsonl
+Content = TypeVar("Content")
+_EXAMPLES = 64  # test images kept in the run, so that sampling needs no data set
+_PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of a run."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """The path, as it was given."""
+        return str(self.path)
+
+    @property
+    def pictures(self) -> Path:
+        """The folder of the pictures."""
+        return self.path / "pictures"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object for each finished epoch."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation_file(self) -> Path:
+        """What `flax-vae evaluate` measured."""
+        return self.path / "evaluation.json"
+
+    @property
+    def failure_file(self) -> Path:
+        """Why a member of an ensemble diverged."""
+        return self.path / "failed.txt"
+
+    def create(self, training: Training) -> None:
+        """Write configuration, provenance, and a few test images with their labels."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        config, data = training.config, training.data
+        data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
+        anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
+        write_config(self.path / "config.json", anywhere, data.train.images.shape[1:])
+        device = jax.devices()[0]
+        provenance = {
+            "command": sys.argv,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "data": data_sums(data),
+            "sources": {"train": data.train.provenance, "test": data.test.provenance},
+            "objective": repr(training.objective_at(config.beta)),
+            "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+            "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        }
+        self._write_json("provenance.json", provenance)
+        np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
+        if data.class_names and data.test.labels is not None:
+            labels = data.test.labels[:_EXAMPLES].tolist()
+            self._write_json("labels.json", {"class_names": data.class_names, "examples": labels})
+
+    def point_latest(self) -> None:
+        """Let `latest`, beside the directory, be another name of it.
+
+        The link is made under a name of this process and moved into place, since another run may start at the same
+        time. It is a convenience: where it cannot be made, the run goes on.
+        """
+        directory = self.path.resolve()
+        latest, mine = directory.with_name("latest"), directory.with_name(f".latest-{os.getpid()}")
+        if directory == latest or (latest.exists() and not latest.is_symlink()):
+            return
+        with contextlib.suppress(OSError):
+            mine.symlink_to(directory.name, target_is_directory=True)
+            mine.replace(latest)
+
+    def config(self) -> tuple[Config, ImageShape]:
+        """The configuration, and the shape of the images."""
+        return read_config(self.path / "config.json")
+
+    def examples(self) -> np.ndarray:
+        """A few test images, uint8 "n h w c"."""
+        return self._read("examples.npy", lambda path: np.load(path, allow_pickle=False))
+
+    def labels(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """The classes of a conditional model, and the one-hot labels of the examples."""
+
+        def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
+            content = json.loads(path.read_text())
+            names = tuple(content["class_names"])
+            return names, one_hot(content["examples"], len(names))
+
+        return self._read("labels.json", read)
+
+    def check_data(self, data: Data) -> None:
+        """Raise UserError unless these are the images that the run was trained on."""
+        known = self._read("provenance.json", lambda path: json.loads(path.read_text())["data"])
+        if data_sums(data) != known:
+            raise UserError(f"{data.train.name} is not the data that {self} was trained on; see its provenance.json.")
+
+    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+        try:
+            return read(self.path / name)
+        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+            raise UserError(f"{self.path / name} cannot be read ({error}): the run is damaged.") from None
+
+    def _write_json(self, name: str, content: Any) -> None:
+        (self.path / name).write_text(json.dumps(content, indent=2) + "\n")
+
+    def metrics(self) -> list[Record]:
+        """The finished epochs, in order; a last line that was cut off is left out."""
+        if not self.metrics_file.exists():
+            return []
+        records = []
+        for line in self.metrics_file.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
+        records = [record for record in self.metrics() if record["step"] <= step]
+        part = self.metrics_file.with_suffix(".part")
+        part.write_text("".join(json.dumps(record) + "\n" for record in records))
+        os.replace(part, self.metrics_file)
+
+    def best_step(self) -> int | None:
+        """The step of the best epoch so far."""
+        best = best_record(self.metrics())
+        return None if best is None else best["step"]
+
+    def step_to_use(self) -> int:
+        """The step of the best checkpoint; where that is gone, the last one's, which is said."""
+        steps, best = checkpoints.saved_steps(self.checkpoints), self.best_step()
+        if best in steps:
+            return best
+        missing = "no epoch is finished" if best is None else f"the best, of step {best}, is gone"
+        say(f"WARNING: {self}: the parameters are those of its last checkpoint, step {steps[-1]}: {missing}.")
+        return steps[-1]
+
+    def stale_epochs(self) -> int:
+        """Epochs since the best one."""
+        records = self.metrics()
+        best = best_record(records)
+        return records[-1]["epoch"] - best["epoch"] if best else 0
+
+    def evaluation(self) -> Record | None:
+        """What `flax-vae evaluate` measured, or None."""
+        if not self.evaluation_file.exists():
+            return None
+        return self._read(self.evaluation_file.name, lambda path: json.loads(path.read_text()))
+
+    def write_test(self, result: Mapping[str, Any]) -> None:
+        """Keep the metrics of the test set, where a validation set chose the checkpoint."""
+        self._write_json("test.json", result)
+
+    def write_evaluation(self, result: Mapping[str, Any]) -> None:
+        """Keep what was measured."""
+        self._write_json(self.evaluation_file.name, result)
+
+
+def held_out_set(record: Mapping[str, Any]) -> str:
+    """The set whose loss chooses the best epoch: "validation" where the run has one, else "test"."""
+    return "validation" if "validation_loss" in record else "test"
+
+
+def best_record(records: Sequence[Record]) -> Record | None:
+    """The epoch with the least loss on the set that chooses, the last of several; None without any."""
+    return min(reversed(records), key=lambda record: record[f"{held_out_set(record)}_loss"], default=None)
+
+
+def data_sums(data: Data) -> dict[str, str]:
+    """SHA-256 checksums of the images before any share is held out: what tells one data set from another."""
+    return {"train": data.train.provenance["sha256"], "test": data.test.provenance["sha256"]}
+
+
+def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
+    """A directory that does not exist yet or is empty; by default `runs/<preset>-<time>`.
+
+    Raises:
+        UserError: it holds something.
+    """
+    name = config.preset.partition("(")[0]
+    path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to something that does not exist: remove it, or name another --out.")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} already holds something: name another --out, or resume a run by --resume DIR.")
+    return RunDirectory(path)
