@@ -1,26 +1,72 @@
 """What a program sets once, before JAX is first used. Importing flax_vae sets nothing: a program calls this or not."""
 
 import os
+import platform
+import warnings
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 
 import jax
+import jaxlib
+from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
+
+_WRONG_SUMS = ("0.10.2",)  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
+_YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # the part of XLA that does; for no operations, by no value
 
 
 def use_machine(cpu_devices: int | None = None) -> None:
-    """Keep compilations in the user's cache folder, and make CPU cores devices.
+    """Keep compilations in the user's cache folder, make CPU cores devices, and turn off what jaxlib 0.10.2 gets wrong.
 
-    A second start then reads what the first one compiled. A cache that is set already, by
-    `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is left as it is.
+    A second start then reads what the first one compiled, with the same jaxlib and on the same kind of CPU. A cache
+    that is set already, by `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is left as it is. So are the flags
+    in XLA_FLAGS; on the jaxlib that needs it one is added, which works before anything runs.
 
     Args:
         cpu_devices: devices that JAX sees on CPUs, each with its share of the cores; JAX's own choice, one, if None.
             GPUs and TPUs are not concerned.
     """
+    if _needs_flag() and not backends_are_initialized():
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_YNN_FUSION}".lstrip()
+    warn_of_wrong_sums()
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_path("flax_vae") / "jax"))
+        # What another version of jaxlib compiled, or one for another CPU, can end the program that loads it.
+        folder = user_cache_path("flax_vae") / f"jax-{jaxlib.__version__}-{_cpu()}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
+
+
+def warn_of_wrong_sums() -> None:
+    """Warn, once, of a program that has begun to compute on CPUs with a jaxlib that needs `use_machine`, without it."""
+    if _needs_flag() and backends_are_initialized() and jax.default_backend() == "cpu":
+        _warn()
+
+
+def _needs_flag() -> bool:
+    return jaxlib.__version__ in _WRONG_SUMS and _YNN_FUSION not in os.environ.get("XLA_FLAGS", "")
+
+
+@cache
+def _warn() -> None:
+    warnings.warn(
+        f"jaxlib {jaxlib.__version__} can compute wrong sums on CPUs (jax issue 39103): call flax_vae.use_machine() "
+        "before anything runs.",
+        RuntimeWarning,
+        stacklevel=1,  # what is called first, often while JAX traces it, says nothing about where to call that
+    )
+
+
+def _cpu() -> str:
+    """A name for the kind of CPU: what is compiled for one may use instructions that another lacks."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = {line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))}
+    return sha256("\n".join(sorted(told) or (platform.machine(), platform.processor())).encode()).hexdigest()[:8]
 
 
 def cpu_cores() -> int:

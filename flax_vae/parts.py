@@ -47,7 +47,9 @@ def read_call(text: str) -> Call:
     found = re.fullmatch(r"\s*([\w.:]+)\s*(\(.*\))?\s*", text, re.DOTALL)
     try:
         call = ast.parse(f"f{found[2] or '()'}" if found else "", mode="eval").body
-        if not found or not isinstance(call, ast.Call) or any(word.arg is None for word in call.keywords):
+        if not found or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise SyntaxError
+        if any(word.arg is None for word in call.keywords):  # **
             raise SyntaxError
         args = tuple(ast.literal_eval(word) for word in call.args)
         kwargs = tuple((str(word.arg), ast.literal_eval(word.value)) for word in call.keywords)
@@ -136,9 +138,12 @@ class Parts(Mapping[str, Callable[..., Any]]):
         for key, value in bound.items():
             if not has_type(value, hints.get(key, Any)):
                 raise UserError(f"--{self.kind} {call}: {key} is {value!r}, which is not {type_name(hints[key])}.")
-            if any(type(each) is int and each < 1 for each in (value if isinstance(value, tuple) else (value,))):
+            if type(value) is int and _takes_floats(hints.get(key)):
+                value = float(value)
+            counts = value if isinstance(value, tuple) else (value,)
+            if any(type(count) is int and count < 1 for count in counts):
                 raise UserError(f"--{self.kind} {call}: {key} must be at least 1, not {value!r}.")
-            values.append((key, float(value) if type(value) is int and _takes_floats(hints.get(key)) else value))
+            values.append((key, value))
         return Call(call.name, (), tuple(values))
 
     def make(self, text: str, **supplied: Any) -> Any:

@@ -16,16 +16,34 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Compiling takes most of the tests' time. XLA's older code generator is quicker, also for the programs they start, ...
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 
+from flax_vae import use_machine  # noqa: E402
 from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 
-# ... and in this process XLA tries less hard.
-jax.config.update("jax_disable_most_optimizations", True)
+use_machine()  # as the programs do: it leaves the cache above, and sets what jaxlib needs, also for programs they start
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_as_for_users(request: pytest.FixtureRequest) -> Iterator[None]:
+    """All that is compared with an oracle is compiled as users have it.
+
+    Compiling takes most of the tests' time. So modules that say `pytestmark = pytest.mark.quick_compile`, whose tests
+    are of plumbing, files, messages, shapes, the same bits twice, leave out most optimisations. The programs that they
+    start do not.
+    """
+    if request.node.get_closest_marker("quick_compile"):
+        _compile(quickly=True)
+        yield
+        _compile(quickly=False)
+    else:
+        yield
+
+
+def _compile(quickly: bool) -> None:
+    jax.clear_caches()  # of what was compiled the other way
+    jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +68,7 @@ def unchecked_types() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def short_lessons() -> Iterator[None]:
-    """Classifiers learn for twenty short steps: so compiled, convolutions are slow."""
+    """Classifiers learn for twenty short steps: where compilation is quick, convolutions are slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flax_vae.metrics.frechet._LONGEST", 1)
         patch.setattr("flax_vae.metrics.frechet._BATCH", 60)

@@ -12,7 +12,7 @@ from flax_vae.runs.build import load_objective
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
-pytestmark = pytest.mark.usefixtures("without_pictures")
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
 
 @pytest.fixture

@@ -2,24 +2,35 @@
 
 import os
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from flax_vae.data.fashion_mnist import NAME as FASHION_MNIST
-from flax_vae.data.fashion_mnist import load_fashion_mnist
-from flax_vae.data.images import ImageData, draw_binary, idx_sha256, is_binary, one_hot, resize_all, split_validation
+from flax_vae.data.images import (
+    SOURCES,
+    ImageData,
+    draw_binary,
+    idx_sha256,
+    is_binary,
+    one_hot,
+    resize_all,
+    split_validation,
+)
 from flax_vae.data.own_images import load_own
-from flax_vae.data.sprites import NAME as SPRITES
-from flax_vae.data.sprites import load_sprites
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
+
+for _module in iter_modules(__path__):  # every file here may register a source
+    import_module(f"{__name__}.{_module.name}")
 
 MAX_CLASSES = 10_000  # of a conditional model
 
 __all__ = [
+    "SOURCES",
     "ImageData",
     "absolute",
     "as_batch",
@@ -33,7 +44,7 @@ __all__ = [
 
 
 def load_images(
-    name_or_path: str | os.PathLike[str] = FASHION_MNIST,
+    name_or_path: str | os.PathLike[str] = "fashion_mnist",
     split: Literal["train", "test"] = "train",
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
@@ -43,8 +54,8 @@ def load_images(
     Args:
         name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset),
             "sprites" (drawn here, with their factors), the path of a folder of images, of a .npy or a .npz file, or the
-            name of a TFDS image set. What exists on disk, holds a separator or ends in .npy or .npz is a path;
-            `./fashion_mnist` is a folder of that name.
+            name of a TFDS image set. Any other name that exists on disk, holds a separator or ends in .npy or .npz is a
+            path; `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: where Fashion-MNIST's four IDX files lie and where TFDS keeps its sets; their usual places if None.
         image_size: side, or (height, width), in pixels, to which every image is brought with antialiasing.
@@ -61,12 +72,10 @@ def load_images(
     if size is not None and min(size) < 1:
         raise UserError(f"image size {image_size}: at least one pixel each way is needed")
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    if name_or_path == FASHION_MNIST:
-        return resized(load_fashion_mnist(split, folder), size)
+    if name_or_path in SOURCES:
+        return resized(SOURCES.make(str(name_or_path), split=split, data_dir=folder), size)
     if is_path(name_or_path):
         return load_own(Path(name_or_path).expanduser(), split, size)
-    if name_or_path == SPRITES:
-        return resized(load_sprites(split), size)
     return load_tfds(str(name_or_path), split, folder, size)
 
 
@@ -114,7 +123,7 @@ def is_path(name_or_path: str | os.PathLike[str]) -> bool:
 
 def absolute(name_or_path: str) -> str:
     """The same data set for every working directory: a path made absolute, a name as it is."""
-    if name_or_path == FASHION_MNIST or not is_path(name_or_path):
+    if name_or_path in SOURCES or not is_path(name_or_path):
         return name_or_path
     return str(Path(name_or_path).expanduser().absolute())
 

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from flax_vae.console import say_once
 from flax_vae.data import tfds_images
-from flax_vae.data.images import ImageData, idx_header, idx_sha256, image_data
+from flax_vae.data.images import SOURCES, ImageData, idx_header, idx_sha256, image_data
 from flax_vae.data.network import check_reachable, fetch
 from flax_vae.errors import UserError
 
@@ -48,6 +48,7 @@ USUAL_PLACES = (
 SUBSET = Path(__file__).parent / "fashion_mnist_subset"
 
 
+@SOURCES.register(NAME)
 def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:
     """The 28x28x1 images of the split, from the first place that has them whole.
 

@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from flax_vae.console import progress
 from flax_vae.errors import UserError
+from flax_vae.parts import Parts
+
+SOURCES = Parts("dataset", supplied=("split", "data_dir"))  # image sets with a loader of their own
 
 
 @dataclass(frozen=True, eq=False)

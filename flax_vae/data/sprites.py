@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.data.images import ImageData, image_data, nine_to_one
+from flax_vae.data.images import SOURCES, ImageData, image_data, nine_to_one
 
 NAME = "sprites"
 SHAPES = ("ellipse", "triangle", "heart")
@@ -22,6 +22,7 @@ LARGEST = 96  # the area in pixels of every shape at scale 1; no position takes 
 FINE = 8  # points, each way, at which a pixel is looked at: enough for grey edges
 
 
+@SOURCES.register(NAME)
 def load_sprites(split: str) -> ImageData:
     """The 32x32x1 images of the split, with their factors and the shapes as labels; a tenth of them is held out.
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Draw, draw_layers, layers
+from flax_vae.machine import warn_of_wrong_sums
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
 
@@ -115,6 +116,7 @@ def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int
 
 def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:
     """All that Linen binds to the model; parameters of encoder and decoder in the type that these compute in."""
+    warn_of_wrong_sums()  # here, since whatever is done with a model and its parameters comes by
     networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
     dtype = getattr(model, "dtype", "float32")
     of_model = {"params": params | jax.tree.map(lambda leaf: leaf.astype(dtype), networks)}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.models.protocol import Model
+from flax_vae.models.protocol import Model, require_flat
 from flax_vae.models.vae import VAE
 from flax_vae.nn.values import as_value
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
@@ -41,6 +41,7 @@ def _draws(
     model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
 ) -> tuple[Float[Array, "k b d"], Any]:
     """z ~ q(z | x), and q(z | x) itself with no gradient but that through the z at which it is taken."""
+    require_flat(model, "a posterior without its score")
     h, scoreless = model.features(x), jax.lax.stop_gradient(as_value(model.posterior))
     return model.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.protocol import Model
+from flax_vae.models.protocol import Model, require_flat
 from flax_vae.models.vae import VAE
 from flax_vae.objectives.schedules import Schedule, at
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms
@@ -80,6 +80,7 @@ class InfoVAE:
         self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
+        require_flat(model, "infovae")
         draw_key, prior_key = jax.random.split(key)
         inference = model.infer(x, draw_key)
         terms = elbo_terms(inference, x)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from flax_vae.data import SOURCES
 from flax_vae.errors import UserError
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS
@@ -39,7 +40,7 @@ class Config:
     dataset: str = _setting(
         "data",
         "fashion_mnist",
-        "fashion_mnist, sprites, the name of a TFDS image set, or a path: a folder of images, .npy or .npz.",
+        f"{', '.join(SOURCES)}, the name of a TFDS image set, or a path: a folder of images, .npy or .npz.",
     )
     data_dir: str | None = _setting("data", None, "Folder that holds the data set's files, or is to hold them.")
     image_size: int | None = _setting("data", None, "Side in pixels that every image is resized to.")

@@ -20,7 +20,10 @@ from flax_vae.cli.main import main
 from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
 from flax_vae.data.fashion_mnist import USUAL_PLACES
+from flax_vae.runs.config import PARTS
 from flax_vae.runs.fit import run_data
+
+pytestmark = pytest.mark.quick_compile
 
 ROOT = Path(__file__).parents[2]
 FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
@@ -139,7 +142,7 @@ def test_a_second_start_compiles_nothing(
     for _ in range(2):
         code, _, err = call("sample.py", trained[0], cwd=tmp_path)
         assert code == 0, err
-        kept.append({path.name for path in (tmp_path / "cache/flax_vae/jax").iterdir() if "-cache" in path.name})
+        kept.append({path.name for path in (tmp_path / "cache/flax_vae").glob("jax-*/*") if "-cache" in path.name})
     assert kept[0] == kept[1] != set()
 
 
@@ -200,7 +203,9 @@ def test_seeds_are_trained_together_and_summed_up(
         (["--dataset", "absent/folder"], "absent/folder"),
         (["--learning-rate", "-1"], "--learning-rate must be greater than 0"),
         (["--objective", "nothing:here"], "no module nothing"),
-        (["--resume", "absent"], "no run directory"),
+        (["--resume", "absent"], "not a run directory"),
+        (["--resume", "absent", "--epochs", "3"], "--resume takes the flags that the run was started with"),
+        (["--prior", "vampp"], "there are flow, mixture, normal, vamp. Did you mean vamp?"),
         (["--kl-warmup-epochs", "99"], "do not end within"),
     ],
 )
@@ -225,7 +230,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent"], "absent is no run directory"),
+        (["absent"], "absent is not a run directory"),
         (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
         (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "holds 64 test images"),
         (["RUN", "--temperature", "0"], "--temperature must be above 0"),
@@ -260,18 +265,33 @@ def test_a_truncated_checkpoint_is_one_line_too(trained: tuple[Path, str], tmp_p
     assert err.count("\n") == 1
 
 
-def test_help_names_the_flags_and_the_presets_recipe(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("door", [train, lambda words: main(["train", *words])], ids=["train.py", "flax-vae train"])
+def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
+    door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)
-    for preset, epochs in (("gated_mlp", "8"), ("tutorial_conv", "2")):
-        with pytest.raises(SystemExit) as done:
-            train(["--preset", preset, "--help"])
-        assert done.value.code == 0
-        out = capsys.readouterr().out
-        for flag in FLAGS:
-            assert f"--{flag}" in out
-        assert f"(default: {epochs})" in out
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as done:
+        door(["--help"])
+    assert done.value.code == 0
+    out = capsys.readouterr().out
+    for flag in FLAGS:
+        assert f"--{flag}" in out
+    for group in ("data", "model", "objective", "optimisation", "machine", "output"):
+        assert f" {group} options " in out
+    for parts in PARTS.values():
+        for name in parts:
+            assert f"- {parts.signature(name)}: {parts.meaning(name)[:20]}" in out
+    assert "(default: 8; residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
+    assert out.rindex("examples:") > out.rindex("--resume")
+
+
+def test_the_wheel_alone_trains_and_samples(trained: tuple[Path, str], tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "flax_vae", "sample", str(trained[0]), "--pixels", "draw", "--npy", "drawn.npy"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    drawn = np.load(tmp_path / "drawn.npy")
+    assert np.isin(drawn, (0, 1)).all()  # from Bernoullis, whose means are grey
+    assert 0.1 < drawn.mean() < 0.6
 
 
 def test_importing_is_light_and_silent() -> None:
@@ -369,10 +389,10 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "nowhere"], "nowhere is no run directory"),
+        (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
         (["compare", "RUN", "--out", "both.jpg"], "name a file that ends in .png"),
-        (["compare", "nowhere"], "nowhere is no run directory"),
+        (["compare", "nowhere"], "nowhere is not a run directory"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(

@@ -11,6 +11,8 @@ from flax_vae.batches import epoch_indices
 from flax_vae.training.sharding import data_mesh
 from flax_vae.training.step import make_train_steps
 
+pytestmark = pytest.mark.quick_compile
+
 KEY = jax.random.key(0)
 
 

@@ -1,0 +1,93 @@
+"""A model that only infers and generates, with two layers of latents "h w c": nothing more is needed."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from flax_vae import (
+    ELBO,
+    IWAE,
+    Capacity,
+    FreeBits,
+    Inference,
+    Layer,
+    Normal,
+    Renyi,
+    UserError,
+    encode,
+    init,
+    init_state,
+    latent_grid,
+    log_likelihood,
+    make_optimizer,
+    make_train_step,
+    sample,
+)
+
+KEY = jax.random.key(0)
+IMAGES = np.random.default_rng(0).normal(size=(5, 2, 3, 1)).astype(np.float32)
+NOISE = 0.5  # standard deviation of each of the two steps, z_1 -> z_2 -> x
+
+
+class Spatial(nn.Module):
+    """z_1 ~ N(0, 1), z_2 ~ N(z_1, NOISE²), x ~ N(z_2, NOISE²), by pixel; the posterior is exact but for `shift`."""
+
+    shift: float = 0.0
+
+    @nn.compact
+    def infer(self, x: jax.Array, key: jax.Array, num_samples: int = 1) -> Inference:
+        shift = self.param("shift", nn.initializers.constant(self.shift), ())
+        top_key, key = jax.random.split(key)
+        total = 1 + 2 * NOISE**2
+        top = self.normal(x / total + shift, np.sqrt(2 * NOISE**2 / total))
+        z1, log_q1 = top.sample_and_log_prob(top_key, (num_samples,))
+        below = self.normal((z1 + x) / 2 + shift, NOISE / np.sqrt(2))
+        z2, log_q2 = below.sample_and_log_prob(key)
+        prior = self.normal(jnp.zeros(x.shape[1:]), 1.0)
+        layers = Layer(z1, log_q1, top, prior), Layer(z2, log_q2, below, self.normal(z1, NOISE))
+        return Inference(layers, self.normal(z2, NOISE))
+
+    def generate(self, key: jax.Array, num_samples: int, temperature: float = 1.0) -> Normal:
+        z1 = self.normal(jnp.zeros((num_samples, 2, 3, 1)), temperature).sample(key)
+        return self.normal(z1, NOISE * temperature)
+
+    def normal(self, loc: jax.Array, scale: float) -> Normal:
+        return Normal(loc, jnp.full(loc.shape, jnp.log(scale)), event_ndim=3)
+
+    def __call__(self, x: jax.Array, key: jax.Array) -> Inference:
+        return self.infer(x, key)
+
+
+def log_evidence() -> np.ndarray:
+    return scipy.stats.norm(0, np.sqrt(1 + 2 * NOISE**2)).logpdf(IMAGES).sum((1, 2, 3))
+
+
+def test_the_bound_of_the_exact_posterior_is_the_evidence() -> None:
+    params = init(Spatial(), KEY, (2, 3, 1))
+    bound, error = log_likelihood(Spatial(), params, IMAGES, KEY, 100)
+    np.testing.assert_allclose(bound, log_evidence(), rtol=1e-4)
+    np.testing.assert_allclose(error, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("objective", [ELBO(), IWAE(4), Renyi(0.5, 4), FreeBits(0.1), Capacity(1.0)], ids=repr)
+def test_objectives_train_it(objective) -> None:
+    """The exact posterior is the best: the shift goes towards 0, where the objective is a bound."""
+    tx = make_optimizer("adam", 1e-2, 1000)
+    state, step = init_state(Spatial(0.5), tx, KEY, (2, 3, 1)), make_train_step(Spatial(0.5), objective, tx)
+    for _ in range(60):
+        state, metrics = step(state, IMAGES)
+    assert np.isfinite(list(map(float, metrics.values()))).all()
+    assert abs(float(state.params["shift"])) < (0.2 if not isinstance(objective, Capacity) else 0.5)
+
+
+def test_it_makes_images_and_says_what_it_has_not() -> None:
+    params = init(Spatial(), KEY, (2, 3, 1))
+    made = sample(Spatial(), params, KEY, 7, pixel_key=KEY)
+    assert made.shape == (7, 2, 3, 1)
+    with pytest.raises(UserError, match="encode needs a model with one latent vector, which Spatial does not have"):
+        encode(Spatial(), params, IMAGES)
+    with pytest.raises(UserError, match="latent_grid needs a model with one latent vector"):
+        latent_grid(Spatial(), params)
