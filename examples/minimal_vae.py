@@ -1,0 +1,69 @@
+"""A variational autoencoder on Fashion-MNIST from flax_vae's parts: networks, objective and loop are written here.
+
+python examples/minimal_vae.py     prints a loss for each epoch and draws ten new images into minimal_vae.png
+"""
+
+import argparse
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flax_vae import VAE, DiagonalNormal, StandardNormal, init_state, load_images, make_train_step, sample
+from flax_vae import distortion as distortion_of
+from flax_vae import rate as rate_of
+from flax_vae.batches import epoch_indices
+from flax_vae.plots import save_image_grid
+
+
+class Encoder(nn.Module):
+    """Images to features."""
+
+    @nn.compact
+    def __call__(self, x):
+        """Images "b h w c" -> features "b f"."""
+        return nn.gelu(nn.Dense(400)(x.reshape(len(x), -1)))
+
+
+class Decoder(nn.Module):
+    """Latents to the logits of pixels."""
+
+    @nn.compact
+    def __call__(self, z):
+        """Latents "b d" -> logits "b h w c"."""
+        return nn.Dense(28 * 28)(nn.gelu(nn.Dense(400)(z))).reshape(-1, 28, 28, 1)
+
+
+def warm_elbo(model, x, key, step):
+    """Minus the evidence lower bound, with a rate whose weight rises from 0 to 1 in the first 500 steps."""
+    inference = model.infer(x, key)  # z ~ q(z | x), and with it p(z) and p(x | z)
+    distortion, rate = distortion_of(inference, x), rate_of(inference)  # "b" each, in nats
+    return distortion + jnp.minimum(step / 500, 1.0) * rate, {"elbo": -(distortion + rate)}
+
+
+def train(images, epochs, latent_dim=10, batch_size=100, seed=0):
+    """Train a model on uint8 images "n 28 28 1"; returns it with its parameters."""
+    vae = VAE(Encoder(), DiagonalNormal(latent_dim), StandardNormal(latent_dim), Decoder())
+    tx = optax.adam(1e-3)
+    state = init_state(vae, tx, jax.random.key(seed), images.shape[1:])
+    step = make_train_step(vae, warm_elbo, tx)  # (state, batch) -> (state, metrics), pure and jitted
+    for epoch in range(epochs):
+        history = []
+        for rows in epoch_indices(len(images), batch_size, seed, epoch):
+            state, metrics = step(state, images[rows])
+            history.append(metrics)
+        mean = {name: np.mean([metrics[name] for metrics in history]) for name in ("loss", "elbo")}
+        print(f"epoch {epoch + 1}: loss {mean['loss']:.2f}, elbo {mean['elbo']:.2f} nats per image", flush=True)
+    return vae, state.params
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="fashion_mnist", help="or a file or folder of 28x28 grey images")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", default="minimal_vae.png")
+    args = parser.parse_args()
+    vae, params = train(load_images(args.dataset, "train").images, args.epochs)
+    save_image_grid(args.out, np.asarray(sample(vae, params, jax.random.key(1), 10)), 10)
