@@ -8,11 +8,23 @@ import pytest
 
 from flax_vae import Config, fit
 from flax_vae.runs.build import load_objective
+from flax_vae.runs.config import PARTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BAR = r"\|"  # within a table
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+
+
+def parts_table() -> str:
+    """Every part that has a name, as the registries describe it: run this file to print it."""
+    rows = [
+        f"| `--{kind}` | `{parts.signature(name)}` | {parts.meaning(name).replace('|', BAR)} |"
+        for kind, parts in PARTS.items()
+        for name in parts
+    ]
+    return "\n".join(["| flag | part | |", "|---|---|---|", *rows])
 
 
 @pytest.fixture
@@ -22,9 +34,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_parts_are_those_of_the_registries() -> None:
+    found = re.search(r"<!-- parts:.*?-->\n(.*?)\n<!-- /parts -->", README, re.DOTALL)
+    assert found is not None
+    assert found[1] == parts_table()
+
+
 def test_script_and_network(home: Path, few_images: Path) -> None:
     """The network trains, and the script samples from its run; only the data set is a smaller one."""
     assert NETWORK.count("\n") <= 25
+    assert len(list(filter(None, SCRIPT.splitlines()))) == 10
     few = f"Config(epochs=2, dataset={str(few_images)!r})"
     found: dict = {}
     exec(NETWORK.replace("Config(epochs=2)", few), found)
@@ -40,6 +59,12 @@ def test_script_and_network(home: Path, few_images: Path) -> None:
 
 def test_objective(home: Path, few_images: Path) -> None:
     (home / "losses.py").write_text(OBJECTIVE)
-    assert callable(load_objective("losses:iwae"))
-    run = fit(Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective="losses:iwae"), home / "run")
+    objective = "losses:iwae(num_samples=16)"
+    assert objective in README
+    assert callable(load_objective(objective))
+    run = fit(Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective=objective), home / "run")
     assert {"test_loss", "test_spread"} <= run.metrics[0].keys()
+
+
+if __name__ == "__main__":
+    print(parts_table())
