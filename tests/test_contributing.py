@@ -1,0 +1,47 @@
+"""The objective that CONTRIBUTING.md adds works wherever a part is written, as the page says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from flax_vae import Config, UserError, init_state, make_train_step, tutorial_dense
+from flax_vae.objectives import OBJECTIVES
+
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+(BLOCK,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+WRITTEN = "squared_rate(weight=0.02)"
+
+
+@pytest.fixture
+def squared_rate(monkeypatch: pytest.MonkeyPatch) -> type:
+    """What the page's code defines; afterwards the registry is as it was."""
+    for each in ("_makers", "facts"):
+        monkeypatch.setattr(OBJECTIVES, each, dict(getattr(OBJECTIVES, each)))
+    names: dict[str, Any] = {"__name__": "contributed"}
+    exec(BLOCK, names)
+    return names["SquaredRate"]
+
+
+def test_it_takes_ten_lines() -> None:
+    lines = [line for line in BLOCK[BLOCK.index("@") :].splitlines() if line]
+    assert len(lines) <= 10
+    assert "squared_rate" not in OBJECTIVES
+
+
+def test_it_works_wherever_a_part_is_written(squared_rate: type, images: np.ndarray) -> None:
+    assert WRITTEN in TEXT
+    assert Config(objective=WRITTEN).objective == WRITTEN
+    objective = OBJECTIVES.make(WRITTEN)
+    assert objective == squared_rate(0.02)
+    assert "- squared_rate(weight=0.01): distortion + weight·rate²: a rate" in OBJECTIVES.help()
+    with pytest.raises(UserError, match=r"renyi, squared_rate, stl\. Did you mean squared_rate\?"):
+        Config(objective="squared_rat")
+    vae, tx = tutorial_dense((28, 28, 1)), optax.adam(1e-3)
+    state = init_state(vae, tx, jax.random.key(0), (28, 28, 1))
+    _, metrics = make_train_step(vae, objective, tx)(state, images[:1])  # of one image, so that the mean is its own
+    np.testing.assert_allclose(metrics["loss"], metrics["distortion"] + 0.02 * metrics["rate"] ** 2, rtol=1e-5)
