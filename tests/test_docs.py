@@ -1,0 +1,67 @@
+"""What the pages show: code runs, commands are understood, every objective has its formula."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from flax_vae import Config
+from flax_vae.cli.evaluate import Compare, Evaluate
+from flax_vae.cli.sample import Sample
+from flax_vae.cli.train import Train
+from flax_vae.models import PRESETS
+from flax_vae.objectives import OBJECTIVES
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+COMMANDS = {
+    "python train.py": Train,
+    "python sample.py": Sample,
+    "flax-vae evaluate": Evaluate,
+    "flax-vae compare": Compare,
+}
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_tour(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, as one script; only the data set is a smaller one."""
+    monkeypatch.chdir(tmp_path)
+    script = "\n".join(re.findall(r"```python\n(.*?)```", PAGES["tour.md"], re.DOTALL))
+    shown = script.replace('load_images("fashion_mnist"', f"load_images({str(few_images)!r}")
+    shown = shown.replace("Config(", f"Config(dataset={str(few_images)!r}, ")
+    found: dict = {}
+    exec(shown, found)
+    assert found["new"].shape == found["more"].shape == (10, 28, 28, 1)
+    assert found["run"].config.objective == "elbo(beta=2.0)"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_are_understood(name: str) -> None:
+    """Flags, and the values of settings that can be checked without the data."""
+    for line in re.findall(r"^    (.*)", PAGES[name], re.MULTILINE) + re.findall(r"`(python [^`]*)`", PAGES[name]):
+        for start, command in COMMANDS.items():
+            if line.startswith(start) and "--help" not in line:
+                args = [word for word in shlex.split(line.removeprefix(start), comments=True) if word != "..."]
+                parsed = tyro.cli(command, args=args, config=(tyro.conf.DisallowNone,))
+                if command is Train and "--resume" not in args:
+                    groups = {name: value for part in vars(parsed).values() for name, value in vars(part).items()}
+                    flags = Config.__dataclass_fields__.keys() & groups.keys()
+                    Config(**{flag: groups[flag] for flag in flags if groups[flag] not in (None, False)})
+
+
+def test_every_objective_has_its_section() -> None:
+    """With its hyperparameters and their defaults."""
+    text = PAGES["objectives.md"]
+    sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
+    assert sections.keys() == set(OBJECTIVES)
+    for name, section in sections.items():
+        assert "    loss = " in section
+        for parameter, of in OBJECTIVES.hyperparameters(name).items():
+            assert f"- `{parameter}` ({of.default!r})" in section, (name, parameter)
+
+
+def test_every_preset_has_its_row() -> None:
+    for name in PRESETS:
+        assert f"| `{name}` | `python train.py" in PAGES["recipes.md"]
