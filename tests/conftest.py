@@ -25,6 +25,14 @@ from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 use_machine()  # as the programs do: it leaves the cache above, and sets what jaxlib needs, also for programs they start
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Name what the default run leaves out."""
+    if config.option.markexpr == "not slow":
+        files = [path for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.slow" in path.read_text()]
+        names = ", ".join(sorted(str(path.relative_to(config.rootpath)) for path in files))
+        terminalreporter.write_line(f"Slow tests are left out, in {names}. They run by: pytest -m slow")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_as_for_users(request: pytest.FixtureRequest) -> Iterator[None]:
     """All that is compared with an oracle is compiled as users have it.
