@@ -43,7 +43,7 @@ def as_one(item: Any) -> Any:
 def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "s b"]:
     """The shuffle of one epoch, a function of (seed, epoch): one row of image indices per step.
 
-    The images that do not fill a last batch sit out this epoch; another shuffle leaves others out.
+    The last partial batch is dropped; another epoch drops other images.
     """
     steps = num_images // batch_size
     order = np.random.default_rng((seed, epoch)).permutation(num_images)

@@ -169,7 +169,7 @@ def traverse(
 def sample_gmm(
     vae: nn.Module,
     params: Params,
-    images: UInt8[np.ndarray, "n h w c"],
+    images: UInt8[np.ndarray, "m h w c"],
     key: Key[Array, ""],
     num_samples: int,
     pixel_key: PixelKey = None,

@@ -39,4 +39,4 @@ def refuse_unwritable(path: Path, suffix: str = ".png") -> None:
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"--out {path}: name a file that ends in {suffix}.")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.absolute().parent} is no directory to write {path.name} to.")
+        raise UserError(f"{path.absolute().parent} is not a directory to write {path.name} to.")

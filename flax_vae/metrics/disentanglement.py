@@ -1,8 +1,8 @@
-"""How far each latent dimension stands for one factor, and each factor for one dimension.
+"""Disentanglement: whether each latent encodes one factor, and one latent encodes each factor.
 
 The three take `latents`, the posterior means of n images, and `factors`, the index of each factor's value in them. But
 for ties, none depends on the order or the scales of the dimensions. A factor that has one value in these images is left
-out. A dimension that is constant tells nothing; where there is a single one, a constant is its rival.
+out. A constant dimension carries no information; where there is a single dimension, a constant column is the runner-up.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class DCI(NamedTuple):
 
 
 def mig(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> float:
-    """Mutual information gap: how much more one dimension tells about a factor than any other, from 0 to 1.
+    """Mutual information gap: how much more information one dimension has about a factor than any other, from 0 to 1.
 
     1/f Σ_k (I(z_i; v_k) - max_{j≠i} I(z_j; v_k)) / H(v_k)  with  i = argmax_j I(z_j; v_k)  (Chen et al. 2018, eq. 6)
 
@@ -65,7 +65,7 @@ def sap(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> f
 
 
 def dci(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"], seed: int = 0) -> DCI:
-    """Whether dimensions tell of one factor, factors are told by one dimension, and all is told.
+    """Whether each latent encodes one factor, one latent encodes each factor, and the factors can be predicted.
 
     A random forest for each factor predicts its value from all dimensions. Informativeness is its accuracy on a quarter
     of the images that it has not seen, the mean over the factors. With R_ij the importance of dimension i to the forest
@@ -87,8 +87,8 @@ def dci(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"], seed
     known, unseen, known_factors, unseen_factors = train_test_split(latents, _varied(factors), random_state=seed)
     importances, accuracies = [], []
     for v, unseen_v in zip(known_factors.T, unseen_factors.T, strict=True):
-        # Each split chooses among all dimensions, and none parts off a few images: otherwise dimensions that tell
-        # nothing gain importance.
+        # Each split chooses among all dimensions, and none parts off a few images: otherwise dimensions without
+        # information gain importance.
         forest = RandomForestClassifier(10, max_features=None, min_samples_leaf=20, random_state=seed).fit(known, v)
         importances.append(forest.feature_importances_)
         accuracies.append(forest.score(unseen, unseen_v))
@@ -118,5 +118,5 @@ def _varied(factors: Int[np.ndarray, "n f"]) -> Int[np.ndarray, "n g"]:
 
 
 def _with_constant(latents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n e"]:
-    """With a dimension that tells nothing, so that each has a rival."""
+    """With a constant column, so that each dimension has a runner-up."""
     return np.column_stack([latents, np.zeros(len(latents), latents.dtype)])

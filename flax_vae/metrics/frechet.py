@@ -56,7 +56,7 @@ def _patches(x: Float[Array, "b h w c"], side: int) -> Float[Array, "b ph pw f"]
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A trained classifier, with what has to be told beside a figure that it measured.
+    """A trained classifier, with what is reported with its scores.
 
     Attributes:
         module, params: the Linen module and its parameters.
@@ -150,7 +150,7 @@ def accuracy(classifier: Classifier, images: UInt8[np.ndarray, "n h w c"], label
 
 
 def features(classifier: Classifier, images: Images) -> Float[np.ndarray, "n f"]:
-    """The 64 features of each image from which the classifier tells its class; uint8 pixels, or floats in [0, 1]."""
+    """The 64 features of each image from which the classifier predicts its class; uint8 pixels, or floats in [0, 1]."""
     return np.asarray(_outputs(classifier.module, classifier.params, images)[1])
 
 

@@ -1,4 +1,4 @@
-"""What the latents tell: posterior means, active units, and the rate in parts."""
+"""What the latents encode: posterior means, active units, and the rate in parts."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: i
 
 
 def most_active_plane(means: Float[np.ndarray, "n d"]) -> tuple[int, ...]:
-    """The two latent dimensions that tell images apart best, in ascending order; fewer where there are fewer.
+    """The two latent dimensions with the highest activity, in ascending order; fewer where there are fewer.
 
     A dimension's activity is the variance of its posterior mean over the images (Burda et al. 2016, section 5.2).
     """
@@ -59,7 +59,7 @@ def mean_dimension_rates(vae: nn.Module, params: Params, images: Batch, key: Key
 
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
-    """The rate as what latents tell about images, plus how far they are from the prior as a whole, in nats.
+    """The rate in two parts, in nats: mutual information of latents and images, and the marginal KL from the prior.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
 

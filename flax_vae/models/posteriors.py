@@ -23,7 +23,7 @@ POSTERIORS = Parts("posterior", supplied=("latent_dim",))
 
 @POSTERIORS.register("diagonal")
 class DiagonalNormal(nn.Module):
-    """Posterior q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each.
+    """q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each.
 
     It starts narrow, with a standard deviation of about e⁻² = 0.14: from a wide one the decoder's first steps would see
     little but noise, and learn to do without the latents.
@@ -44,7 +44,7 @@ class DiagonalNormal(nn.Module):
 
 @POSTERIORS.register("full")
 class FullNormal(nn.Module):
-    """Posterior q(z | x) = N(mean(h), L Lᵀ) with a lower triangular L(h): the latents may be correlated given x."""
+    """q(z | x) = N(mean(h), L Lᵀ) with a lower triangular L(h): the latents may be correlated given x."""
 
     latent_dim: int
     factorised: ClassVar[bool] = False
@@ -62,9 +62,10 @@ class FullNormal(nn.Module):
 
 @POSTERIORS.register("iaf")
 class InverseAutoregressive(nn.Module):
-    """Posterior z = f(ε, h) with ε ~ q_0(ε | h), a `DiagonalNormal`, and f from `Autoregressive` (Kingma et al. 2016).
+    """z = f(ε, h) with ε from a diagonal normal and an inverse autoregressive flow f (Kingma et al. 2016).
 
-    The density of a draw is known when it is drawn; that of any other z takes a pass for each dimension. Starts as q_0.
+    The density of a draw is known when it is drawn; that of another z takes a pass for each dimension. Starts as that
+    normal.
     """
 
     latent_dim: int

@@ -43,7 +43,7 @@ def normal(latent_dim: int, conditional: bool = False) -> "StandardNormal | Cond
 
 @PRIORS.register("mixture")
 class LearnedMixture(nn.Module):
-    """Prior p(z) = Σ_m softmax(logits)_m N(z; loc_m, exp(log_scale_m)²), all of it learned with the model.
+    """p(z) = Σ_m softmax(logits)_m N(z; loc_m, exp(log_scale_m)²), all of it learned with the model.
 
     Starts with equal weights, scales of 1 and locations drawn from N(0, I): close to N(0, 2I), with every component its
     own.
@@ -102,7 +102,7 @@ class VampPrior(nn.Module):
 
 @PRIORS.register("flow")
 class CouplingFlow(nn.Module):
-    """Prior of affine couplings, z = f(ε) with ε ~ N(0, I): see `Couplings`. Starts as N(0, I)."""
+    """z = f(ε) with ε ~ N(0, I) and affine couplings f (Dinh et al. 2017). Starts as N(0, I)."""
 
     latent_dim: int
     layers: int = 4

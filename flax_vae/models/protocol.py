@@ -65,7 +65,12 @@ class FlatModel(Model, Protocol):
         """p(z)."""
 
 
+def is_flat(model: Any) -> bool:
+    """Whether the latents of a model are one vector."""
+    return all(hasattr(model, name) for name in ("encode", "decode", "prior"))
+
+
 def require_flat(model: Any, what: str) -> None:
     """Raise UserError where `what` needs a flat latent vector and the model has none."""
-    if not all(hasattr(model, name) for name in ("encode", "decode", "prior")):
+    if not is_flat(model):
         raise UserError(f"{what} needs a model with one latent vector, which {type(model).__name__} does not have.")

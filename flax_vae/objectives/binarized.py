@@ -1,4 +1,4 @@
-"""Pixels drawn anew for each step."""
+"""Pixels resampled in each step."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from flax_vae.objectives.terms import Metrics, Objective
 
 @dataclass(frozen=True)
 class DynamicallyBinarized:
-    """An objective whose pixels are drawn anew for each step, one with probability x (Salakhutdinov & Murray 2008).
+    """An objective whose pixels are resampled in each step, one with probability x (Salakhutdinov & Murray 2008).
 
     Pixels that are 0 or 1 already stay as they are.
     """

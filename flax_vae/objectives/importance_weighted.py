@@ -72,7 +72,7 @@ class Renyi:
 @OBJECTIVES.register("stl")
 @dataclass(frozen=True)
 class STL:
-    """The importance-weighted bound, its gradient without the posterior's score (Roeder et al. 2017).
+    """-log 1/k Σ_k w_k, its gradient without the posterior's score (Roeder et al. 2017).
 
     log q(z | x) depends on the encoder directly and through z. The direct part has the mean 0 for k = 1, and is left
     out: the gradient's variance vanishes as the posterior becomes exact. For k > 1 that biases it; `DReG` does not.
@@ -94,7 +94,7 @@ class STL:
 @OBJECTIVES.register("dreg")
 @dataclass(frozen=True)
 class DReG:
-    """The importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
+    """-log 1/k Σ_k w_k with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
 
     With the normalised weights v_k = w_k / Σ_j w_j, the decoder and the prior get the bound's own gradient,
     Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: unbiased, and its signal does not drown in

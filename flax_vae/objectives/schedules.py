@@ -51,7 +51,7 @@ def refuse_unfinished(objective: Any, total_steps: int) -> None:
     """Refuse an objective with a schedule that would not have risen to its weight when the training ends.
 
     Raises:
-        UserError: so many steps, of so many.
+        UserError: the schedule outlasts training.
     """
     for name, value in getattr(objective, "__dict__", {}).items():
         if isinstance(value, Warmup | Cyclical) and value.steps > total_steps:

@@ -50,14 +50,15 @@ def dimension_rates(inference: Inference) -> tuple[Float[Array, "b d"], ...]:
     """KL of each latent dimension in nats, layer by layer.
 
     Raises:
-        TypeError: posterior or prior is not a normal of independent dimensions.
+        UserError: posterior or prior is not a normal of independent dimensions.
     """
 
     def of(layer: Layer) -> Array:
         pair: list[Any] = [layer.posterior, layer.prior]
         for distribution in pair:
             if not hasattr(distribution, "marginals"):
-                raise TypeError(f"{type(distribution).__name__} has no KL of each dimension")
+                name = type(distribution).__name__
+                raise UserError(f"{name} has no KL of each dimension: only normals of independent dimensions have.")
         posterior, prior = (distribution.marginals() for distribution in pair)
         return jnp.broadcast_to(kl_divergence(posterior, prior), layer.z.shape).mean(0)
 

@@ -95,7 +95,7 @@ def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> s
     if values:
         low, lower, upper, high = np.quantile(values, [0, 0.25, 0.75, 1], method="lower")
         room = max(5 * (upper - lower), (upper - low) / 3)
-        # A first epoch far above the others would flatten them: it leaves through the top and is told in words.
+        # A first epoch far above the others would flatten them: it leaves through the top and is annotated.
         if room > 0 and high > upper + 2 * room:
             ax.set_ylim(low - 0.05 * (upper + room - low), upper + room)
             text = f"↑ up to {high:,.0f}"

@@ -101,7 +101,7 @@ def latent_name(index: int) -> str:
 def shown_latents(plane: tuple[int, ...], latent_dim: int) -> str:
     """Say which latents a picture shows, and why these if there are more."""
     names = " and ".join(map(latent_name, plane))
-    which = f", the {'two' if len(plane) == 2 else 'one'} of {latent_dim} that tell images apart best"
+    which = f", the {'two' if len(plane) == 2 else 'one'} of {latent_dim} with the highest activity"
     return names + which if latent_dim > len(plane) else names
 
 

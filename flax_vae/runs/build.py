@@ -163,8 +163,8 @@ def load_objective(written: str) -> Objective:
         if isclass(objective):
             objective = objective(*call.args, **dict(call.kwargs))
         elif call.args or call.kwargs:
-            signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
-            objective = partial(objective, **dict(call.kwargs))
+            bound = signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
+            objective = partial(objective, **dict(list(bound.arguments.items())[4:]))
         signature(objective).bind("model", "x", "key", "step")
     except TypeError as error:
         raise UserError(
@@ -284,6 +284,9 @@ def build(config: Config, model: nn.Module | None = None, objective: Objective |
     count, *shape = data.train.images.shape
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
+    beta_from_config = objective is None and config.beta is not None
+    objective = objective or make_objective(config, steps_per_epoch, count)
+    refuse_unfinished(objective, config.epochs * steps_per_epoch)
     if model is None:
         model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
     model = with_dtype(model, config.precision)
@@ -293,7 +296,4 @@ def build(config: Config, model: nn.Module | None = None, objective: Objective |
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is not a density; compare it only with the same loss. --likelihood names others."
         )
-    beta_from_config = objective is None and config.beta is not None
-    objective = objective or make_objective(config, steps_per_epoch, count)
-    refuse_unfinished(objective, config.epochs * steps_per_epoch)
     return Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)

@@ -233,7 +233,7 @@ SWEPT = ("learning_rate", "beta", "seed")  # what members of an ensemble may hav
 
 
 def member_names(configs: Sequence[Config]) -> list[str]:
-    """What tells members of an ensemble apart, as names of their directories: "beta-2-seed-0".
+    """What members of an ensemble differ in, as names of their directories: "beta-2-seed-0".
 
     Raises:
         UserError: they differ in something else, or not at all.

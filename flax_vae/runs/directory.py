@@ -204,7 +204,7 @@ def best_record(records: Sequence[Record]) -> Record | None:
 
 
 def data_sums(data: Data) -> dict[str, str]:
-    """SHA-256 checksums of the images before any share is held out: what tells one data set from another."""
+    """SHA-256 checksums of the images before any share is held out: what identifies the data."""
     return {"train": data.train.provenance["sha256"], "test": data.test.provenance["sha256"]}
 
 

@@ -144,7 +144,7 @@ class Ensemble(ExitStack):
     def evaluate(self) -> dict[int, dict[str, float]]:
         """Each member's metrics on the set that chooses, by the objective as it is after the last step of the training.
 
-        A weight that changes with the step would measure every epoch differently, and the best could not be told.
+        A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
         """
         states, everywhere = self.unstack(self.state), shardings(self.data_mesh)[0]
         found = {}

@@ -21,6 +21,7 @@ from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train
 from flax_vae.metrics.latents import active_units, elbo_surgery, mean_dimension_rates, posterior_means
 from flax_vae.metrics.likelihood import log_likelihood
 from flax_vae.metrics.means import make_evaluate
+from flax_vae.models.protocol import require_flat
 from flax_vae.models.vae import bind
 from flax_vae.objectives.elbo import ELBO
 from flax_vae.plots.curves import plot_evaluation
@@ -51,7 +52,7 @@ def evaluate(
         directory: the run.
         num_samples: draws per image of the importance-weighted bound, each at least two.
         num_images: test images that it is measured on, chosen by the seed; everything else takes all of them, but for
-            the parts of the rate where a posterior is no plain normal.
+            the parts of the rate where all pairs of images and draws would take long.
         seed: of the draws.
         vae: the model, where it was one of your own.
         binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
@@ -62,10 +63,11 @@ def evaluate(
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
     run = load_run(directory, vae)
+    require_flat(run.vae, "the evaluation")
     data = run_data(run, binarize, binarize_seed)
     train, test = data.train, data.test
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
-    if is_binary(test.images) and not is_binary(train.images):  # which were drawn anew in each step
+    if is_binary(test.images) and not is_binary(train.images):  # which were resampled in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
     chosen = _chosen(test, num_images, seed)
     batch = data.batch(test)
@@ -99,7 +101,7 @@ def evaluate(
     result["not_a_likelihood"] = "cross-entropy of grey values, which is not a log-likelihood" if grey else None
     result["bits_per_dim"] = None if levels is None or grey else bits
     _refuse_not_finite(run, result)
-    result["alarm"] = collapse(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
+    result["alarm"] = collapse_warning(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
     files = RunDirectory(run.directory)
     files.write_evaluation(result)
     _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)][0])
@@ -166,7 +168,7 @@ def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float
     """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
     try:
         return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
-    except TypeError:
+    except UserError:
         return None
 
 
@@ -183,9 +185,9 @@ def _reconstruction_error(run: Run, images: Batch, means: Float[np.ndarray, "n d
 def _accuracies(
     run: Run, train: ImageData, test: ImageData, means: Float[np.ndarray, "n d"]
 ) -> dict[str, float] | None:
-    """Share of the test images whose label the posterior means of training images tell, or None without labels.
+    """k-NN and linear-probe accuracy of labels from posterior means, or None without labels.
 
-    By the nearest ten, and by logistic regression: how much of the classes lies in the latents, and how plainly.
+    By the nearest ten, and by logistic regression: how much of the classes the latents encode, and how linearly.
     """
     if train.labels is None or test.labels is None:
         return None
@@ -270,10 +272,10 @@ def _refuse_not_finite(run: Run, figures: dict[str, Any]) -> None:
         )
 
 
-def collapse(rate: float, active: int, latent_dim: int) -> str | None:
-    """An alarm in words where the latents tell little about the images, else None."""
+def collapse_warning(rate: float, active: int, latent_dim: int) -> str | None:
+    """A warning where the latents carry little information about the images, else None."""
     if rate < 0.1:
         return f"posterior collapse: the latents carry {rate:.2g} nats, the decoder does without them."
     if active < latent_dim:
-        return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: they are the prior's noise."
+        return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: their posterior is the prior."
     return None

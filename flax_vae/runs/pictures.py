@@ -12,6 +12,7 @@ from flax_vae import plots
 from flax_vae.batches import take
 from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
+from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import Params
 from flax_vae.sampling import latent_grid, reconstruct, sample
 
@@ -27,7 +28,7 @@ def draw_pictures(
     key: Key[Array, ""],
     class_names: tuple[str, ...] = (),
 ) -> None:
-    """Write reconstructions, samples, latent grid, latent map and curves as PNG files.
+    """Write reconstructions, samples and curves as PNG files; of a flat latent vector its grid and map, too.
 
     A conditional model has classes: its samples are of one after the other, and its latent grid is of the first.
     """
@@ -35,8 +36,6 @@ def draw_pictures(
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, class_names)
     originals, first = test.images[:10], take(batch, slice(10))
-    means = posterior_means(vae, params, batch)
-    plane = most_active_plane(means)
     contexts = class_after_class(len(class_names), 10)
     plots.plot_reconstructions(
         directory / "reconstructions.png",
@@ -45,6 +44,11 @@ def draw_pictures(
         "Test images and their reconstructions",
     )
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
+    plots.plot_curves(directory / "curves.png", metrics)
+    if not is_flat(vae):
+        return
+    means = posterior_means(vae, params, batch)
+    plane = most_active_plane(means)
     plots.plot_latent_grid(
         directory / "latent_grid.png",
         np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, None if contexts is None else contexts[:1])),
@@ -54,7 +58,6 @@ def draw_pictures(
         class_names[0] if class_names else "",
     )
     plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
-    plots.plot_curves(directory / "curves.png", metrics)
 
 
 def class_after_class(classes: int, count: int) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""What a training tells the world: a live bar or plain lines, metrics.jsonl, and TensorBoard events."""
+"""What a training reports: a live bar or plain lines, metrics.jsonl, and TensorBoard events."""
 
 import json
 import os

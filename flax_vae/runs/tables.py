@@ -43,11 +43,13 @@ def show(result: dict[str, Any]) -> None:
         table.add_row("rate by dimension", "", f"{shown}  nats, the highest first")
     table.add_row("reconstruction", f"{result['reconstruction_mse']:.4f}", "squared error per pixel")
     for name, accuracy in (result["accuracy"] or {}).items():
-        table.add_row(f"labels, {name.replace('_', ' ')}", f"{100 * accuracy:.1f} %", "told by posterior means")
+        table.add_row(
+            f"{name.replace('_', ' ')} accuracy", f"{100 * accuracy:.1f} %", "of labels, from posterior means"
+        )
     if frechet := result["frechet"]:
         note = "{images:,} samples from test images; {floor:.2f} as many training images".format(**frechet)
         table.add_row("Fréchet distance", f"{frechet['distance']:.2f}", note)
-        note = "features of {classifier} (seed {seed}), {percent:.1f} % right"
+        note = "features of {classifier} (seed {seed}), accuracy {percent:.1f} %"
         table.add_row("", "", note.format(**frechet, percent=100 * frechet["accuracy"]))
     for name, score in (result["disentanglement"] or {}).items():
         table.add_row(name, f"{score:.2f}", "posterior means and factors, 0 to 1")

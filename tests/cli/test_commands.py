@@ -236,7 +236,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["RUN", "--temperature", "0"], "--temperature must be above 0"),
         (["RUN", "--label", "3"], "not trained with --conditional"),
         (["RUN", "--out", "a.jpeg"], "ends in .png"),
-        (["RUN", "--out", "absent/a.png"], "no directory to write a.png to"),
+        (["RUN", "--out", "absent/a.png"], "not a directory to write a.png to"),
     ],
 )
 def test_bad_sampling_is_one_line_and_exit_code_two(

@@ -17,7 +17,7 @@ from flax_vae.metrics.latents import (
 )
 from flax_vae.metrics.means import make_evaluate
 from flax_vae.objectives.terms import apply_objective
-from flax_vae.runs.evaluate import collapse
+from flax_vae.runs.evaluate import collapse_warning
 
 KEY = jax.random.key(0)
 PARAMS = {shift: init(linear_gaussian(shift), KEY, (2, 2, 1)) for shift in (0.0, 0.15, 0.3)}
@@ -141,9 +141,9 @@ def test_the_rates_of_the_dimensions_add_up_to_the_rate() -> None:
     np.testing.assert_allclose(rates.sum(), expected, rtol=1e-5)
 
 
-def test_latents_that_tell_nothing_are_counted_out() -> None:
+def test_unused_latents_are_counted_out() -> None:
     means = np.random.default_rng(0).normal(size=(1000, 3)) * [1.0, 0.2, 0.01]
     assert active_units(means) == 2
-    assert collapse(0.01, 0, 3).startswith("posterior collapse: the latents carry 0.01 nats")
-    assert collapse(5.0, 2, 3).startswith("1 of 3 latent dimensions are not used")
-    assert collapse(5.0, 3, 3) is None
+    assert collapse_warning(0.01, 0, 3).startswith("posterior collapse: the latents carry 0.01 nats")
+    assert collapse_warning(5.0, 2, 3).startswith("1 of 3 latent dimensions are not used")
+    assert collapse_warning(5.0, 3, 3) is None

@@ -174,8 +174,8 @@ def test_latent_grid_of_any_size(tmp_path, rows, columns):
 
 def test_latents_are_counted_from_one():
     assert style.shown_latents((0, 1), 2) == "z₁ and z₂"
-    assert style.shown_latents((2, 11), 16) == "z₃ and z₁₂, the two of 16 that tell images apart best"
-    assert style.shown_latents((4,), 8) == "z₅, the one of 8 that tell images apart best"
+    assert style.shown_latents((2, 11), 16) == "z₃ and z₁₂, the two of 16 with the highest activity"
+    assert style.shown_latents((4,), 8) == "z₅, the one of 8 with the highest activity"
 
 
 # The map of posterior means
