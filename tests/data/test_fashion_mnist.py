@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
 
-from flax_vae.data import ImageData, fashion_mnist, images, load_images
+from flax_vae import console
+from flax_vae.data import ImageData, fashion_mnist, load_images
 from flax_vae.errors import UserError
 
 
@@ -210,9 +211,9 @@ def test_file_missing_on_server(serve, tmp_path, capsys):
 
 
 def test_progress_only_after_two_seconds(capsys):
-    assert list(images.watched(range(3), 3, "Downloading")) == [0, 1, 2]
+    assert list(console.progress(range(3), 3, "Downloading")) == [0, 1, 2]
     assert capsys.readouterr().err == ""
-    assert list(images.watched((time.sleep(0.75) for _ in range(3)), 3, "Downloading")) == [None] * 3
+    assert list(console.progress((time.sleep(0.75) for _ in range(3)), 3, "Downloading")) == [None] * 3
     assert "Downloading" in capsys.readouterr().err
 
 
