@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
+from flax_vae.distributions.base import LatentDistribution
 from flax_vae.distributions.normal import Normal
 
-Draw = tuple[Array, Array, Any]  # z, its log-density, and the distribution that it comes from
+Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the distribution that it comes from
 
 
 @struct.dataclass
@@ -25,7 +26,7 @@ class Mixture:
     """
 
     logits: Float[Array, " m"]
-    components: Any
+    components: LatentDistribution
     cheap_log_prob: ClassVar[bool] = False
 
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
@@ -110,13 +111,13 @@ class Chain:
         temperature: of the layers below the top.
     """
 
-    top: Any
+    top: LatentDistribution
     below: tuple[Callable[[Array], Normal], ...]
     latent_dims: tuple[int, ...] = struct.field(pytree_node=False)
     temperature: float | Array = 1.0
     cheap_log_prob: ClassVar[bool] = False
 
-    def layers(self, z: Float[Array, "... d"]) -> list[tuple[Float[Array, "... l"], Any]]:
+    def layers(self, z: Float[Array, "... d"]) -> list[tuple[Float[Array, "... l"], LatentDistribution]]:
         """Each z_l with the distribution that it comes from, p(z_l | z_<l)."""
         ends = np.cumsum(self.latent_dims)
         given_above = (
@@ -167,12 +168,12 @@ class Chain:
         return replace(self, top=self.top.tempered(temperature), temperature=self.temperature * temperature)
 
 
-def layers(distribution: Any, z: Float[Array, "... d"]) -> list[tuple[Array, Any]]:
+def layers(distribution: LatentDistribution, z: Float[Array, "... d"]) -> list[tuple[Array, LatentDistribution]]:
     """Latents layer by layer, each with the distribution that it comes from: one layer but for a `Chain`."""
     return distribution.layers(z) if isinstance(distribution, Chain) else [(z, distribution)]
 
 
-def draw_layers(distribution: Any, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> list[Draw]:
+def draw_layers(distribution: LatentDistribution, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> list[Draw]:
     """A draw layer by layer: z_l, log q(z_l | z_<l) and that distribution; one layer but for a `Chain`."""
     if isinstance(distribution, Chain):
         return distribution.draw_layers(key, sample_shape)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.batches import Images, epoch_indices, to_unit
 from flax_vae.console import progress
+from flax_vae.models.vae import Params
 from flax_vae.nn.convolutions import max_pool
 from flax_vae.nn.networks import Conv, dense
 from flax_vae.training.optimizers import make_optimizer
@@ -66,7 +67,7 @@ class Classifier:
     """
 
     module: ConvClassifier
-    params: Any
+    params: Params
     classes: Int[np.ndarray, " k"]
     name: str
     seed: int
@@ -114,7 +115,7 @@ def _advance(
 ) -> tuple[Any, Any]:
     """Parameters and optimiser after s of all the steps, each on m microbatches."""
 
-    def mean_loss(params: Any, images: Array, labels: Array) -> Array:
+    def mean_loss(params: Params, images: Array, labels: Array) -> Array:
         logits, _ = module.apply({"params": params}, to_unit(images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -133,7 +134,7 @@ def _advance(
 
 
 @partial(jax.jit, static_argnums=0)
-def _outputs(module: ConvClassifier, params: Any, images: Images) -> tuple[Float[Array, "n k"], Float[Array, "n f"]]:
+def _outputs(module: ConvClassifier, params: Params, images: Images) -> tuple[Float[Array, "n k"], Float[Array, "n f"]]:
     """Logits and features of all images, of which only a few are held as floats at a time."""
 
     def one_image(image: Array) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from flax_vae.batches import Batch
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.metrics.means import make_evaluate
@@ -104,7 +105,7 @@ class Ensemble(ExitStack):
             if patience and self.members[i].directory.stale_epochs() >= patience:
                 self.stopped.add(i)
 
-    def place(self, images: Any) -> Any:
+    def place(self, images: Batch) -> Batch:
         """On the devices, where they fit."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(images))
         if size <= _RESIDENT_BYTES:
@@ -116,7 +117,7 @@ class Ensemble(ExitStack):
             )
         return images
 
-    def advance(self, images: Any, rows: Array, start: int, stop: int) -> None:
+    def advance(self, images: Batch, rows: Array, start: int, stop: int) -> None:
         """Make the steps of a dispatch, and take out the members that diverged: a metric is NaN or infinite."""
         self.state, self.totals, last = self.steps(self.state, self.totals, images, rows, start, stop)
         ends = jax.device_get(self.unstack((self.state.step, last)))  # waits for the device

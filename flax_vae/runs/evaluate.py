@@ -27,7 +27,7 @@ from flax_vae.objectives.elbo import ELBO
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize
-from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.fit import Run, load_run, run_data
 from flax_vae.sampling import decode, encode, sample
 
@@ -45,7 +45,7 @@ def evaluate(
     vae: nn.Module | None = None,
     binarize: Binarize | None = None,
     binarize_seed: int = 0,
-) -> dict[str, Any]:
+) -> Record:
     """Measure a run on its test set and write `evaluation.json`, and two pictures, into its directory.
 
     Args:
@@ -79,7 +79,7 @@ def evaluate(
     _refuse_not_finite(run, first)
     with busy("encoding and decoding"):
         surgery = _surgery(run, batch, chosen, surgery_key)
-        result: dict[str, Any] = {
+        result: Record = {
             "seed": seed,
             "images": len(test.images),
             "binarize": binarize or run.config.binarize,
@@ -153,7 +153,7 @@ def _summary(
 
 
 def _draw(
-    directory: Path, result: dict[str, Any], images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
+    directory: Path, result: Record, images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
 ) -> None:
     """Write the pictures: bound by samples and rates of dimensions; the most and the least likely images."""
     directory.mkdir(exist_ok=True)
@@ -216,7 +216,7 @@ def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[s
     }
 
 
-def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> dict[str, Any] | None:
+def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
     """The distance of samples from test images, and that of as many training images, or None without labels."""
     if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
         return None
@@ -258,7 +258,7 @@ def _pixel_levels(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> i
     return likelihood.pixel_levels
 
 
-def _refuse_not_finite(run: Run, figures: dict[str, Any]) -> None:
+def _refuse_not_finite(run: Run, figures: Record) -> None:
     """Raise where a figure is NaN or infinite: the parameters are damaged, or the training diverged."""
     bad = [
         f"{jax.tree_util.keystr(path, simple=True, separator='.')} is {value}"

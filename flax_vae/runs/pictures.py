@@ -1,7 +1,6 @@
 """The pictures of a run: what its model makes of the test set and of its latent space."""
 
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import Params
+from flax_vae.runs.directory import Record
 from flax_vae.sampling import latent_grid, reconstruct, sample
 
 _EXTENT = 2.0  # the latent plane's half side, in standard deviations of the prior
@@ -24,7 +24,7 @@ def draw_pictures(
     vae: nn.Module,
     params: Params,
     test: ImageData,
-    metrics: list[dict[str, Any]],
+    metrics: list[Record],
     key: Key[Array, ""],
     class_names: tuple[str, ...] = (),
 ) -> None:

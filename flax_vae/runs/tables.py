@@ -3,15 +3,14 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.plots.curves import plot_comparison
-from flax_vae.runs.directory import RunDirectory, best_record, held_out_set
+from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_set
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: Record) -> None:
     """Print an evaluation as a table."""
     from rich.console import Console
     from rich.table import Table

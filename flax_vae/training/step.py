@@ -39,7 +39,7 @@ class TrainState:
     key: Any
 
     @property
-    def best_params(self) -> Any:
+    def best_params(self) -> Params:
         """The parameters to evaluate and sample with: averaged ones where there are any."""
         return self.params if self.averaged_params is None else self.averaged_params
 
@@ -113,17 +113,17 @@ def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batc
 
 def _make_mean_gradient(
     model: nn.Module, objective: Objective, microbatch_size: int, axis: str | None
-) -> Callable[..., tuple[Any, Metrics]]:
+) -> Callable[..., tuple[Params, Metrics]]:
     """A function (params, batch, key, step) -> gradient and metrics, averaged over microbatches and devices."""
 
-    def mean_loss(params: Any, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
+    def mean_loss(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
         terms = apply_objective(model, objective, params, batch, key, step)
         metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
         return metrics["loss"], metrics
 
     gradient = jax.grad(mean_loss, has_aux=True)
 
-    def mean_gradient(params: Any, batch: Any, key: Array, step: Array) -> tuple[Any, Metrics]:
+    def mean_gradient(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
         batch_size = batch_size_of(batch)
         largest = min(microbatch_size or batch_size, batch_size)
         size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
@@ -160,7 +160,7 @@ def make_train_steps(
     def run(
         state: TrainState,
         totals: Metrics,
-        images: Any,
+        images: Batch,
         indices: Int[Array, "s b"],
         start: Int[Array, ""],
         stop: Int[Array, ""],

@@ -242,10 +242,10 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     z = np.zeros((1, rows, latents))
     z[..., 1] = np.linspace(-2, 2, rows)
     yield "latent_grid", latent_grid(vae, params, rows, 2.0, (1,)), pixels(z)
-    side = int(rows**0.5)
-    z = np.zeros((side, side, latents))
-    z[..., 0], z[..., 1] = np.meshgrid(*[np.linspace(-2, 2, side)] * 2)
-    yield "latent_grid of a plane", latent_grid(vae, params, side), pixels(z)
+    if rows == max(ROWS):
+        z = np.zeros((200, 200, latents))
+        z[..., 0], z[..., 1] = np.meshgrid(*[np.linspace(-2, 2, 200)] * 2)
+        yield "latent_grid of a plane", latent_grid(vae, params, 200), pixels(z)
     steps = -(-rows // latents)
     z = np.where(np.eye(latents, dtype=bool)[:, None], np.linspace(-3, 3, steps)[:, None], mean[0])
     yield "traverse", traverse(vae, params, images[0], steps), pixels(z)
@@ -278,12 +278,12 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
 
 
 PARTS = {part.__name__: part for part in (reported, densities, likelihoods, model_functions)}
+LONG = ("likelihoods", "model_functions")
 
 
 def sizes(part: str) -> list[tuple[int, int]]:
-    """All pairs of rows and latents, and of what takes long those with 3 latents or with most rows."""
-    pairs = list(product(ROWS, LATENTS))
-    return [(n, d) for n, d in pairs if part in ("reported", "densities") or d == 3 or n == max(ROWS)]
+    """All pairs of rows and latents; of what compiles for long, those with 3 latents or with most rows."""
+    return [(n, d) for n, d in product(ROWS, LATENTS) if part == "reported" or d == 3 or n == max(ROWS)]
 
 
 def failures(part: str) -> Iterator[str]:
@@ -302,7 +302,9 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "part", ["reported", "densities", *(pytest.param(part, marks=pytest.mark.slow) for part in LONG)]
+)
 def test_numbers_of_a_program(part: str) -> None:
     words = [sys.executable, "-W", "error", __file__, part]
     done = subprocess.run(words, capture_output=True, text=True, env=clean_environment())
