@@ -24,6 +24,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_tour(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From top to bottom, as one script; only the data set is a smaller one."""

@@ -54,8 +54,8 @@ def load_images(
     Args:
         name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset),
             "sprites" (drawn here, with their factors), the path of a folder of images, of a .npy or a .npz file, or the
-            name of a TFDS image set. Any other name that exists on disk, holds a separator or ends in .npy or .npz is a
-            path; `./fashion_mnist` is a folder of that name.
+            name of a TFDS image set. What exists on disk, holds a separator or ends in .npy or .npz is a path;
+            `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: where Fashion-MNIST's four IDX files lie and where TFDS keeps its sets; their usual places if None.
         image_size: side, or (height, width), in pixels, to which every image is brought with antialiasing.
@@ -72,7 +72,7 @@ def load_images(
     if size is not None and min(size) < 1:
         raise UserError(f"image size {image_size}: at least one pixel each way is needed")
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    if name_or_path in SOURCES:
+    if is_source(name_or_path):
         return resized(SOURCES.make(str(name_or_path), split=split, data_dir=folder), size)
     if is_path(name_or_path):
         return load_own(Path(name_or_path).expanduser(), split, size)
@@ -113,6 +113,13 @@ def class_names(data: ImageData) -> tuple[str, ...]:
     return data.class_names or tuple(map(str, range(int(data.labels.max()) + 1)))
 
 
+def is_source(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether it names an image set with a loader of its own; a folder of its name goes first, but for the default."""
+    if not isinstance(name_or_path, str) or name_or_path not in SOURCES:
+        return False
+    return SOURCES.facts[name_or_path].get("before_folders", False) or not Path(name_or_path).exists()
+
+
 def is_path(name_or_path: str | os.PathLike[str]) -> bool:
     """Whether it is to be read as a path; "emnist/letters" is a data set with its config unless it lies on disk."""
     path = Path(name_or_path).expanduser()
@@ -123,7 +130,7 @@ def is_path(name_or_path: str | os.PathLike[str]) -> bool:
 
 def absolute(name_or_path: str) -> str:
     """The same data set for every working directory: a path made absolute, a name as it is."""
-    if name_or_path in SOURCES or not is_path(name_or_path):
+    if is_source(name_or_path) or not is_path(name_or_path):
         return name_or_path
     return str(Path(name_or_path).expanduser().absolute())
 

@@ -48,7 +48,7 @@ USUAL_PLACES = (
 SUBSET = Path(__file__).parent / "fashion_mnist_subset"
 
 
-@SOURCES.register(NAME)
+@SOURCES.register(NAME, before_folders=True)
 def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:
     """The 28x28x1 images of the split, from the first place that has them whole.
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Key
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.models.vae import init
+from flax_vae.models.vae import Params, init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
 from flax_vae.training.sharding import DATA_AXIS, shardings
 
@@ -160,7 +160,7 @@ def make_train_steps(
     def run(
         state: TrainState,
         totals: Metrics,
-        images: Batch,
+        images: Any,
         indices: Int[Array, "s b"],
         start: Int[Array, ""],
         stop: Int[Array, ""],

@@ -17,7 +17,7 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.terms import apply_objective
 from flax_vae.runs.build import make_model, make_objective
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.runs.build import make_model, make_objective
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 
 KEY = jax.random.key(0)
 

@@ -13,7 +13,7 @@ from flax_vae import ELBO, RECIPES, VAE, TrainState, init, init_state, make_opti
 from flax_vae.models.presets import PRESETS, channel_means
 from flax_vae.objectives.terms import apply_objective
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 
 KEY = jax.random.key(0)
 Model = tuple[VAE, TrainState, Callable, np.ndarray]

@@ -278,7 +278,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
 
 
 PARTS = {part.__name__: part for part in (reported, densities, likelihoods, model_functions)}
-LONG = ("likelihoods", "model_functions")
+LONG = ("densities", "likelihoods", "model_functions")
 
 
 def sizes(part: str) -> list[tuple[int, int]]:
@@ -302,9 +302,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
 
 
-@pytest.mark.parametrize(
-    "part", ["reported", "densities", *(pytest.param(part, marks=pytest.mark.slow) for part in LONG)]
-)
+@pytest.mark.parametrize("part", ["reported", *(pytest.param(part, marks=pytest.mark.slow) for part in LONG)])
 def test_numbers_of_a_program(part: str) -> None:
     words = [sys.executable, "-W", "error", __file__, part]
     done = subprocess.run(words, capture_output=True, text=True, env=clean_environment())

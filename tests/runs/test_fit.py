@@ -187,6 +187,7 @@ def test_a_run_on_a_relative_path_resumes_from_anywhere(
     assert_same_run(resume(tmp_path / "run"), run)
 
 
+@pytest.mark.slow
 def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
     half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
     assert half.vae.dtype == load_run(tmp_path / "half").vae.dtype == "bfloat16"
@@ -349,6 +350,7 @@ def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_parts_are_written_as_calls_and_kept_in_one_form(few_images: Path, tmp_path: Path) -> None:
     """In Python and in config.json alike; the same value however it is written."""
     parts = {"objective": "renyi( 0, num_samples = 3 )", "prior": "mixture(components=4)", "posterior": "iaf(layers=1)"}
@@ -389,6 +391,7 @@ def test_a_share_held_out_of_training_chooses_the_checkpoint_and_when_to_stop(
     assert_same_run(resume(run.directory, objective=worsens), run)  # it knows that it has stopped
 
 
+@pytest.mark.slow
 def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
     monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
@@ -412,6 +415,7 @@ def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, mo
     assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
 
 
+@pytest.mark.slow
 def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
     """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
@@ -436,6 +440,7 @@ def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path
     assert_same_run(whole, cut)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_devices(few_images: Path) -> None:
     """Beyond rounding: four steps of a convolutional model on one and on two CPU devices."""
     program = """
