@@ -89,7 +89,7 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     values = {each.name: getattr(part, each.name) for part in vars(parsed).values() for each in fields(part)}
     beside = {name: values.pop(name) for name in ("seeds", "betas", "learning_rates", "out", "resume")}
-    flags = Flags({name: value for name, value in values.items() if value not in (None, False)}, **beside)
+    flags = Flags({name: value for name, value in values.items() if value is not None and value is not False}, **beside)
     for run in _resume(flags) if flags.resume else _start(flags):
         print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
 

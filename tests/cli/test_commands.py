@@ -285,6 +285,20 @@ def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
     assert out.rindex("examples:") > out.rindex("--resume")
 
 
+def test_a_flag_of_zero_is_no_flag_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the preset's recipe has another value, as for the tutorial's own recipe in the README."""
+    asked = []
+    monkeypatch.setattr("flax_vae.cli.train.fit", lambda config, out: asked.append(config) or exit(0))
+    monkeypatch.setattr("flax_vae.cli.train.use_machine", lambda *_: None)
+    zeros = ["--warmup-steps", "0", "--microbatch-size", "0", "--beta", "0", "--seed", "0"]
+    with pytest.raises(SystemExit):
+        train(["--preset", "tutorial_conv", *zeros])
+    (config,) = asked
+    assert (config.warmup_steps, config.microbatch_size, config.beta, config.seed) == (0, 0, 0.0, 0)
+    assert config.batch_size == 32  # what is left out is the recipe's
+    assert not config.conditional
+
+
 def test_the_wheel_alone_trains_and_samples(trained: tuple[Path, str], tmp_path: Path) -> None:
     words = [sys.executable, "-m", "flax_vae", "sample", str(trained[0]), "--pixels", "draw", "--npy", "drawn.npy"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
