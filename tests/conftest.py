@@ -74,6 +74,12 @@ def unchecked_types() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def clean_environment() -> dict[str, str]:
+    """Without what this file and the user set for JAX."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
+
+
 @pytest.fixture(autouse=True, scope="session")
 def short_lessons() -> Iterator[None]:
     """Classifiers learn for twenty short steps: where compilation is quick, convolutions are slow."""

@@ -16,10 +16,7 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
-from flax_vae.runs.build import load_objective
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.fit import run_data
 from flax_vae.runs.loop import Interrupted
 from flax_vae.runs.report import Report
 
@@ -294,62 +291,6 @@ def test_loading_executes_nothing_that_the_directory_names(
         load_run(copy)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("elbow", "write one of beta_tcvae, .*, or my_module:my_objective"),
-        ("absent_module:f", "no module absent_module"),
-        ("own_losses:g", "has no function g"),
-        ("own_losses:three", r"called as three\(model, x, key, step\), but too many positional arguments"),
-    ],
-)
-def test_an_objective_that_cannot_be_had_is_said(
-    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "own_losses.py").write_text("def three(vae, x, key): ...\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "own_losses", raising=False)
-    with pytest.raises(UserError, match=message):
-        load_objective(name)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"epochs": 0}, "--epochs must be greater than 0"),
-        ({"learning_rate": float("nan")}, "--learning-rate must be greater than 0"),
-        ({"beta": -1.0}, "--beta must not be negative"),
-        ({"ema_decay": 1.0}, "--ema-decay must be"),
-        ({"objective": "iwae(beta=2.0)"}, "unexpected keyword argument 'beta'; it is iwae(num_samples=8)"),
-        (
-            {"objective": "elbo", "num_samples": 4},
-            "--num-samples belongs to --objective dreg and iwae and renyi",
-        ),
-        ({"objective": "elbo(beta=4.0)", "beta": 2.0}, "--beta 2 and --objective elbo(beta=4.0): give it once"),
-        ({"objective": "renyi(alpha='a')"}, "alpha is 'a', which is not float"),
-        ({"objective": "renyi(alpha=os.getcwd())"}, "is not a name or a call with literal arguments"),
-        ({"prior": "vamp(components=0)"}, "components must be at least 1"),
-        ({"posterior": "diagnal"}, "there are diagonal, full, iaf. Did you mean diagonal?"),
-        ({"conditional": True, "prior": "vamp"}, "--conditional goes with --prior normal, not with vamp"),
-        ({"objective": "beta_tcvae", "posterior": "full"}, "goes with --levels 1 and --posterior diagonal"),
-        ({"objective": "dip_vae_i", "levels": 2}, "goes with --levels 1 and --posterior diagonal or full"),
-        ({"objective": "iwae", "kl_warmup_epochs": 1.0}, "let beta rise, which iwae does not have"),
-        ({"early_stopping": 2}, "--early-stopping needs --validation"),
-        ({"epochs": 2.5}, "--epochs is 2.5, which is not int"),
-        ({"data_dir": 3}, "--data-dir is 3, which is not str or None"),
-        ({"kl_warmup_epochs": 9.0}, "9 epochs do not end within 8 epochs"),
-        ({"objective": "mine:f", "beta": 2.0}, "--beta belongs to --objective beta_tcvae and elbo, not to mine:f"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked_types")
-def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
-    with pytest.raises(UserError) as refused:
-        Config(**change)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.slow
 def test_parts_are_written_as_calls_and_kept_in_one_form(few_images: Path, tmp_path: Path) -> None:
     """In Python and in config.json alike; the same value however it is written."""
@@ -389,48 +330,6 @@ def test_a_share_held_out_of_training_chooses_the_checkpoint_and_when_to_stop(
     assert abs(tested["loss"] - losses[0]) < 0.1 * losses[0]
     assert f"test loss {tested['loss']:.2f} at the best validation loss, step 10" in capsys.readouterr().err
     assert_same_run(resume(run.directory, objective=worsens), run)  # it knows that it has stopped
-
-
-@pytest.mark.slow
-def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
-    monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
-    parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "levels": 2}
-    config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
-    run = fit(config, tmp_path / "parts")
-    loaded = load_run(run.directory)
-    assert loaded.config == config
-    made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
-    np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
-    assert made.shape == (4, 8, 8, 1)
-    found = evaluate(run.directory, num_samples=(4,), num_images=10)
-    bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
-    np.testing.assert_allclose(found["bits_per_dim"], bits)
-    assert 1 < bits < 8
-    assert found["latent_dim"] == 6
-    assert found["dimension_rates"] is None  # a mixture has no KL of each dimension
-    scores = found["disentanglement"]
-    assert scores.keys() == {"MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness"}
-    assert all(0 <= score <= 1 for score in scores.values())
-    assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
-
-
-@pytest.mark.slow
-def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
-    """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
-    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
-    fixed = fit(config, tmp_path / "fixed")
-    dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
-    assert np.isin(fixed.examples, (0, 255)).all()
-    np.testing.assert_array_equal(fixed.examples, dynamic.examples)
-    with np.load(few_images) as grey:
-        np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
-    assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
-
-    assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
-    np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
-    assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
-    assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
 
 
 def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:

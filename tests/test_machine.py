@@ -1,0 +1,94 @@
+"""What a program sets before it runs: flags that jaxlib needs, the compilation cache, and who is told to do so."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jaxlib
+import pytest
+from platformdirs import user_cache_path
+
+from flax_vae import machine, use_machine
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+
+
+@pytest.fixture
+def at_a_start(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As before JAX runs, with a jaxlib that adds up wrong numbers."""
+    monkeypatch.setattr(machine, "_WRONG_SUMS", (jaxlib.__version__,))
+    monkeypatch.setattr(machine, "backends_are_initialized", lambda: False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("given", "flags"),
+    [
+        (None, [FLAG]),
+        ("", [FLAG]),
+        ("--xla_dump_to=a", ["--xla_dump_to=a", FLAG]),
+        (f"{FLAG}reduce --xla_dump_to=a", [f"{FLAG}reduce", "--xla_dump_to=a"]),
+    ],
+)
+def test_flags_of_the_user_are_kept(at_a_start: pytest.MonkeyPatch, given: str | None, flags: list[str]) -> None:
+    at_a_start.delenv("XLA_FLAGS", raising=False)
+    if given is not None:
+        at_a_start.setenv("XLA_FLAGS", given)
+    for _ in range(2):
+        use_machine()
+        assert os.environ["XLA_FLAGS"].split() == flags
+
+
+def test_a_jaxlib_without_the_error_gets_no_flag(at_a_start: pytest.MonkeyPatch) -> None:
+    at_a_start.setattr(machine, "_WRONG_SUMS", ())
+    at_a_start.delenv("XLA_FLAGS", raising=False)
+    use_machine()
+    assert "XLA_FLAGS" not in os.environ
+
+
+def test_compilations_are_kept_by_version_and_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, folders = jax.config.jax_compilation_cache_dir, set()
+
+    def folder() -> Path:
+        jax.config.update("jax_compilation_cache_dir", None)
+        use_machine()
+        return Path(jax.config.jax_compilation_cache_dir)
+
+    try:
+        assert re.fullmatch(rf"jax-{re.escape(jaxlib.__version__)}-[0-9a-f]{{8}}", folder().name)
+        assert folder().parent == user_cache_path("flax_vae")
+        folders = {folder(), folder()}
+        monkeypatch.setattr(Path, "read_text", lambda *_: "flags\t: sse")
+        folders.add(folder())
+        monkeypatch.setattr(jaxlib, "__version__", "0.0.0")
+        folders.add(folder())
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert len(folders) == 3
+
+
+USE = """
+import jax, jaxlib, numpy, sys
+from flax_vae import bind, encode, init, machine, tutorial_dense, use_machine
+machine._WRONG_SUMS = (jaxlib.__version__,)
+if "early" in sys.argv: use_machine()
+vae = tutorial_dense((4, 4, 1))
+params = init(vae, jax.random.key(0), (4, 4, 1))
+if "late" in sys.argv: use_machine()
+for n in 1, 2: encode(vae, params, numpy.zeros((n, 4, 4, 1))), bind(vae, params)
+"""
+
+
+@pytest.mark.parametrize(("when", "warnings"), [("early", 0), ("late", 1), ("never", 1)])
+def test_who_does_without_is_told_once_what_to_call(
+    when: str, warnings: int, clean_environment: dict[str, str]
+) -> None:
+    words = [sys.executable, "-c", USE, when]
+    environment = clean_environment | {"PYTHONWARNINGS": "always", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=environment)
+    assert done.stderr.count("RuntimeWarning") == warnings, done.stderr
+    assert done.stderr.count("call flax_vae.use_machine() before anything runs.") == warnings
+    assert warnings or not done.stderr
