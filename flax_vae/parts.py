@@ -136,10 +136,10 @@ class Parts(Mapping[str, Callable[..., Any]]):
             raise UserError(f"--{self.kind} {call}: {error}; it is {self.signature(call.name)}.") from None
         values = []
         for key, value in bound.items():
-            if not has_type(value, hints.get(key, Any)):
-                raise UserError(f"--{self.kind} {call}: {key} is {value!r}, which is not {type_name(hints[key])}.")
-            if type(value) is int and _takes_floats(hints.get(key)):
-                value = float(value)
+            try:
+                value = as_type(value, hints.get(key, Any))
+            except TypeError as error:
+                raise UserError(f"--{self.kind} {call}: {key} is {error}.") from None
             counts = value if isinstance(value, tuple) else (value,)
             if any(type(count) is int and count < 1 for count in counts):
                 raise UserError(f"--{self.kind} {call}: {key} must be at least 1, not {value!r}.")
@@ -170,30 +170,37 @@ def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(maker.__init__ if inspect.isclass(maker) else maker) or get_type_hints(maker)
 
 
-def _takes_floats(hint: Any) -> bool:
+def as_type(value: Any, hint: Any) -> Any:
+    """A value as one of a type: a whole number becomes a float where no int is wanted.
+
+    Raises:
+        TypeError: it is of another type, in words that follow "is".
+    """
+    if not _has_type(value, hint):
+        raise TypeError(f"{value!r}, which is not {_type_name(hint)}")
     options = get_args(hint) or (hint,)
-    return float in options and int not in options
+    return float(value) if type(value) is int and float in options and int not in options else value
 
 
-def has_type(value: Any, hint: Any) -> bool:
+def _has_type(value: Any, hint: Any) -> bool:
     """Whether a value is of a type: plain, a choice, a tuple of one type, or a union; others are not checked."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        return type(value) is tuple and all(has_type(each, get_args(hint)[0]) for each in value)
+        return type(value) is tuple and all(_has_type(each, get_args(hint)[0]) for each in value)
     if isinstance(hint, UnionType) or str(get_origin(hint)) == "typing.Union":
         plain = [each for each in get_args(hint) if each in _PLAIN]
-        return not plain or any(has_type(value, each) for each in plain)
+        return not plain or any(_has_type(value, each) for each in plain)
     if hint is float:
         return type(value) in (int, float)
     return type(value) is hint if hint in _PLAIN else True
 
 
-def type_name(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
     """A type in an error: "int", "str or None", "one of mean, draw"."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
-        return f"a tuple of {type_name(get_args(hint)[0])}"
+        return f"a tuple of {_type_name(get_args(hint)[0])}"
     names = [each.__name__ for each in get_args(hint) or (hint,) if each in _PLAIN]
     return " or ".join(names).replace("NoneType", "None")

@@ -15,7 +15,7 @@ from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.fit import Run, fit, fit_many, member_directories, resume, resume_many
+from flax_vae.runs.fit import Run, fit, fit_many, resume, resume_many
 
 EXAMPLES = """
 examples:
@@ -85,11 +85,28 @@ _GROUPS = {
 }
 
 
-def _run(parsed: Any) -> None:
-    """Run the command."""
+@dataclass(frozen=True)
+class Flags:
+    """What was given: the settings of `Config`, and what is beside them."""
+
+    config: dict[str, Any]
+    seeds: int
+    betas: tuple[float, ...]
+    learning_rates: tuple[float, ...]
+    out: str | None
+    resume: str | None
+
+
+def given(parsed: Any) -> Flags:
+    """What a parsed command line sets; what it leaves out is not in it, and a zero is."""
     values = {each.name: getattr(part, each.name) for part in vars(parsed).values() for each in fields(part)}
     beside = {name: values.pop(name) for name in ("seeds", "betas", "learning_rates", "out", "resume")}
-    flags = Flags({name: value for name, value in values.items() if value is not None and value is not False}, **beside)
+    return Flags({name: value for name, value in values.items() if value is not None and value is not False}, **beside)
+
+
+def _run(parsed: Any) -> None:
+    """Run the command."""
+    flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
         print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
 
@@ -105,18 +122,6 @@ Train.__doc__ = """Train a variational autoencoder and look at it.
 Without a flag: a gated MLP with two latent dimensions on Fashion-MNIST, in about a minute on two cores. The run
 directory holds config.json, metrics.jsonl, checkpoints, TensorBoard events and pictures.
 """
-
-
-@dataclass(frozen=True)
-class Flags:
-    """What was given: the settings of `Config`, and what is beside them."""
-
-    config: dict[str, Any]
-    seeds: int
-    betas: tuple[float, ...]
-    learning_rates: tuple[float, ...]
-    out: str | None
-    resume: str | None
 
 
 def train(argv: Sequence[str] | None = None) -> int:
@@ -142,8 +147,9 @@ def _resume(flags: Flags) -> list[Run]:
     if extra or flags.out or flags.betas or flags.learning_rates or flags.seeds != 1:
         raise UserError("--resume takes the flags that the run was started with: only --objective may stand beside it.")
     assert flags.resume is not None
-    members = member_directories(flags.resume)
-    config, _ = (members or [RunDirectory(Path(flags.resume))])[0].config()
+    directory = RunDirectory(Path(flags.resume))
+    members = directory.members()
+    config, _ = (members or [directory])[0].config()
     _use_machine(config, len(members))
     written = flags.config.get("objective")
     objective = load_objective(written) if written else None

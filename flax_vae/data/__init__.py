@@ -101,7 +101,7 @@ def class_names(data: ImageData) -> tuple[str, ...]:
     """The names of the labels' classes, their numbers where they have no others; none without labels.
 
     Raises:
-        UserError: so many that a row for each image, with a number for each class, would fill the memory.
+        UserError: more than `MAX_CLASSES`, whose one-hot labels would fill the memory.
     """
     if data.labels is None:
         return ()

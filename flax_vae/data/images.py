@@ -131,9 +131,15 @@ def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
     """
     if number < 2:
         raise UserError(f"{where}: a single image; at least two are needed, one to train on and one to test with")
-    held_out = np.zeros(number, bool)
-    held_out[np.random.default_rng(0).permutation(number)[: max(1, number // 10)]] = True
+    held_out = _held_out(number, max(1, number // 10))
     return held_out if split == "test" else ~held_out
+
+
+def _held_out(number: int, count: int) -> Bool[np.ndarray, " n"]:
+    """Which of the images are the held-out ones, by a permutation of fixed seed."""
+    held_out = np.zeros(number, bool)
+    held_out[np.random.default_rng(0).permutation(number)[:count]] = True
+    return held_out
 
 
 def split_validation(data: ImageData, share: float) -> tuple[ImageData, ImageData]:
@@ -145,8 +151,7 @@ def split_validation(data: ImageData, share: float) -> tuple[ImageData, ImageDat
     count = round(share * len(data.images))
     if not 0 < count < len(data.images):
         raise UserError(f"--validation {share:g} of {len(data.images)} images: each side needs one at least.")
-    held_out = np.zeros(len(data.images), bool)
-    held_out[np.random.default_rng(0).permutation(len(data.images))[:count]] = True
+    held_out = _held_out(len(data.images), count)
 
     def part(chosen: Bool[np.ndarray, " n"]) -> ImageData:
         labels, factors = (None if each is None else each[chosen] for each in (data.labels, data.factors))

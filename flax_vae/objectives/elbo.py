@@ -62,7 +62,7 @@ def capacity(total_steps: int, capacity: float = 25.0, gamma: float = 10.0) -> C
 class FreeBits:
     """distortion + Σ_j max(nats, KL_j), KL_j averaged over the batch (Kingma et al. 2016, eq. 15).
 
-    The posterior may use so many nats for each j at no cost, which keeps it from collapsing to the prior.
+    Each j has `nats` at no cost, which keeps the posterior from collapsing to the prior.
 
     Args:
         nats: free for each j.

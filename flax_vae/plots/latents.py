@@ -25,7 +25,7 @@ def plot_latent_map(
         note += f" of {len(classes)} classes"
         classes, index = classes[:1], np.zeros_like(index)
     names = [class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in classes]
-    # A class folder is no formula, and its name may be longer than a legend is wide.
+    # A class name is not a formula, and may be longer than a legend is wide.
     names = [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in names]
     colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](np.arange(len(names)))
     ax = make_panels([["map"]], 6.8, 5.2)["map"]

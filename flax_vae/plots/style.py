@@ -71,7 +71,7 @@ def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bott
 
 
 def make_panels(layout: list[Any], width: float, height: float, **options: Any) -> dict[str, Axes]:
-    """Return axes by name, in a figure of so many inches, without a box and on a faint grid."""
+    """Return axes by name, in a figure of `width` x `height` inches, without a box and on a faint grid."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 

@@ -55,6 +55,11 @@ class Data:
         """What the best checkpoint is chosen by."""
         return self.test if self.validation is None else self.validation
 
+    @property
+    def held_out_name(self) -> str:
+        """What its metrics are called."""
+        return "test" if self.validation is None else "validation"
+
     def batch(self, images: ImageData) -> Batch:
         """Images as a model takes them, with their labels where it is conditional."""
         return as_batch(images, self.class_names)

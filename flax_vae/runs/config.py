@@ -15,7 +15,7 @@ from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.presets import PRESETS
 from flax_vae.models.priors import PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import has_type, read_call, type_name
+from flax_vae.parts import as_type, read_call
 
 Binarize = Literal["none", "fixed", "dynamic"]
 FORMAT = 2  # of config.json; raised when an older program could misread a newer file
@@ -85,7 +85,7 @@ class Config:
     kl_cycles: int = _setting("objective", 1, "How often that warm-up starts again, evenly over the training.")
     epochs: int = _setting("optimisation", 8, "Passes over the training images.")
     early_stopping: int = _setting(
-        "optimisation", 0, "Stop after so many epochs without a better validation loss; 0 never does."
+        "optimisation", 0, "Epochs without a better validation loss after which training stops; 0 for never."
     )
     batch_size: int = _setting("optimisation", 128, "Images per step.")
     optimizer: Literal["adam", "adamw", "muon"] = _setting("optimisation", "adam", "Optax optimiser.")
@@ -135,12 +135,10 @@ class Config:
         recipe = recipe_of(self.preset or usual["preset"])
         for name, hint in _hints().items():
             value = getattr(self, name)
-            value = recipe.get(name, usual[name]) if value is None else value
-            if type(value) is int and hint in (float, float | None):
-                value = float(value)
-            if not has_type(value, hint):
-                raise UserError(f"{flag(name)} is {value!r}, which is not {type_name(hint)}.")
-            put(name, value)
+            try:
+                put(name, as_type(recipe.get(name, usual[name]) if value is None else value, hint))
+            except TypeError as error:
+                raise UserError(f"{flag(name)} is {error}.") from None
         for kind, parts in PARTS.items():
             if kind != "objective" or not self.has_own_objective:
                 put(kind, str(parts.read(getattr(self, kind))))

@@ -21,10 +21,11 @@ from flax_vae.errors import UserError
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Data, Training
-from flax_vae.runs.config import Config, read_config, write_config
+from flax_vae.runs.config import SWEPT, Config, read_config, write_config
 
 Record = dict[str, Any]  # an epoch, as a line of metrics.jsonl
 Content = TypeVar("Content")
+_CONFIG, _LATEST = "config.json", "latest"
 _EXAMPLES = 64  # test images kept in the run, so that sampling needs no data set
 _PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -75,7 +76,7 @@ class RunDirectory:
         config, data = training.config, training.data
         data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
         anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
-        write_config(self.path / "config.json", anywhere, data.train.images.shape[1:])
+        write_config(self.path / _CONFIG, anywhere, data.train.images.shape[1:])
         device = jax.devices()[0]
         provenance = {
             "command": sys.argv,
@@ -99,7 +100,7 @@ class RunDirectory:
         time. It is a convenience: where it cannot be made, the run goes on.
         """
         directory = self.path.resolve()
-        latest, mine = directory.with_name("latest"), directory.with_name(f".latest-{os.getpid()}")
+        latest, mine = directory.with_name(_LATEST), directory.with_name(f".{_LATEST}-{os.getpid()}")
         if directory == latest or (latest.exists() and not latest.is_symlink()):
             return
         with contextlib.suppress(OSError):
@@ -108,7 +109,13 @@ class RunDirectory:
 
     def config(self) -> tuple[Config, ImageShape]:
         """The configuration, and the shape of the images."""
-        return read_config(self.path / "config.json")
+        return read_config(self.path / _CONFIG)
+
+    def members(self) -> "list[RunDirectory]":
+        """The runs that `fit_many` made within this directory, in the order of their configurations."""
+        found = [RunDirectory(path.parent) for path in self.path.glob(f"*/{_CONFIG}") if path.parent.name != _LATEST]
+        configs = {run: run.config()[0] for run in found}
+        return sorted(found, key=lambda run: [getattr(configs[run], name) or 0 for name in SWEPT])
 
     def examples(self) -> np.ndarray:
         """A few test images, uint8 "n h w c"."""

@@ -69,7 +69,6 @@ class Ensemble(ExitStack):
         super().__init__()
         self.members, self.failed, self.stopped = members, dict[int, UserError](), set[int]()
         training = members[0].training
-        self.held_out = "test" if training.data.validation is None else "validation"
         config, batch_size = training.config, training.batch_size
         mesh = ensemble_mesh(len(members), batch_size, config.devices, training.whole_batch)
         self.everywhere, self.split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))

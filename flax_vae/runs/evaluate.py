@@ -95,11 +95,7 @@ def evaluate(
             "disentanglement": _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, batch, sample_key)
-    levels, binary = _pixel_levels(run, batch, means), is_binary(test.images)
-    grey = levels == 2 and not binary
-    bits = -weighted[-1]["log_likelihood"] / (math.prod(test.images.shape[1:]) * math.log(2))
-    result["not_a_likelihood"] = "cross-entropy of grey values, which is not a log-likelihood" if grey else None
-    result["bits_per_dim"] = None if levels is None or grey else bits
+    result |= _kind_of_likelihood(run, batch, means, weighted[-1]["log_likelihood"])
     _refuse_not_finite(run, result)
     result["alarm"] = collapse_warning(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
     files = RunDirectory(run.directory)
@@ -251,11 +247,16 @@ def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[
     return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
 
 
-def _pixel_levels(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> int | None:
-    """How many values a pixel may have under p(x | z), or None where that is a density."""
-    _, context = unpack(take(images, slice(1)))
+def _kind_of_likelihood(run: Run, images: Batch, means: Float[np.ndarray, "n d"], bound: float) -> Record:
+    """What p(x | z) is of these pixels: bits per dimension where it is a probability of their levels."""
+    x, context = unpack(take(images, slice(1)))
     likelihood: Any = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
-    return likelihood.pixel_levels
+    grey = likelihood.pixel_levels == 2 and not is_binary(jax.tree.leaves(images)[0])
+    bits = -bound / (math.prod(x.shape[1:]) * math.log(2))
+    return {
+        "not_a_likelihood": "cross-entropy of grey values, which is not a log-likelihood" if grey else None,
+        "bits_per_dim": None if likelihood.pixel_levels is None or grey else bits,
+    }
 
 
 def _refuse_not_finite(run: Run, figures: Record) -> None:

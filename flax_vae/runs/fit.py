@@ -1,6 +1,6 @@
 """Runs: train one or several, resume them, and open them again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from flax_vae.models.vae import Params, init, with_dtype
 from flax_vae.objectives import Objective
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Data, Training, build, load_data, make_model
-from flax_vae.runs.config import SWEPT, Binarize, Config, member_names
+from flax_vae.runs.config import Binarize, Config, member_names
 from flax_vae.runs.directory import Record, RunDirectory, free_directory
 from flax_vae.runs.ensemble import Member, abstract_items, restore_member
 from flax_vae.runs.loop import train
@@ -65,7 +65,8 @@ def fit(
         UserError: bad input, before anything is written; or a loss that is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    (run,) = _start(free_directory(config, out), lambda whole: [whole], [config], vae, objective)
+    directory = free_directory(config, out)
+    (run,) = _start(directory, [directory], [config], vae, objective)
     return run
 
 
@@ -92,14 +93,14 @@ def fit_many(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     names, whole = member_names(configs), free_directory(configs[0], out)
-    runs = _start(whole, lambda whole: [RunDirectory(whole.path / name) for name in names], configs, vae, objective)
+    runs = _start(whole, [RunDirectory(whole.path / name) for name in names], configs, vae, objective)
     _sum_up(whole)
     return runs
 
 
 def _start(
     whole: RunDirectory,
-    directories: Callable[[RunDirectory], list[RunDirectory]],
+    directories: Sequence[RunDirectory],
     configs: Sequence[Config],
     model: nn.Module | None,
     objective: Objective | None,
@@ -107,7 +108,7 @@ def _start(
     training = build(configs[0], model, objective)
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
     members = []
-    for config, directory in zip(configs, directories(whole), strict=True):
+    for config, directory in zip(configs, directories, strict=True):
         own = replace(training, config=config)
         directory.create(own)
         members.append(Member(directory, own, own.fresh_state(), totals))
@@ -134,7 +135,7 @@ def resume(directory: str | Path, vae: nn.Module | None = None, objective: Objec
 def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: Objective | None = None) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     whole = RunDirectory(Path(directory))
-    runs = member_directories(whole.path)
+    runs = whole.members()
     if not runs or [run.path.name for run in runs] != member_names([run.config()[0] for run in runs]):
         raise UserError(f"{whole} does not hold runs that were trained together: name the one to resume.")
     going = [run for run in runs if not run.failure_file.exists()]
@@ -186,17 +187,10 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
 
 def _sum_up(whole: RunDirectory) -> None:
     """Mean and deviation over the seeds of an ensemble."""
-    runs = member_directories(whole.path)
+    runs = whole.members()
     write_summary(
         whole.path, [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in runs]
     )
-
-
-def member_directories(directory: str | Path) -> list[RunDirectory]:
-    """The run directories that `fit_many` made within a directory, in the order of their configurations."""
-    found = [path.parent for path in Path(directory).glob("*/config.json") if path.parent.name != "latest"]
-    configs = {path: RunDirectory(path).config()[0] for path in found}
-    return [RunDirectory(path) for path in sorted(found, key=lambda p: [getattr(configs[p], n) or 0 for n in SWEPT])]
 
 
 def load_run(directory: str | Path, vae: nn.Module | None = None) -> Run:
@@ -209,9 +203,9 @@ def load_run(directory: str | Path, vae: nn.Module | None = None) -> Run:
     Raises:
         UserError: no run directory, a damaged one, or one of another model.
     """
-    if members := member_directories(directory):
-        raise UserError(f"{directory} holds {len(members)} runs: name one of them, as {members[0]}.")
     run = RunDirectory(Path(directory))
+    if members := run.members():
+        raise UserError(f"{directory} holds {len(members)} runs: name one of them, as {members[0]}.")
     config, shape = run.config()
     model = with_dtype(vae, config.precision) if vae is not None else make_model(config, shape)
     names, contexts = run.labels() if config.conditional else ((), None)

@@ -76,7 +76,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 i: {"epoch": epoch + 1, "step": step}
                 | times
                 | {f"train_{name}": value for name, value in means[i].items()}
-                | {f"{ensemble.held_out}_{name}": value for name, value in held_out[i].items()}
+                | {f"{data.held_out_name}_{name}": value for name, value in held_out[i].items()}
                 for i in ensemble.going()
             }
             report.finish_epoch(records)
