@@ -12,12 +12,12 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
-_WRONG_SUMS = ("0.10.2",)  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
-_YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # the part of XLA that does; for no operations, by no value
+_WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
+_YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
 
 def use_machine(cpu_devices: int | None = None) -> None:
-    """Keep compilations in the user's cache folder, make CPU cores devices, and turn off what jaxlib 0.10.2 gets wrong.
+    """Keep compilations in the user's cache folder, make CPU cores devices, and turn off what jaxlib adds up wrongly.
 
     A second start then reads what the first one compiled, with the same jaxlib and on the same kind of CPU. A cache
     that is set already, by `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is left as it is. So are the flags
@@ -28,7 +28,7 @@ def use_machine(cpu_devices: int | None = None) -> None:
             GPUs and TPUs are not concerned.
     """
     if _needs_flag() and not backends_are_initialized():
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_YNN_FUSION}".lstrip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_YNN_FUSION}-reduce".lstrip()
     warn_of_wrong_sums()
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         # What another version of jaxlib compiled, or one for another CPU, can end the program that loads it.

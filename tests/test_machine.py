@@ -13,7 +13,8 @@ from platformdirs import user_cache_path
 
 from flax_vae import machine, use_machine
 
-FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+SWITCH = "--xla_cpu_experimental_ynn_fusion_type="
+FLAG = f"{SWITCH}-reduce"
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def at_a_start(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         (None, [FLAG]),
         ("", [FLAG]),
         ("--xla_dump_to=a", ["--xla_dump_to=a", FLAG]),
-        (f"{FLAG}reduce --xla_dump_to=a", [f"{FLAG}reduce", "--xla_dump_to=a"]),
+        (f"{SWITCH} --xla_dump_to=a", [SWITCH, "--xla_dump_to=a"]),
     ],
 )
 def test_flags_of_the_user_are_kept(at_a_start: pytest.MonkeyPatch, given: str | None, flags: list[str]) -> None:

@@ -62,7 +62,8 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,))
         convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
         # The bias is added in float32 at least: its gradient is a sum over all pixels, which bfloat16 would lose.
-        return (convolve(x, kernel) + bias.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        return convolutions.add_bias(convolve(x, kernel).astype(wide), bias.astype(wide)).astype(x.dtype)
 
 
 class TutorialConvEncoder(nn.Module):

@@ -100,9 +100,14 @@ def make_train_step(
         if averaged is not None:
             averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
         state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
-        return state, metrics | {"gradient_norm": optax.tree.norm(grads)}
+        return state, metrics | {"gradient_norm": _norm(grads)}
 
     return jax.jit(train_step, donate_argnums=0)
+
+
+def _norm(tree: Params) -> Array:
+    # A dot product: on CPUs twice as fast as a sum of squares.
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in jax.tree.leaves(tree)))
 
 
 def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:

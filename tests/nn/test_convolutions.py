@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from flax_vae.nn.convolutions import conv, max_pool, upsample_conv
+from flax_vae.nn.convolutions import add_bias, conv, max_pool, upsample_conv
 
 # A float32 sum of n products is off by about sqrt(n) * 6e-8 of its typical size, and n is at most a few thousand here
 # (a kernel's gradient sums over the batch and all pixels). Two such sums in different orders agree to 1e-5 of the
@@ -63,6 +63,11 @@ def test_conv_equals_lax(kernel_size, shapes):
 def test_upsample_conv_equals_repeat_and_conv():
     cases = [(normal(0, 3, h, w, i), normal(1, 3, 3, i, o)) for h, w, i, o in SHAPES]
     assert_all_equal(upsample_conv, lax_upsample_conv, cases)
+
+
+def test_add_bias_equals_plus():
+    cases = [(normal(0, 3, h, w, o), normal(1, o)) for h, w, _, o in SHAPES]
+    assert_all_equal(add_bias, lambda x, bias: x + bias, cases)
 
 
 def test_max_pool_equals_reduce_window():

@@ -1,6 +1,6 @@
 """Numbers as users get them: densities, sampling and evaluation in a program of its own, on many rows at once.
 
-The other tests' inputs are small, and a compiler's errors need not be: jaxlib 0.10.2 adds up wrong numbers for some
+The other tests' inputs are small, and a compiler's errors need not be: jaxlib 0.10 adds up wrong numbers for some
 40,000 rows of 3, and for none of 10,000 or of 8 (jax issue 39103). The program is this file. It starts with nothing set
 but what `use_machine` sets, as train.py does, and prints what differs from float64 NumPy and SciPy.
 """
@@ -67,11 +67,14 @@ def kl_of_normals(loc: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
 
 
 def reported(rows: int, latents: int) -> Iterator[Case]:
-    """The program of jax issue 39103."""
+    """The program of jax issue 39103, and one that jaxlib 0.10.1 gets wrong as well."""
     rng = np.random.default_rng(0)
     matrix, x = (rng.normal(size=shape).astype(np.float32) for shape in ((latents, latents), (rows, latents)))
     squares = jax.jit(jax.vmap(lambda matrix, row: jnp.sum((matrix @ row) ** 2), in_axes=(None, 0)))
-    yield "issue 39103", squares(matrix, x), ((np.float64(x) @ np.float64(matrix).T) ** 2).sum(-1)
+    products = np.float64(x) @ np.float64(matrix).T
+    yield "issue 39103", squares(matrix, x), (products**2).sum(-1)
+    sums = jax.jit(jax.vmap(lambda matrix, row: jnp.sum(matrix @ row) - jnp.sum(row**2), in_axes=(None, 0)))
+    yield "two sums", sums(matrix, x), products.sum(-1) - (np.float64(x) ** 2).sum(-1)
 
 
 def densities(rows: int, latents: int) -> Iterator[Case]:
