@@ -73,6 +73,7 @@ def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple
     assert "python sample.py runs/tutorial_dense-" in lines[12]
 
 
+@pytest.mark.slow
 def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
     trained: tuple[Path, str], recipe: list[object], tmp_path: Path
 ) -> None:
@@ -132,6 +133,7 @@ def test_every_mode_makes_its_images(
         assert all((examples == original).all((1, 2, 3)).any() for original in np.load(npy)[:6])
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(
     trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +165,7 @@ def test_an_objective_from_the_users_own_file(
     assert train(["--resume", "run", "--objective", "my_losses:iwae"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_seeds_are_trained_together_and_summed_up(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -321,6 +324,7 @@ def test_importing_is_light_and_silent() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path(USUAL_PLACES[0]).is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> None:
     code, out, err = call("train.py", "--epochs", "1", "--out", "run", cwd=tmp_path)

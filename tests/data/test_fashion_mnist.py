@@ -165,6 +165,7 @@ def test_subset_without_network(tmp_path, monkeypatch, capsys):
     assert not cached_files(tmp_path)
 
 
+@pytest.mark.slow
 def test_silent_server_is_given_up(monkeypatch, capsys):
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers: what a firewall looks like
         monkeypatch.setattr(fashion_mnist, "URL", f"http://127.0.0.1:{server.getsockname()[1]}/")

@@ -79,6 +79,7 @@ def test_it_learns_real_images(classifier: Classifier) -> None:
     assert classifier.name == "conv 16-32-64 on 600 images"
 
 
+@pytest.mark.slow
 def test_labels_that_it_never_saw_cannot_be_right(classifier: Classifier) -> None:
     """Whatever their numbers; only the share of the images whose class it learned can be."""
     images, labels = small("train")
@@ -103,6 +104,7 @@ def test_noise_takes_images_away_and_more_noise_farther(classifier: Classifier) 
     assert (np.diff(distances) > 0).all(), distances
 
 
+@pytest.mark.slow
 def test_images_of_any_shape_and_the_same_seed_the_same_bits() -> None:
     """Colour images of 14x9 pixels, fewer than a batch; nearly all are told after a few steps, by their brightness."""
     labels = np.arange(50, dtype=np.int32) % 2

@@ -83,6 +83,7 @@ def test_a_member_that_goes_bad_does_not_spoil_the_rest(
         fit_many([bad, replace(bad, seed=1)], tmp_path / "worse")
 
 
+@pytest.mark.slow
 def test_interrupted_members_go_on_as_if_they_had_never_stopped(
     runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
