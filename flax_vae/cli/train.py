@@ -1,5 +1,6 @@
 """`flax-vae train`, and `train.py`: from flags to runs."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass, replace
@@ -160,4 +161,6 @@ def _resume(flags: Flags) -> list[Run]:
 
 def _use_machine(config: Config, members: int) -> None:
     """Each CPU core becomes a device where cores are to work by themselves: on microbatches, or on a member each."""
-    use_machine(config.devices or (min(cpu_cores(), 8) if config.microbatch_size or members > 1 else 1))
+    cores = min(cpu_cores(), 8)
+    # Matrix products use all cores of a device: sharing a batch between devices would only cost.
+    use_machine(config.devices or (cores if config.microbatch_size else math.gcd(members, cores)))

@@ -11,6 +11,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_vae.models.ladder import BottomUp, Ladder, TopDown
 from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
 from flax_vae.models.posteriors import DiagonalNormal
 from flax_vae.models.priors import StandardNormal
@@ -138,6 +139,43 @@ def residual_conv(
 
     encoder = ResidualEncoder(features)
     return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
+
+
+@PRESETS.register("ladder", recipe=_CONVOLUTIONAL)
+def ladder(
+    image_shape: ImageShape,
+    latent_dim: int = 2,
+    posterior: Part = None,
+    prior: Part = None,
+    likelihood: Part = None,
+    mean: Mean | None = None,
+    widths: tuple[int, ...] = (32, 32),
+    depths: tuple[int, ...] = (4, 4),
+    channels: int = 1,
+    blocks: int = 2,
+    patch: int = 2,
+) -> Ladder:
+    """A hierarchy of spatial latents: maps of `channels`, `depths` of them at each size, below a vector.
+
+    Args:
+        image_shape: "h w c".
+        latent_dim, posterior, prior: of the top layer.
+        likelihood, mean: as for `tutorial_conv`.
+        widths: features at each size, the finest first; each is half of the one before.
+        depths: stochastic layers at each size.
+        channels: of each layer.
+        blocks: residual blocks at each size, on the way up; on the way down there is one after each layer.
+        patch: side in pixels of what is one position at the finest size.
+    """
+    head = likelihood or BernoulliLikelihood()
+    start = head.start(mean or (0.5,) * image_shape[-1])
+    return Ladder(
+        encoder=BottomUp(widths, blocks, patch),
+        posterior=posterior or DiagonalNormal(latent_dim),
+        prior=prior or StandardNormal(latent_dim),
+        decoder=TopDown((*image_shape[:2], len(start)), start, widths, depths, channels, patch),
+        likelihood=head,
+    )
 
 
 def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> Mean:

@@ -44,17 +44,11 @@ class VAE(nn.Module):
 
     def context(self) -> Float[Array, "b v"] | None:
         """What a conditional model is given beside each image, such as its label: see `bind`."""
-        return self.get_variable("context", "value")
-
-    def _beside_context(self, x: Float[Array, "*k b f"]) -> Float[Array, "*k b g"]:
-        context = self.context()
-        if context is None:
-            return x
-        return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
+        return context_of(self)
 
     def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """What the posterior is given: the encoder's features of images, and their context if there is one."""
-        return self._beside_context(self.encoder(x.astype(self.dtype)).astype(x.dtype))
+        return beside(self.encoder(x.astype(self.dtype)).astype(x.dtype), self.context())
 
     def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
         """q(z | x), batch shape "b"."""
@@ -62,7 +56,7 @@ class VAE(nn.Module):
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
         """p(x | z), batch shape "*k b": networks get one flat batch, whatever axes lead."""
-        z = self._beside_context(z)
+        z = beside(z, self.context())
         output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
         return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
 
@@ -83,8 +77,7 @@ class VAE(nn.Module):
         self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0
     ) -> Float[Array, "n d"]:
         """`num_samples` latents z from the prior, its scale times `temperature`; one for each context if it has any."""
-        prior = self.prior().tempered(temperature)
-        return prior.sample(key, (num_samples,) if prior.mean().ndim == 1 else ())
+        return draw(self.prior().tempered(temperature), key, num_samples)
 
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
         """p(x | z) for latents z as of `draw_prior`."""
@@ -93,6 +86,23 @@ class VAE(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
         """`infer`, which runs every part: what initialising needs."""
         return self.infer(x, key)
+
+
+def context_of(model: nn.Module) -> Float[Array, "b v"] | None:
+    """What is bound beside the parameters of a conditional model."""
+    return model.get_variable("context", "value")
+
+
+def beside(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"]:
+    """x and the context of each, if there is one."""
+    if context is None:
+        return x
+    return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
+
+
+def draw(prior: LatentDistribution, key: Key[Array, ""], num_samples: int) -> Float[Array, "n d"]:
+    """`num_samples` latents from a prior, or one for each context that it is given."""
+    return prior.sample(key, (num_samples,) if prior.mean().ndim == 1 else ())
 
 
 def with_dtype(model: nn.Module, dtype: str) -> nn.Module:

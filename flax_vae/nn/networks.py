@@ -14,7 +14,7 @@ ImageShape = tuple[int, int, int]
 OutputBias = float | tuple[float, ...]
 
 
-def _bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.Initializer:
+def bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.Initializer:
     """Initialiser of the last bias: `value`, one number or one for each channel, on every pixel.
 
     A decoder that starts at the average image need not spend its first steps on darkening every pixel alike: from a
@@ -101,7 +101,7 @@ class TutorialConvDecoder(nn.Module):
         h = nn.relu(dense(rows * columns * 64)(z)).reshape(len(z), rows, columns, 64)
         h = nn.relu(Conv(64)(h))
         h = nn.relu(Conv(32, upsample=True)(h))
-        h = Conv(channels, upsample=True, bias_init=_bias_init(self.output_bias, self.image_shape))(h)
+        h = Conv(channels, upsample=True, bias_init=bias_init(self.output_bias, self.image_shape))(h)
         return h[:, :height, :width]
 
 
@@ -123,6 +123,38 @@ class ResidualBlock(nn.Module):
         h = Conv(self.features)(_normalised(x))
         h = Conv(self.features)(_normalised(h))
         return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
+
+
+class SiluBlock(nn.Module):
+    """x + f(x) with f twice SiLU and a convolution, the last from 0: the block starts as the identity.
+
+    No layer normalises: networks of a few dozen blocks train without (Kuzina & Tomczak 2024), and on CPUs normalising
+    takes as long as a convolution.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
+        """Images "b h w f" -> "b h w f"."""
+        h = Conv(self.features)(nn.silu(x))
+        return x + Conv(self.features, kernel_init=nn.initializers.zeros)(nn.silu(h))
+
+
+def halved(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"]:
+    """Squares of `by` x `by` pixels as the channels of one; an odd image is first made whole by zeros."""
+    b, h, w, c = x.shape
+    rows, columns = -(-h // by), -(-w // by)
+    x = jnp.pad(x, ((0, 0), (0, rows * by - h), (0, columns * by - w), (0, 0)))
+    x = x.reshape(b, rows, by, columns, by, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, rows, columns, by * by * c)
+
+
+def depth_to_space(x: Float[Array, "b h w c"], by: int) -> Float[Array, "b h2 w2 c2"]:
+    """The inverse of `halved`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, by, by, c // by**2).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * by, w * by, c // by**2)
 
 
 class ResidualEncoder(nn.Module):
@@ -158,8 +190,8 @@ class ResidualDecoder(nn.Module):
         h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
         for features in reversed(rest):
             h = ResidualBlock(features)(Conv(features, upsample=True)(h))
-        bias_init = _bias_init(self.output_bias, self.image_shape)
-        h = Conv(channels, kernel_init=nn.initializers.zeros, bias_init=bias_init)(_normalised(h))
+        start = bias_init(self.output_bias, self.image_shape)
+        h = Conv(channels, kernel_init=nn.initializers.zeros, bias_init=start)(_normalised(h))
         return h[:, :height, :width]
 
 
@@ -213,5 +245,5 @@ class DenseDecoder(nn.Module):
         """Latents "b d" -> images "b h w c", unbounded."""
         for features in self.features:
             z = self.layer(features)(z)
-        bias_init = _bias_init(self.output_bias, self.image_shape)
-        return dense(prod(self.image_shape), bias_init=bias_init)(z).reshape(len(z), *self.image_shape)
+        start = bias_init(self.output_bias, self.image_shape)
+        return dense(prod(self.image_shape), bias_init=start)(z).reshape(len(z), *self.image_shape)

@@ -1,0 +1,211 @@
+"""A hierarchy of spatial latents in which posterior, prior and decoder share one path from the top down."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from flax_vae.distributions.base import Distribution, LatentDistribution
+from flax_vae.distributions.compound import draw_layers, layers
+from flax_vae.distributions.normal import Normal
+from flax_vae.models.likelihoods import BernoulliLikelihood
+from flax_vae.models.protocol import Inference, Layer
+from flax_vae.models.vae import beside, context_of, draw
+from flax_vae.nn.networks import Conv, ImageShape, OutputBias, SiluBlock, bias_init, dense, depth_to_space, halved
+
+_MAX_LOG_SCALE = 5.0
+Maps = tuple[Float[Array, "b h w f"], ...]  # features of an image at each size, the finest first
+
+
+class Ladder(nn.Module):
+    """A VAE with latents of several sizes (Sønderby et al. 2016, Kingma et al. 2016, Child 2021).
+
+        p(x, z) = p(z_1) Π_l p(z_l | z_<l) p(x | z)      q(z | x) = q(z_1 | x) Π_l q(z_l | z_<l, x)
+
+    The top layer z_1 is one vector, with a prior and a posterior as a flat VAE has them. Those below are maps "h w c".
+    A path of residual blocks leads from the top to the image; it gives each layer its prior, with the features of an
+    image its posterior too, and it takes in what is drawn.
+
+    Attributes:
+        encoder: Linen module, images "b h w c" -> features of each size, the finest first.
+        posterior: Linen module, features "b f" -> q(z_1 | x).
+        prior: Linen module, () -> p(z_1).
+        decoder: a `TopDown`.
+        likelihood: a head or any function, the decoder's output -> p(x | z).
+        dtype: what encoder and decoder compute in; see `VAE`.
+    """
+
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    likelihood: Callable[[Array], Any] = BernoulliLikelihood()
+    dtype: str = "float32"
+
+    def context(self) -> Float[Array, "b v"] | None:
+        """What a conditional model is given beside each image, such as its label: see `bind`."""
+        return context_of(self)
+
+    def _top_posterior(self, maps: Maps) -> LatentDistribution:
+        return self.posterior(beside(_wide(maps[-1].reshape(len(maps[-1]), -1)), self.context()))
+
+    def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
+        """q(z_1 | x) of the top layer, batch shape "b"."""
+        return self._top_posterior(self.encoder(x.astype(self.dtype)))
+
+    def infer(
+        self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1, known: int | None = None
+    ) -> Inference:
+        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them.
+
+        Args:
+            known: layers, from the top, that are drawn from the posterior; those below are the means of their priors
+                given what is above. All by default.
+        """
+        top_key, key = jax.random.split(key)
+        maps = self.encoder(x.astype(self.dtype))
+        drawn = draw_layers(self._top_posterior(maps), top_key, (num_samples,))
+        z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
+        priors = (prior for _, prior in layers(self.prior(), z))
+        top = tuple(Layer(*each, prior) for each, prior in zip(drawn, priors, strict=True))
+        known = None if known is None else known - len(top)
+        below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, key, 1.0, known)
+        return Inference(top + below, self.likelihood(output))
+
+    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
+        """p(x | z) for `num_samples` draws z from the prior, the scale of every layer times `temperature`."""
+        top_key, key = jax.random.split(key)
+        z = draw(self.prior().tempered(temperature), top_key, num_samples)
+        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, key, temperature)
+        return self.likelihood(output[0])
+
+    def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
+        """`infer`, which runs every part: what initialising needs."""
+        return self.infer(x, key)
+
+
+class BottomUp(nn.Module):
+    """Features of an image at one size after another, each half the one before.
+
+    Attributes:
+        widths: channels at each size, the finest first.
+        blocks: residual blocks at each size.
+        patch: side in pixels of what is one position at the finest size.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    patch: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
+        """Images "b h w c" of any size -> features "b h w f" of each size."""
+        h, maps = Conv(self.widths[0])(halved(x, self.patch)), []
+        for size, width in enumerate(self.widths):
+            h = dense(width)(halved(h)) if size else h
+            for _ in range(self.blocks):
+                h = SiluBlock(width)(h)
+            maps.append(h)
+        return tuple(maps)
+
+
+class TopDown(nn.Module):
+    """The path from the top layer to the image, with a stochastic layer before each residual block.
+
+    Attributes:
+        image_shape: "h w c" of the output.
+        output_bias: of each channel, at which the output starts.
+        widths: channels at each size, the finest first.
+        depths: stochastic layers at each size.
+        channels: c of each layer's z "h w c".
+        patch: side in pixels of what is one position at the finest size.
+    """
+
+    image_shape: ImageShape
+    output_bias: OutputBias
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    channels: int
+    patch: int
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "k b d"],
+        maps: Maps | None,
+        key: Key[Array, ""],
+        temperature: float | Array = 1.0,
+        known: int | None = None,
+    ) -> tuple[tuple[Layer, ...], Float[Array, "k b h w c"]]:
+        """The top layer's z, and features of images if there are any -> the layers below, and the decoder's output."""
+        lead, sizes = z.shape[:2], self._sizes()
+        rows, columns = sizes[-1]
+        h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
+        h = SiluBlock(self.widths[-1], name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
+        found: list[Layer] = []
+        for size in reversed(range(len(sizes))):
+            width, (rows, columns) = self.widths[size], sizes[size]
+            if size < len(sizes) - 1:
+                h = Conv(width, upsample=True, name=f"to_size_{size}")(h)[:, :rows, :columns]
+            for number in range(self.depths[size]):
+                key, draw_key = jax.random.split(key)
+                layer = f"{size}_{number}"  # named, since without an image there are no posteriors
+                prior = self._prior(h, lead, layer)
+                if maps is None:
+                    z_l = prior.tempered(temperature).sample(draw_key)
+                else:
+                    posterior = self._posterior(h, maps[size], prior, layer)
+                    z_l, log_q = posterior.sample_and_log_prob(draw_key)
+                    if known is not None and len(found) >= known:
+                        z_l = prior.mean()
+                    found.append(Layer(z_l, log_q, posterior, prior))
+                h += Conv(width, name=f"take_in_{layer}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
+                h = SiluBlock(width, name=f"block_{layer}")(h)
+        return tuple(found), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
+
+    def _sizes(self) -> list[tuple[int, int]]:
+        """Rows and columns of each size."""
+        sides = [self.patch * 2**size for size in range(len(self.widths))]
+        return [(-(-self.image_shape[0] // side), -(-self.image_shape[1] // side)) for side in sides]
+
+    def _prior(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], layer: str) -> Normal:
+        """p(z_l | z_<l)."""
+        loc, log_scale = self._two(nn.silu(h), lead, f"prior_{layer}")
+        return Normal(loc, _bounded(log_scale), event_ndim=3)
+
+    def _posterior(
+        self, h: Float[Array, "n h w f"], of_image: Float[Array, "b h w f"], prior: Normal, layer: str
+    ) -> Normal:
+        """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
+        lead = prior.loc.shape[:2]
+        tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
+        hidden = Conv(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
+        shift, log_scale = self._two(nn.silu(hidden), lead, f"posterior_{layer}")
+        loc = prior.loc + jnp.exp(prior.log_scale) * shift
+        return Normal(loc, prior.log_scale + _bounded(log_scale), event_ndim=3)
+
+    def _two(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], name: str) -> tuple[Array, Array]:
+        """Two numbers for each latent, "k b h w c", from 0."""
+        both = _wide(Conv(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
+        first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
+        return first, second
+
+    def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n h w o"]:
+        """What the likelihood takes, at the size of the image."""
+        height, width, channels = self.image_shape
+        start = bias_init(self.output_bias, self.image_shape)
+        last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
+        return _wide(depth_to_space(last(nn.silu(h)), self.patch)[:, :height, :width])
+
+
+def _wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 at least, for densities."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _bounded(log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Within ±5, smoothly: no output of a network makes a layer's draws, or its rate, overflow."""
+    return _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)
