@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import draw_layers, layers
+from flax_vae.distributions.compound import Draw, draw_layers, layers
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
@@ -17,7 +17,8 @@ from flax_vae.models.vae import beside, context_of, draw
 from flax_vae.nn.networks import Conv, ImageShape, OutputBias, SiluBlock, bias_init, dense, depth_to_space, halved
 
 _MAX_LOG_SCALE = 5.0
-Maps = tuple[Float[Array, "b h w f"], ...]  # features of an image at each size, the finest first
+Choice = Callable[[int, Normal, Normal], tuple[Array, Array]]
+Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of an image at each size, the finest first
 
 
 class Ladder(nn.Module):
@@ -68,18 +69,44 @@ class Ladder(nn.Module):
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
         drawn = draw_layers(self._top_posterior(maps), top_key, (num_samples,))
+
+        def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
+            if known is not None and len(drawn) + number >= known:
+                return prior.loc, posterior.log_prob(prior.loc)
+            return posterior.sample_and_log_prob(jax.random.fold_in(key, number))
+
+        return self._below(drawn, maps, choose)
+
+    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+        """`infer` at latents that were drawn before, one array for each layer."""
+        maps = self.encoder(x.astype(self.dtype))
+        count = len(latents) - sum(self.decoder.depths)
+        z = jnp.concatenate(latents[:count], axis=-1)
+        drawn = [(z_l, q.log_prob(z_l), q) for z_l, q in layers(self._top_posterior(maps), z)]
+
+        def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
+            z_l = latents[count + number]
+            return z_l, posterior.log_prob(z_l)
+
+        return self._below(drawn, maps, choose)
+
+    def _below(self, drawn: list[Draw], maps: Maps, choose: Choice) -> Inference:
+        """The layers below the top, and the likelihood."""
         z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
         priors = (prior for _, prior in layers(self.prior(), z))
         top = tuple(Layer(*each, prior) for each, prior in zip(drawn, priors, strict=True))
-        known = None if known is None else known - len(top)
-        below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, key, 1.0, known)
+        below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
         """p(x | z) for `num_samples` draws z from the prior, the scale of every layer times `temperature`."""
         top_key, key = jax.random.split(key)
         z = draw(self.prior().tempered(temperature), top_key, num_samples)
-        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, key, temperature)
+
+        def choose(number: int, prior: Normal, _: Normal) -> tuple[Array, Array]:
+            return prior.tempered(temperature).sample_and_log_prob(jax.random.fold_in(key, number))
+
+        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, choose)
         return self.likelihood(output[0])
 
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
@@ -133,14 +160,12 @@ class TopDown(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        z: Float[Array, "k b d"],
-        maps: Maps | None,
-        key: Key[Array, ""],
-        temperature: float | Array = 1.0,
-        known: int | None = None,
-    ) -> tuple[tuple[Layer, ...], Float[Array, "k b h w c"]]:
-        """The top layer's z, and features of images if there are any -> the layers below, and the decoder's output."""
+        self, z: Float[Array, "k b d"], maps: Maps | None, choose: Choice
+    ) -> tuple[tuple[Layer, ...], Float[Array, "k b oh ow o"]]:
+        """The top layer's z, and features of images if there are any -> the layers below, and the decoder's output.
+
+        `choose(number, prior, posterior)` says what a layer's z is, and its log-density under the posterior.
+        """
         lead, sizes = z.shape[:2], self._sizes()
         rows, columns = sizes[-1]
         h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
@@ -151,17 +176,11 @@ class TopDown(nn.Module):
             if size < len(sizes) - 1:
                 h = Conv(width, upsample=True, name=f"to_size_{size}")(h)[:, :rows, :columns]
             for number in range(self.depths[size]):
-                key, draw_key = jax.random.split(key)
-                layer = f"{size}_{number}"  # named, since without an image there are no posteriors
+                layer = f"{size}_{number}"  # parts are named, since without an image there are no posteriors
                 prior = self._prior(h, lead, layer)
-                if maps is None:
-                    z_l = prior.tempered(temperature).sample(draw_key)
-                else:
-                    posterior = self._posterior(h, maps[size], prior, layer)
-                    z_l, log_q = posterior.sample_and_log_prob(draw_key)
-                    if known is not None and len(found) >= known:
-                        z_l = prior.mean()
-                    found.append(Layer(z_l, log_q, posterior, prior))
+                posterior = prior if maps is None else self._posterior(h, maps[size], prior, layer)
+                z_l, log_q = choose(len(found), prior, posterior)
+                found.append(Layer(z_l, log_q, posterior, prior))
                 h += Conv(width, name=f"take_in_{layer}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
                 h = SiluBlock(width, name=f"block_{layer}")(h)
         return tuple(found), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
@@ -182,18 +201,18 @@ class TopDown(nn.Module):
         """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
         tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
-        hidden = Conv(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
+        hidden = dense(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
         shift, log_scale = self._two(nn.silu(hidden), lead, f"posterior_{layer}")
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(log_scale), event_ndim=3)
 
     def _two(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], name: str) -> tuple[Array, Array]:
         """Two numbers for each latent, "k b h w c", from 0."""
-        both = _wide(Conv(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
+        both = _wide(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
         first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
         return first, second
 
-    def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n h w o"]:
+    def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n oh ow o"]:
         """What the likelihood takes, at the size of the image."""
         height, width, channels = self.image_shape
         start = bias_init(self.output_bias, self.image_shape)

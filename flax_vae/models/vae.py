@@ -64,9 +64,10 @@ class VAE(nn.Module):
         """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
         return self._inference(draw_layers(self.encode(x), key, (num_samples,)))
 
-    def infer_at(self, z: Float[Array, "k b d"], posterior: LatentDistribution) -> Inference:
-        """What objectives need of latents, however they were drawn."""
-        return self._inference([(z_l, q.log_prob(z_l), q) for z_l, q in layers(posterior, z)])
+    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
+        """`infer` at latents that were drawn before, one array for each layer."""
+        z = jnp.concatenate(latents, axis=-1)
+        return self._inference([(z_l, q.log_prob(z_l), q) for z_l, q in layers(self.encode(x), z)])
 
     def _inference(self, drawn: list[Draw]) -> Inference:
         z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.models.protocol import Model, require_flat
-from flax_vae.models.vae import VAE
-from flax_vae.nn.values import as_value
+from flax_vae.errors import UserError
+from flax_vae.models.protocol import Inference, Model
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
+
+Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 
 
 @OBJECTIVES.register("iwae")
@@ -37,13 +38,20 @@ def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
 
 
-def _draws(
-    model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int
-) -> tuple[Float[Array, "k b d"], Any]:
-    """z ~ q(z | x), and q(z | x) itself with no gradient but that through the z at which it is taken."""
-    require_flat(model, "a posterior without its score")
-    h, scoreless = model.features(x), jax.lax.stop_gradient(as_value(model.posterior))
-    return model.posterior(h).sample(key, (num_samples,)), scoreless(jax.lax.stop_gradient(h))
+def _draw(model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int) -> Latents:
+    """z ~ q(z | x), layer by layer."""
+    return tuple(layer.z for layer in model.infer(x, key, num_samples).layers)
+
+
+def _without_score(model: Any, x: Float[Array, "b h w c"], latents: Latents) -> Inference:
+    """`model.infer_at`, its posteriors with no gradient but that through the latents at which they are taken."""
+    if not hasattr(model, "infer_at"):
+        raise UserError(f"stl and dreg need a model with infer_at, which {type(model).__name__} does not have.")
+    module, variables = model.unbind()
+    fixed = module.apply(jax.lax.stop_gradient(variables), x, latents, method="infer_at").layers
+    inference = model.infer_at(x, latents)
+    layers = (b._replace(log_q=a.log_q, posterior=a.posterior) for a, b in zip(fixed, inference.layers, strict=True))
+    return inference._replace(layers=tuple(layers))
 
 
 @OBJECTIVES.register("renyi")
@@ -84,10 +92,10 @@ class STL:
     num_samples: int = 1
 
     def __call__(
-        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        inference = model.infer_at(*_draws(model, x, key, self.num_samples))
+        inference = _without_score(model, x, _draw(model, x, key, self.num_samples))
         return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
@@ -107,19 +115,23 @@ class DReG:
     num_samples: int = 8
 
     def __call__(
-        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
+        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO`, in nats per image."""
-        z, posterior = _draws(model, x, key, self.num_samples)
-        z, weight = _weigh_gradient(z)
-        inference = model.infer_at(z, posterior)
+        latents, weight = _weigh_gradient(_draw(model, x, key, self.num_samples))
+        inference = _without_score(model, x, latents)
         return -_log_mean_with_weight(log_weights(inference, x), weight), elbo_terms(inference, x)
 
 
 @jax.custom_vjp
-def _weigh_gradient(z: Float[Array, "k b d"]) -> tuple[Float[Array, "k b d"], Float[Array, "k b"]]:
-    """z, and a value whose gradient multiplies that of z on the way back."""
-    return z, jnp.zeros(z.shape[:2], z.dtype)
+def _weigh_gradient(latents: Latents) -> tuple[Latents, Float[Array, "k b"]]:
+    """The latents, and a value whose gradient multiplies theirs on the way back."""
+    return latents, jnp.zeros(latents[0].shape[:2], latents[0].dtype)
+
+
+def _weigh(_: None, gradients: tuple[Latents, Float[Array, "k b"]]) -> tuple[Latents]:
+    of_latents, weight = gradients
+    return (tuple(jax.vmap(jax.vmap(jnp.multiply))(g, weight) for g in of_latents),)
 
 
 @jax.custom_vjp
@@ -128,10 +140,7 @@ def _log_mean_with_weight(log_w: Float[Array, "k b"], weight: Float[Array, "k b"
     return _log_mean(log_w)
 
 
-_weigh_gradient.defvjp(
-    lambda z: (_weigh_gradient(z), None),
-    lambda _, gradients: (gradients[0] * gradients[1][..., None],),
-)
+_weigh_gradient.defvjp(lambda latents: (_weigh_gradient(latents), None), _weigh)
 _log_mean_with_weight.defvjp(
     lambda log_w, _: (_log_mean(log_w), jax.nn.softmax(log_w, axis=0)),
     lambda normalised, gradient: (gradient * normalised, normalised),

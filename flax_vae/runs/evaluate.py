@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
@@ -21,15 +20,15 @@ from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train
 from flax_vae.metrics.latents import active_units, elbo_surgery, mean_dimension_rates, posterior_means
 from flax_vae.metrics.likelihood import log_likelihood
 from flax_vae.metrics.means import make_evaluate
-from flax_vae.models.protocol import require_flat
+from flax_vae.models.protocol import Model, is_flat
 from flax_vae.models.vae import bind
-from flax_vae.objectives.elbo import ELBO
+from flax_vae.objectives.terms import Metrics, elbo_terms, layer_rates
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize
 from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.fit import Run, load_run, run_data
-from flax_vae.sampling import decode, encode, sample
+from flax_vae.sampling import encode, reconstruct, sample
 
 _AT_ONCE = 100  # images between two movements of the progress bar
 _DECODED = 2000  # images that are held as floats at a time
@@ -63,7 +62,6 @@ def evaluate(
     if min(num_samples) < 2 or num_images < 2:
         raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
     run = load_run(directory, vae)
-    require_flat(run.vae, "the evaluation")
     data = run_data(run, binarize, binarize_seed)
     train, test = data.train, data.test
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
@@ -72,36 +70,49 @@ def evaluate(
     chosen = _chosen(test, num_images, seed)
     batch = data.batch(test)
     bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
-    elbo = make_evaluate(run.vae, ELBO(), 100)(run.params, batch, key, 0)
+    elbo, layers = _elbo(run, batch, key)
     weighted = [_summary(k, *bounds[k]) for k in bounds]
-    means = posterior_means(run.vae, run.params, batch)
-    first = {"elbo": elbo, "importance_weighted": weighted, "posterior_means": float(means.sum(dtype=np.float64))}
-    _refuse_not_finite(run, first)
+    means = posterior_means(run.vae, run.params, batch) if hasattr(run.vae, "encode") else None
+    total = 0.0 if means is None else float(means.sum(dtype=np.float64))
+    _refuse_not_finite(run, {"elbo": elbo, "importance_weighted": weighted, "posterior_means": total})
     with busy("encoding and decoding"):
-        surgery = _surgery(run, batch, chosen, surgery_key)
         result: Record = {
             "seed": seed,
             "images": len(test.images),
             "binarize": binarize or run.config.binarize,
             "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
             "elbo": elbo,
+            "layer_rates": layers,
             "importance_weighted": weighted,
-            "reconstruction_mse": _reconstruction_error(run, batch, means),
-            "latent_dim": means.shape[1],
-            "active_units": active_units(means),
+            "reconstruction_mse": _reconstruction_error(run, batch, key),
+            "latent_dim": None if means is None else means.shape[1],
+            "active_units": None if means is None else active_units(means),
             "dimension_rates": _dimension_rates(run, batch, key),
-            **surgery,
-            "accuracy": _accuracies(run, train, test, means),
-            "disentanglement": _disentanglement(test, means),
+            "surgery": _surgery(run, batch, chosen, surgery_key) if is_flat(run.vae) else None,
+            "accuracy": None if means is None else _accuracies(run, train, test, means),
+            "disentanglement": None if means is None else _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, batch, sample_key)
-    result |= _kind_of_likelihood(run, batch, means, weighted[-1]["log_likelihood"])
+    result |= _kind_of_likelihood(run, batch, weighted[-1]["log_likelihood"])
     _refuse_not_finite(run, result)
-    result["alarm"] = collapse_warning(result["elbo"]["rate"], result["active_units"], result["latent_dim"])
+    result["alarm"] = collapse_warning(elbo["rate"], result["active_units"], result["latent_dim"])
     files = RunDirectory(run.directory)
     files.write_evaluation(result)
     _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)][0])
     return result
+
+
+def _elbo(run: Run, images: Batch, key: Key[Array, ""]) -> tuple[dict[str, float], list[float]]:
+    """The mean of the ELBO in parts over all images, and the rate of each stochastic layer, top first."""
+
+    def by_layer(model: Model, x: Array, key: Array, _: Array) -> tuple[Array, Metrics]:
+        inference = model.infer(x, key)
+        terms = elbo_terms(inference, x)
+        return -terms["elbo"], terms | {f"layer {i}": each for i, each in enumerate(layer_rates(inference))}
+
+    found = make_evaluate(run.vae, by_layer, 100)(run.params, images, key, 0)
+    count = sum(name.startswith("layer ") for name in found)
+    return found, [found.pop(f"layer {i}") for i in range(count)]
 
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
@@ -109,7 +120,7 @@ def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Arr
     posterior = encode(run.vae, run.params, take(batch, slice(1)))
     images = batch if posterior.cheap_log_prob else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
-    return {name: float(value) for name, value in parts.items()} | {"surgery_images": batch_size_of(images)}
+    return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 
 
 def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
@@ -162,19 +173,21 @@ def _draw(
 
 def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float] | None:
     """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
+    if not is_flat(run.vae):
+        return None
     try:
         return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
     except UserError:
         return None
 
 
-def _reconstruction_error(run: Run, images: Batch, means: Float[np.ndarray, "n d"]) -> float:
-    """Squared error per pixel of images that go through their posterior mean and back."""
+def _reconstruction_error(run: Run, images: Batch, key: Key[Array, ""]) -> float:
+    """Squared error per pixel of images that go through a draw of their posterior and back."""
     total = 0.0
-    for i in range(0, len(means), _DECODED):
-        part = slice(i, i + _DECODED)
-        x, context = unpack(take(images, part))
-        total += float(np.square(np.asarray(decode(run.vae, run.params, means[part], context)) - np.asarray(x)).sum())
+    for i in range(0, batch_size_of(images), _DECODED):
+        some = take(images, slice(i, i + _DECODED))
+        back = reconstruct(run.vae, run.params, some, jax.random.fold_in(key, i))
+        total += float(np.square(np.asarray(back) - np.asarray(unpack(some)[0])).sum())
     return total / jax.tree.leaves(images)[0].size
 
 
@@ -247,10 +260,10 @@ def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[
     return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
 
 
-def _kind_of_likelihood(run: Run, images: Batch, means: Float[np.ndarray, "n d"], bound: float) -> Record:
+def _kind_of_likelihood(run: Run, images: Batch, bound: float) -> Record:
     """What p(x | z) is of these pixels: bits per dimension where it is a probability of their levels."""
     x, context = unpack(take(images, slice(1)))
-    likelihood: Any = bind(run.vae, run.params, context).decode(jnp.asarray(means[:1]))
+    likelihood: Any = bind(run.vae, run.params, context).infer(x, jax.random.key(0)).likelihood
     grey = likelihood.pixel_levels == 2 and not is_binary(jax.tree.leaves(images)[0])
     bits = -bound / (math.prod(x.shape[1:]) * math.log(2))
     return {
@@ -273,10 +286,10 @@ def _refuse_not_finite(run: Run, figures: Record) -> None:
         )
 
 
-def collapse_warning(rate: float, active: int, latent_dim: int) -> str | None:
+def collapse_warning(rate: float, active: int | None, latent_dim: int | None) -> str | None:
     """A warning where the latents carry little information about the images, else None."""
     if rate < 0.1:
         return f"posterior collapse: the latents carry {rate:.2g} nats, the decoder does without them."
-    if active < latent_dim:
+    if active is not None and latent_dim is not None and active < latent_dim:
         return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: their posterior is the prior."
     return None

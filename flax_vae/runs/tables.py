@@ -29,13 +29,18 @@ def show(result: Record) -> None:
         table.add_row("bits per dimension", "", "none: the likelihood is a density of continuous pixels")
     else:
         table.add_row("bits per dimension", f"{result['bits_per_dim']:.4f}")
-    most = math.log(result["surgery_images"])  # what so many images can show
-    hidden = result["mutual_information"] > most - 1
-    note = f"nats, of the rate; {result['surgery_images']:,} images show no more than {most:.1f}" if hidden else ""
-    table.add_row("mutual information", f"{result['mutual_information']:.2f}", note or "nats, of the rate")
-    note = "the rest of it" if hidden else "nats, of the rate: q(z) from the prior"
-    table.add_row("marginal KL", f"{result['marginal_kl']:.2f}", note)
-    table.add_row("active units", str(result["active_units"]), f"of {result['latent_dim']} latent dimensions")
+    if surgery := result["surgery"]:
+        most = math.log(surgery["images"])  # what so many images can show
+        hidden = surgery["mutual_information"] > most - 1
+        note = f"nats, of the rate; {surgery['images']:,} images show no more than {most:.1f}" if hidden else ""
+        table.add_row("mutual information", f"{surgery['mutual_information']:.2f}", note or "nats, of the rate")
+        note = "the rest of it" if hidden else "nats, of the rate: q(z) from the prior"
+        table.add_row("marginal KL", f"{surgery['marginal_kl']:.2f}", note)
+    if len(result["layer_rates"]) > 1:
+        shown = "  ".join(f"{each:.2f}" for each in result["layer_rates"])
+        table.add_row("rate by layer", "", f"{shown}  nats, top first")
+    if result["latent_dim"]:
+        table.add_row("active units", str(result["active_units"]), f"of {result['latent_dim']} latent dimensions")
     if result["dimension_rates"] is not None:
         highest = sorted(result["dimension_rates"], reverse=True)
         shown = "  ".join(f"{each:.2f}" for each in highest[:8]) + ("  ..." if len(highest) > 8 else "")
@@ -86,7 +91,7 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
         table.add_row(
             str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,
             f"{bound['log_likelihood']:.2f}" if bound else "not evaluated",
-            f"{found['active_units']}/{found['latent_dim']}" if found else "",
+            f"{found['active_units']}/{found['latent_dim']}" if found and found["latent_dim"] else "",
             f"{found['frechet']['distance']:.2f}" if found and found["frechet"] else "",
         )  # fmt: skip
     Console().print(table)

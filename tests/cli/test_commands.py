@@ -349,7 +349,7 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     assert "log p(x)" not in shown
     few, many = found["importance_weighted"]
     assert few["log_likelihood"] < many["log_likelihood"]
-    surgery = found["mutual_information"] + found["marginal_kl"]
+    surgery = found["surgery"]["mutual_information"] + found["surgery"]["marginal_kl"]
     np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
     assert 0.2 < found["accuracy"]["linear"] <= 1
     assert 0 < found["frechet"]["floor"] < found["frechet"]["distance"]

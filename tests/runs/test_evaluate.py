@@ -54,3 +54,19 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
     np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
     assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
     assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
+
+
+@pytest.mark.slow
+def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> None:
+    """What needs one flat latent vector is left out, and the rest is as of every model."""
+    preset = "ladder(widths=(8, 8), depths=(1, 2), blocks=1)"
+    run = fit(Config(preset=preset, dataset=str(few_images), epochs=1, latent_dim=3), tmp_path / "ladder")
+    found = evaluate(run.directory, num_samples=(4,), num_images=10)
+    assert len(found["layer_rates"]) == 4
+    np.testing.assert_allclose(sum(found["layer_rates"]), found["elbo"]["rate"], rtol=1e-5)
+    assert found["latent_dim"] == 3
+    assert found["surgery"] is None
+    assert found["dimension_rates"] is None
+    assert 0 < found["reconstruction_mse"] < 0.3
+    assert found["frechet"]["distance"] > found["frechet"]["floor"]
+    assert found["accuracy"].keys() == {"nearest_neighbours", "linear"}
