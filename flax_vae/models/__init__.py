@@ -1,5 +1,6 @@
 """Networks and distributions joined into models."""
 
+from flax_vae.models.ladder import Ladder
 from flax_vae.models.likelihoods import (
     LIKELIHOODS,
     BernoulliLikelihood,
@@ -18,7 +19,15 @@ from flax_vae.models.posteriors import (
     InverseAutoregressive,
     TopDownPosterior,
 )
-from flax_vae.models.presets import PRESETS, channel_means, gated_mlp, residual_conv, tutorial_conv, tutorial_dense
+from flax_vae.models.presets import (
+    PRESETS,
+    channel_means,
+    gated_mlp,
+    ladder,
+    residual_conv,
+    tutorial_conv,
+    tutorial_dense,
+)
 from flax_vae.models.priors import (
     PRIORS,
     ConditionalNormal,
@@ -50,6 +59,7 @@ __all__ = [
     "FullNormal",
     "Inference",
     "InverseAutoregressive",
+    "Ladder",
     "Layer",
     "LearnedMixture",
     "LogisticMixtureLikelihood",
@@ -65,6 +75,7 @@ __all__ = [
     "channel_means",
     "gated_mlp",
     "init",
+    "ladder",
     "require_flat",
     "residual_conv",
     "tutorial_conv",

@@ -1,0 +1,125 @@
+"""The ladder of spatial latents against quadrature and Monte Carlo, at parameters that leave nothing at zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.special import logsumexp
+
+from flax_vae import bind, init, kl_divergence, ladder, log_likelihood, log_weights, sample
+from flax_vae.models.ladder import Ladder
+
+KEY = jax.random.key(0)
+
+
+def disturbed(model: Ladder, image_shape: tuple[int, int, int], by: float, context_dim: int = 0) -> dict:
+    """First parameters with noise, since many start from 0."""
+    params = init(model, KEY, image_shape, context_dim)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noise = [by * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [leaf + each for leaf, each in zip(leaves, noise, strict=True)])
+
+
+@pytest.fixture(scope="module")
+def two_layers() -> tuple[Ladder, dict, jax.Array]:
+    """One latent in each of two layers, and three images of 2x2 pixels."""
+    model = ladder((2, 2, 1), latent_dim=1, widths=(4,), depths=(1,), blocks=1)
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, 2, 2, 1)), jnp.float32)
+    params = disturbed(model, (2, 2, 1), 0.3)
+    params["posterior"]["log_var"]["bias"] = jnp.zeros(1)  # wide enough to draw wherever p(x, z) is
+    return model, params, images
+
+
+def on_a_grid(model: Ladder, params: dict, images: jax.Array) -> tuple[jax.Array, jax.Array, float]:
+    """log p(x, z) and log q(z | x) for all z of a grid, "k b", and the logarithm of the area of its cells."""
+    ticks = jnp.linspace(-12, 12, 500)
+    z1, z2 = (jnp.broadcast_to(z.reshape(-1, 1), (ticks.size**2, len(images))) for z in jnp.meshgrid(ticks, ticks))
+    inference = bind(model, params).infer_at(images, (z1[..., None], z2[..., None, None, None]))
+    log_q = sum(layer.log_q for layer in inference.layers)
+    return log_weights(inference, images) + log_q, log_q, 2 * np.log(ticks[1] - ticks[0])
+
+
+def test_it_is_a_density_and_the_bound_rises_to_the_integral(two_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = two_layers
+    log_joint, log_q, log_cell = on_a_grid(*two_layers)
+    np.testing.assert_allclose(logsumexp(log_q, axis=0) + log_cell, 0, atol=1e-3)
+    evidence = np.asarray(logsumexp(log_joint, axis=0) + log_cell)
+    bound, error = map(np.asarray, log_likelihood(model, params, images, KEY, 100_000))
+    assert (error < 0.02).all()
+    np.testing.assert_array_less(np.abs(bound - evidence), 4.5 * error + 1e-3)
+
+    def mean(num_samples: int) -> np.ndarray:
+        keys = map(jax.random.key, range(300))
+        return np.mean([np.asarray(log_likelihood(model, params, images, key, num_samples)[0]) for key in keys], axis=0)
+
+    elbo, few, many = (mean(k) for k in (2, 5, 50))
+    assert (elbo < few).all()
+    assert (few < many).all()
+    assert (many < evidence + 0.01).all()
+
+
+@pytest.fixture(scope="module")
+def many_layers() -> tuple[Ladder, dict, jax.Array]:
+    """Five layers at three sizes, and two images of 7x5 pixels."""
+    model = ladder((7, 5, 1), latent_dim=3, widths=(4, 6, 4), depths=(1, 2, 1), channels=2, blocks=1)
+    images = jnp.asarray(np.random.default_rng(0).random((2, 7, 5, 1)), jnp.float32)
+    return model, disturbed(model, (7, 5, 1), 0.1), images
+
+
+def test_rates_of_layers_are_those_of_their_draws(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = many_layers
+    inference = bind(model, params).infer(images, KEY, 4_000)
+    assert [layer.z.shape[2:] for layer in inference.layers] == [(3,), (1, 1, 2), (2, 2, 2), (2, 2, 2), (4, 3, 2)]
+    for layer in inference.layers:
+        of_draws = layer.log_q - layer.prior.log_prob(layer.z)
+        closed = jnp.broadcast_to(kl_divergence(layer.posterior, layer.prior), of_draws.shape)
+        error = np.asarray((of_draws - closed).std(0) / np.sqrt(len(of_draws)))
+        assert (closed.mean(0) > 0.01).all()
+        np.testing.assert_array_less(np.abs(np.asarray((of_draws - closed).mean(0))), 4.5 * error)
+
+
+def test_latents_that_were_drawn_are_inferred_again(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = many_layers
+    bound = bind(model, params)
+    drawn = bound.infer(images, KEY, 3)
+    again = bound.infer_at(images, tuple(layer.z for layer in drawn.layers))
+    np.testing.assert_allclose(log_weights(again, images), log_weights(drawn, images), rtol=1e-5)
+    for one, other in zip(drawn.layers, again.layers, strict=True):
+        np.testing.assert_allclose(one.log_q, other.log_q, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_below_those_known_are_means_of_their_priors(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = many_layers
+    bound = bind(model, params)
+    everything, some = bound.infer(images, KEY), bound.infer(images, KEY, known=3)
+    for i, (one, other) in enumerate(zip(everything.layers, some.layers, strict=True)):
+        np.testing.assert_array_equal(other.z, one.z if i < 3 else other.prior.mean())
+
+
+def test_what_is_generated_follows_the_prior(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    """At temperature 0 it is the image of all means; at 1 the layers' draws change it."""
+    model, params, _ = many_layers
+    cold = sample(model, params, KEY, 4, 1e-6)
+    np.testing.assert_allclose(cold, np.broadcast_to(cold[:1], cold.shape), atol=1e-4)
+    assert np.asarray(sample(model, params, KEY, 64)).std(0).mean() > 10 * np.asarray(cold).std(0).mean()
+
+
+def test_a_context_changes_every_layer() -> None:
+    model = ladder((4, 4, 1), latent_dim=2, widths=(4,), depths=(2,), blocks=1)
+    params = disturbed(model, (4, 4, 1), 0.1, context_dim=3)
+    x = jnp.full((1, 4, 4, 1), 0.5)
+    one, other = (bind(model, params, np.eye(3)[[i]]).infer(x, KEY) for i in (0, 1))
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert (a.posterior.loc != b.posterior.loc).all()
+
+
+def test_no_output_of_the_networks_makes_the_loss_infinite(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = many_layers
+    wild = jax.tree.map(lambda leaf: leaf, params)
+    for name, part in wild["decoder"].items():
+        if name.startswith(("prior", "posterior")):
+            part["bias"] = jnp.asarray([0.0, 0.0, 1e9, -1e9])  # asks for scales of exp(±1e9)
+    inference = bind(model, wild).infer(images, KEY)
+    assert all(np.isfinite(kl_divergence(layer.posterior, layer.prior)).all() for layer in inference.layers)
+    assert np.isfinite(log_weights(inference, images)).all()
