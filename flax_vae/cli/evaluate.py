@@ -1,6 +1,7 @@
 """`flax-vae evaluate` and `flax-vae compare`."""
 
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 
 import tyro
@@ -30,11 +31,20 @@ class Evaluate:
     --binarize-seed, for fixed and for dynamic."""
     binarize_seed: int = 0
     """Seed of the pixels, with --binarize."""
+    json: Path | None = None
+    """Also write the figures to this file."""
 
     def __call__(self) -> None:
         """Run the command."""
+        if self.json:
+            refuse_unwritable(self.json, ".json", "--json")
         use_machine()
-        show(evaluate(self.run, self.num_samples, self.num_images, self.seed, None, self.binarize, self.binarize_seed))
+        found = evaluate(
+            self.run, self.num_samples, self.num_images, self.seed, None, self.binarize, self.binarize_seed
+        )
+        show(found)
+        if self.json:
+            self.json.write_text(dumps(found, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

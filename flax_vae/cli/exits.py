@@ -34,9 +34,9 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     return 0
 
 
-def refuse_unwritable(path: Path, suffix: str = ".png") -> None:
+def refuse_unwritable(path: Path, suffix: str = ".png", flag: str = "--out") -> None:
     """Raise UserError where a file cannot be written, before the work is done."""
     if suffix and path.suffix.lower() != suffix:
-        raise UserError(f"--out {path}: name a file that ends in {suffix}.")
+        raise UserError(f"{flag} {path}: name a file that ends in {suffix}.")
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path.absolute().parent} is not a directory to write {path.name} to.")

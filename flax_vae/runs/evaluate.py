@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -34,6 +34,14 @@ _AT_ONCE = 100  # images between two movements of the progress bar
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
 _COMPARED = 10_000  # samples and images of a Fréchet distance
+
+
+class Bounds(NamedTuple):
+    """What `log_likelihood` finds of each image."""
+
+    bound: Float[np.ndarray, " n"]
+    error: Float[np.ndarray, " n"]
+    pareto_k: Float[np.ndarray, " n"]
 
 
 def evaluate(
@@ -71,7 +79,7 @@ def evaluate(
     batch = data.batch(test)
     bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
     elbo, layers = _elbo(run, batch, key)
-    weighted = [_summary(k, *bounds[k]) for k in bounds]
+    weighted = [_summary(k, bounds[k]) for k in bounds]
     means = posterior_means(run.vae, run.params, batch) if hasattr(run.vae, "encode") else None
     total = 0.0 if means is None else float(means.sum(dtype=np.float64))
     _refuse_not_finite(run, {"elbo": elbo, "importance_weighted": weighted, "posterior_means": total})
@@ -93,12 +101,12 @@ def evaluate(
             "disentanglement": None if means is None else _disentanglement(test, means),
         }
     result["frechet"] = _frechet(run, train, test, batch, sample_key)
-    result |= _kind_of_likelihood(run, batch, weighted[-1]["log_likelihood"])
+    result |= _kind_of_likelihood(run, batch, float(bounds[max(bounds)].bound.mean()))
     _refuse_not_finite(run, result)
     result["alarm"] = collapse_warning(elbo["rate"], result["active_units"], result["latent_dim"])
     files = RunDirectory(run.directory)
     files.write_evaluation(result)
-    _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)][0])
+    _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)].bound)
     return result
 
 
@@ -128,34 +136,31 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
-def _bounds(
-    run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]
-) -> dict[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-    """For each number of samples the bound of every image, and its standard error."""
+def _bounds(run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]) -> dict[int, Bounds]:
+    """For each number of samples the bound of every image, its standard error and its Pareto k."""
     starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
     for k in num_samples:
         parts = [
             log_likelihood(run.vae, run.params, take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i), k)
             for i in progress(starts, len(starts), f"log-likelihood, {k} samples")
         ]
-        values, errors = (np.concatenate([np.asarray(part[j], np.float64) for part in parts]) for j in (0, 1))
-        bounds[k] = values, errors
+        bounds[k] = Bounds(*(np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True)))
     return bounds
 
 
-def _summary(
-    num_samples: int, bounds: Float[np.ndarray, " n"], errors: Float[np.ndarray, " n"]
-) -> dict[str, float | int]:
-    """The mean over the images, and the standard errors of it.
+def _summary(num_samples: int, found: Bounds) -> dict[str, float | int | None]:
+    """The mean over the images, the standard errors of it, and how many images have a Pareto k above its limit.
 
-    That of the draws says how exact the figure is for these images, that of the images how exact it is for others.
+    The error of the draws says how exact the figure is for these images, that of the images how exact it is for others.
     """
+    count, limit = len(found.bound), min(1 - 1 / math.log10(num_samples), 0.7)
     return {
         "num_samples": num_samples,
-        "images": len(bounds),
-        "log_likelihood": float(bounds.mean()),
-        "standard_error_of_draws": float(np.sqrt((errors**2).sum()) / len(bounds)),
-        "standard_error_of_images": float(bounds.std(ddof=1) / math.sqrt(len(bounds))),
+        "images": count,
+        "log_likelihood": float(found.bound.mean()),
+        "standard_error_of_draws": float(np.sqrt((found.error**2).sum()) / count),
+        "standard_error_of_images": float(found.bound.std(ddof=1) / math.sqrt(count)),
+        "images_of_high_pareto_k": None if np.isnan(found.pareto_k).any() else int((found.pareto_k > limit).sum()),
     }
 
 

@@ -18,11 +18,14 @@ def show(result: Record) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name in ("elbo", "rate", "distortion"):
         table.add_row(name, f"{result['elbo'][name]:.2f}", "nats per image")
+    last = result["importance_weighted"][-1]
     for row in result["importance_weighted"]:
         errors = row["standard_error_of_draws"], row["standard_error_of_images"]
         note = "nats; ± {:.2f} by the draws, ± {:.2f} by the choice of {} images".format(*errors, row["images"])
         name = "IW bound" if result["not_a_likelihood"] else "log p(x)"
         table.add_row(f"{name}, {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
+    if last["images_of_high_pareto_k"]:
+        table.add_row("", "", "Pareto k is high for {images_of_high_pareto_k} of {images} images".format(**last))
     if result["not_a_likelihood"]:
         table.add_row("", "", f"of the {result['not_a_likelihood']}")
     elif result["bits_per_dim"] is None:

@@ -284,7 +284,7 @@ def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
     for parts in PARTS.values():
         for name in parts:
             assert f"- {parts.signature(name)}: {parts.meaning(name)[:20]}" in out
-    assert "(default: 8; residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
+    assert "(default: 8; ladder, residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
     assert out.rindex("examples:") > out.rindex("--resume")
 
 
@@ -361,7 +361,8 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     last = load_run(copy).metrics[-1]
     np.testing.assert_allclose(found["elbo"]["loss"], last["test_loss"], rtol=0.01)
     (copy / "evaluation.json").rename(tmp_path / "first.json")
-    assert main(again) == 0
+    assert main([*again, "--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text()) == found
     assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
     capsys.readouterr()
     assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
@@ -409,7 +410,8 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(
     [
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
-        (["compare", "RUN", "--out", "both.jpg"], "name a file that ends in .png"),
+        (["compare", "RUN", "--out", "both.jpg"], "--out both.jpg: name a file that ends in .png"),
+        (["evaluate", "RUN", "--json", "figures.txt"], "--json figures.txt: name a file that ends in .json"),
         (["compare", "nowhere"], "nowhere is not a run directory"),
     ],
 )

@@ -45,8 +45,9 @@ def test_it_is_a_density_and_the_bound_rises_to_the_integral(two_layers: tuple[L
     log_joint, log_q, log_cell = on_a_grid(*two_layers)
     np.testing.assert_allclose(logsumexp(log_q, axis=0) + log_cell, 0, atol=1e-3)
     evidence = np.asarray(logsumexp(log_joint, axis=0) + log_cell)
-    bound, error = map(np.asarray, log_likelihood(model, params, images, KEY, 100_000))
+    bound, error, k = map(np.asarray, log_likelihood(model, params, images, KEY, 100_000))
     assert (error < 0.02).all()
+    assert (k < 0.7).all()
     np.testing.assert_array_less(np.abs(bound - evidence), 4.5 * error + 1e-3)
 
     def mean(num_samples: int) -> np.ndarray:

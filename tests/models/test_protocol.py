@@ -83,7 +83,7 @@ def log_evidence() -> np.ndarray:
 
 def test_the_bound_of_the_exact_posterior_is_the_evidence() -> None:
     params = init(Spatial(), KEY, (2, 3, 1))
-    bound, error = log_likelihood(Spatial(), params, IMAGES, KEY, 100)
+    bound, error, _ = log_likelihood(Spatial(), params, IMAGES, KEY, 100)
     np.testing.assert_allclose(bound, log_evidence(), rtol=1e-4)
     np.testing.assert_allclose(error, 0, atol=1e-3)
 

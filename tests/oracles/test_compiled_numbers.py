@@ -259,7 +259,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     log_w = normal_log_prob(draws, 0, np.zeros(latents)) - normal_log_prob(draws, mean[:, None], log_scale[:, None])
     log_w += cross_entropy(draws.reshape(-1, latents), np.repeat(x, DRAWS, 0)).reshape(rows, DRAWS)
     w = np.exp(log_w - log_w.max(-1, keepdims=True))
-    bound, error = log_likelihood(vae, params, images, key, DRAWS)
+    bound, error, _ = log_likelihood(vae, params, images, key, DRAWS)
     yield "log_likelihood", bound, logsumexp(log_w, axis=-1) - np.log(DRAWS)
     yield "its error", error, w.std(-1, ddof=1) / w.mean(-1) / DRAWS**0.5
 

@@ -197,13 +197,13 @@ class ScaledLikelihood(nn.Module):
 def test_units_of_pixels_move_the_evidence_by_a_constant_and_leave_its_error() -> None:
     vae = linear_gaussian(0.3).clone(likelihood=ScaledLikelihood())
     params = init(vae, KEY, (2, 2, 1))
-    bound, error = log_likelihood(vae, params, IMAGES, KEY, 100)
+    bound, error, _ = log_likelihood(vae, params, IMAGES, KEY, 100)
 
     @examples(max_examples=10)
     @given(st.floats(-1e4, 1e4, width=32))
     def check(constant: float) -> None:
         moved = params | {"likelihood": {"constant": jnp.asarray(constant)}}
-        found, its_error = log_likelihood(vae, moved, IMAGES, KEY, 100)
+        found, its_error, _ = log_likelihood(vae, moved, IMAGES, KEY, 100)
         np.testing.assert_allclose(found, bound + constant, rtol=1e-6, atol=1e-4)
         np.testing.assert_allclose(its_error, error, rtol=1e-2)
 
