@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae.batches import Batch, as_one, batch_size_of, to_unit, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
+from flax_vae.errors import UserError
 from flax_vae.models.protocol import require_flat
 from flax_vae.models.vae import Context, Params, bind
 
@@ -100,6 +101,22 @@ def reconstruct(
 
     x, context = unpack(images)
     return _each(one, (x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x))))
+
+
+@partial(jax.jit, static_argnums=0)
+def reconstruct_layers(
+    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]
+) -> Float[Array, "layers n h w c"]:
+    """What each layer of a ladder adds: images from the first layer alone, from the first two, ... from all.
+
+    The layers that are left out are at the means of their priors, given those above.
+    """
+    if not hasattr(vae, "infer_top"):
+        raise UserError(f"reconstruct_layers needs a ladder of latents, which {type(vae).__name__} is not.")
+    x, context = unpack(images)
+    model = bind(vae, params, context)
+    layers = len(jax.eval_shape(lambda: model.infer(x, key)).layers)
+    return jax.lax.map(lambda known: model.infer_top(x, key, known).likelihood.mean()[0], 1 + jnp.arange(layers))
 
 
 @partial(jax.jit, static_argnums=(0, 4))

@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Draw, draw_layers, layers
@@ -57,23 +57,24 @@ class Ladder(nn.Module):
         """q(z_1 | x) of the top layer, batch shape "b"."""
         return self._top_posterior(self.encoder(x.astype(self.dtype)))
 
-    def infer(
-        self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1, known: int | None = None
-    ) -> Inference:
-        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them.
+    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
+        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
+        return self.infer_top(x, key, None, num_samples)
 
-        Args:
-            known: layers, from the top, that are drawn from the posterior; those below are the means of their priors
-                given what is above. All by default.
-        """
+    def infer_top(
+        self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""] | None, num_samples: int = 1
+    ) -> Inference:
+        """`infer`, but below the first `known` layers latents are the means of their priors given those above."""
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
         drawn = draw_layers(self._top_posterior(maps), top_key, (num_samples,))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
-            if known is not None and len(drawn) + number >= known:
-                return prior.loc, posterior.log_prob(prior.loc)
-            return posterior.sample_and_log_prob(jax.random.fold_in(key, number))
+            z_l, log_q = posterior.sample_and_log_prob(jax.random.fold_in(key, number))
+            if known is None:
+                return z_l, log_q
+            z_l = jnp.where(len(drawn) + number < known, z_l, prior.loc)
+            return z_l, posterior.log_prob(z_l)
 
         return self._below(drawn, maps, choose)
 

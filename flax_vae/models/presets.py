@@ -141,7 +141,7 @@ def residual_conv(
     return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-@PRESETS.register("ladder", recipe=_CONVOLUTIONAL)
+@PRESETS.register("ladder", recipe=_CONVOLUTIONAL, flat=False)
 def ladder(
     image_shape: ImageShape,
     latent_dim: int = 2,

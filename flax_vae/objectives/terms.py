@@ -103,7 +103,7 @@ def apply_objective(
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
         )
-    if taken := {"loss", "gradient_norm"} & result[1].keys():
+    if taken := {"loss", "gradient_norm", "skipped"} & result[1].keys():
         raise UserError(
             f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
         )

@@ -1,7 +1,14 @@
 """Pictures: arrays in, one PNG file out."""
 
 from flax_vae.plots.curves import plot_comparison, plot_curves, plot_evaluation
-from flax_vae.plots.images import plot_extremes, plot_latent_grid, plot_reconstructions, plot_samples, save_image_grid
+from flax_vae.plots.images import (
+    plot_extremes,
+    plot_latent_grid,
+    plot_reconstructions,
+    plot_rows,
+    plot_samples,
+    save_image_grid,
+)
 from flax_vae.plots.latents import plot_latent_map
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "plot_latent_grid",
     "plot_latent_map",
     "plot_reconstructions",
+    "plot_rows",
     "plot_samples",
     "save_image_grid",
 ]

@@ -46,15 +46,21 @@ def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any
 
 
 def plot_evaluation(
-    path: FilePath, bounds: Sequence[Mapping[str, Any]], dimension_rates: Sequence[float] | None, of: str = "log p(x)"
+    path: FilePath,
+    bounds: Sequence[Mapping[str, Any]],
+    dimension_rates: Sequence[float] | None,
+    layer_rates: Sequence[float] = (),
+    of: str = "log p(x)",
 ) -> None:
-    """Draw the importance-weighted bound by its number of samples, and beside it the rate of each latent dimension.
+    """Draw the importance-weighted bound by its number of samples, and beside it the rate of each part of the latents.
 
-    `of` says what it bounds.
+    These are the layers, where there are several, or else the dimensions if they have rates. `of` says what is bounded.
 
     Each of `bounds` is an object of evaluation.json; the bars are two standard errors of the draws either way.
     """
-    panels = make_panels([["bound", "rates"]] if dimension_rates else [["bound"]], 9.0 if dimension_rates else 5.6, 4.0)
+    by_layer = len(layer_rates) > 1
+    rates = layer_rates if by_layer else sorted(dimension_rates or (), reverse=True)
+    panels = make_panels([["bound", "rates"]] if rates else [["bound"]], 9.0 if rates else 5.6, 4.0)
     ax, counts = panels["bound"], [row["num_samples"] for row in bounds]
     errors = [2 * row["standard_error_of_draws"] for row in bounds]
     ax.errorbar(
@@ -70,12 +76,12 @@ def plot_evaluation(
     ax.set_xticks(counts, [f"{count:,}" for count in counts])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("samples per image")
-    if dimension_rates:
-        highest = sorted(dimension_rates, reverse=True)
-        panels["rates"].bar(range(1, len(highest) + 1), highest, color=SETS["train"], width=0.8)
+    if rates:
+        panels["rates"].bar(range(1, len(rates) + 1), rates, color=SETS["train"], width=0.8)
         panels["rates"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-        panels["rates"].set_xlabel("latent dimensions, the highest first")
-        add_heading(panels["rates"], "Rate by dimension", f"{sum(highest):.2f} nats per image together")
+        panels["rates"].set_xlabel("layers, top first" if by_layer else "latent dimensions, the highest first")
+        title = f"Rate by {'layer' if by_layer else 'dimension'}"
+        add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image together")
     note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean of {bounds[-1]['images']:,}"
     save_figure(path, ax, f"Importance-weighted bound of {of}", note)
 

@@ -42,6 +42,13 @@ def plot_samples(path: FilePath, images: Images) -> None:
     save_figure(path, draw_mosaic(images, columns=10, padding=2), "Samples", "decoded from draws of the prior")
 
 
+def plot_rows(path: FilePath, images: ImageTable, names: list[str], title: str, note: str) -> None:
+    """Draw images "rows n h w c", a row for each name."""
+    ax = draw_mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], padding=2, left=300, top=140)
+    ax.set_yticks(np.arange(len(names)) + 0.5, names)
+    save_figure(path, ax, title, note)
+
+
 def plot_latent_grid(
     path: FilePath, images: ImageTable, extent: float, plane: tuple[int, ...], latent_dim: int, given: str = ""
 ) -> None:

@@ -248,6 +248,7 @@ class Training:
             ema_decay=self.config.ema_decay,
             microbatch_size=self.config.microbatch_size if cut else 0,
             axis=axis,
+            skip_norm=self.config.skip_norm,
         )
 
     def mesh(self) -> Mesh | None:
@@ -272,7 +273,8 @@ class Training:
         batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8)
         if self.data.class_names:
             batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
-        return zero_metrics(self.model, self.objective_at(self.config.beta), jax.eval_shape(self.fresh_state), batch)
+        objective, state = self.objective_at(self.config.beta), jax.eval_shape(self.fresh_state)
+        return zero_metrics(self.model, objective, state, batch, self.config.skip_norm)
 
 
 def build(config: Config, model: nn.Module | None = None, objective: Objective | None = None) -> Training:

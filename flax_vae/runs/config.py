@@ -97,6 +97,12 @@ class Config:
         "optimisation", "cosine", "Learning-rate schedule after that: constant, linear to 0, or cosine to 1 %."
     )
     clip_norm: float = _setting("optimisation", 0.0, "Largest global norm of the gradient; 0 for none.")
+    skip_norm: float = _setting(
+        "optimisation",
+        0.0,
+        "Steps whose gradient has a larger norm are skipped and counted; training stops when most of an epoch is. "
+        "0 for none.",
+    )
     ema_decay: float = _setting(
         "optimisation", 0.0, "Decay of the averaged parameters that evaluation and sampling use; 0 for none."
     )
@@ -165,8 +171,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"{flag(name)} must be greater than 0, not {value}.")
-        not_negative = ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "binarize_seed",
-                        "seed", "early_stopping")  # fmt: skip
+        not_negative = ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "skip_norm",
+                        "binarize_seed", "seed", "early_stopping")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
@@ -194,10 +200,12 @@ class Config:
         objective = OBJECTIVES.make(self.objective, num_images=1, total_steps=1)
         for need in getattr(objective, "needs", ()):
             known = [name for name in POSTERIORS if getattr(POSTERIORS[name], need, False)]
-            if self.levels > 1 or read_call(self.posterior).name not in known:
+            flat = [name for name in PRESETS if PRESETS.facts[name].get("flat", True)]
+            one_vector = self.levels == 1 and read_call(self.preset).name in flat
+            if not one_vector or read_call(self.posterior).name not in known:
                 raise UserError(
                     f"--objective {self.objective} compares latent dimensions one by one: it goes with --levels 1 and "
-                    f"--posterior {' or '.join(known)}."
+                    f"--posterior {' or '.join(known)}, and with --preset {' or '.join(flat)}."
                 )
 
     @property

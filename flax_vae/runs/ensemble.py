@@ -124,17 +124,34 @@ class Ensemble(ExitStack):
             step, metrics = ends[i]
             if bad := [name for name in metrics if not np.isfinite(metrics[name])]:
                 bad = [f"{name} is {metrics[name]}" for name in sorted(bad, key=lambda name: name != "loss")]
-                member, saved = self.members[i], self.checkpoints[i].latest_step()
-                self.failed[i] = UserError(
-                    f"step {step}: {', '.join(bad)}. Lower --learning-rate (now "
-                    f"{member.training.config.learning_rate:g}) or bound the gradient by --clip-norm 1; "
-                    + ("there is no checkpoint yet." if saved is None else f"the checkpoint of step {saved} is intact.")
-                )
-                member.directory.failure_file.write_text(f"{self.failed[i]}\n")
-                if self.going():
-                    say(f"{member.directory} stops. {self.failed[i]}")
+                rate = self.members[i].training.config.learning_rate
+                advice = f"Lower --learning-rate (now {rate:g}) or bound the gradient by --clip-norm 1"
+                self._fail(i, f"step {step}: {', '.join(bad)}. {advice}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
+
+    def stop_skipping(self, means: dict[int, dict[str, float]]) -> None:
+        """Take out the members that skipped most steps of the epoch: they would go on so, and learn nothing."""
+        for i in self.going():
+            config, skipped = self.members[i].training.config, means[i].get("skipped", 0.0)
+            if skipped > 0.5:
+                self._fail(
+                    i,
+                    f"{skipped:.0%} of the epoch's steps were skipped; the mean norm of the gradient is "
+                    f"{means[i]['gradient_norm']:.3g}. Raise --skip-norm (now {config.skip_norm:g}) or lower "
+                    f"--learning-rate (now {config.learning_rate:g})",
+                )
+        if len(self.failed) == len(self.members):
+            raise self.failed[0]
+
+    def _fail(self, i: int, why: str) -> None:
+        """Remember, write down and, where others go on, say that a member stops."""
+        member, saved = self.members[i], self.checkpoints[i].latest_step()
+        kept = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
+        self.failed[i] = UserError(f"{why}; {kept}.")
+        member.directory.failure_file.write_text(f"{self.failed[i]}\n")
+        if self.going():
+            say(f"{member.directory} stops. {self.failed[i]}")
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
         """Each member's train metrics over the steps of the epoch so far."""

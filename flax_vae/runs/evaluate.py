@@ -170,7 +170,8 @@ def _draw(
     """Write the pictures: bound by samples and rates of dimensions; the most and the least likely images."""
     directory.mkdir(exist_ok=True)
     of = "minus the cross-entropy" if result["not_a_likelihood"] else "log p(x)"
-    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], result["dimension_rates"], of)
+    rates = result["dimension_rates"], result["layer_rates"]
+    plot_evaluation(directory / "evaluation.png", result["importance_weighted"], *rates, of)
     order = np.argsort(-bounds)
     shown = np.concatenate([order[:10], order[-10:]])
     plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)

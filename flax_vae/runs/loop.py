@@ -71,7 +71,9 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 if stop and step < first + steps_per_epoch:
                     ensemble.save(step)
                     raise Interrupted(stop[0], directory, config)
-            means, held_out, times = ensemble.means(steps_per_epoch), ensemble.evaluate(), clock.finish_epoch()
+            means = ensemble.means(steps_per_epoch)
+            ensemble.stop_skipping(means)
+            held_out, times = ensemble.evaluate(), clock.finish_epoch()
             records = {
                 i: {"epoch": epoch + 1, "step": step}
                 | times

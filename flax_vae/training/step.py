@@ -67,6 +67,7 @@ def make_train_step(
     microbatch_size: int = 0,
     mesh: Mesh | None = None,
     axis: str | None = None,
+    skip_norm: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
 
@@ -82,6 +83,8 @@ def make_train_step(
             microbatches, the result is the same to rounding for every number of devices.
         axis: instead of a mesh, its axis along which devices share the batch, where the step is called within their
             `jax.shard_map`.
+        skip_norm: a step whose gradient has a larger norm leaves parameters and optimiser as they are, and the metric
+            `skipped` is 1 (Child 2021); 0 for never.
     """
     mean_gradient = _make_mean_gradient(model, objective, microbatch_size, DATA_AXIS if mesh else axis)
     if mesh:
@@ -99,8 +102,13 @@ def make_train_step(
         averaged = state.averaged_params
         if averaged is not None:
             averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
-        state = replace(state, step=state.step + 1, params=params, opt_state=opt_state, averaged_params=averaged)
-        return state, metrics | {"gradient_norm": _norm(grads)}
+        new = replace(state, params=params, opt_state=opt_state, averaged_params=averaged)
+        metrics |= {"gradient_norm": _norm(grads)}
+        if skip_norm:
+            skip = metrics["gradient_norm"] > skip_norm
+            new = jax.tree.map(partial(jnp.where, skip), state, new)
+            metrics["skipped"] = skip.astype(jnp.float32)
+        return replace(new, step=state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -110,10 +118,13 @@ def _norm(tree: Params) -> Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in jax.tree.leaves(tree)))
 
 
-def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:
+def zero_metrics(
+    model: nn.Module, objective: Objective, state: TrainState, batch: Any, skip_norm: float = 0.0
+) -> Metrics:
     """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
     terms = jax.eval_shape(partial(apply_objective, model, objective), state.params, batch, state.key, state.step)
-    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {"gradient_norm": jnp.zeros(())}
+    own = ("gradient_norm", "skipped") if skip_norm else ("gradient_norm",)
+    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {name: jnp.zeros(()) for name in own}
 
 
 def _make_mean_gradient(

@@ -93,7 +93,7 @@ def test_latents_that_were_drawn_are_inferred_again(many_layers: tuple[Ladder, d
 def test_layers_below_those_known_are_means_of_their_priors(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
     model, params, images = many_layers
     bound = bind(model, params)
-    everything, some = bound.infer(images, KEY), bound.infer(images, KEY, known=3)
+    everything, some = bound.infer(images, KEY), bound.infer_top(images, KEY, 3)
     for i, (one, other) in enumerate(zip(everything.layers, some.layers, strict=True)):
         np.testing.assert_array_equal(other.z, one.z if i < 3 else other.prior.mean())
 

@@ -115,6 +115,7 @@ PICTURES = {
     "grid of a plane among 8": lambda path: plots.plot_latent_grid(
         path, images_of(12, 20, 32, 3).reshape(3, 4, 20, 32, 3), 1.5, (2, 6), 8
     ),
+    "rows": lambda path: plots.plot_rows(path, images_of(30).reshape(3, 10, 28, 28, 1), ["a", "bb", "all"], "A", "b"),
     "map": lambda path: plots.plot_latent_map(path, MEANS, LABELS, NAMES, (2, 6), 8),
     "curves": lambda path: plots.plot_curves(path, curve(50)),
 }

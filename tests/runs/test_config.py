@@ -27,6 +27,7 @@ pytestmark = pytest.mark.quick_compile
         ({"conditional": True, "prior": "vamp"}, "--conditional goes with --prior normal, not with vamp"),
         ({"objective": "beta_tcvae", "posterior": "full"}, "goes with --levels 1 and --posterior diagonal"),
         ({"objective": "dip_vae_i", "levels": 2}, "goes with --levels 1 and --posterior diagonal or full"),
+        ({"objective": "beta_tcvae", "preset": "ladder"}, "and with --preset gated_mlp or residual_conv"),
         ({"objective": "iwae", "kl_warmup_epochs": 1.0}, "let beta rise, which iwae does not have"),
         ({"early_stopping": 2}, "--early-stopping needs --validation"),
         ({"epochs": 2.5}, "--epochs is 2.5, which is not int"),

@@ -214,6 +214,11 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config
     assert load_run(tmp_path / "run").metrics[-1]["step"] == 12
 
 
+def test_a_run_that_skips_its_steps_says_so_and_stops(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"100% of the epoch's steps were skipped; .* Raise --skip-norm \(now 0\.001\)"):
+        fit(replace(config, skip_norm=1e-3), tmp_path / "run")
+
+
 def test_a_directory_in_use_is_never_overwritten(run: Run, config: Config) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
     with pytest.raises(UserError, match="already holds something"):

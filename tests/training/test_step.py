@@ -105,3 +105,19 @@ def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     with pytest.raises(UserError, match="--devices 3: a batch of 128 images cannot be shared evenly"):
         data_mesh(128, 3)
+
+
+def test_a_step_with_too_large_a_gradient_is_skipped_and_counted(images: np.ndarray) -> None:
+    """It changes the number of the step alone, by which the next one draws otherwise."""
+    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer("adam", 1e-3, 10)
+    state = init_state(vae, tx, KEY, (28, 28, 1), ema=True)
+    step, plain = (make_train_step(vae, ELBO(), tx, ema_decay=0.9, skip_norm=limit) for limit in (1e-3, 0.0))
+    after, metrics = step(jax.tree.map(jnp.copy, state), images)
+    assert metrics["skipped"] == 1
+    assert after.step == 1
+    for name in ("params", "opt_state", "averaged_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
+    high = make_train_step(vae, ELBO(), tx, ema_decay=0.9, skip_norm=1e9)
+    (one, metrics), (other, _) = (each(jax.tree.map(jnp.copy, state), images) for each in (high, plain))
+    assert metrics["skipped"] == 0
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
