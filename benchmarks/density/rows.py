@@ -1,0 +1,99 @@
+"""The rows of benchmarks/density/README.md: train, evaluate and write what came out to density.json.
+
+    python benchmarks/density/rows.py --rows mlp
+
+Each row is one `flax-vae train` and, for each seed, one `flax-vae evaluate`. Runs are kept in `--runs`: a row that was
+interrupted is resumed, and one that is finished is evaluated alone. Needs all of Fashion-MNIST.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from flax_vae import load_run
+
+HERE = Path(__file__).parent
+PROTOCOL = "--binarize dynamic --validation 0.16666667"  # 50,000 images to train on, 10,000 to choose the checkpoint
+ROWS = {
+    "mlp": f"--preset gated_mlp --latent-dim 40 {PROTOCOL} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 "
+    "--learning-rate 1e-3 --seeds 3",
+}
+EVALUATE = "--num-images 10000 --num-samples 5000"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    rows: tuple[str, ...] = tuple(ROWS)
+    runs: Path = Path("runs/density")
+    """Folder of the run directories."""
+    out: Path = HERE / "density.json"
+
+
+def call(*words: object) -> float:
+    """Run a command of flax_vae, and return its seconds."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "flax_vae", *map(str, words)], check=True)
+    return time.perf_counter() - began
+
+
+def train(name: str, directory: Path) -> list[Path]:
+    """The run directory of each seed, trained or resumed where it is not finished."""
+    if directory.exists():
+        call("train", "--resume", directory)
+    else:
+        call("train", *ROWS[name].split(), "--out", directory)
+    return sorted(directory.glob("seed-*")) or [directory]
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    """The figures of one seed."""
+    figures = directory / "figures.json"
+    seconds = call("evaluate", directory, *EVALUATE.split(), "--json", figures)
+    found, run = json.loads(figures.read_text()), load_run(directory)
+    provenance = json.loads((directory / "provenance.json").read_text())
+    (bound,) = found["importance_weighted"]
+    return {
+        "seed": run.config.seed,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
+        "step": run.step,
+        "epochs": run.config.epochs,
+        "train_seconds": run.metrics[-1]["seconds"],
+        "evaluate_seconds": seconds,
+        "elbo": found["elbo"]["elbo"],
+        "bound": bound,
+        "frechet": found["frechet"]["distance"],
+        "accuracy": found["accuracy"],
+        "data": provenance["data"],
+        "versions": provenance["versions"],
+    }
+
+
+def main(arguments: Arguments) -> None:
+    """Measure the rows and write them beside those that are there."""
+    report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for name in arguments.rows:
+        seeds = [measure(directory) for directory in train(name, arguments.runs / name)]
+        machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
+        report[name] = {
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": machine,
+            "train": ROWS[name],
+            "evaluate": EVALUATE,
+            "seeds": seeds,
+        }
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
