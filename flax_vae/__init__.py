@@ -74,7 +74,17 @@ from flax_vae.runs.config import RECIPES, Config
 from flax_vae.runs.evaluate import evaluate
 from flax_vae.runs.fit import Run, fit, fit_many, load_run, resume, resume_many
 from flax_vae.runs.tables import compare
-from flax_vae.sampling import decode, encode, interpolate, latent_grid, reconstruct, sample, sample_gmm, traverse
+from flax_vae.sampling import (
+    decode,
+    encode,
+    interpolate,
+    latent_grid,
+    reconstruct,
+    reconstruct_layers,
+    sample,
+    sample_gmm,
+    traverse,
+)
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.step import TrainState, init_state, make_train_step
 
@@ -154,6 +164,7 @@ __all__ = [
     "make_train_step",
     "rate",
     "reconstruct",
+    "reconstruct_layers",
     "register_kl",
     "residual_conv",
     "resume",

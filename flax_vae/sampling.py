@@ -115,7 +115,7 @@ def reconstruct_layers(
         raise UserError(f"reconstruct_layers needs a ladder of latents, which {type(vae).__name__} is not.")
     x, context = unpack(images)
     model = bind(vae, params, context)
-    layers = len(jax.eval_shape(lambda: model.infer(x, key)).layers)
+    layers = len(jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers]))
     return jax.lax.map(lambda known: model.infer_top(x, key, known).likelihood.mean()[0], 1 + jnp.arange(layers))
 
 

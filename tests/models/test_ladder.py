@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from jax.scipy.special import logsumexp
 
-from flax_vae import bind, init, kl_divergence, ladder, log_likelihood, log_weights, sample
+from flax_vae import (
+    UserError,
+    bind,
+    init,
+    kl_divergence,
+    ladder,
+    log_likelihood,
+    log_weights,
+    reconstruct_layers,
+    sample,
+    tutorial_dense,
+)
 from flax_vae.models.ladder import Ladder
 
 KEY = jax.random.key(0)
@@ -96,6 +107,19 @@ def test_layers_below_those_known_are_means_of_their_priors(many_layers: tuple[L
     everything, some = bound.infer(images, KEY), bound.infer_top(images, KEY, 3)
     for i, (one, other) in enumerate(zip(everything.layers, some.layers, strict=True)):
         np.testing.assert_array_equal(other.z, one.z if i < 3 else other.prior.mean())
+
+
+def test_images_are_reconstructed_from_more_and_more_layers(many_layers: tuple[Ladder, dict, jax.Array]) -> None:
+    model, params, images = many_layers
+    found = reconstruct_layers(model, params, images, KEY)
+    assert found.shape == (5, *images.shape)
+    for known in (1, 3):
+        expected = bind(model, params).infer_top(images, KEY, known).likelihood.mean()[0]
+        np.testing.assert_allclose(found[known - 1], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[-1], bind(model, params).infer(images, KEY).likelihood.mean()[0], rtol=1e-5)
+    flat = tutorial_dense((7, 5, 1))
+    with pytest.raises(UserError, match="needs a ladder of latents, which VAE is not"):
+        reconstruct_layers(flat, init(flat, KEY, (7, 5, 1)), images, KEY)
 
 
 def test_what_is_generated_follows_the_prior(many_layers: tuple[Ladder, dict, jax.Array]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flax_vae import Config, fit, load_run, sample
 from flax_vae.runs.evaluate import evaluate
 from flax_vae.runs.fit import run_data
+from flax_vae.runs.pictures import draw_pictures
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
@@ -70,3 +71,6 @@ def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> No
     assert 0 < found["reconstruction_mse"] < 0.3
     assert found["frechet"]["distance"] > found["frechet"]["floor"]
     assert found["accuracy"].keys() == {"nearest_neighbours", "linear"}
+    draw_pictures(tmp_path / "pictures", run.vae, run.params, run_data(run).test, run.metrics, jax.random.key(0))
+    drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert drawn == {"reconstructions", "samples", "curves", "layers", "temperatures"}
