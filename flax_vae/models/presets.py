@@ -11,6 +11,7 @@ import flax.linen as nn
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_vae.errors import UserError
 from flax_vae.models.ladder import BottomUp, Ladder, TopDown
 from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
 from flax_vae.models.posteriors import DiagonalNormal
@@ -166,7 +167,12 @@ def ladder(
         channels: of each layer.
         blocks: residual blocks at each size, on the way up; on the way down there is one after each layer.
         patch: side in pixels of what is one position at the finest size.
+
+    Raises:
+        UserError: another number of `depths` than of `widths`, or none.
     """
+    if not widths or len(widths) != len(depths):
+        raise UserError(f"ladder has a width and a depth for each size, not widths={widths} and depths={depths}.")
     head = likelihood or BernoulliLikelihood()
     start = head.start(mean or (0.5,) * image_shape[-1])
     return Ladder(

@@ -130,6 +130,11 @@ def test_what_is_generated_follows_the_prior(many_layers: tuple[Ladder, dict, ja
     assert np.asarray(sample(model, params, KEY, 64)).std(0).mean() > 10 * np.asarray(cold).std(0).mean()
 
 
+def test_sizes_that_do_not_match_are_refused() -> None:
+    with pytest.raises(UserError, match=r"not widths=\(32,\) and depths=\(2, 2\)"):
+        ladder((4, 4, 1), widths=(32,), depths=(2, 2))
+
+
 def test_a_context_changes_every_layer() -> None:
     model = ladder((4, 4, 1), latent_dim=2, widths=(4,), depths=(2,), blocks=1)
     params = disturbed(model, (4, 4, 1), 0.1, context_dim=3)
