@@ -150,8 +150,9 @@ def _resume(flags: Flags) -> list[Run]:
     assert flags.resume is not None
     directory = RunDirectory(Path(flags.resume))
     members = directory.members()
-    config, _ = (members or [directory])[0].config()
-    _use_machine(config, len(members))
+    runs = members or [directory]
+    config, _ = runs[0].config()
+    _use_machine(config, len(runs))
     written = flags.config.get("objective")
     objective = load_objective(written) if written else None
     if members:
