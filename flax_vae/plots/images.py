@@ -44,7 +44,7 @@ def plot_samples(path: FilePath, images: Images) -> None:
 
 def plot_rows(path: FilePath, images: ImageTable, names: list[str], title: str, note: str) -> None:
     """Draw images "rows n h w c", a row for each name."""
-    ax = draw_mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], padding=2, left=300, top=140)
+    ax = draw_mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], padding=2, left=340, top=140)
     ax.set_yticks(np.arange(len(names)) + 0.5, names)
     save_figure(path, ax, title, note)
 
