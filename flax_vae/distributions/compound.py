@@ -173,6 +173,11 @@ def layers(distribution: LatentDistribution, z: Float[Array, "... d"]) -> list[t
     return distribution.layers(z) if isinstance(distribution, Chain) else [(z, distribution)]
 
 
+def layers_at(distribution: LatentDistribution, z: Float[Array, "... d"]) -> list[Draw]:
+    """What `draw_layers` gives, of latents that were drawn before."""
+    return [(z_l, each.log_prob(z_l), each) for z_l, each in layers(distribution, z)]
+
+
 def draw_layers(distribution: LatentDistribution, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> list[Draw]:
     """A draw layer by layer: z_l, log q(z_l | z_<l) and that distribution; one layer but for a `Chain`."""
     if isinstance(distribution, Chain):

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import Draw, draw_layers, layers
+from flax_vae.distributions.compound import Draw, draw_layers, layers_at
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
-from flax_vae.models.vae import beside, context_of, draw
-from flax_vae.nn.networks import Conv, ImageShape, OutputBias, SiluBlock, bias_init, dense, depth_to_space, halved
+from flax_vae.models.vae import beside, context_of, draw, with_priors
+from flax_vae.nn.networks import Conv, ImageShape, OutputBias, SiluBlock, bias_init, dense, depth_to_space, halved, wide
 
 _MAX_LOG_SCALE = 5.0
 Choice = Callable[[int, Normal, Normal], tuple[Array, Array]]
@@ -51,7 +51,7 @@ class Ladder(nn.Module):
         return context_of(self)
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
-        return self.posterior(beside(_wide(maps[-1].reshape(len(maps[-1]), -1)), self.context()))
+        return self.posterior(beside(wide(maps[-1].reshape(len(maps[-1]), -1)), self.context()))
 
     def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
         """q(z_1 | x) of the top layer, batch shape "b"."""
@@ -82,8 +82,7 @@ class Ladder(nn.Module):
         """`infer` at latents that were drawn before, one array for each layer."""
         maps = self.encoder(x.astype(self.dtype))
         count = len(latents) - sum(self.decoder.depths)
-        z = jnp.concatenate(latents[:count], axis=-1)
-        drawn = [(z_l, q.log_prob(z_l), q) for z_l, q in layers(self._top_posterior(maps), z)]
+        drawn = layers_at(self._top_posterior(maps), jnp.concatenate(latents[:count], axis=-1))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
             z_l = latents[count + number]
@@ -93,9 +92,7 @@ class Ladder(nn.Module):
 
     def _below(self, drawn: list[Draw], maps: Maps, choose: Choice) -> Inference:
         """The layers below the top, and the likelihood."""
-        z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
-        priors = (prior for _, prior in layers(self.prior(), z))
-        top = tuple(Layer(*each, prior) for each, prior in zip(drawn, priors, strict=True))
+        z, top = with_priors(drawn, self.prior())
         below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 
@@ -209,7 +206,7 @@ class TopDown(nn.Module):
 
     def _two(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], name: str) -> tuple[Array, Array]:
         """Two numbers for each latent, "k b h w c", from 0."""
-        both = _wide(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
+        both = wide(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
         first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
         return first, second
 
@@ -218,12 +215,7 @@ class TopDown(nn.Module):
         height, width, channels = self.image_shape
         start = bias_init(self.output_bias, self.image_shape)
         last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
-        return _wide(depth_to_space(last(nn.silu(h)), self.patch)[:, :height, :width])
-
-
-def _wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32 at least, for densities."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return wide(depth_to_space(last(nn.silu(h)), self.patch)[:, :height, :width])
 
 
 def _bounded(log_scale: Float[Array, "..."]) -> Float[Array, "..."]:

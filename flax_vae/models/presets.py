@@ -5,6 +5,7 @@ training's configuration that differ from the usual ones.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -42,7 +43,8 @@ _CONVOLUTIONAL = {
 Part = Any  # a Linen module, or for a likelihood any head
 
 
-def _flat(
+def _assemble(
+    kind: Callable[..., Any],
     encoder: nn.Module,
     decoder: Callable[..., nn.Module],
     image_shape: ImageShape,
@@ -51,11 +53,11 @@ def _flat(
     prior: Part,
     likelihood: Part,
     mean: Mean | None,
-) -> VAE:
-    """A VAE with one latent vector; `decoder(image_shape=..., output_bias=...)` makes its decoder."""
+) -> Any:
+    """A `VAE` or a `Ladder`; `decoder(image_shape=..., output_bias=...)` makes its decoder."""
     head = likelihood or BernoulliLikelihood()
     start = head.start(mean or (0.5,) * image_shape[-1])
-    return VAE(
+    return kind(
         encoder=encoder,
         posterior=posterior or DiagonalNormal(latent_dim),
         prior=prior or StandardNormal(latent_dim),
@@ -81,8 +83,8 @@ def tutorial_conv(
         posterior, prior, likelihood: the parts; by default a diagonal normal, N(0, I) and Bernoulli pixels.
         mean: of each channel of the images, at which the decoder starts; see `channel_means`.
     """
-    return _flat(
-        TutorialConvEncoder(), TutorialConvDecoder, image_shape, latent_dim, posterior, prior, likelihood, mean
+    return _assemble(
+        VAE, TutorialConvEncoder(), TutorialConvDecoder, image_shape, latent_dim, posterior, prior, likelihood, mean
     )
 
 
@@ -101,7 +103,7 @@ def tutorial_dense(
     def decoder(**start: Any) -> DenseDecoder:
         return DenseDecoder(features=features[::-1], **start)
 
-    return _flat(DenseEncoder(features), decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
+    return _assemble(VAE, DenseEncoder(features), decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
 @PRESETS.register("gated_mlp", recipe={})
@@ -120,7 +122,7 @@ def gated_mlp(
         return DenseDecoder(features=features[::-1], layer=GatedDense, **start)
 
     encoder = DenseEncoder(features, GatedDense)
-    return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
+    return _assemble(VAE, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
 @PRESETS.register("residual_conv", recipe=_CONVOLUTIONAL)
@@ -139,7 +141,7 @@ def residual_conv(
         return ResidualDecoder(features=features, **start)
 
     encoder = ResidualEncoder(features)
-    return _flat(encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
+    return _assemble(VAE, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
 @PRESETS.register("ladder", recipe=_CONVOLUTIONAL, flat=False)
@@ -173,15 +175,9 @@ def ladder(
     """
     if not widths or len(widths) != len(depths):
         raise UserError(f"ladder has a width and a depth for each size, not widths={widths} and depths={depths}.")
-    head = likelihood or BernoulliLikelihood()
-    start = head.start(mean or (0.5,) * image_shape[-1])
-    return Ladder(
-        encoder=BottomUp(widths, blocks, patch),
-        posterior=posterior or DiagonalNormal(latent_dim),
-        prior=prior or StandardNormal(latent_dim),
-        decoder=TopDown((*image_shape[:2], len(start)), start, widths, depths, channels, patch),
-        likelihood=head,
-    )
+    encoder = BottomUp(widths, blocks, patch)
+    decoder = partial(TopDown, widths=widths, depths=depths, channels=channels, patch=patch)
+    return _assemble(Ladder, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
 def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> Mean:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import Draw, draw_layers, layers
+from flax_vae.distributions.compound import Draw, draw_layers, layers, layers_at
 from flax_vae.machine import warn_of_wrong_sums
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
@@ -66,13 +66,11 @@ class VAE(nn.Module):
 
     def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """`infer` at latents that were drawn before, one array for each layer."""
-        z = jnp.concatenate(latents, axis=-1)
-        return self._inference([(z_l, q.log_prob(z_l), q) for z_l, q in layers(self.encode(x), z)])
+        return self._inference(layers_at(self.encode(x), jnp.concatenate(latents, axis=-1)))
 
     def _inference(self, drawn: list[Draw]) -> Inference:
-        z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
-        priors = (prior for _, prior in layers(self.prior(), z))
-        return Inference(tuple(Layer(*draw, prior) for draw, prior in zip(drawn, priors, strict=True)), self.decode(z))
+        z, found = with_priors(drawn, self.prior())
+        return Inference(found, self.decode(z))
 
     def draw_prior(
         self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0
@@ -99,6 +97,12 @@ def beside(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"
     if context is None:
         return x
     return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
+
+
+def with_priors(drawn: list[Draw], prior: LatentDistribution) -> tuple[Float[Array, "k b d"], tuple[Layer, ...]]:
+    """Draws layer by layer as one vector, and with the prior of each."""
+    z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
+    return z, tuple(Layer(*each, p) for each, (_, p) in zip(drawn, layers(prior, z), strict=True))
 
 
 def draw(prior: LatentDistribution, key: Key[Array, ""], num_samples: int) -> Float[Array, "n d"]:

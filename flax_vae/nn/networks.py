@@ -37,6 +37,11 @@ def _glorot_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     return jax.random.uniform(key, (prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
+def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 at least, for sums and densities."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def dense(features: int, **kwargs: Any) -> nn.Dense:
     """A dense layer that starts as Glorot & Bengio (2010) have it."""
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
@@ -62,8 +67,7 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,))
         convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
         # The bias is added in float32 at least: its gradient is a sum over all pixels, which bfloat16 would lose.
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return convolutions.add_bias(convolve(x, kernel).astype(wide), bias.astype(wide)).astype(x.dtype)
+        return convolutions.add_bias(wide(convolve(x, kernel)), wide(bias)).astype(x.dtype)
 
 
 class TutorialConvEncoder(nn.Module):

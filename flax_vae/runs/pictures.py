@@ -8,12 +8,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from flax_vae import plots
-from flax_vae.batches import Batch, take, to_unit
+from flax_vae.batches import Batch, take, unpack
 from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import Params
-from flax_vae.plots.style import Images
 from flax_vae.runs.directory import Record
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
@@ -49,7 +48,7 @@ def draw_pictures(
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
     plots.plot_curves(directory / "curves.png", metrics)
     if hasattr(vae, "infer_top"):
-        _draw_layers(directory, vae, params, first, originals, key, contexts)
+        _draw_layers(directory, vae, params, first, reconstruct_key, sample_key, contexts)
     if not is_flat(vae):
         return
     means = posterior_means(vae, params, batch)
@@ -70,19 +69,19 @@ def _draw_layers(
     vae: nn.Module,
     params: Params,
     first: Batch,
-    originals: Images,
-    key: Key[Array, ""],
+    reconstruct_key: Key[Array, ""],
+    sample_key: Key[Array, ""],
     contexts: np.ndarray | None,
 ) -> None:
     """What each layer of a ladder knows, and what is made at several temperatures."""
-    back = np.asarray(reconstruct_layers(vae, params, first, key))
+    back = np.asarray(reconstruct_layers(vae, params, first, reconstruct_key))
     words = ["top layer", *(f"{count} layers" for count in range(2, len(back))), "all layers"]
-    rows = np.concatenate([to_unit(originals)[None], back])
+    rows = np.concatenate([unpack(first)[0][None], back])
     plots.plot_rows(
         directory / "layers.png", rows, ["original", *words], "Test images from the top layers alone",
         "the others are at the means of their priors",
     )  # fmt: skip
-    cold = np.stack([np.asarray(sample(vae, params, key, 10, each, contexts)) for each in _TEMPERATURES])
+    cold = np.stack([np.asarray(sample(vae, params, sample_key, 10, each, contexts)) for each in _TEMPERATURES])
     names = [f"temperature {each:g}" for each in _TEMPERATURES]
     plots.plot_rows(directory / "temperatures.png", cold, names, "Samples", "the same draws")
 

@@ -33,7 +33,7 @@ def show(result: Record) -> None:
     else:
         table.add_row("bits per dimension", f"{result['bits_per_dim']:.4f}")
     if surgery := result["surgery"]:
-        most = math.log(surgery["images"])  # what so many images can show
+        most = math.log(surgery["images"])  # nats: the highest estimate from so many images
         hidden = surgery["mutual_information"] > most - 1
         note = f"nats, of the rate; {surgery['images']:,} images show no more than {most:.1f}" if hidden else ""
         table.add_row("mutual information", f"{surgery['mutual_information']:.2f}", note or "nats, of the rate")
