@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, batch_size_of, unpack
+from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.means import in_blocks
 from flax_vae.models.vae import Params, bind
-from flax_vae.objectives.terms import dimension_rates
 
 
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
@@ -42,19 +41,6 @@ def most_active_plane(means: Float[np.ndarray, "n d"]) -> tuple[int, ...]:
 def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> int:
     """Latent dimensions whose activity (see `most_active_plane`) is above a threshold (Burda et al. 2016)."""
     return int((means.var(0) > threshold).sum())
-
-
-@partial(jax.jit, static_argnums=0)
-def mean_dimension_rates(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> Float[Array, " d"]:
-    """KL of each latent dimension in nats, averaged over the images; errors as for `objectives.dimension_rates`."""
-
-    def one_image(image_and_key: tuple[Any, Array]) -> Array:
-        (x, context), key = as_one(image_and_key[0]), image_and_key[1]
-        rates = dimension_rates(bind(vae, params, context).infer(x, key))
-        return jnp.concatenate(rates, axis=-1)[0]
-
-    keys = jax.random.split(key, batch_size_of(images))
-    return jax.lax.map(one_image, (unpack(images), keys), batch_size=IMAGES_AT_ONCE).mean(0)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,24 +1,49 @@
 """The importance-weighted bound on log p(x)."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
+from flax_vae.errors import UserError
+from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind
 from flax_vae.objectives.terms import log_weights
+from flax_vae.training.sharding import DATA_AXIS
 
 IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit
 
 
-@partial(jax.jit, static_argnums=(0, 4))
+@dataclass(frozen=True)
+class Defence:
+    """Draws for what a posterior misses: a share of them comes from the posterior with its scale times `scale`."""
+
+    share: float = 0.2
+    scale: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share and no widening."""
+        if not (0 < self.share < 1 and 1 < self.scale < math.inf):
+            raise UserError(f"A defence has a share between 0 and 1 and a scale above 1, not {self}.")
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def log_likelihood(
-    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 1000
+    vae: nn.Module,
+    params: Params,
+    images: Batch,
+    key: Key[Array, ""],
+    num_samples: int = 1000,
+    defence: Defence | None = None,
+    images_at_once: int = IMAGES_AT_ONCE,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, " n"]]:
     """The importance-weighted bound on log p(x) of each image, in nats, its standard error, and its Pareto k.
 
@@ -32,24 +57,52 @@ def log_likelihood(
     Args:
         images: uint8, or floats in [0, 1].
         num_samples: draws K per image, at least two.
+        defence: draws some of them from a widened posterior q', and weighs all by the mixture of both, (1-s) q + s q'
+            (Hesterberg 1995). Where q is too narrow, weights are bounded by those of q' over its share.
+        images_at_once: images that are worked on together; one where convolutions of its draws fill the caches.
+        mesh: devices that share the images, from `data_mesh`; the figures are the same for every number of them.
     """
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
-    at_once = min(num_samples, _DRAWS_AT_ONCE)
+    at_once = min(num_samples, _DRAWS_AT_ONCE) if defence is None else max(1, min(num_samples // 8, _DRAWS_AT_ONCE))
+    blocks = -(-num_samples // at_once)
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array, Array]:
         (x, context), key = as_one(image_and_key[0]), image_and_key[1]
 
         def draw(i: Array) -> Array:
-            inference = bind(vae, params, context).infer(x, jax.random.fold_in(key, i), at_once)
-            return log_weights(inference, x)[:, 0]
+            key_i = jax.random.fold_in(key, i)
+            if defence is None:
+                return log_weights(bind(vae, params, context).infer(x, key_i, at_once), x)[:, 0]
+            # Whole blocks are widened, the first ones: those of the last that are one too many are not.
+            widened = max(1, min(round(defence.share * blocks), blocks - 1))
+            temperature = jnp.where(i < widened, defence.scale, 1.0)
+            inference = bind(vae, params, context).infer(x, key_i, at_once, temperature)
+            share = widened * at_once / num_samples
+            return _defended(inference, x, temperature, defence.scale, share)[:, 0]
 
-        log_w = jax.lax.map(draw, jnp.arange(-(-num_samples // at_once))).reshape(-1)[:num_samples]
+        log_w = jax.lax.map(draw, jnp.arange(blocks)).reshape(-1)[:num_samples]
         bound = jax.nn.logsumexp(log_w) - jnp.log(num_samples)
         return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(num_samples), pareto_k(log_w)
 
-    keys = jax.random.split(key, batch_size_of(images))
-    return jax.lax.map(one_image, (unpack(images), keys), batch_size=IMAGES_AT_ONCE)
+    each = partial(jax.lax.map, one_image, batch_size=images_at_once)
+    if mesh:
+        each = jax.shard_map(each, mesh=mesh, in_specs=PartitionSpec(DATA_AXIS), out_specs=PartitionSpec(DATA_AXIS))
+    return each((unpack(images), jax.random.split(key, batch_size_of(images))))
+
+
+def _defended(
+    inference: Inference, x: Float[Array, "b h w c"], temperature: Array, scale: float, share: float
+) -> Float[Array, "k b"]:
+    """log p(x, z) - log((1 - share) q(z | x) + share q'(z | x)) of draws from one of the two, by their temperature."""
+
+    def log_q(at: float) -> Array:
+        found = (layer.posterior.tempered(at / temperature).log_prob(layer.z) for layer in inference.layers)
+        return sum(found, start=jnp.zeros(()))
+
+    mixture = jnp.logaddexp(math.log1p(-share) + log_q(1.0), math.log(share) + log_q(scale))
+    own = sum((layer.log_q for layer in inference.layers), start=jnp.zeros(()))
+    return log_weights(inference, x) + own - mixture
 
 
 def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
-"""Means of an objective over a whole set."""
+"""Figures of a whole set of images: means of an objective, and what each image shows by itself."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.models.vae import Params
-from flax_vae.objectives.terms import Objective, apply_objective
+from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.errors import UserError
+from flax_vae.models.vae import Params, bind
+from flax_vae.objectives.terms import Objective, apply_objective, dimension_rates, elbo_terms, layer_rates
 from flax_vae.training.sharding import shardings
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
@@ -58,3 +60,37 @@ def make_evaluate(
         return {name: sums[name] / batch_size_of(images) for name in sorted(sums, key=lambda name: name != "loss")}
 
     return evaluate
+
+
+def look_at_each(
+    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], batch_size: int = 100
+) -> dict[str, Float[np.ndarray, "n ..."]]:
+    """What one encoding of each image, and the decoding of one draw, show.
+
+    Returns:
+        elbo, rate and distortion "n" in nats; layer_rates "n l", the top first; squared_error "n", the mean over the
+        pixels; posterior_mean "n d", of the top layer, and dimension_rates "n d", where the model has them.
+    """
+
+    @jax.jit
+    def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:
+        def of_batch(numbered: tuple[Array, Any]) -> dict[str, Array]:
+            number, (x, context) = numbered[0], unpack(numbered[1])
+            model = bind(vae, params, context)
+            inference = model.infer(x, jax.random.fold_in(key, number))
+            found = elbo_terms(inference, x) | {"layer_rates": jnp.stack(layer_rates(inference), axis=-1)}
+            error = jnp.square(inference.likelihood.mean()[0] - x)
+            found["squared_error"] = error.reshape(len(x), -1).mean(-1)
+            if hasattr(model, "encode"):
+                found["posterior_mean"] = model.encode(x).mean()
+            with contextlib.suppress(UserError):
+                found["dimension_rates"] = jnp.concatenate(dimension_rates(inference), axis=-1)
+            return found
+
+        return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))
+
+    parts = []
+    for i, (block, size) in enumerate(in_blocks(images, batch_size)):
+        found = jax.device_get(of_block(params, block, jax.random.fold_in(key, i)))
+        parts.append({name: each.reshape(-1, *each.shape[2:])[:size] for name, each in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

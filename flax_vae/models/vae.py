@@ -60,9 +60,18 @@ class VAE(nn.Module):
         output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
         return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
 
-    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
-        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
-        return self._inference(draw_layers(self.encode(x), key, (num_samples,)))
+    def infer(
+        self,
+        x: Float[Array, "b h w c"],
+        key: Key[Array, ""],
+        num_samples: int = 1,
+        temperature: float | Float[Array, ""] = 1.0,
+    ) -> Inference:
+        """Draw `num_samples` latents per image by reparameterisation, and decode them.
+
+        From the posterior; or from the posterior with its scale times `temperature`, which then is that of the layers.
+        """
+        return self._inference(draw_layers(self.encode(x).tempered(temperature), key, (num_samples,)))
 
     def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """`infer` at latents that were drawn before, one array for each layer."""

@@ -56,7 +56,7 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     return optax.partition({"matrix": matrices, "vector": optax.adam(learning_rate, b2=0.99, nesterov=True)}, kinds)
 
 
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "muon": muon}
+OPTIMIZERS = {"adam": optax.adam, "adamax": optax.adamax, "adamw": optax.adamw, "muon": muon}
 
 
 def make_optimizer(

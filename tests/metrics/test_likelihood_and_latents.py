@@ -1,22 +1,44 @@
 """Evaluation: means over a whole set, and likelihoods against a model whose evidence is known exactly."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from known_models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence
+from jax.scipy.special import logsumexp
+from known_models import CONTEXTS, IMAGES, NOISE, given, given_log_evidence, linear_gaussian, log_evidence
 
-from flax_vae import ELBO, bind, encode, init, log_likelihood, rate, tutorial_dense
+from flax_vae import (
+    ELBO,
+    VAE,
+    UserError,
+    bind,
+    encode,
+    init,
+    init_state,
+    load_images,
+    log_likelihood,
+    make_optimizer,
+    make_train_step,
+    rate,
+    tutorial_dense,
+)
+from flax_vae.data import draw_binary
+from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.latents import (
     active_units,
     elbo_surgery,
-    mean_dimension_rates,
     most_active_plane,
     posterior_means,
 )
-from flax_vae.metrics.likelihood import pareto_k
-from flax_vae.metrics.means import make_evaluate
+from flax_vae.metrics.likelihood import Defence, pareto_k
+from flax_vae.metrics.means import look_at_each, make_evaluate
+from flax_vae.models.presets import channel_means
+from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.objectives.terms import apply_objective
 from flax_vae.runs.evaluate import collapse_warning
 
@@ -70,6 +92,99 @@ def test_each_image_has_draws_of_its_own() -> None:
     assert bound.shape == error.shape == (20,)
     assert bound[17] != bound[3]
     assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
+
+
+@pytest.fixture(scope="module")
+def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
+    """A model of one latent after little training, whose posterior misses the mode of some of these images.
+
+    And log p(x) of each by quadrature.
+    """
+    train, test = (load_images("fashion_mnist", split).images for split in ("train", "test"))
+    vae = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
+    tx = make_optimizer("adam", 1e-3, 80)
+    state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, DynamicallyBinarized(ELBO()), tx)
+    rng = np.random.default_rng(0)
+    for _ in range(80):
+        state, _ = step(state, train[rng.integers(0, len(train), 64)])
+    images = draw_binary(test[:40], (0, 1))
+    z = jnp.linspace(-20, 20, 8001)[:, None]
+    model = bind(vae, state.params)
+    likelihood, log_prior = model.decode(z), model.prior().log_prob(z)
+    log_joint = jax.lax.map(lambda x: likelihood.log_prob(x) + log_prior, jnp.asarray(images / 255, jnp.float32))
+    return vae, state.params, images, np.asarray(logsumexp(log_joint, axis=1) + jnp.log(z[1, 0] - z[0, 0]))
+
+
+def test_a_defence_shows_where_the_posterior_misses_a_mode(missed: tuple[VAE, dict, np.ndarray, np.ndarray]) -> None:
+    """The standard error does not see a mode that no draw reaches, and Pareto k sees few of them without a defence."""
+    vae, params, images, evidence = missed
+    bound, error, k = map(np.asarray, log_likelihood(vae, params, images, KEY, 5000))
+    loose = evidence - bound > 1
+    assert loose.sum() > 5
+    assert error[loose].max() < 1
+    seen = (k[loose] > 0.7).mean()
+    defended, _, k = map(np.asarray, log_likelihood(vae, params, images, KEY, 5000, Defence(scale=5.0)))
+    still = evidence - defended > 1
+    assert still.sum() < loose.sum()
+    assert (k[still] > 0.7).mean() > max(0.7, 1.5 * seen)
+    assert (k > 0.7).mean() < 0.5
+
+
+@pytest.mark.slow
+def test_annealed_importance_sampling_finds_what_the_posterior_misses(
+    missed: tuple[VAE, dict, np.ndarray, np.ndarray],
+) -> None:
+    vae, params, images, evidence = missed
+    bound, *_ = log_likelihood(vae, params, images, KEY, 1000)
+    worst = np.argsort(bound - evidence)[:8]
+    assert (evidence - bound)[worst].min() > 1
+    found, _ = annealed_log_likelihood(vae, params, images[worst], KEY, 16, 1000)
+    assert np.abs(evidence[worst] - found).mean() < 0.1 * (evidence - bound)[worst].mean()
+
+
+@pytest.mark.parametrize("num_steps", [1, 30])
+def test_annealed_importance_sampling_is_the_evidence(num_steps: int) -> None:
+    """With one step it is the importance-weighted bound; with the exact posterior no chain has anywhere to go."""
+    exact, _ = annealed_log_likelihood(linear_gaussian(), PARAMS[0.0], IMAGES, KEY, 4, num_steps)
+    np.testing.assert_allclose(exact, log_evidence(), rtol=1e-4)
+    estimate = jax.jit(
+        lambda key: annealed_log_likelihood(linear_gaussian(0.3), PARAMS[0.3], IMAGES, key, 16, num_steps)
+    )
+    bounds, errors = map(np.asarray, jax.lax.map(estimate, jax.random.split(KEY, 100)))
+    weights = np.exp(bounds - log_evidence())  # whose mean is 1: the estimate of p(x) is without bias
+    np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 4 * weights.std(0) / 10)
+    np.testing.assert_allclose(bounds.std(0), errors.mean(0), rtol=0.4)
+
+
+def test_a_defence_changes_what_is_drawn_and_not_what_is_measured() -> None:
+    for num_samples in (2, 65, 1000):
+        exact, *_ = log_likelihood(linear_gaussian(), PARAMS[0.0], IMAGES, KEY, num_samples, Defence())
+        np.testing.assert_array_less(np.abs(exact - log_evidence()), 6 / np.sqrt(num_samples))
+    estimate = jax.jit(lambda key: log_likelihood(linear_gaussian(0.3), PARAMS[0.3], IMAGES, key, 65, Defence())[0])
+    weights = np.exp(jax.lax.map(estimate, jax.random.split(KEY, 1000)) - log_evidence())
+    np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 4 * weights.std(0) / np.sqrt(1000))
+    with pytest.raises(UserError, match="share between 0 and 1"):
+        Defence(share=0.0)
+
+
+@pytest.mark.slow
+def test_devices_and_images_at_once_change_no_figure() -> None:
+    """In a program of its own, since JAX counts its devices once."""
+    program = """
+import jax, numpy as np
+from known_models import IMAGES, linear_gaussian
+from flax_vae import init, log_likelihood, use_machine
+from flax_vae.training.sharding import data_mesh
+use_machine(2)
+vae, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
+params = jax.device_get(init(vae, jax.random.key(0), (2, 2, 1)))
+def bound(*how): return np.asarray(log_likelihood(vae, params, images, jax.random.key(1), 100, None, *how))
+whole = bound(16, None)
+for how in ((16, data_mesh(6)), (1, data_mesh(6)), (1, None)):
+    np.testing.assert_allclose(bound(*how), whole, rtol=1e-5, atol=1e-5)
+assert len(log_likelihood(vae, params, images, jax.random.key(1), 100, None, 1, data_mesh(6))[0].devices()) == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 
 
 def test_of_a_sample_only_the_weight_stays_in_memory() -> None:
@@ -134,12 +249,25 @@ def test_elbo_surgery_of_a_conditional_model_is_made_context_by_context() -> Non
     np.testing.assert_allclose(found["mutual_information"], (own - aggregate).mean(), rtol=1e-4)
 
 
-def test_the_rates_of_the_dimensions_add_up_to_the_rate() -> None:
+@pytest.mark.parametrize("batch_size", [2, 5, 100])
+def test_each_image_shows_what_it_is(batch_size: int) -> None:
+    """Against a look at the parts, and the image that fills up the last batch is not counted."""
     vae, params = linear_gaussian(0.3), PARAMS[0.3]
-    rates = mean_dimension_rates(vae, params, IMAGES, KEY)
-    assert rates.shape == (3,)
-    expected = rate(bind(vae, params).infer(jnp.asarray(IMAGES), KEY)).mean()
-    np.testing.assert_allclose(rates.sum(), expected, rtol=1e-5)
+    found = look_at_each(vae, params, IMAGES, KEY, batch_size)
+    assert {name: array.shape for name, array in found.items()} == {
+        **dict.fromkeys(("elbo", "rate", "distortion", "squared_error"), (5,)),
+        **{"layer_rates": (5, 1), "dimension_rates": (5, 3), "posterior_mean": (5, 3)},
+    }
+    model = bind(vae, params)
+    posterior = model.encode(jnp.asarray(IMAGES))
+    np.testing.assert_allclose(found["posterior_mean"], posterior.mean(), rtol=1e-5)
+    expected = rate(model.infer(jnp.asarray(IMAGES), KEY))
+    for each in (found["rate"], found["layer_rates"][:, 0], found["dimension_rates"].sum(-1)):
+        np.testing.assert_allclose(each, expected, rtol=1e-5)
+    np.testing.assert_allclose(found["elbo"], -found["rate"] - found["distortion"], rtol=1e-5)
+    # -log N(x; mean, σ²) of four pixels, from the squared error alone
+    of_error = 4 * (found["squared_error"] / (2 * NOISE**2) + 0.5 * np.log(2 * np.pi * NOISE**2))
+    np.testing.assert_allclose(found["distortion"], of_error, rtol=1e-4)
 
 
 def test_unused_latents_are_counted_out() -> None:

@@ -46,8 +46,8 @@ from flax_vae.distributions import (
     MultivariateNormal,
     Normal,
 )
-from flax_vae.metrics.latents import elbo_surgery, mean_dimension_rates, posterior_means
-from flax_vae.metrics.means import make_evaluate
+from flax_vae.metrics.latents import elbo_surgery, posterior_means
+from flax_vae.metrics.means import look_at_each, make_evaluate
 from flax_vae.models.priors import CouplingFlow
 
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)
@@ -247,12 +247,16 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     yield "traverse", traverse(vae, params, images[0], steps), pixels(z)
 
     rates = kl_of_normals(mean, log_scale)
-    yield "mean_dimension_rates", mean_dimension_rates(vae, params, images, key), rates.mean(0)
 
     of_batch = np.float64(jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 0), 0), (1, rows, latents)))[0]
     distortion = -cross_entropy(mean + np.exp(log_scale) * of_batch, x)
     figures = make_evaluate(vae, ELBO(), rows)(params, images, key, 0)
     yield "make_evaluate", [figures["rate"], figures["distortion"]], [rates.sum(-1).mean(), distortion.mean()]
+    seen = look_at_each(vae, params, images, key, rows)
+    yield "look_at_each, rates", seen["dimension_rates"], rates
+    yield "look_at_each, distortion", seen["distortion"], distortion
+    error = np.square(pixels(mean + np.exp(log_scale) * of_batch) - x).reshape(rows, -1).mean(-1)
+    yield "look_at_each, squared error", seen["squared_error"], error
 
     of_draws = noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), DRAWS, 1, latents)
     draws = mean[:, None] + np.exp(log_scale)[:, None] * of_draws.reshape(rows, DRAWS, latents)

@@ -36,7 +36,7 @@ def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("adam", 2e-3), ("adamw", 2e-3), ("muon", 2e-2)])
+@pytest.mark.parametrize(("name", "rate"), [("adam", 2e-3), ("adamax", 2e-3), ("adamw", 2e-3), ("muon", 2e-2)])
 def test_every_optimiser_trains(name: str, rate: float, images: np.ndarray) -> None:
     vae, tx = tutorial_dense((28, 28, 1)), make_optimizer(name, rate, 30, warmup_steps=3, schedule="cosine")
     state, step = init_state(vae, tx, jax.random.key(0), (28, 28, 1)), make_train_step(vae, ELBO(), tx)
