@@ -72,7 +72,8 @@ from flax_vae.objectives import (
 )
 from flax_vae.runs.config import RECIPES, Config
 from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.fit import Run, fit, fit_many, load_run, resume, resume_many
+from flax_vae.runs.fit import fit, fit_many, resume, resume_many
+from flax_vae.runs.run import Run, load_run, write_run
 from flax_vae.runs.tables import compare
 from flax_vae.sampling import (
     decode,
@@ -175,4 +176,5 @@ __all__ = [
     "tutorial_conv",
     "tutorial_dense",
     "use_machine",
+    "write_run",
 ]  # fmt: skip

@@ -19,15 +19,16 @@ from typing import Any
 import jax
 import tyro
 
-from flax_vae import load_run
+import flax_vae
+from flax_vae import load_run, write_run
 
-HERE = Path(__file__).parent
+HERE, PRETRAINED = Path(__file__).parent, Path(flax_vae.__file__).parent / "pretrained"
 PROTOCOL = "--binarize dynamic --validation 0.16666667"  # 50,000 images to train on, 10,000 to choose the checkpoint
 ROWS = {
     "mlp": f"--preset gated_mlp --latent-dim 40 {PROTOCOL} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 "
     "--learning-rate 1e-3 --seeds 3",
 }
-EVALUATE = "--num-images 10000 --num-samples 5000"
+EVALUATE = "--protocol exemplar_vae"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Arguments:
     runs: Path = Path("runs/density")
     """Folder of the run directories."""
     out: Path = HERE / "density.json"
+    ship: bool = False
+    """Write the seed with the least validation loss into the package, as `pretrained:ROW`."""
 
 
 def call(*words: object) -> float:
@@ -79,11 +82,19 @@ def measure(directory: Path) -> dict[str, Any]:
     }
 
 
+def ship(name: str, directories: list[Path]) -> None:
+    """Write the run with the least validation loss as the package's model of this name."""
+    runs = [load_run(directory) for directory in directories]
+    best = min(runs, key=lambda run: min(record["validation_loss"] for record in run.metrics))
+    write_run(best, PRETRAINED / name, half=True)
+
+
 def main(arguments: Arguments) -> None:
     """Measure the rows and write them beside those that are there."""
     report = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in arguments.rows:
-        seeds = [measure(directory) for directory in train(name, arguments.runs / name)]
+        directories = train(name, arguments.runs / name)
+        seeds = [measure(directory) for directory in directories]
         machine = {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()}
         report[name] = {
             "date": time.strftime("%Y-%m-%d"),
@@ -93,6 +104,8 @@ def main(arguments: Arguments) -> None:
             "seeds": seeds,
         }
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+        if arguments.ship:
+            ship(name, directories)
 
 
 if __name__ == "__main__":

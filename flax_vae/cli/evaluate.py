@@ -1,16 +1,19 @@
 """`flax-vae evaluate` and `flax-vae compare`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.errors import UserError
-from flax_vae.machine import use_machine
-from flax_vae.runs.config import Binarize
-from flax_vae.runs.evaluate import evaluate
+from flax_vae.machine import cpu_cores, use_machine
+from flax_vae.metrics.likelihood import Defence
+from flax_vae.runs.config import Binarize, flag
+from flax_vae.runs.evaluate import PROTOCOLS, Plan, evaluate
+from flax_vae.runs.run import config_of
 from flax_vae.runs.tables import compare, show
 
 
@@ -19,17 +22,28 @@ class Evaluate:
     """Measure a trained model on its test set: a table here, evaluation.json and pictures in the run directory."""
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it."""
-    num_samples: tuple[int, ...] = (10, 100, 1000)
-    """Draws per image of the importance-weighted log-likelihood, once for each number."""
-    num_images: int = 1000
-    """Test images that it is measured on, chosen by the seed."""
+    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    protocol: Literal["exemplar_vae"] | None = None
+    """Measure as a published table does. exemplar_vae (Norouzi et al. 2020): 5,000 draws for each of 10,000 test
+    images, binarised once, by seed 0."""
+    num_samples: tuple[int, ...] | None = None
+    """Draws per image of the importance-weighted log-likelihood, once for each number; 10 100 1000 by default."""
+    num_images: int | None = None
+    """Test images that it is measured on, chosen by the seed; 1000 by default, 100 with --method ais."""
+    method: Literal["iw", "ais"] = "iw"
+    """How the log-likelihood is measured: importance weighting by the posterior; or, beside it, annealed importance
+    sampling, which is slow but finds what the posterior misses."""
+    annealing_steps: int = 500
+    """Steps from the posterior to the model, with --method ais."""
+    defence: float | None = None
+    """Draw a fifth of the samples from the posterior with its scale times this, so that Pareto k sees where it is too
+    narrow; 2 to 5."""
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None
     """Draw the images' pixels as 0 or 1, or not, otherwise than the run did; the test images once, by
     --binarize-seed, for fixed and for dynamic."""
-    binarize_seed: int = 0
+    binarize_seed: int | None = None
     """Seed of the pixels, with --binarize."""
     json: Path | None = None
     """Also write the figures to this file."""
@@ -38,13 +52,31 @@ class Evaluate:
         """Run the command."""
         if self.json:
             refuse_unwritable(self.json, ".json", "--json")
-        use_machine()
-        found = evaluate(
-            self.run, self.num_samples, self.num_images, self.seed, None, self.binarize, self.binarize_seed
-        )
+        plan = self._plan()
+        convolutions = config_of(self.run).microbatch_size > 0  # which run faster when each core has images of its own
+        use_machine(cpu_cores() if convolutions else None)
+        found = evaluate(self.run, plan)
         show(found)
         if self.json:
             self.json.write_text(dumps(found, indent=1) + "\n")
+
+    def _plan(self) -> Plan:
+        names = ("num_samples", "num_images", "binarize", "binarize_seed")
+        own = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.protocol and own:
+            raise UserError(f"--protocol {self.protocol} fixes {flag(next(iter(own)))}: leave one of them out.")
+        if self.annealing_steps < 1:
+            raise UserError(f"--annealing-steps must be at least 1, not {self.annealing_steps}.")
+        if self.binarize_seed is not None and self.binarize is None:
+            raise UserError("--binarize-seed goes with --binarize.")
+        usual = {"num_images": 100} if self.method == "ais" and not self.protocol else {}
+        return replace(
+            PROTOCOLS[self.protocol] if self.protocol else Plan(),
+            seed=self.seed,
+            defence=None if self.defence is None else Defence(scale=self.defence),
+            annealing_steps=self.annealing_steps if self.method == "ais" else 0,
+            **(usual | own),
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from flax_vae.cli.exits import refuse_unwritable, run_command
 from flax_vae.errors import UserError
 from flax_vae.machine import use_machine
 from flax_vae.plots import save_image_grid
-from flax_vae.runs.fit import load_run
+from flax_vae.runs.run import load_run
 from flax_vae.runs.samples import MODES, Wish, from_gmm
 
 
@@ -21,7 +21,7 @@ class Sample:
     """Make images with a trained model, from its run directory alone."""
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it."""
+    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
     mode: Literal["prior", "grid", "reconstruct", "interpolate", "traverse"] = "prior"
     """New images from the prior; a 30x30 grid of the latent plane; test images above their reconstructions; the way
     from one test image to another; one test image with each latent dimension moved in turn."""

@@ -109,7 +109,7 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
-        print(f"{run.directory}: look at {run.directory / 'pictures'}, make images by python sample.py {run.directory}")
+        print(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by python sample.py {run.name}")
 
 
 Train: Any = make_dataclass(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.tree_util import keystr
 
 from flax_vae.errors import UserError
 
@@ -100,7 +101,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             with _silence_abandoned_reads():
                 name, tree = next(iter(items.items()))  # the parameters
                 stored = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(step) / name)
-                _check_shapes(stored.tree, tree)
+                check_shapes(named(stored.tree), named(tree))
                 return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
         except Exception as error:  # whatever a damaged or a stranger's file makes Orbax raise
             reason = textwrap.shorten(str(error) or repr(error), 200)
@@ -111,17 +112,22 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             ) from error
 
 
-def _check_shapes(stored: Any, wanted: Any) -> None:
-    """Raise at the first array that is not stored in the shape that the model wants."""
+def names(tree: Any) -> Any:
+    """The tree with the name of each array, such as "encoder.Dense_0.kernel", in its place."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: keystr(path, simple=True, separator="."), tree)
 
-    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}
 
-    found = shapes(stored)
-    for name, shape in shapes(wanted).items():
-        if found.get(name) != shape:
-            raise ValueError(f"{name} is stored as {found.get(name, 'nothing')}, the model wants {shape}")
+def named(tree: Any) -> dict[str, Any]:
+    """The arrays of a tree by their names."""
+    return dict(zip(jax.tree.leaves(names(tree)), jax.tree.leaves(tree), strict=True))
+
+
+def check_shapes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError at the first array that is not stored in the shape that the model wants."""
+    for name, leaf in wanted.items():
+        found = tuple(stored[name].shape) if name in stored else "nothing"
+        if found != tuple(leaf.shape):
+            raise ValueError(f"{name} is stored as {found}, the model wants {tuple(leaf.shape)}")
 
 
 @contextmanager

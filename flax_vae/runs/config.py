@@ -88,7 +88,7 @@ class Config:
         "optimisation", 0, "Epochs without a better validation loss after which training stops; 0 for never."
     )
     batch_size: int = _setting("optimisation", 128, "Images per step.")
-    optimizer: Literal["adam", "adamw", "muon"] = _setting("optimisation", "adam", "Optax optimiser.")
+    optimizer: Literal["adam", "adamax", "adamw", "muon"] = _setting("optimisation", "adam", "Optax optimiser.")
     learning_rate: float = _setting("optimisation", 2e-3, "Peak learning rate.")
     warmup_steps: int = _setting(
         "optimisation", 100, "Steps over which the learning rate rises from 0, at most a tenth of the training."
@@ -139,6 +139,7 @@ class Config:
 
         usual = {each.name: each.metadata["usual"] for each in fields(self)}
         recipe = recipe_of(self.preset or usual["preset"])
+        warmup_is_own = self.kl_warmup_epochs is not None
         for name, hint in _hints().items():
             value = getattr(self, name)
             try:
@@ -150,6 +151,9 @@ class Config:
                 put(kind, str(parts.read(getattr(self, kind))))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
+        if not warmup_is_own:  # a recipe's, which is for an objective with a beta and for so many epochs
+            longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
+            put("kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
 
     def _of_objective(self, name: str) -> Any:
         """The value of a flag that is short for an argument of the objective."""
@@ -270,8 +274,12 @@ def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
 
 def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
     """Write `config.json`: everything that is needed to build the model again."""
-    content = {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(config_content(config, image_shape), indent=2) + "\n")
+
+
+def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What `parse_config` reads."""
+    return {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
 
 
 def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
@@ -286,19 +294,28 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
         raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
+    return parse_config(content, path)
+
+
+def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """The configuration and the shape of the images that the content of a file says.
+
+    Raises:
+        UserError: damaged, or of another version of this program; it names the path.
+    """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else None
         raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
-    shape = content.pop("image_shape", None)
-    del content["format"]
+    shape = content.get("image_shape")
+    settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
     if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
         raise UserError(f"{path} is damaged: image_shape is {shape}, not three positive integers.")
     names = [each.name for each in fields(Config)]
-    for name in content:
+    for name in settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
     try:
-        return Config(**content), (shape[0], shape[1], shape[2])
+        return Config(**settings), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None

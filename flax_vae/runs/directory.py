@@ -122,19 +122,23 @@ class RunDirectory:
         return self._read("examples.npy", lambda path: np.load(path, allow_pickle=False))
 
     def labels(self) -> tuple[tuple[str, ...], np.ndarray]:
-        """The classes of a conditional model, and the one-hot labels of the examples."""
+        """The classes of a conditional model, and the labels of the examples."""
 
         def read(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
             content = json.loads(path.read_text())
-            names = tuple(content["class_names"])
-            return names, one_hot(content["examples"], len(names))
+            names, labels = tuple(content["class_names"]), np.asarray(content["examples"], np.int32)
+            one_hot(labels, len(names))  # raises if they are not labels of these
+            return names, labels
 
         return self._read("labels.json", read)
 
+    def data_sums(self) -> dict[str, str]:
+        """Checksums of the images that the run was trained and tested on."""
+        return self._read("provenance.json", lambda path: dict(json.loads(path.read_text())["data"]))
+
     def check_data(self, data: Data) -> None:
         """Raise UserError unless these are the images that the run was trained on."""
-        known = self._read("provenance.json", lambda path: json.loads(path.read_text())["data"])
-        if data_sums(data) != known:
+        if data_sums(data) != self.data_sums():
             raise UserError(f"{data.train.name} is not the data that {self} was trained on; see its provenance.json.")
 
     def _read(self, name: str, read: Callable[[Path], Content]) -> Content:

@@ -1,8 +1,7 @@
 """The evaluation of a run: what `flax-vae evaluate` measures, and `evaluation.json`."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,22 +14,24 @@ from flax_vae.batches import Batch, batch_size_of, take, unpack
 from flax_vae.console import busy, progress
 from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
 from flax_vae.errors import UserError
+from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.disentanglement import dci, mig, sap
 from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
-from flax_vae.metrics.latents import active_units, elbo_surgery, mean_dimension_rates, posterior_means
-from flax_vae.metrics.likelihood import log_likelihood
-from flax_vae.metrics.means import make_evaluate
-from flax_vae.models.protocol import Model, is_flat
+from flax_vae.metrics.latents import active_units, elbo_surgery, posterior_means
+from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, Defence, log_likelihood
+from flax_vae.metrics.means import look_at_each
+from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import bind
-from flax_vae.objectives.terms import Metrics, elbo_terms, layer_rates
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize
 from flax_vae.runs.directory import Record, RunDirectory
-from flax_vae.runs.fit import Run, load_run, run_data
-from flax_vae.sampling import encode, reconstruct, sample
+from flax_vae.runs.run import Run, load_run, run_data
+from flax_vae.sampling import encode, sample
+from flax_vae.training.sharding import data_mesh
 
-_AT_ONCE = 100  # images between two movements of the progress bar
+_AT_ONCE, _ANNEALED_AT_ONCE = 100, 4  # images between two movements of the progress bar
+_CHAINS = 16  # of annealed importance sampling
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
 _COMPARED = 10_000  # samples and images of a Fréchet distance
@@ -44,58 +45,82 @@ class Bounds(NamedTuple):
     pareto_k: Float[np.ndarray, " n"]
 
 
-def evaluate(
-    directory: str | Path,
-    num_samples: Sequence[int] = (10, 100, 1000),
-    num_images: int = 1000,
-    seed: int = 0,
-    vae: nn.Module | None = None,
-    binarize: Binarize | None = None,
-    binarize_seed: int = 0,
-) -> Record:
-    """Measure a run on its test set and write `evaluation.json`, and two pictures, into its directory.
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and on what.
 
-    Args:
-        directory: the run.
+    Attributes:
         num_samples: draws per image of the importance-weighted bound, each at least two.
         num_images: test images that it is measured on, chosen by the seed; everything else takes all of them, but for
             the parts of the rate where all pairs of images and draws would take long.
         seed: of the draws.
-        vae: the model, where it was one of your own.
         binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
+        defence: draws for what the posterior misses; see `Defence`.
+        annealing_steps: of annealed importance sampling, which the same images then have beside the bound; 0 for none.
+    """
+
+    num_samples: tuple[int, ...] = (10, 100, 1000)
+    num_images: int = 1000
+    seed: int = 0
+    binarize: Binarize | None = None
+    binarize_seed: int = 0
+    defence: Defence | None = None
+    annealing_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no standard error."""
+        if not self.num_samples or min(self.num_samples) < 2 or self.num_images < 2:
+            raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
+
+
+# What published tables fix. The seed by which the test images are binarised is a choice of this package.
+PROTOCOLS = {"exemplar_vae": Plan(num_samples=(5000,), num_images=10_000, binarize="dynamic", binarize_seed=0)}
+
+
+def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = None) -> Record:
+    """Measure a trained model on its test set; into a run directory, write `evaluation.json` and two pictures.
+
+    Args:
+        where: what `load_run` opens.
+        plan: what is measured.
+        vae: the model, where it was one of your own.
 
     Raises:
         UserError: no run, its data cannot be had, or a figure that is not finite; then nothing is written.
     """
-    if min(num_samples) < 2 or num_images < 2:
-        raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
-    run = load_run(directory, vae)
-    data = run_data(run, binarize, binarize_seed)
+    run = load_run(where, vae)
+    data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
-    key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(seed), 4)
+    key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(plan.seed), 4)
     if is_binary(test.images) and not is_binary(train.images):  # which were resampled in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
-    chosen = _chosen(test, num_images, seed)
+    chosen = _chosen(test, plan.num_images, plan.seed)
     batch = data.batch(test)
-    bounds = _bounds(run, take(batch, chosen), bound_key, sorted(num_samples))
-    elbo, layers = _elbo(run, batch, key)
+    bounds = _bounds(run, take(batch, chosen), bound_key, plan)
+    annealed = _annealed(run, take(batch, chosen), bound_key, plan.annealing_steps) if plan.annealing_steps else None
+    with busy("encoding and decoding"):
+        each = look_at_each(run.vae, run.params, batch, key)
+    means = each.pop("posterior_mean", None)
+    mean = {name: array.mean(0, dtype=np.float64).tolist() for name, array in each.items()}
+    elbo = {name: mean[name] for name in ("elbo", "rate", "distortion")}
     weighted = [_summary(k, bounds[k]) for k in bounds]
-    means = posterior_means(run.vae, run.params, batch) if hasattr(run.vae, "encode") else None
     total = 0.0 if means is None else float(means.sum(dtype=np.float64))
     _refuse_not_finite(run, {"elbo": elbo, "importance_weighted": weighted, "posterior_means": total})
-    with busy("encoding and decoding"):
+    with busy("comparing latents"):
         result: Record = {
-            "seed": seed,
+            "seed": plan.seed,
             "images": len(test.images),
-            "binarize": binarize or run.config.binarize,
-            "binarize_seed": run.config.binarize_seed if binarize is None else binarize_seed,
+            "binarize": plan.binarize or run.config.binarize,
+            "binarize_seed": run.config.binarize_seed if plan.binarize is None else plan.binarize_seed,
             "elbo": elbo,
-            "layer_rates": layers,
+            "layer_rates": mean["layer_rates"],
             "importance_weighted": weighted,
-            "reconstruction_mse": _reconstruction_error(run, batch, key),
+            "defence": plan.defence and asdict(plan.defence),
+            "annealed": annealed,
+            "reconstruction_mse": mean["squared_error"],
             "latent_dim": None if means is None else means.shape[1],
             "active_units": None if means is None else active_units(means),
-            "dimension_rates": _dimension_rates(run, batch, key),
+            "dimension_rates": mean.get("dimension_rates") if is_flat(run.vae) else None,
             "surgery": _surgery(run, batch, chosen, surgery_key) if is_flat(run.vae) else None,
             "accuracy": None if means is None else _accuracies(run, train, test, means),
             "disentanglement": None if means is None else _disentanglement(test, means),
@@ -104,23 +129,11 @@ def evaluate(
     result |= _kind_of_likelihood(run, batch, float(bounds[max(bounds)].bound.mean()))
     _refuse_not_finite(run, result)
     result["alarm"] = collapse_warning(elbo["rate"], result["active_units"], result["latent_dim"])
-    files = RunDirectory(run.directory)
-    files.write_evaluation(result)
-    _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)].bound)
+    if run.directory is not None:
+        files = RunDirectory(run.directory)
+        files.write_evaluation(result)
+        _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)].bound)
     return result
-
-
-def _elbo(run: Run, images: Batch, key: Key[Array, ""]) -> tuple[dict[str, float], list[float]]:
-    """The mean of the ELBO in parts over all images, and the rate of each stochastic layer, top first."""
-
-    def by_layer(model: Model, x: Array, key: Array, _: Array) -> tuple[Array, Metrics]:
-        inference = model.infer(x, key)
-        terms = elbo_terms(inference, x)
-        return -terms["elbo"], terms | {f"layer {i}": each for i, each in enumerate(layer_rates(inference))}
-
-    found = make_evaluate(run.vae, by_layer, 100)(run.params, images, key, 0)
-    count = sum(name.startswith("layer ") for name in found)
-    return found, [found.pop(f"layer {i}") for i in range(count)]
 
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
@@ -136,16 +149,35 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
-def _bounds(run: Run, images: Batch, key: Key[Array, ""], num_samples: Sequence[int]) -> dict[int, Bounds]:
+def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan) -> dict[int, Bounds]:
     """For each number of samples the bound of every image, its standard error and its Pareto k."""
     starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
-    for k in num_samples:
-        parts = [
-            log_likelihood(run.vae, run.params, take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i), k)
-            for i in progress(starts, len(starts), f"log-likelihood, {k} samples")
-        ]
+    together = 1 if run.config.microbatch_size and jax.default_backend() == "cpu" else IMAGES_AT_ONCE
+
+    def block(i: int, k: int) -> tuple[Array, Array, Array]:
+        some, of_block = take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i)
+        mesh = data_mesh(batch_size_of(some))
+        return log_likelihood(run.vae, params, some, of_block, k, plan.defence, together, mesh)
+
+    params = jax.device_get(run.params)  # for any number of devices
+    for k in sorted(plan.num_samples):
+        parts = [block(i, k) for i in progress(starts, len(starts), f"log-likelihood, {k} samples")]
         bounds[k] = Bounds(*(np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True)))
     return bounds
+
+
+def _annealed(run: Run, images: Batch, key: Key[Array, ""], num_steps: int) -> Record:
+    """The log-likelihood of the images by annealed importance sampling."""
+    starts = range(0, batch_size_of(images), _ANNEALED_AT_ONCE)
+    parts = [
+        annealed_log_likelihood(
+            run.vae, run.params, take(images, slice(i, i + _ANNEALED_AT_ONCE)), jax.random.fold_in(key, i), _CHAINS,
+            num_steps,
+        )
+        for i in progress(starts, len(starts), f"annealed importance sampling, {num_steps} steps")
+    ]  # fmt: skip
+    bound, error = (np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True))
+    return {"num_steps": num_steps} | _summary(_CHAINS, Bounds(bound, error, np.full(len(bound), np.nan)))
 
 
 def _summary(num_samples: int, found: Bounds) -> dict[str, float | int | None]:
@@ -175,26 +207,6 @@ def _draw(
     order = np.argsort(-bounds)
     shown = np.concatenate([order[:10], order[-10:]])
     plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)
-
-
-def _dimension_rates(run: Run, images: Batch, key: Key[Array, ""]) -> list[float] | None:
-    """Each latent dimension's rate, where posterior and prior are normals of independent dimensions."""
-    if not is_flat(run.vae):
-        return None
-    try:
-        return np.asarray(mean_dimension_rates(run.vae, run.params, images, key), np.float64).tolist()
-    except UserError:
-        return None
-
-
-def _reconstruction_error(run: Run, images: Batch, key: Key[Array, ""]) -> float:
-    """Squared error per pixel of images that go through a draw of their posterior and back."""
-    total = 0.0
-    for i in range(0, batch_size_of(images), _DECODED):
-        some = take(images, slice(i, i + _DECODED))
-        back = reconstruct(run.vae, run.params, some, jax.random.fold_in(key, i))
-        total += float(np.square(np.asarray(back) - np.asarray(unpack(some)[0])).sum())
-    return total / jax.tree.leaves(images)[0].size
 
 
 def _accuracies(
@@ -287,7 +299,7 @@ def _refuse_not_finite(run: Run, figures: Record) -> None:
     ]
     if bad:
         raise UserError(
-            f"{run.directory}: {', '.join(bad)}. The parameters, those of step {run.step}, are damaged or the training "
+            f"{run.name}: {', '.join(bad)}. The parameters, those of step {run.step}, are damaged or the training "
             "diverged."
         )
 

@@ -1,53 +1,24 @@
-"""Runs: train one or several, resume them, and open them again."""
+"""Train one run or several, and resume them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import flax.linen as nn
-import jax
-import numpy as np
 
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.metrics.means import make_evaluate
-from flax_vae.models.vae import Params, init, with_dtype
 from flax_vae.objectives import Objective
 from flax_vae.runs import checkpoints
-from flax_vae.runs.build import Data, Training, build, load_data, make_model
-from flax_vae.runs.config import Binarize, Config, member_names
-from flax_vae.runs.directory import Record, RunDirectory, free_directory
+from flax_vae.runs.build import Training, build
+from flax_vae.runs.config import Config, member_names
+from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.ensemble import Member, abstract_items, restore_member
 from flax_vae.runs.loop import train
 from flax_vae.runs.pictures import draw_pictures
 from flax_vae.runs.report import write_summary
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained model and where it came from.
-
-    Attributes:
-        directory: the run directory.
-        config: the whole configuration.
-        vae: the model.
-        params: its parameters at the best epoch (the averaged ones where there are any).
-        step: the update after which the parameters were these.
-        metrics: one record per epoch.
-        examples: a few uint8 test images "n h w c".
-        class_names: of the labels that a conditional model is given; empty for others.
-        contexts: the examples' labels as one-hot vectors "n k", or None.
-    """
-
-    directory: Path
-    config: Config
-    vae: nn.Module
-    params: Params
-    step: int
-    metrics: list[Record]
-    examples: np.ndarray
-    class_names: tuple[str, ...] = ()
-    contexts: np.ndarray | None = None
+from flax_vae.runs.run import Run, load_run
 
 
 def fit(
@@ -191,43 +162,3 @@ def _sum_up(whole: RunDirectory) -> None:
     write_summary(
         whole.path, [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in runs]
     )
-
-
-def load_run(directory: str | Path, vae: nn.Module | None = None) -> Run:
-    """Open a run for sampling: reads arrays and JSON, executes nothing that the directory says.
-
-    Args:
-        directory: a run directory; nothing else is needed, not even the data set.
-        vae: the model, where it was one of your own.
-
-    Raises:
-        UserError: no run directory, a damaged one, or one of another model.
-    """
-    run = RunDirectory(Path(directory))
-    if members := run.members():
-        raise UserError(f"{directory} holds {len(members)} runs: name one of them, as {members[0]}.")
-    config, shape = run.config()
-    model = with_dtype(vae, config.precision) if vae is not None else make_model(config, shape)
-    names, contexts = run.labels() if config.conditional else ((), None)
-    which = "averaged_params" if config.ema_decay else "params"
-    abstract = {which: jax.eval_shape(lambda: init(model, jax.random.key(0), shape, len(names)))}
-    step = run.step_to_use()
-    params = checkpoints.restore(run.checkpoints, step, abstract)[which]
-    return Run(run.path, config, model, params, step, run.metrics(), run.examples(), names, contexts)
-
-
-def run_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0) -> Data:
-    """The images of a run.
-
-    Args:
-        run: the run.
-        binarize, binarize_seed: as in `Config`, where the images are to be binarised otherwise than for the training.
-
-    Raises:
-        UserError: they cannot be had, or are not those that the run was trained on.
-    """
-    data = load_data(run.config)
-    RunDirectory(run.directory).check_data(data)
-    if binarize is None:
-        return data
-    return load_data(replace(run.config, binarize=binarize, binarize_seed=binarize_seed))

@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, Key
 from flax_vae.batches import Batch
 from flax_vae.data import one_hot
 from flax_vae.errors import UserError
-from flax_vae.runs.fit import Run, run_data
 from flax_vae.runs.pictures import class_after_class
+from flax_vae.runs.run import Run, run_data
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, sample_gmm, traverse
 
 Row = tuple[Float[np.ndarray, "n h w c"], int]

@@ -25,7 +25,15 @@ def show(result: Record) -> None:
         name = "IW bound" if result["not_a_likelihood"] else "log p(x)"
         table.add_row(f"{name}, {row['num_samples']} samples", f"{row['log_likelihood']:.2f}", note)
     if last["images_of_high_pareto_k"]:
-        table.add_row("", "", "Pareto k is high for {images_of_high_pareto_k} of {images} images".format(**last))
+        table.add_row(
+            "", "", "loose for {images_of_high_pareto_k} of {images} images, by their Pareto k".format(**last)
+        )
+    if annealed := result["annealed"]:
+        errors = annealed["standard_error_of_draws"], annealed["standard_error_of_images"]
+        note = "nats; ± {:.2f} by the chains, ± {:.2f} by the choice of the same {} images".format(
+            *errors, annealed["images"]
+        )
+        table.add_row(f"annealed, {annealed['num_steps']} steps", f"{annealed['log_likelihood']:.2f}", note)
     if result["not_a_likelihood"]:
         table.add_row("", "", f"of the {result['not_a_likelihood']}")
     elif result["bits_per_dim"] is None:

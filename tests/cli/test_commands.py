@@ -1,6 +1,5 @@
 """The two programs as a user runs them."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from programs import ROOT, call, start
 from run_directories import assert_same_run, truncate_checkpoint
 
 from flax_vae import load_run
@@ -21,38 +21,12 @@ from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
 from flax_vae.data.fashion_mnist import USUAL_PLACES
 from flax_vae.runs.config import PARTS
-from flax_vae.runs.fit import run_data
+from flax_vae.runs.run import run_data
 
 pytestmark = pytest.mark.quick_compile
 
-ROOT = Path(__file__).parents[2]
 FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
 IWAE = (ROOT / "tests" / "known_models.py").read_text()
-
-
-def start(program: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, str(ROOT / program), *map(str, arguments)]
-    return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
-    process = start(program, *arguments, cwd=cwd)
-    out, err = process.communicate(timeout=200)
-    return process.returncode, out, err
-
-
-@pytest.fixture(scope="module")
-def recipe(few_images: Path) -> list[object]:
-    return ["--preset", "tutorial_dense", "--dataset", few_images, "--epochs", 12, "--batch-size", 50, "--seed", 3]
-
-
-@pytest.fixture(scope="module")
-def trained(recipe: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run made by train.py without --out, and what it printed."""
-    home = tmp_path_factory.mktemp("home")
-    code, out, err = call("train.py", *recipe, cwd=home)
-    assert code == 0, err
-    return (home / "runs" / "latest").resolve(), out
 
 
 def wait_for_epochs(directory: Path, number: int, process: subprocess.Popen[str]) -> None:
@@ -284,7 +258,7 @@ def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
     for parts in PARTS.values():
         for name in parts:
             assert f"- {parts.signature(name)}: {parts.meaning(name)[:20]}" in out
-    assert "(default: 8; ladder, residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
+    assert "(default: 8; ladder: 4; residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
     assert out.rindex("examples:") > out.rindex("--resume")
 
 
@@ -335,58 +309,6 @@ def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> Non
     assert len(run.examples) == 64
 
 
-def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Figures that fit together, the same twice, and two runs beside each other in a table and a picture."""
-    copy = shutil.copytree(trained[0], tmp_path / "copy")
-    again = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
-    assert main(again) == 0
-    shown = capsys.readouterr().out
-    found = json.loads((copy / "evaluation.json").read_text())
-    assert f"{found['elbo']['elbo']:.2f}" in shown
-    assert found["bits_per_dim"] is None
-    assert "IW bound, 50 samples" in shown
-    assert "cross-entropy of grey values" in shown
-    assert "log p(x)" not in shown
-    few, many = found["importance_weighted"]
-    assert few["log_likelihood"] < many["log_likelihood"]
-    surgery = found["surgery"]["mutual_information"] + found["surgery"]["marginal_kl"]
-    np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
-    assert 0.2 < found["accuracy"]["linear"] <= 1
-    assert 0 < found["frechet"]["floor"] < found["frechet"]["distance"]
-    assert found["frechet"]["accuracy"] > 0.4
-    assert f"{found['frechet']['distance']:.2f}" in shown
-    for name in ("evaluation", "extremes"):
-        with Image.open(copy / "pictures" / f"{name}.png") as image:
-            assert min(image.size) > 100
-    last = load_run(copy).metrics[-1]
-    np.testing.assert_allclose(found["elbo"]["loss"], last["test_loss"], rtol=0.01)
-    (copy / "evaluation.json").rename(tmp_path / "first.json")
-    assert main([*again, "--json", str(tmp_path / "figures.json")]) == 0
-    assert json.loads((tmp_path / "figures.json").read_text()) == found
-    assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
-    capsys.readouterr()
-    assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
-    shown = capsys.readouterr().out
-    assert f"{many['log_likelihood']:.2f}" in shown
-    assert "not evaluated" in shown
-    with Image.open(tmp_path / "both.png") as image:
-        assert min(image.size) > 100
-
-
-def test_figures_that_are_not_finite_are_named(
-    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
-    run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
-    monkeypatch.setattr("flax_vae.runs.evaluate.load_run", lambda *_: run)
-    assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error
-    assert "importance_weighted.0.log_likelihood is" in error
-    assert f"those of step {run.step}, are damaged or the training diverged" in error
-    assert not (run.directory / "evaluation.json").exists()
-
-
 def test_new_images_from_a_mixture_fitted_to_the_latents(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -403,22 +325,3 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(
     assert errors[0] < errors[1]
     assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2
     assert "goes with neither another --mode nor a --temperature" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["evaluate", "nowhere"], "nowhere is not a run directory"),
-        (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
-        (["compare", "RUN", "--out", "both.jpg"], "--out both.jpg: name a file that ends in .png"),
-        (["evaluate", "RUN", "--json", "figures.txt"], "--json figures.txt: name a file that ends in .json"),
-        (["compare", "nowhere"], "nowhere is not a run directory"),
-    ],
-)
-def test_what_cannot_be_evaluated_is_said_in_one_line(
-    arguments: list[str], message: str, trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, fit, load_run, sample
-from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.fit import run_data
+from flax_vae.runs.evaluate import Plan, evaluate
 from flax_vae.runs.pictures import draw_pictures
+from flax_vae.runs.run import run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
@@ -27,7 +27,7 @@ def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, mo
     made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
     np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
     assert made.shape == (4, 8, 8, 1)
-    found = evaluate(run.directory, num_samples=(4,), num_images=10)
+    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
     bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
     np.testing.assert_allclose(found["bits_per_dim"], bits)
     assert 1 < bits < 8
@@ -51,7 +51,7 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
         np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
     assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
 
-    assert 0 < evaluate(fixed.directory, num_samples=(4,), num_images=10)["bits_per_dim"] < 1
+    assert 0 < evaluate(fixed.directory, Plan(num_samples=(4,), num_images=10))["bits_per_dim"] < 1
     np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
     assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
     assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
@@ -60,9 +60,9 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> None:
     """What needs one flat latent vector is left out, and the rest is as of every model."""
-    preset = "ladder(widths=(8, 8), depths=(1, 2), blocks=1)"
+    preset = "ladder(widths=(8, 8), depths=(1, 2))"
     run = fit(Config(preset=preset, dataset=str(few_images), epochs=1, latent_dim=3), tmp_path / "ladder")
-    found = evaluate(run.directory, num_samples=(4,), num_images=10)
+    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
     assert len(found["layer_rates"]) == 4
     np.testing.assert_allclose(sum(found["layer_rates"]), found["elbo"]["rate"], rtol=1e-5)
     assert found["latent_dim"] == 3

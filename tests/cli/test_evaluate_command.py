@@ -1,0 +1,107 @@
+"""`flax-vae evaluate` and `flax-vae compare` as a user runs them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_vae import load_run
+from flax_vae.cli.main import main
+
+pytestmark = pytest.mark.quick_compile
+
+
+def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Figures that fit together, the same twice, and two runs beside each other in a table and a picture."""
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    again = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
+    assert main(again) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((copy / "evaluation.json").read_text())
+    assert f"{found['elbo']['elbo']:.2f}" in shown
+    assert found["bits_per_dim"] is None
+    assert "IW bound, 50 samples" in shown
+    assert "cross-entropy of grey values" in shown
+    assert "log p(x)" not in shown
+    few, many = found["importance_weighted"]
+    assert few["log_likelihood"] < many["log_likelihood"]
+    surgery = found["surgery"]["mutual_information"] + found["surgery"]["marginal_kl"]
+    np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
+    assert 0.2 < found["accuracy"]["linear"] <= 1
+    assert 0 < found["frechet"]["floor"] < found["frechet"]["distance"]
+    assert found["frechet"]["accuracy"] > 0.4
+    assert f"{found['frechet']['distance']:.2f}" in shown
+    for name in ("evaluation", "extremes"):
+        with Image.open(copy / "pictures" / f"{name}.png") as image:
+            assert min(image.size) > 100
+    last = load_run(copy).metrics[-1]
+    np.testing.assert_allclose(-found["elbo"]["elbo"], last["test_loss"], rtol=0.01)
+    (copy / "evaluation.json").rename(tmp_path / "first.json")
+    assert main([*again, "--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text()) == found
+    assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
+    capsys.readouterr()
+    assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
+    shown = capsys.readouterr().out
+    assert f"{many['log_likelihood']:.2f}" in shown
+    assert "not evaluated" in shown
+    with Image.open(tmp_path / "both.png") as image:
+        assert min(image.size) > 100
+
+
+@pytest.mark.slow
+def test_annealing_and_a_defence_stand_beside_the_bound(
+    trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    method = ["--method", "ais", "--annealing-steps", "20", "--num-images", "5", "--defence", "2"]
+    assert main(["evaluate", str(copy), "--num-samples", "500", *method]) == 0
+    shown = capsys.readouterr().out
+    found = json.loads((copy / "evaluation.json").read_text())
+    assert found["defence"] == {"share": 0.2, "scale": 2.0}
+    (bound,), annealed = found["importance_weighted"], found["annealed"]
+    assert (annealed["num_steps"], annealed["num_samples"], annealed["images"]) == (20, 16, 5)
+    errors = bound["standard_error_of_draws"] + annealed["standard_error_of_draws"]
+    assert abs(annealed["log_likelihood"] - bound["log_likelihood"]) < 4 * errors + 0.1
+    assert f"{annealed['log_likelihood']:.2f}" in shown
+    assert "by the choice of the same 5 images" in " ".join(shown.split())
+
+
+def test_figures_that_are_not_finite_are_named(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
+    run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
+    monkeypatch.setattr("flax_vae.runs.evaluate.load_run", lambda *_: run)
+    assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error
+    assert "importance_weighted.0.log_likelihood is" in error
+    assert f"those of step {run.step}, are damaged or the training diverged" in error
+    assert not (run.directory / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is not a run directory"),
+        (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
+        (["evaluate", "RUN", "--protocol", "exemplar_vae", "--num-images", "9"], "exemplar_vae fixes --num-images"),
+        (["evaluate", "RUN", "--binarize-seed", "1"], "--binarize-seed goes with --binarize"),
+        (["evaluate", "RUN", "--defence", "0.5"], "share between 0 and 1 and a scale above 1"),
+        (["evaluate", "RUN", "--method", "ais", "--annealing-steps", "0"], "--annealing-steps must be at least 1"),
+        (["compare", "RUN", "--out", "both.jpg"], "--out both.jpg: name a file that ends in .png"),
+        (["evaluate", "RUN", "--json", "figures.txt"], "--json figures.txt: name a file that ends in .json"),
+        (["compare", "nowhere"], "nowhere is not a run directory"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(
+    arguments: list[str], message: str, trained: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(trained[0]) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

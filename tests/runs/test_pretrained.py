@@ -1,0 +1,37 @@
+"""The models that come with the package are those of the table in benchmarks/density."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flax_vae import load_run, log_likelihood
+from flax_vae.cli.main import main
+from flax_vae.data import draw_binary
+from flax_vae.data.fashion_mnist import from_subset
+from flax_vae.runs.artifact import pretrained
+
+# The bound of 100 draws on the first 500 test images, in nats, of the runs whose parameters were written.
+EXPECTED = {"mlp": -229.305}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_pretrained_model_has_the_likelihood_of_its_run(name: str) -> None:
+    run = load_run(f"pretrained:{name}")
+    images = draw_binary(from_subset("test", "for tests").images[:500], (run.config.binarize_seed, 1))
+    bound, *_ = log_likelihood(run.vae, run.params, images, jax.random.key(0), 100)
+    np.testing.assert_allclose(np.mean(bound), EXPECTED[name], atol=0.02)
+
+
+def test_they_are_small_enough_to_come_with_the_package() -> None:
+    folder = pretrained("mlp").parent
+    sizes = {path.stem: path.stat().st_size for path in folder.glob("*.safetensors")}
+    assert sizes.keys() == EXPECTED.keys()
+    assert max(sizes.values()) <= 3 * 2**20
+    assert sum(sizes.values()) <= 12 * 2**20
+
+
+def test_images_are_made_without_training(tmp_path: Path) -> None:
+    assert main(["sample", "pretrained:mlp", "--out", str(tmp_path / "samples.png")]) == 0
+    assert (tmp_path / "samples.png").stat().st_size > 1000
