@@ -3,12 +3,13 @@
     python benchmarks/layers.py
 
 Each layer of `tutorial_conv` (microbatches of 8 images, a core each) and each dense layer of `gated_mlp` (batches of
-100) computes its output and both gradients, in a loop, as in training; a 2048³ matrix product takes turns with it. No
-layer can exceed that product's speed: it bounds the images per second of any code that computes the same products.
-Prints a table and writes layers.json.
+100) computes its output and both gradients, in a loop, as in training; and presets take whole training steps. A 2048³
+matrix product takes turns with each. Nothing can exceed that product's speed: it bounds the images per second of any
+code that computes the same products. Prints a table and writes layers.json.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -20,13 +21,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
+from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from flax_vae import use_machine
+from flax_vae import ELBO, Config, init_state, load_images, make_optimizer, make_train_step, use_machine
 from flax_vae.nn.convolutions import conv, upsample_conv
+from flax_vae.objectives.terms import apply_objective
+from flax_vae.runs.build import make_model
+from flax_vae.training.sharding import data_mesh, shardings
+from flax_vae.training.step import make_train_steps, zero_metrics
 
 # Input "h w i", kernel "3 3 i o", and the multiplications for one image: upsampling ones by their four 2x2 phases.
 CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {
@@ -37,6 +44,7 @@ CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {
     "upsampling conv 32->1 from 14x14": (upsample_conv, (14, 14, 32), 1, 196 * 9 * 32),
 }
 DENSE = {"dense 784->300": (784, 300), "dense 300->300": (300, 300), "dense 300->784": (300, 784)}
+STEPS = ("tutorial_conv", "residual_conv", "ladder")
 IMAGES, MICROBATCH, BATCH, REPEATS = 512, 8, 100, 100
 
 
@@ -45,14 +53,27 @@ class Arguments:
     """What to measure."""
 
     rounds: int = 7
+    kinds: tuple[str, ...] = ("convolutions", "dense", "steps")
+
+
+Measured = tuple[Callable[[], Any], float, int]  # what to run, its multiplications, and its images
+
+
+def convolutions() -> dict[str, Measured]:
+    """Output and gradients for `IMAGES` images on all devices; the first layer has no gradient of the images."""
+    passes = {name: 2 if shape[-1] == 1 else 3 for name, (_, shape, _, _) in CONVOLUTIONS.items()}
+    return {
+        f"{name}, output and gradients": (convolution(f, shape, o), passes[name] * macs * IMAGES, IMAGES)
+        for name, (f, shape, o, macs) in CONVOLUTIONS.items()
+    }
 
 
 def convolution(function: Callable, shape: tuple[int, int, int], features: int) -> Callable[[], Any]:
-    """Output and gradients for `IMAGES` images on all devices."""
+    """A layer of `convolutions`."""
     mesh = jax.make_mesh((jax.device_count(),), ("d",), axis_types=(AxisType.Auto,))
     x = jax.random.normal(jax.random.key(0), (IMAGES // MICROBATCH, MICROBATCH, *shape))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], features))
-    first = shape[-1] == 1  # images need no gradient
+    first = shape[-1] == 1
 
     def share(x: Any, kernel: Any) -> Any:
         def add(total: Any, x: Any) -> tuple[Any, None]:
@@ -66,8 +87,16 @@ def convolution(function: Callable, shape: tuple[int, int, int], features: int) 
     return lambda: run(x, kernel)
 
 
-def dense(inputs: int, outputs: int) -> Callable[[], Any]:
+def dense_layers() -> dict[str, Measured]:
     """Output and gradients for `REPEATS` batches."""
+    return {
+        f"{name}, output and gradients": (dense(i, o), 3 * i * o * BATCH * REPEATS, BATCH * REPEATS)
+        for name, (i, o) in DENSE.items()
+    }
+
+
+def dense(inputs: int, outputs: int) -> Callable[[], Any]:
+    """A layer of `dense_layers`."""
     x = jax.random.normal(jax.random.key(0), (BATCH, inputs))
     kernel = jax.random.normal(jax.random.key(1), (inputs, outputs))
 
@@ -82,54 +111,101 @@ def dense(inputs: int, outputs: int) -> Callable[[], Any]:
     return lambda: run(x, kernel)
 
 
-def measure(layers: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each layer."""
-    use_machine(os.cpu_count() if layers == "convolutions" else 1)
+def training_steps() -> dict[str, Measured]:
+    """Steps of presets by their recipes, optimiser and all."""
+    return {f"training {preset}": training(preset) for preset in STEPS}
+
+
+def training(preset: str) -> Measured:
+    """Steps of one preset."""
+    config, images = Config(preset=preset), load_images("fashion_mnist", "train").images
+    shape, batch_size, objective = images.shape[1:], config.batch_size, ELBO()
+    model = make_model(config, shape, images)
+    tx, mesh = make_optimizer(config.optimizer, config.learning_rate, 1000), data_mesh(batch_size)
+    everywhere, split = shardings(mesh)
+    state = init_state(model, tx, jax.random.key(0), shape)
+    totals = zero_metrics(model, objective, state, images[:batch_size])
+
+    def gradient(params: Any, x: Any) -> Any:
+        return jax.grad(lambda params: apply_objective(model, objective, params, x, state.key, 0)["loss"].sum())(params)
+
+    flops = multiplications(jax.make_jaxpr(gradient)(state.params, images[:1]).jaxpr)
+    step = make_train_step(model, objective, tx, microbatch_size=config.microbatch_size, mesh=mesh)
+    steps = make_train_steps(step, mesh)
+    count = IMAGES // batch_size
+    rows = np.random.default_rng(0).integers(0, len(images), (count, batch_size)).astype(np.int32)
+    kept = [*jax.device_put((state, totals), everywhere)]
+    on_device, rows = jax.device_put(images, everywhere), jax.device_put(rows, split)
+
+    def run() -> Any:
+        *kept[:], _ = steps(*kept, on_device, rows, 0, count)
+        return kept
+
+    return run, flops * count * batch_size, count * batch_size
+
+
+def multiplications(jaxpr: Any) -> float:
+    """Of all matrix products and convolutions in a program."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        out = equation.outvars[0].aval
+        if equation.primitive.name == "conv_general_dilated":
+            total += math.prod(out.shape) * math.prod(equation.invars[1].aval.shape[:-1])
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += math.prod(out.shape) * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        inner = [multiplications(each) for each in jaxprs_in_params(equation.params)]
+        total += min(inner) if "branches" in equation.params else sum(inner)  # one of the forms for each platform
+    return total
+
+
+def measure(kind: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each layer or preset of a kind."""
+    make, devices = KINDS[kind]
+    use_machine(devices)
     left = jax.random.normal(jax.random.key(2), (2048, 2048))
     product = jax.jit(jnp.matmul)
-    if layers == "convolutions":
-        functions = {name: convolution(f, shape, o) for name, (f, shape, o, _) in CONVOLUTIONS.items()}
-        # The first layer has no gradient of the images.
-        passes = {name: 2 if shape[-1] == 1 else 3 for name, (_, shape, _, _) in CONVOLUTIONS.items()}
-        flops = {name: 2 * passes[name] * macs * IMAGES for name, (*_, macs) in CONVOLUTIONS.items()}
-        images = IMAGES
-    else:
-        functions = {name: dense(*sizes) for name, sizes in DENSE.items()}
-        flops = {name: 6 * i * o * BATCH * REPEATS for name, (i, o) in DENSE.items()}
-        images = BATCH * REPEATS
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    measured = make()
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
     peak: list[float] = []
     for turn in range(rounds + 1):
         began = time.perf_counter()
         for _ in range(3):
             product(left, left).block_until_ready()
         peak.append(3 * 2 * 2048**3 / (time.perf_counter() - began))
-        for name, function in functions.items():
+        for name, (function, *_) in measured.items():
             began = time.perf_counter()
             jax.block_until_ready(function())
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     return [
         {
-            "layer": name,
-            "us an image": 1e6 * median(each) / images,
-            "GFLOP/s": flops[name] / median(each) / 1e9,
-            "fraction of peak": flops[name] / median(each) / median(peak[1:]),
+            "what": name,
+            "us an image": 1e6 * median(seconds[name]) / images,
+            "GFLOP/s": 2 * products / median(seconds[name]) / 1e9,
+            "fraction of peak": 2 * products / median(seconds[name]) / median(peak[1:]),
         }
-        for name, each in seconds.items()
+        for name, (_, products, images) in measured.items()
     ]
+
+
+KINDS: dict[str, tuple[Callable[[], dict[str, Measured]], int | None]] = {
+    "convolutions": (convolutions, os.cpu_count()),
+    "dense": (dense_layers, 1),
+    "steps": (training_steps, os.cpu_count()),
+}
 
 
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
     rows = []
-    for layers in ("convolutions", "dense"):
+    for kind in arguments.kinds:
         with get_context("spawn").Pool(1) as process:  # each kind has a number of devices of its own
-            rows += process.apply(measure, (layers, arguments.rounds))
-    table = Table("forward and backward", "us an image", "GFLOP/s", "of the peak")
+            rows += process.apply(measure, (kind, arguments.rounds))
+    table = Table("", "us an image", "GFLOP/s", "of the peak")
     for row in rows:
         table.add_row(
-            row["layer"], f"{row['us an image']:.1f}", f"{row['GFLOP/s']:.0f}", f"{row['fraction of peak']:.0%}"
+            row["what"], f"{row['us an image']:.1f}", f"{row['GFLOP/s']:.0f}", f"{row['fraction of peak']:.0%}"
         )
     Console().print(table)
     report = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "rows": rows}

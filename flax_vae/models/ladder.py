@@ -14,11 +14,23 @@ from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
 from flax_vae.models.vae import beside, context_of, draw, with_priors
-from flax_vae.nn.networks import Conv, ImageShape, OutputBias, SiluBlock, bias_init, dense, depth_to_space, halved, wide
+from flax_vae.nn.networks import (
+    Conv,
+    ImageShape,
+    Maps,
+    OutputBias,
+    ResidualBlock,
+    bias_init,
+    dense,
+    depth_to_space,
+    wide,
+)
 
 _MAX_LOG_SCALE = 5.0
-Choice = Callable[[int, Normal, Normal], tuple[Array, Array]]
-Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of an image at each size, the finest first
+# The log-scale at which posteriors start, relative to the prior. As wide as the prior they would show the path nothing
+# but noise, and it would learn to do without them.
+_START = -1.0
+Choice = Callable[[int, Normal, Normal], Draw]
 
 
 class Ladder(nn.Module):
@@ -57,24 +69,34 @@ class Ladder(nn.Module):
         """q(z_1 | x) of the top layer, batch shape "b"."""
         return self._top_posterior(self.encoder(x.astype(self.dtype)))
 
-    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
-        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
-        return self.infer_top(x, key, None, num_samples)
-
-    def infer_top(
-        self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""] | None, num_samples: int = 1
+    def infer(
+        self,
+        x: Float[Array, "b h w c"],
+        key: Key[Array, ""],
+        num_samples: int = 1,
+        temperature: float | Float[Array, ""] = 1.0,
     ) -> Inference:
+        """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
+        top_key, key = jax.random.split(key)
+        maps = self.encoder(x.astype(self.dtype))
+        drawn = draw_layers(self._top_posterior(maps).tempered(temperature), top_key, (num_samples,))
+
+        def choose(number: int, _: Normal, posterior: Normal) -> Draw:
+            posterior = posterior.tempered(temperature)
+            return *posterior.sample_and_log_prob(jax.random.fold_in(key, number)), posterior
+
+        return self._below(drawn, maps, choose)
+
+    def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
         """`infer`, but below the first `known` layers latents are the means of their priors given those above."""
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
-        drawn = draw_layers(self._top_posterior(maps), top_key, (num_samples,))
+        drawn = draw_layers(self._top_posterior(maps), top_key, (1,))
 
-        def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
-            z_l, log_q = posterior.sample_and_log_prob(jax.random.fold_in(key, number))
-            if known is None:
-                return z_l, log_q
+        def choose(number: int, prior: Normal, posterior: Normal) -> Draw:
+            z_l = posterior.sample(jax.random.fold_in(key, number))
             z_l = jnp.where(len(drawn) + number < known, z_l, prior.loc)
-            return z_l, posterior.log_prob(z_l)
+            return z_l, posterior.log_prob(z_l), posterior
 
         return self._below(drawn, maps, choose)
 
@@ -84,9 +106,9 @@ class Ladder(nn.Module):
         count = len(latents) - sum(self.decoder.depths)
         drawn = layers_at(self._top_posterior(maps), jnp.concatenate(latents[:count], axis=-1))
 
-        def choose(number: int, prior: Normal, posterior: Normal) -> tuple[Array, Array]:
+        def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             z_l = latents[count + number]
-            return z_l, posterior.log_prob(z_l)
+            return z_l, posterior.log_prob(z_l), posterior
 
         return self._below(drawn, maps, choose)
 
@@ -101,8 +123,9 @@ class Ladder(nn.Module):
         top_key, key = jax.random.split(key)
         z = draw(self.prior().tempered(temperature), top_key, num_samples)
 
-        def choose(number: int, prior: Normal, _: Normal) -> tuple[Array, Array]:
-            return prior.tempered(temperature).sample_and_log_prob(jax.random.fold_in(key, number))
+        def choose(number: int, prior: Normal, _: Normal) -> Draw:
+            prior = prior.tempered(temperature)
+            return *prior.sample_and_log_prob(jax.random.fold_in(key, number)), prior
 
         _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, choose)
         return self.likelihood(output[0])
@@ -110,31 +133,6 @@ class Ladder(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
         """`infer`, which runs every part: what initialising needs."""
         return self.infer(x, key)
-
-
-class BottomUp(nn.Module):
-    """Features of an image at one size after another, each half the one before.
-
-    Attributes:
-        widths: channels at each size, the finest first.
-        blocks: residual blocks at each size.
-        patch: side in pixels of what is one position at the finest size.
-    """
-
-    widths: tuple[int, ...]
-    blocks: int
-    patch: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
-        """Images "b h w c" of any size -> features "b h w f" of each size."""
-        h, maps = Conv(self.widths[0])(halved(x, self.patch)), []
-        for size, width in enumerate(self.widths):
-            h = dense(width)(halved(h)) if size else h
-            for _ in range(self.blocks):
-                h = SiluBlock(width)(h)
-            maps.append(h)
-        return tuple(maps)
 
 
 class TopDown(nn.Module):
@@ -162,12 +160,12 @@ class TopDown(nn.Module):
     ) -> tuple[tuple[Layer, ...], Float[Array, "k b oh ow o"]]:
         """The top layer's z, and features of images if there are any -> the layers below, and the decoder's output.
 
-        `choose(number, prior, posterior)` says what a layer's z is, and its log-density under the posterior.
+        `choose(number, prior, posterior)` draws a layer's z, or says what it is.
         """
         lead, sizes = z.shape[:2], self._sizes()
         rows, columns = sizes[-1]
         h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
-        h = SiluBlock(self.widths[-1], name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
+        h = ResidualBlock(self.widths[-1], name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
         found: list[Layer] = []
         for size in reversed(range(len(sizes))):
             width, (rows, columns) = self.widths[size], sizes[size]
@@ -177,10 +175,10 @@ class TopDown(nn.Module):
                 layer = f"{size}_{number}"  # parts are named, since without an image there are no posteriors
                 prior = self._prior(h, lead, layer)
                 posterior = prior if maps is None else self._posterior(h, maps[size], prior, layer)
-                z_l, log_q = choose(len(found), prior, posterior)
-                found.append(Layer(z_l, log_q, posterior, prior))
+                found.append(Layer(*choose(len(found), prior, posterior), prior))
+                z_l = found[-1].z
                 h += Conv(width, name=f"take_in_{layer}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
-                h = SiluBlock(width, name=f"block_{layer}")(h)
+                h = ResidualBlock(width, name=f"block_{layer}")(h)
         return tuple(found), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
 
     def _sizes(self) -> list[tuple[int, int]]:
@@ -190,7 +188,8 @@ class TopDown(nn.Module):
 
     def _prior(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], layer: str) -> Normal:
         """p(z_l | z_<l)."""
-        loc, log_scale = self._two(nn.silu(h), lead, f"prior_{layer}")
+        head = nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
+        loc, log_scale = _two(head(nn.silu(h)), lead)
         return Normal(loc, _bounded(log_scale), event_ndim=3)
 
     def _posterior(
@@ -200,15 +199,9 @@ class TopDown(nn.Module):
         lead = prior.loc.shape[:2]
         tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
         hidden = dense(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
-        shift, log_scale = self._two(nn.silu(hidden), lead, f"posterior_{layer}")
+        shift, log_scale = _two(dense(2 * self.channels, name=f"posterior_{layer}")(nn.silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
-        return Normal(loc, prior.log_scale + _bounded(log_scale), event_ndim=3)
-
-    def _two(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], name: str) -> tuple[Array, Array]:
-        """Two numbers for each latent, "k b h w c", from 0."""
-        both = wide(nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=name)(h))
-        first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
-        return first, second
+        return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
 
     def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n oh ow o"]:
         """What the likelihood takes, at the size of the image."""
@@ -216,6 +209,13 @@ class TopDown(nn.Module):
         start = bias_init(self.output_bias, self.image_shape)
         last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
         return wide(depth_to_space(last(nn.silu(h)), self.patch)[:, :height, :width])
+
+
+def _two(both: Float[Array, "n h w c2"], lead: tuple[int, ...]) -> tuple[Array, Array]:
+    """Two numbers for each latent, "k b h w c"."""
+    both = wide(both)
+    first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
+    return first, second
 
 
 def _bounded(log_scale: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flax_vae.errors import UserError
-from flax_vae.models.ladder import BottomUp, Ladder, TopDown
+from flax_vae.models.ladder import Ladder, TopDown
 from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
 from flax_vae.models.posteriors import DiagonalNormal
 from flax_vae.models.priors import StandardNormal
 from flax_vae.models.vae import VAE
 from flax_vae.nn.networks import (
+    BottomUp,
     DenseDecoder,
     DenseEncoder,
     GatedDense,
@@ -40,6 +41,7 @@ _CONVOLUTIONAL = {
     "warmup_steps": 50,
     "schedule": "linear",
 }
+_LADDER = _CONVOLUTIONAL | {"epochs": 4, "batch_size": 64, "latent_dim": 16, "kl_warmup_epochs": 1.0}
 Part = Any  # a Linen module, or for a likelihood any head
 
 
@@ -125,7 +127,7 @@ def gated_mlp(
     return _assemble(VAE, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-@PRESETS.register("residual_conv", recipe=_CONVOLUTIONAL)
+@PRESETS.register("residual_conv", recipe=_CONVOLUTIONAL | {"epochs": 3})
 def residual_conv(
     image_shape: ImageShape,
     latent_dim: int = 2,
@@ -133,9 +135,9 @@ def residual_conv(
     prior: Part = None,
     likelihood: Part = None,
     mean: Mean | None = None,
-    features: tuple[int, ...] = (16, 32, 64),
+    features: tuple[int, ...] = (32, 64),
 ) -> VAE:
-    """Residual blocks of 16, 32 and 64 channels at the image's size, half and a quarter of it, and back."""
+    """Residual blocks of 32 and 64 channels at half and a quarter of the image's size, and back."""
 
     def decoder(**start: Any) -> ResidualDecoder:
         return ResidualDecoder(features=features, **start)
@@ -144,7 +146,7 @@ def residual_conv(
     return _assemble(VAE, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-@PRESETS.register("ladder", recipe=_CONVOLUTIONAL, flat=False)
+@PRESETS.register("ladder", recipe=_LADDER, flat=False)
 def ladder(
     image_shape: ImageShape,
     latent_dim: int = 2,
@@ -152,10 +154,10 @@ def ladder(
     prior: Part = None,
     likelihood: Part = None,
     mean: Mean | None = None,
-    widths: tuple[int, ...] = (32, 32),
-    depths: tuple[int, ...] = (4, 4),
-    channels: int = 1,
-    blocks: int = 2,
+    widths: tuple[int, ...] = (32, 32, 64),
+    depths: tuple[int, ...] = (1, 2, 1),
+    channels: int = 4,
+    blocks: int = 1,
     patch: int = 2,
 ) -> Ladder:
     """A hierarchy of spatial latents: maps of `channels`, `depths` of them at each size, below a vector.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from flax_vae.nn import convolutions
 
 ImageShape = tuple[int, int, int]
+Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of an image at each size, the finest first
 OutputBias = float | tuple[float, ...]
 
 
@@ -109,14 +110,11 @@ class TutorialConvDecoder(nn.Module):
         return h[:, :height, :width]
 
 
-def _normalised(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    return nn.silu(nn.GroupNorm(num_groups=8)(x))
-
-
 class ResidualBlock(nn.Module):
-    """x + f(x) with f twice GroupNorm, SiLU and a convolution (He et al. 2016, Wu & He 2018).
+    """x + f(x) with f twice SiLU and a convolution, the last from 0: the block starts as the identity (He et al. 2016).
 
-    Where the number of channels changes, x gets there by a 1x1 convolution.
+    No layer normalises: networks of a few dozen blocks train without (Kuzina & Tomczak 2024), and on CPUs normalising
+    takes as long as a convolution. Where the number of channels changes, x gets there by a 1x1 convolution.
     """
 
     features: int
@@ -124,25 +122,9 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Images "b h w i" -> "b h w o"."""
-        h = Conv(self.features)(_normalised(x))
-        h = Conv(self.features)(_normalised(h))
-        return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
-
-
-class SiluBlock(nn.Module):
-    """x + f(x) with f twice SiLU and a convolution, the last from 0: the block starts as the identity.
-
-    No layer normalises: networks of a few dozen blocks train without (Kuzina & Tomczak 2024), and on CPUs normalising
-    takes as long as a convolution.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w f"]) -> Float[Array, "b h w f"]:
-        """Images "b h w f" -> "b h w f"."""
         h = Conv(self.features)(nn.silu(x))
-        return x + Conv(self.features, kernel_init=nn.initializers.zeros)(nn.silu(h))
+        h = Conv(self.features, kernel_init=nn.initializers.zeros)(nn.silu(h))
+        return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
 
 
 def halved(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"]:
@@ -161,18 +143,40 @@ def depth_to_space(x: Float[Array, "b h w c"], by: int) -> Float[Array, "b h2 w2
     return x.reshape(b, h * by, w * by, c // by**2)
 
 
+class BottomUp(nn.Module):
+    """Features of an image at one size after another, each half the one before.
+
+    Attributes:
+        widths: channels at each size, the finest first.
+        blocks: residual blocks at each size.
+        patch: side in pixels of what is one position at the finest size.
+    """
+
+    widths: tuple[int, ...]
+    blocks: int
+    patch: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
+        """Images "b h w c" of any size -> features "b h w f" of each size."""
+        h, maps = Conv(self.widths[0])(halved(x, self.patch)), []
+        for size, width in enumerate(self.widths):
+            h = dense(width)(halved(h)) if size else h
+            for _ in range(self.blocks):
+                h = ResidualBlock(width)(h)
+            maps.append(h)
+        return tuple(maps)
+
+
 class ResidualEncoder(nn.Module):
-    """Residual blocks at one image size after another, each half the one before."""
+    """Residual blocks at half of the image's size and at smaller ones, each half the one before."""
 
     features: tuple[int, ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Images "b h w c" of any size -> features "b f"."""
-        x = ResidualBlock(self.features[0])(Conv(self.features[0])(x))
-        for features in self.features[1:]:
-            x = ResidualBlock(features)(convolutions.max_pool(x))
-        return _normalised(x).reshape(len(x), -1)
+        return nn.silu(BottomUp(self.features, blocks=1, patch=2)(x)[-1]).reshape(len(x), -1)
 
 
 class ResidualDecoder(nn.Module):
@@ -190,13 +194,13 @@ class ResidualDecoder(nn.Module):
         """Latents "b d" -> images "b h w c", unbounded."""
         height, width, channels = self.image_shape
         *rest, first = self.features
-        rows, columns = (-(-side // 2 ** len(rest)) for side in (height, width))
+        rows, columns = (-(-side // 2 ** len(self.features)) for side in (height, width))
         h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
         for features in reversed(rest):
             h = ResidualBlock(features)(Conv(features, upsample=True)(h))
         start = bias_init(self.output_bias, self.image_shape)
-        h = Conv(channels, kernel_init=nn.initializers.zeros, bias_init=start)(_normalised(h))
-        return h[:, :height, :width]
+        h = Conv(4 * channels, kernel_init=nn.initializers.zeros, bias_init=start)(nn.silu(h))
+        return depth_to_space(h, 2)[:, :height, :width]
 
 
 class ReluDense(nn.Module):

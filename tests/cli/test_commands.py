@@ -258,7 +258,7 @@ def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
     for parts in PARTS.values():
         for name in parts:
             assert f"- {parts.signature(name)}: {parts.meaning(name)[:20]}" in out
-    assert "(default: 8; ladder: 4; residual_conv, tutorial_conv: 2; tutorial_dense: 15)" in out
+    assert "(default: 8; ladder: 4; residual_conv: 3; tutorial_conv: 2; tutorial_dense: 15)" in out
     assert out.rindex("examples:") > out.rindex("--resume")
 
 
