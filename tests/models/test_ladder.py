@@ -41,16 +41,16 @@ def two_layers() -> tuple[Ladder, dict, jax.Array]:
     """One latent in each of two layers, and three images of 2x2 pixels."""
     model = ladder((2, 2, 1), latent_dim=1, widths=(4,), depths=(1,), channels=1)
     images = jnp.asarray(np.random.default_rng(0).integers(0, 2, (3, 2, 2, 1)), jnp.float32)
-    params = disturbed(model, (2, 2, 1), 0.3)
+    params = disturbed(model, (2, 2, 1), 0.2)
     # Wide enough to draw wherever p(x, z) is: both start narrow.
     params["posterior"]["log_var"]["bias"] = np.zeros(1, np.float32)
-    params["decoder"]["posterior_0_0"]["bias"] = params["decoder"]["posterior_0_0"]["bias"] + np.float32([0, 1.75])
+    params["decoder"]["posterior_0_0"]["bias"] = params["decoder"]["posterior_0_0"]["bias"] + np.float32([0, 1.5])
     return model, params, images
 
 
 def on_a_grid(model: Ladder, params: dict, images: jax.Array) -> tuple[jax.Array, jax.Array, float]:
     """log p(x, z) and log q(z | x) for all z of a grid, "k b", and the logarithm of the area of its cells."""
-    ticks = jnp.linspace(-16, 16, 600)
+    ticks = jnp.linspace(-12, 12, 500)
     z1, z2 = (jnp.broadcast_to(z.reshape(-1, 1), (ticks.size**2, len(images))) for z in jnp.meshgrid(ticks, ticks))
     inference = of(model, params, "infer_at", images, (z1[..., None], z2[..., None, None, None]))
     log_q = sum(layer.log_q for layer in inference.layers)
