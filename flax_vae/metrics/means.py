@@ -69,7 +69,8 @@ def look_at_each(
 
     Returns:
         elbo, rate and distortion "n" in nats; layer_rates "n l", the top first; squared_error "n", the mean over the
-        pixels; posterior_mean "n d", of the top layer, and dimension_rates "n d", where the model has them.
+        pixels; posterior_mean "n d", of the top layer, where the model has an encoder; dimension_rates "n d", where its
+        layers are vectors of independent normals.
     """
 
     @jax.jit
@@ -83,8 +84,9 @@ def look_at_each(
             found["squared_error"] = error.reshape(len(x), -1).mean(-1)
             if hasattr(model, "encode"):
                 found["posterior_mean"] = model.encode(x).mean()
-            with contextlib.suppress(UserError):
-                found["dimension_rates"] = jnp.concatenate(dimension_rates(inference), axis=-1)
+            if all(layer.z.ndim == 3 for layer in inference.layers):
+                with contextlib.suppress(UserError):
+                    found["dimension_rates"] = jnp.concatenate(dimension_rates(inference), axis=-1)
             return found
 
         return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))

@@ -19,6 +19,7 @@ from flax_vae.nn.networks import (
     ImageShape,
     Maps,
     OutputBias,
+    PerPixel,
     ResidualBlock,
     bias_init,
     dense,
@@ -188,7 +189,7 @@ class TopDown(nn.Module):
 
     def _prior(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], layer: str) -> Normal:
         """p(z_l | z_<l)."""
-        head = nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
+        head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
         loc, log_scale = _two(head(nn.silu(h)), lead)
         return Normal(loc, _bounded(log_scale), event_ndim=3)
 
@@ -198,8 +199,8 @@ class TopDown(nn.Module):
         """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
         tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
-        hidden = dense(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
-        shift, log_scale = _two(dense(2 * self.channels, name=f"posterior_{layer}")(nn.silu(hidden)), lead)
+        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
+        shift, log_scale = _two(PerPixel(2 * self.channels, name=f"posterior_{layer}")(nn.silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
 

@@ -71,6 +71,20 @@ class Conv(nn.Module):
         return convolutions.add_bias(wide(convolve(x, kernel)), wide(bias)).astype(x.dtype)
 
 
+class PerPixel(nn.Module):
+    """A dense layer on the channels of every pixel: a 1x1 convolution."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Images "b h w i" -> "b h w o"."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return convolutions.add_bias(wide(x @ kernel.astype(x.dtype)), wide(bias)).astype(x.dtype)
+
+
 class TutorialConvEncoder(nn.Module):
     """Conv 32 and 64, each with ReLU and 2x2 max-pooling, then 16 dense ReLU features.
 
@@ -161,7 +175,7 @@ class BottomUp(nn.Module):
         """Images "b h w c" of any size -> features "b h w f" of each size."""
         h, maps = Conv(self.widths[0])(halved(x, self.patch)), []
         for size, width in enumerate(self.widths):
-            h = dense(width)(halved(h)) if size else h
+            h = PerPixel(width)(halved(h)) if size else h
             for _ in range(self.blocks):
                 h = ResidualBlock(width)(h)
             maps.append(h)

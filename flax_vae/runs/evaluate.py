@@ -120,7 +120,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
             "reconstruction_mse": mean["squared_error"],
             "latent_dim": None if means is None else means.shape[1],
             "active_units": None if means is None else active_units(means),
-            "dimension_rates": mean.get("dimension_rates") if is_flat(run.vae) else None,
+            "dimension_rates": mean.get("dimension_rates"),
             "surgery": _surgery(run, batch, chosen, surgery_key) if is_flat(run.vae) else None,
             "accuracy": None if means is None else _accuracies(run, train, test, means),
             "disentanglement": None if means is None else _disentanglement(test, means),

@@ -94,7 +94,8 @@ def test_bfloat16_networks_in_a_float32_model(preset: str, images: np.ndarray) -
         gradients.append(gradient)
     assert losses[0] != losses[1]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
-    close = jax.tree.map(lambda a, b: bool(jnp.linalg.norm(a - b) <= 0.2 * jnp.linalg.norm(a)), *gradients)
+    # The last prior of a fresh ladder has a gradient of 0: nothing is decoded from its layer yet.
+    close = jax.tree.map(lambda a, b: bool(jnp.linalg.norm(a - b) <= 0.2 * jnp.linalg.norm(a) + 1e-6), *gradients)
     assert all(jax.tree.leaves(close)), close
 
 
