@@ -19,10 +19,10 @@ from typing import Any
 import jax
 import tyro
 
-import flax_vae
 from flax_vae import load_run, write_run
+from flax_vae.runs.artifact import PRETRAINED
 
-HERE, PRETRAINED = Path(__file__).parent, Path(flax_vae.__file__).parent / "pretrained"
+HERE = Path(__file__).parent
 PROTOCOL = "--binarize dynamic --validation 0.16666667"  # 50,000 images to train on, 10,000 to choose the checkpoint
 ROWS = {
     "mlp": f"--preset gated_mlp --latent-dim 40 {PROTOCOL} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 "

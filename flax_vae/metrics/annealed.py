@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
+from flax_vae.metrics.likelihood import log_mean, refuse_one_sample
 from flax_vae.models.vae import Params, bind
-from flax_vae.objectives.terms import log_weights
+from flax_vae.objectives.terms import log_posterior, log_weights
 
 _LEAPFROGS = 10  # of a move
 _ACCEPTED, _ADAPTION = 0.65, 1.05  # the share of moves to accept, and by what the step's length changes to get there
@@ -50,8 +51,7 @@ def annealed_log_likelihood(
         num_samples: chains K per image, at least two.
         num_steps: distributions between q and the posterior; the cost of each is 11 gradients of the model.
     """
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
+    refuse_one_sample(num_samples)
     # Most of the way is where the two ends meet: equal steps of a sigmoid's argument (Wu et al. 2017).
     rising = jax.nn.sigmoid(jnp.linspace(-4, 4, num_steps + 1))
     betas = (rising - rising[0]) / (rising[-1] - rising[0])
@@ -65,9 +65,8 @@ def annealed_log_likelihood(
         def density(latents: Latents, beta: Array) -> tuple[Array, Array]:
             """log f and, beside it, the logarithm of the weight p(x, z) / q(z | x), of each chain."""
             inference = model.infer_at(x, latents)
-            log_q = sum((layer.log_q for layer in inference.layers), start=jnp.zeros(()))[:, 0]
             log_ratio = log_weights(inference, x)[:, 0]
-            return log_q + beta * log_ratio, log_ratio
+            return log_posterior(inference)[:, 0] + beta * log_ratio, log_ratio
 
         def anneal(key: Array, steps: Float[Array, " t"] | None) -> tuple[Array, Array]:
             """log w of each chain, and the length of each step: as given, or so that enough moves are accepted."""
@@ -89,8 +88,7 @@ def annealed_log_likelihood(
             return chains.log_w, used
 
         log_w, _ = anneal(key, anneal(pilot_key, None)[1])
-        bound = jax.nn.logsumexp(log_w) - jnp.log(num_samples)
-        return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(num_samples)
+        return log_mean(log_w)
 
     return jax.lax.map(one_image, (unpack(images), jax.random.split(key, batch_size_of(images))))
 

@@ -15,7 +15,7 @@ from flax_vae.batches import Batch, as_one, batch_size_of, unpack
 from flax_vae.errors import UserError
 from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind
-from flax_vae.objectives.terms import log_weights
+from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.training.sharding import DATA_AXIS
 
 IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit
@@ -29,7 +29,7 @@ class Defence:
     scale: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no share and no widening."""
+        """Refuse a share or a scale out of range."""
         if not (0 < self.share < 1 and 1 < self.scale < math.inf):
             raise UserError(f"A defence has a share between 0 and 1 and a scale above 1, not {self}.")
 
@@ -62,33 +62,42 @@ def log_likelihood(
         images_at_once: images that are worked on together; one where convolutions of its draws fill the caches.
         mesh: devices that share the images, from `data_mesh`; the figures are the same for every number of them.
     """
-    if num_samples < 2:
-        raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
+    refuse_one_sample(num_samples)
     at_once = min(num_samples, _DRAWS_AT_ONCE) if defence is None else max(1, min(num_samples // 8, _DRAWS_AT_ONCE))
     blocks = -(-num_samples // at_once)
+    # Of a defence whole blocks are widened, the first ones: those of the last that are one too many are not.
+    widened = 0 if defence is None else max(1, min(round(defence.share * blocks), blocks - 1))
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array, Array]:
         (x, context), key = as_one(image_and_key[0]), image_and_key[1]
 
         def draw(i: Array) -> Array:
-            key_i = jax.random.fold_in(key, i)
+            model, key_i = bind(vae, params, context), jax.random.fold_in(key, i)
             if defence is None:
-                return log_weights(bind(vae, params, context).infer(x, key_i, at_once), x)[:, 0]
-            # Whole blocks are widened, the first ones: those of the last that are one too many are not.
-            widened = max(1, min(round(defence.share * blocks), blocks - 1))
+                return log_weights(model.infer(x, key_i, at_once), x)[:, 0]
             temperature = jnp.where(i < widened, defence.scale, 1.0)
-            inference = bind(vae, params, context).infer(x, key_i, at_once, temperature)
-            share = widened * at_once / num_samples
-            return _defended(inference, x, temperature, defence.scale, share)[:, 0]
+            inference = model.infer(x, key_i, at_once, temperature)
+            return _defended(inference, x, temperature, defence.scale, widened * at_once / num_samples)[:, 0]
 
         log_w = jax.lax.map(draw, jnp.arange(blocks)).reshape(-1)[:num_samples]
-        bound = jax.nn.logsumexp(log_w) - jnp.log(num_samples)
-        return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(num_samples), pareto_k(log_w)
+        return *log_mean(log_w), pareto_k(log_w)
 
     each = partial(jax.lax.map, one_image, batch_size=images_at_once)
     if mesh:
         each = jax.shard_map(each, mesh=mesh, in_specs=PartitionSpec(DATA_AXIS), out_specs=PartitionSpec(DATA_AXIS))
     return each((unpack(images), jax.random.split(key, batch_size_of(images))))
+
+
+def refuse_one_sample(num_samples: int) -> None:
+    """Raise ValueError where a bound would have no standard error."""
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, or the bound has no standard error: {num_samples}")
+
+
+def log_mean(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The logarithm of the mean weight, and its standard error: that of the mean in units of the mean."""
+    bound = jax.nn.logsumexp(log_w) - jnp.log(len(log_w))
+    return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(len(log_w))
 
 
 def _defended(
@@ -101,8 +110,7 @@ def _defended(
         return sum(found, start=jnp.zeros(()))
 
     mixture = jnp.logaddexp(math.log1p(-share) + log_q(1.0), math.log(share) + log_q(scale))
-    own = sum((layer.log_q for layer in inference.layers), start=jnp.zeros(()))
-    return log_weights(inference, x) + own - mixture
+    return log_weights(inference, x) + log_posterior(inference) - mixture
 
 
 def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:

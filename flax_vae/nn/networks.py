@@ -48,6 +48,11 @@ def dense(features: int, **kwargs: Any) -> nn.Dense:
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
 
 
+def _with_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Array, "b h w c"]:
+    """x + bias in float32 at least: the gradient of the bias is a sum over all pixels, which bfloat16 would lose."""
+    return convolutions.add_bias(wide(x), wide(bias))
+
+
 class Conv(nn.Module):
     """3x3 convolution, stride 1, zero padding; with `upsample` the input is first doubled by nearest neighbours.
 
@@ -67,8 +72,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.features,))
         convolve = convolutions.upsample_conv if self.upsample else convolutions.conv
-        # The bias is added in float32 at least: its gradient is a sum over all pixels, which bfloat16 would lose.
-        return convolutions.add_bias(wide(convolve(x, kernel)), wide(bias)).astype(x.dtype)
+        return _with_bias(convolve(x, kernel), bias).astype(x.dtype)
 
 
 class PerPixel(nn.Module):
@@ -82,7 +86,7 @@ class PerPixel(nn.Module):
         """Images "b h w i" -> "b h w o"."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return convolutions.add_bias(wide(x @ kernel.astype(x.dtype)), wide(bias)).astype(x.dtype)
+        return _with_bias(x @ kernel.astype(x.dtype), bias).astype(x.dtype)
 
 
 class TutorialConvEncoder(nn.Module):

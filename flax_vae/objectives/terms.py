@@ -76,6 +76,11 @@ def log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array
     return sum(log_ratios, start=inference.likelihood.log_prob(x))
 
 
+def log_posterior(inference: Inference) -> Float[Array, "k b"]:
+    """log q(z | x) of each draw, in nats."""
+    return sum((layer.log_q for layer in inference.layers), start=jnp.zeros(()))
+
+
 def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
     """The metrics elbo, rate and distortion of each image, in nats."""
     d, r = distortion(inference, x), rate(inference)

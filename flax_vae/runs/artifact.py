@@ -24,7 +24,7 @@ from flax_vae.runs.directory import Record
 
 FORMAT = 1
 SUFFIX = ".safetensors"
-_PRETRAINED = Path(__file__).parents[1] / "pretrained"
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _PARAMS, _EXAMPLES, _LABELS = "params.", "examples", "labels"
 
 
@@ -73,10 +73,10 @@ def pretrained(name: str) -> Path:
     Raises:
         UserError: there is none of that name.
     """
-    names = sorted(path.stem for path in _PRETRAINED.glob(f"*{SUFFIX}"))
+    names = sorted(path.stem for path in PRETRAINED.glob(f"*{SUFFIX}"))
     if name not in names:
         raise UserError(f"There is no pretrained model {name!r}; there are {', '.join(names)}.")
-    return _PRETRAINED / f"{name}{SUFFIX}"
+    return PRETRAINED / f"{name}{SUFFIX}"
 
 
 def write_artifact(path: Path, artifact: Artifact, half: bool = False) -> None:

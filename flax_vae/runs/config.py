@@ -151,7 +151,7 @@ class Config:
                 put(kind, str(parts.read(getattr(self, kind))))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
-        if not warmup_is_own:  # a recipe's, which is for an objective with a beta and for so many epochs
+        if not warmup_is_own:  # the recipe's supposes an objective with a beta, and the recipe's own number of epochs
             longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
             put("kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
 

@@ -152,6 +152,7 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
 def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan) -> dict[int, Bounds]:
     """For each number of samples the bound of every image, its standard error and its Pareto k."""
     starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
+    params = jax.device_get(run.params)  # for any number of devices
     together = 1 if run.config.microbatch_size and jax.default_backend() == "cpu" else IMAGES_AT_ONCE
 
     def block(i: int, k: int) -> tuple[Array, Array, Array]:
@@ -159,7 +160,6 @@ def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan) -> dict[in
         mesh = data_mesh(batch_size_of(some))
         return log_likelihood(run.vae, params, some, of_block, k, plan.defence, together, mesh)
 
-    params = jax.device_get(run.params)  # for any number of devices
     for k in sorted(plan.num_samples):
         parts = [block(i, k) for i in progress(starts, len(starts), f"log-likelihood, {k} samples")]
         bounds[k] = Bounds(*(np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True)))

@@ -150,9 +150,8 @@ def run_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0)
     Raises:
         UserError: they cannot be had, or are not those that the run was trained on.
     """
-    data = load_data(run.config)
-    if data_sums(data) != run.data:
+    own = run.config
+    data = load_data(own if binarize is None else replace(own, binarize=binarize, binarize_seed=binarize_seed))
+    if data_sums(data) != run.data:  # those of the images as they were before they were binarised
         raise UserError(f"{data.train.name} is not the data that {run.name} was trained on.")
-    if binarize is None:
-        return data
-    return load_data(replace(run.config, binarize=binarize, binarize_seed=binarize_seed))
+    return data
