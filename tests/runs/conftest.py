@@ -1,0 +1,27 @@
+"""A training of seconds, and its directory, for the tests of run directories."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flax_vae import Config, Run, fit
+
+
+@pytest.fixture(scope="module")
+def config(few_images: Path) -> Config:
+    return Config(
+        preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3, ema_decay=0.5
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training of seconds that was never interrupted, the only one here with its pictures."""
+    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def copy(run: Run, tmp_path: Path) -> Path:
+    """A run directory to do harm to."""
+    return shutil.copytree(run.directory, tmp_path / "copy")
