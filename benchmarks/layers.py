@@ -44,7 +44,11 @@ CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {
     "upsampling conv 32->1 from 14x14": (upsample_conv, (14, 14, 32), 1, 196 * 9 * 32),
 }
 DENSE = {"dense 784->300": (784, 300), "dense 300->300": (300, 300), "dense 300->784": (300, 784)}
-STEPS = ("tutorial_conv", "residual_conv", "ladder")
+STEPS = {preset: Config(preset=preset) for preset in ("tutorial_conv", "residual_conv", "ladder")} | {
+    "the ladder of density/": Config(
+        preset="ladder(widths=(64, 64, 64), depths=(1, 1, 1))", prior="flow", batch_size=128, ema_decay=0.999
+    )
+}
 IMAGES, MICROBATCH, BATCH, REPEATS = 512, 8, 100, 100
 
 
@@ -113,24 +117,26 @@ def dense(inputs: int, outputs: int) -> Callable[[], Any]:
 
 def training_steps() -> dict[str, Measured]:
     """Steps of presets by their recipes, optimiser and all."""
-    return {f"training {preset}": training(preset) for preset in STEPS}
+    return {f"training {name}": training(config) for name, config in STEPS.items()}
 
 
-def training(preset: str) -> Measured:
+def training(config: Config) -> Measured:
     """Steps of one preset."""
-    config, images = Config(preset=preset), load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").images
     shape, batch_size, objective = images.shape[1:], config.batch_size, ELBO()
     model = make_model(config, shape, images)
     tx, mesh = make_optimizer(config.optimizer, config.learning_rate, 1000), data_mesh(batch_size)
     everywhere, split = shardings(mesh)
-    state = init_state(model, tx, jax.random.key(0), shape)
+    state = init_state(model, tx, jax.random.key(0), shape, ema=bool(config.ema_decay))
     totals = zero_metrics(model, objective, state, images[:batch_size])
 
     def gradient(params: Any, x: Any) -> Any:
         return jax.grad(lambda params: apply_objective(model, objective, params, x, state.key, 0)["loss"].sum())(params)
 
     products = multiplications(jax.make_jaxpr(gradient)(state.params, images[:1]).jaxpr)
-    step = make_train_step(model, objective, tx, microbatch_size=config.microbatch_size, mesh=mesh)
+    step = make_train_step(
+        model, objective, tx, ema_decay=config.ema_decay, microbatch_size=config.microbatch_size, mesh=mesh
+    )
     steps = make_train_steps(step, mesh)
     count = IMAGES // batch_size
     rows = np.random.default_rng(0).integers(0, len(images), (count, batch_size)).astype(np.int32)
