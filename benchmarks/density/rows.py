@@ -39,7 +39,8 @@ class Row(NamedTuple):
 ROWS = {
     "mlp": Row(f"{GATED} 400 --kl-warmup-epochs 50 --batch-size 100 --learning-rate 1e-3 --seeds 3", PUBLISHED),
     "mlp_vamp": Row(
-        f"{GATED} 350 --kl-warmup-epochs 35 --batch-size 250 --learning-rate 3e-3 --prior vamp(components=500)",
+        f"{GATED} 350 --kl-warmup-epochs 35 --batch-size 250 --learning-rate 2e-3 --skip-norm 3000 "
+        "--prior vamp(components=500)",
         PUBLISHED,
     ),
     "ladder": Row(
