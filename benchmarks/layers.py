@@ -121,7 +121,7 @@ def training_steps() -> dict[str, Measured]:
 
 
 def training(config: Config) -> Measured:
-    """Steps of one preset."""
+    """Steps of one model by its configuration."""
     images = load_images("fashion_mnist", "train").images
     shape, batch_size, objective = images.shape[1:], config.batch_size, ELBO()
     model = make_model(config, shape, images)
