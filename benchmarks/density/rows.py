@@ -27,6 +27,7 @@ BINARY = "--binarize dynamic --validation 0.16666667"  # 50,000 images to train 
 GATED = f"--preset gated_mlp --latent-dim 40 {BINARY}"
 VAMP = "--prior vamp(components=500)"
 FASTER = "--batch-size 250 --learning-rate 2e-3 --skip-norm 3000"
+GREY = "--validation 0.05"  # pixels in [0, 1]; 3,000 images to choose the checkpoint
 
 
 class Row(NamedTuple):
@@ -44,6 +45,15 @@ ROWS = {
     "ladder": Row(
         f"--preset ladder(widths=(64,64,64),depths=(1,1,1)) --latent-dim 16 --prior flow {BINARY} --epochs 50 "
         "--kl-warmup-epochs 5 --batch-size 128 --skip-norm 3000 --ema-decay 0.999"
+    ),
+    "tutorial_conv": Row(f"--preset tutorial_conv {GREY} --epochs 30 --batch-size 64", "--num-samples 100"),
+    "gated_mlp_2": Row(
+        f"--preset gated_mlp(features=(400,400,400)) {GREY} --epochs 20 --batch-size 100 --optimizer muon "
+        "--learning-rate 1e-2 --schedule linear",
+        "--num-samples 100",
+    ),
+    "residual_conv_10": Row(
+        f"--preset residual_conv --latent-dim 10 {GREY} --epochs 15 --batch-size 64", "--num-samples 100"
     ),
 }
 
