@@ -3,6 +3,7 @@
 Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` sums over the event, in nats.
 """
 
+from flax_vae.distributions.autoregressive import Autoregressive
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Chain, Flow, Mixture
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
@@ -17,6 +18,7 @@ from flax_vae.distributions.pixels import (
 )
 
 __all__ = [
+    "Autoregressive",
     "Bernoulli",
     "BetaBinomial",
     "Categorical",

@@ -3,6 +3,7 @@
 from flax_vae.models.ladder import Ladder
 from flax_vae.models.likelihoods import (
     LIKELIHOODS,
+    AutoregressiveLikelihood,
     BernoulliLikelihood,
     BetaBinomialLikelihood,
     CategoricalLikelihood,
@@ -46,6 +47,7 @@ __all__ = [
     "PRESETS",
     "PRIORS",
     "VAE",
+    "AutoregressiveLikelihood",
     "BernoulliLikelihood",
     "BetaBinomialLikelihood",
     "CategoricalLikelihood",

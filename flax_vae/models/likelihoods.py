@@ -7,12 +7,14 @@ distribution will do as well, where a decoder gives what it takes.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
 from flax_vae.distributions.normal import Normal
 from flax_vae.distributions.pixels import (
     LEVELS,
@@ -182,3 +184,60 @@ class BetaBinomialLikelihood:
         """log α and log β -> p(x | z)."""
         log_alpha, log_beta = jnp.split(output, 2, axis=-1)
         return BetaBinomial(log_alpha, log_beta)
+
+
+@LIKELIHOODS.register("autoregressive")
+class AutoregressiveLikelihood(nn.Module):
+    """Each pixel given those before it as well as z (PixelVAE, Gulrajani et al. 2017), within a window.
+
+    The latents need not say what neighbours say of one another, and hold what is beyond the window (Chen et al. 2017).
+    Samples are drawn pixel after pixel.
+
+    Attributes:
+        head: the likelihood of each pixel.
+        reach: rows above a pixel and columns beside it that it sees.
+        features: channels by which the decoder tells a pixel of z.
+        hidden: units of the network in which these meet what the pixel sees.
+    """
+
+    head: Literal[
+        "bernoulli",
+        "beta_binomial",
+        "categorical",
+        "continuous_bernoulli",
+        "discretized_logistic",
+        "logistic_mixture",
+        "per_pixel_normal",
+    ] = "bernoulli"
+    reach: int = 5
+    features: int = 8
+    hidden: int = 32
+
+    def _head(self) -> Any:
+        return LIKELIHOODS.make(self.head)
+
+    @property
+    def pixel_levels(self) -> int | None:
+        """That of the head."""
+        return self._head().pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """Where the head starts, then the features."""
+        return self._head().start(mean) + (0.0,) * self.features
+
+    @nn.compact
+    def __call__(self, output: Float[Array, "*b h w o"]) -> Autoregressive:
+        """The head's output and features -> p(x | z)."""
+        head, width = self._head(), self.hidden
+        outputs, features = output[..., : -self.features], output[..., -self.features :]
+        channels = jax.eval_shape(lambda: head(outputs).mean()).shape[-1]
+        draw, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        network = PixelNetwork(
+            seen=self.param("seen", draw, (2 * self.reach * (self.reach + 1) * channels, width)),
+            told=self.param("told", draw, (self.features, width)),
+            bias=self.param("bias", zeros, (width,)),
+            hidden=self.param("hidden_weights", draw, (width, width)),
+            hidden_bias=self.param("hidden_bias", zeros, (width,)),
+            output=self.param("output", zeros, (width, outputs.shape[-1])),
+        )
+        return Autoregressive(outputs, features, network, head, self.reach)

@@ -1,0 +1,119 @@
+"""A distribution of images in which each pixel depends on those before it, row by row."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Key
+
+from flax_vae.distributions.base import Distribution
+
+Choose = Callable[[Distribution, Key[Array, ""]], Array]
+
+
+@runtime_checkable
+class Head(Protocol):
+    """A likelihood head: a decoder's output -> independent pixels."""
+
+    @property
+    def pixel_levels(self) -> int | None:
+        """How many values a pixel may have, or None for densities."""
+
+    def __call__(self, output: Array) -> Distribution:
+        """Output "*b h w o" -> distribution of pixels "*b h w c"."""
+
+
+class PixelNetwork(NamedTuple):
+    """The weights of three layers, from what a pixel sees and what it is told to what is added to its output."""
+
+    seen: Float[Array, "v u"]
+    told: Float[Array, "f u"]
+    bias: Float[Array, " u"]
+    hidden: Float[Array, "u u"]
+    hidden_bias: Float[Array, " u"]
+    output: Float[Array, "u o"]
+
+
+@struct.dataclass
+class Autoregressive:
+    """p(x) = Π_i p(x_i | x_<i), the pixels i in the order in which one reads (PixelVAE, Gulrajani et al. 2017).
+
+    Pixel i sees the window of those at most `reach` rows above it and `reach` columns beside it that come before it;
+    outside of the image they are 0. Its distribution is that of the `head`, given
+
+        output_i + W₃ silu(W₂ silu(W₁ window_i + U features_i + b₁) + b₂).
+
+    Args:
+        outputs: what the head takes, but for what the window adds, "*b h w o".
+        features: what each pixel is told of the rest, "*b h w f".
+        network: W, U and b, the same for all pixels.
+        head: outputs "*b h w o" -> independent pixels.
+        reach: of the window, in pixels.
+    """
+
+    outputs: Float[Array, "*b h w o"]
+    features: Float[Array, "*b h w f"]
+    network: PixelNetwork
+    head: Head = struct.field(pytree_node=False)
+    reach: int = struct.field(pytree_node=False)
+
+    @property
+    def pixel_levels(self) -> int | None:
+        """That of the head."""
+        return self.head.pixel_levels
+
+    def log_prob(self, x: Float[Array, "*s h w c"]) -> Float[Array, "..."]:
+        """Log-probability in nats, of all pixels at once: `sample_shape + batch_shape`."""
+        return self._given(self._windows(x) @ self.network.seen, self.outputs, self.features).log_prob(x)
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s h w c"]:
+        """Draw pixel after pixel."""
+        return self._one_after_another(lambda pixel, key: pixel.sample(key), key, sample_shape)
+
+    def mean(self) -> Float[Array, "*b h w c"]:
+        """The image in which every pixel is the mean given those before it.
+
+        Pixels that are drawn as they are expected: the mean over all draws would need the draws.
+        """
+        return self._one_after_another(lambda pixel, _: pixel.mean(), jax.random.key(0), ())
+
+    def _given(self, seen: Float[Array, "*s h w u"], outputs: Array, features: Array) -> Distribution:
+        """The pixels, given W₁ window."""
+        net = self.network
+        h = jax.nn.silu(seen + features @ net.told + net.bias)
+        h = jax.nn.silu(h @ net.hidden + net.hidden_bias)
+        return self.head(outputs + h @ net.output)
+
+    def _windows(self, x: Float[Array, "*s h w c"]) -> Float[Array, "*s h w v"]:
+        """What each pixel sees."""
+        height, width, reach = *x.shape[-3:-1], self.reach
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(reach, 0), (reach, reach), (0, 0)])
+        before = [(row, column) for row in range(reach + 1) for column in range(2 * reach + 1)][: -reach - 1]
+        seen = [x[..., row : row + height, column : column + width, :] for row, column in before]
+        # The barrier keeps XLA from doing the slicing again for every product with the windows.
+        return jax.lax.optimization_barrier(jnp.concatenate(seen, axis=-1))
+
+    def _one_after_another(
+        self, choose: Choose, key: Key[Array, ""], sample_shape: tuple[int, ...]
+    ) -> Float[Array, "*s h w c"]:
+        """An image whose pixels are chosen one after another."""
+        lead, reach = sample_shape + self.outputs.shape[:-3], self.reach
+        height, width = self.outputs.shape[-3:-1]
+        channels = jax.eval_shape(lambda: self.head(self.outputs).mean()).shape[-1]
+        seen = (slice(None),) * len(lead)
+
+        def one(i: Array, image: Float[Array, "*s rows columns c"]) -> Array:
+            row, column = jnp.divmod(i, width)
+            size = (*lead, reach + 1, 2 * reach + 1, channels)
+            window = jax.lax.dynamic_slice(image, (0,) * len(lead) + (row, column, 0), size)
+            window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.seen)]
+            here = [a[..., row, column, :][..., None, None, :] for a in (self.outputs, self.features)]
+            pixel = self._given(window @ self.network.seen, *here)
+            chosen = choose(pixel, jax.random.fold_in(key, i))[..., 0, 0, :]
+            return image.at[*seen, reach + row, reach + column].set(chosen)
+
+        empty = jnp.zeros((*lead, reach + height, 2 * reach + width, channels), self.outputs.dtype)
+        image = jax.lax.fori_loop(0, height * width, one, empty)
+        return image[..., reach:, reach : reach + width, :]

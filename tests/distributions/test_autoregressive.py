@@ -1,0 +1,91 @@
+"""Images whose pixels depend on one another: against brute force and against a loop over the pixels."""
+
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_vae.distributions import Autoregressive
+from flax_vae.models import LIKELIHOODS
+
+RNG = np.random.default_rng(0)
+
+
+def normals(*shape: int, scale: float = 1.0) -> jax.Array:
+    return jnp.asarray(scale * RNG.normal(size=shape), jnp.float32)
+
+
+def random_images(part: str, *shape: int) -> Autoregressive:
+    """p(x | z) "*b" of images "h w c", from random outputs and a random network."""
+    likelihood: Any = LIKELIHOODS.make(part)
+    output = normals(*shape[:-1], len(likelihood.start((0.5,) * shape[-1])))
+    start = jax.eval_shape(likelihood.init, jax.random.key(0), output)
+    return likelihood.apply(jax.tree.map(lambda leaf: normals(*leaf.shape, scale=0.7), start), output)
+
+
+def of_all(p: Autoregressive, levels: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """The probability of every image, in the order of `itertools.product`."""
+    values = np.linspace(0, 1, levels, dtype=np.float32)
+    images = np.array(list(itertools.product(values, repeat=int(np.prod(shape)))))
+    return np.exp(np.float64(jax.jit(lambda x: p.log_prob(x))(images.reshape(-1, *shape))))
+
+
+@pytest.mark.parametrize("reach", [1, 2, 5])
+def test_draws_are_images_with_the_probabilities_that_log_prob_states(reach: int) -> None:
+    """Of all 512 binary images of nine pixels, where the window ends before them, with them and far beyond."""
+    p, count = random_images(f"autoregressive(reach={reach}, features=2, hidden=4)", 3, 3, 1), 50_000
+    probabilities = of_all(p, 2, (3, 3, 1))
+    np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
+    draws = np.asarray(jax.jit(lambda key: p.sample(key, (count,)))(jax.random.key(0))).reshape(count, 9)
+    counts = np.bincount((draws @ 2 ** np.arange(9)[::-1]).astype(int), minlength=512)
+    often = probabilities * count > 10
+    assert often.sum() > 50
+    surprises = (counts - probabilities * count)[often] / np.sqrt(probabilities * count)[often]
+    assert np.abs(surprises).max() < 4.5
+    assert np.mean(surprises**2) < 1 + 4 * np.sqrt(2 / often.sum())
+
+
+@pytest.mark.parametrize("head", ["discretized_logistic", "logistic_mixture", "categorical", "beta_binomial"])
+def test_the_probabilities_of_all_pairs_of_levels_sum_to_one(head: str) -> None:
+    p = random_images(f"autoregressive(head={head!r}, reach=1, features=2, hidden=4)", 1, 2, 1)
+    assert p.pixel_levels == 256
+    np.testing.assert_allclose(of_all(p, 256, (1, 2, 1)).sum(), 1, rtol=1e-4)
+
+
+def test_log_prob_of_draws_of_images_is_that_of_a_loop_over_their_pixels() -> None:
+    """Three draws "k" of two images "b" of 28x28 pixels, in float64."""
+    p, reach = random_images("autoregressive", 3, 2, 28, 28, 1), 5
+    x = RNG.integers(0, 2, (2, 28, 28, 1)).astype(np.float32)
+    outputs, features, net = jax.tree.map(np.float64, (p.outputs, p.features, p.network))
+    expected = np.zeros((3, 2))
+    for k, b, row, column in np.ndindex(3, 2, 28, 28):
+        rows = [(row - up, column + aside) for up in range(reach, 0, -1) for aside in range(-reach, reach + 1)]
+        seen = [*rows, *((row, column - aside) for aside in range(reach, 0, -1))]
+        window = [x[b, i, j, 0] if i >= 0 and 0 <= j < 28 else 0.0 for i, j in seen]
+        h = np.array(window) @ net.seen + features[k, b, row, column] @ net.told + net.bias
+        h = h / (1 + np.exp(-h)) @ net.hidden + net.hidden_bias
+        logit = outputs[k, b, row, column, 0] + (h / (1 + np.exp(-h)) @ net.output)[0]
+        expected[k, b] -= np.logaddexp(0, logit * (1 - 2 * x[b, row, column, 0]))
+    np.testing.assert_allclose(jax.jit(p.log_prob)(x), expected, rtol=2e-6)
+
+
+def test_the_mean_of_each_pixel_is_that_given_the_means_before_it() -> None:
+    """Whose log-odds are those of a one against a zero, pixel by pixel."""
+    p = random_images("autoregressive(reach=2, features=2, hidden=4)", 3, 3, 1)
+    mean = np.asarray(p.mean())
+    for row, column in np.ndindex(3, 3):
+        one, zero = mean.copy(), mean.copy()
+        one[row, column], zero[row, column] = 1, 0
+        # What comes after is told of this pixel too: it is left out by making its rows end here.
+        ones, zeros = (_up_to(p, each, row, column) for each in (one, zero))
+        np.testing.assert_allclose(jax.nn.sigmoid(ones - zeros), mean[row, column, 0], rtol=1e-4)
+
+
+def _up_to(p: Autoregressive, x: np.ndarray, row: int, column: int) -> jax.Array:
+    """log p of the pixels up to one, in which later ones have no part: they are certain, and black."""
+    after = np.arange(9).reshape(3, 3, 1) > 3 * row + column
+    silent = p.replace(outputs=jnp.where(after, -1e4, p.outputs))
+    return silent.log_prob(jnp.where(after, 0, x))
