@@ -26,7 +26,7 @@ class Head(Protocol):
 
 
 class PixelNetwork(NamedTuple):
-    """The weights of three layers, from what a pixel sees and what it is told to what is added to its output."""
+    """The weights of three layers, from what a pixel sees and what it is told to what the head takes."""
 
     seen: Float[Array, "v u"]
     told: Float[Array, "f u"]
@@ -34,6 +34,7 @@ class PixelNetwork(NamedTuple):
     hidden: Float[Array, "u u"]
     hidden_bias: Float[Array, " u"]
     output: Float[Array, "u o"]
+    output_bias: Float[Array, " o"]
 
 
 @struct.dataclass
@@ -43,17 +44,15 @@ class Autoregressive:
     Pixel i sees the window of those at most `reach` rows above it and `reach` columns beside it that come before it;
     outside of the image they are 0. Its distribution is that of the `head`, given
 
-        output_i + W₃ silu(W₂ silu(W₁ window_i + U features_i + b₁) + b₂).
+        W₃ silu(W₂ silu(W₁ window_i + U features_i + b₁) + b₂) + b₃.
 
     Args:
-        outputs: what the head takes, but for what the window adds, "*b h w o".
         features: what each pixel is told of the rest, "*b h w f".
         network: W, U and b, the same for all pixels.
         head: outputs "*b h w o" -> independent pixels.
         reach: of the window, in pixels.
     """
 
-    outputs: Float[Array, "*b h w o"]
     features: Float[Array, "*b h w f"]
     network: PixelNetwork
     head: Head = struct.field(pytree_node=False)
@@ -66,7 +65,7 @@ class Autoregressive:
 
     def log_prob(self, x: Float[Array, "*s h w c"]) -> Float[Array, "..."]:
         """Log-probability in nats, of all pixels at once: `sample_shape + batch_shape`."""
-        return self._given(self._windows(x) @ self.network.seen, self.outputs, self.features).log_prob(x)
+        return self._given(self._windows(x) @ self.network.seen, self.features).log_prob(x)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s h w c"]:
         """Draw pixel after pixel."""
@@ -79,12 +78,12 @@ class Autoregressive:
         """
         return self._one_after_another(lambda pixel, _: pixel.mean(), jax.random.key(0), ())
 
-    def _given(self, seen: Float[Array, "*s h w u"], outputs: Array, features: Array) -> Distribution:
+    def _given(self, seen: Float[Array, "*s h w u"], features: Float[Array, "*b h w f"]) -> Distribution:
         """The pixels, given W₁ window."""
         net = self.network
         h = jax.nn.silu(seen + features @ net.told + net.bias)
         h = jax.nn.silu(h @ net.hidden + net.hidden_bias)
-        return self.head(outputs + h @ net.output)
+        return self.head(h @ net.output + net.output_bias)
 
     def _windows(self, x: Float[Array, "*s h w c"]) -> Float[Array, "*s h w v"]:
         """What each pixel sees."""
@@ -99,9 +98,9 @@ class Autoregressive:
         self, choose: Choose, key: Key[Array, ""], sample_shape: tuple[int, ...]
     ) -> Float[Array, "*s h w c"]:
         """An image whose pixels are chosen one after another."""
-        lead, reach = sample_shape + self.outputs.shape[:-3], self.reach
-        height, width = self.outputs.shape[-3:-1]
-        channels = jax.eval_shape(lambda: self.head(self.outputs).mean()).shape[-1]
+        lead, reach = sample_shape + self.features.shape[:-3], self.reach
+        height, width = self.features.shape[-3:-1]
+        channels = len(self.network.seen) // (2 * reach * (reach + 1))
         seen = (slice(None),) * len(lead)
 
         def one(i: Array, image: Float[Array, "*s rows columns c"]) -> Array:
@@ -109,11 +108,11 @@ class Autoregressive:
             size = (*lead, reach + 1, 2 * reach + 1, channels)
             window = jax.lax.dynamic_slice(image, (0,) * len(lead) + (row, column, 0), size)
             window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.seen)]
-            here = [a[..., row, column, :][..., None, None, :] for a in (self.outputs, self.features)]
-            pixel = self._given(window @ self.network.seen, *here)
+            told = self.features[..., row, column, :][..., None, None, :]
+            pixel = self._given(window @ self.network.seen, told)
             chosen = choose(pixel, jax.random.fold_in(key, i))[..., 0, 0, :]
             return image.at[*seen, reach + row, reach + column].set(chosen)
 
-        empty = jnp.zeros((*lead, reach + height, 2 * reach + width, channels), self.outputs.dtype)
+        empty = jnp.zeros((*lead, reach + height, 2 * reach + width, channels), self.features.dtype)
         image = jax.lax.fori_loop(0, height * width, one, empty)
         return image[..., reach:, reach : reach + width, :]

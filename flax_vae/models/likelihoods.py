@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -196,7 +195,7 @@ class AutoregressiveLikelihood(nn.Module):
     Attributes:
         head: the likelihood of each pixel.
         reach: rows above a pixel and columns beside it that it sees.
-        features: channels by which the decoder tells a pixel of z.
+        features: channels by which the decoder tells each channel of a pixel of z.
         hidden: units of the network in which these meet what the pixel sees.
     """
 
@@ -222,22 +221,22 @@ class AutoregressiveLikelihood(nn.Module):
         return self._head().pixel_levels
 
     def start(self, mean: Mean) -> Mean:
-        """Where the head starts, then the features."""
-        return self._head().start(mean) + (0.0,) * self.features
+        """The features of each channel, of which at first there is nothing to tell."""
+        return (0.0,) * self.features * len(mean)
 
     @nn.compact
     def __call__(self, output: Float[Array, "*b h w o"]) -> Autoregressive:
-        """The head's output and features -> p(x | z)."""
-        head, width = self._head(), self.hidden
-        outputs, features = output[..., : -self.features], output[..., -self.features :]
-        channels = jax.eval_shape(lambda: head(outputs).mean()).shape[-1]
+        """Features -> p(x | z)."""
+        head, width, channels = self._head(), self.hidden, output.shape[-1] // self.features
+        start = jnp.array(head.start((0.5,) * channels))
         draw, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
         network = PixelNetwork(
             seen=self.param("seen", draw, (2 * self.reach * (self.reach + 1) * channels, width)),
-            told=self.param("told", draw, (self.features, width)),
+            told=self.param("told", draw, (output.shape[-1], width)),
             bias=self.param("bias", zeros, (width,)),
             hidden=self.param("hidden_weights", draw, (width, width)),
             hidden_bias=self.param("hidden_bias", zeros, (width,)),
-            output=self.param("output", zeros, (width, outputs.shape[-1])),
+            output=self.param("output", zeros, (width, len(start))),
+            output_bias=self.param("output_bias", lambda _: start),
         )
-        return Autoregressive(outputs, features, network, head, self.reach)
+        return Autoregressive(output, network, head, self.reach)
