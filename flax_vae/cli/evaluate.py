@@ -46,7 +46,8 @@ class Evaluate:
     binarize_seed: int | None = None
     """Seed of the pixels, with --binarize."""
     json: Path | None = None
-    """Also write the figures to this file."""
+    """Also write the figures to this file. An evaluation that was interrupted goes on where it ended; what it has found
+    is in FILE.part.npz, or in the run directory."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -55,7 +56,7 @@ class Evaluate:
         plan = self._plan()
         convolutions = config_of(self.run).microbatch_size > 0  # which run faster when each core has images of its own
         use_machine(cpu_cores() if convolutions else None)
-        found = evaluate(self.run, plan)
+        found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
         show(found)
         if self.json:
             self.json.write_text(dumps(found, indent=1) + "\n")

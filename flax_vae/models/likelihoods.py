@@ -229,14 +229,12 @@ class AutoregressiveLikelihood(nn.Module):
         """Features -> p(x | z)."""
         head, width, channels = self._head(), self.hidden, output.shape[-1] // self.features
         start = jnp.array(head.start((0.5,) * channels))
-        draw, zeros = nn.initializers.lecun_normal(), nn.initializers.zeros
+        draw = nn.initializers.lecun_normal()
         network = PixelNetwork(
             seen=self.param("seen", draw, (2 * self.reach * (self.reach + 1) * channels, width)),
             told=self.param("told", draw, (output.shape[-1], width)),
-            bias=self.param("bias", zeros, (width,)),
             hidden=self.param("hidden_weights", draw, (width, width)),
-            hidden_bias=self.param("hidden_bias", zeros, (width,)),
-            output=self.param("output", zeros, (width, len(start))),
-            output_bias=self.param("output_bias", lambda _: start),
+            output=self.param("output", nn.initializers.zeros, (width, len(start))),
+            bias=self.param("bias", lambda _: start),
         )
         return Autoregressive(output, network, head, self.reach)

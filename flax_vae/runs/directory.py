@@ -66,6 +66,11 @@ class RunDirectory:
         return self.path / "evaluation.json"
 
     @property
+    def part_file(self) -> Path:
+        """What an evaluation that has not ended has found."""
+        return self.path / "evaluation.part.npz"
+
+    @property
     def failure_file(self) -> Path:
         """Why a member of an ensemble diverged."""
         return self.path / "failed.txt"

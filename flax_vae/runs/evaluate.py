@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize
 from flax_vae.runs.directory import Record, RunDirectory
+from flax_vae.runs.kept import Kept
 from flax_vae.runs.run import Run, load_run, run_data
 from flax_vae.sampling import encode, sample
 from flax_vae.training.sharding import data_mesh
@@ -77,13 +79,16 @@ class Plan:
 PROTOCOLS = {"exemplar_vae": Plan(num_samples=(5000,), num_images=10_000, binarize="dynamic", binarize_seed=0)}
 
 
-def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = None) -> Record:
+def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = None, part: Path | None = None) -> Record:
     """Measure a trained model on its test set; into a run directory, write `evaluation.json` and two pictures.
+
+    Bounds of images are kept as they are found: an evaluation that was interrupted goes on from there.
 
     Args:
         where: what `load_run` opens.
         plan: what is measured.
         vae: the model, where it was one of your own.
+        part: the file in which they are kept until all is measured; by default one in the run directory.
 
     Raises:
         UserError: no run, its data cannot be had, or a figure that is not finite; then nothing is written.
@@ -96,7 +101,11 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
     chosen = _chosen(test, plan.num_images, plan.seed)
     batch = data.batch(test)
-    bounds = _bounds(run, take(batch, chosen), bound_key, plan)
+    files = None if run.directory is None else RunDirectory(run.directory)
+    if part is None and files is not None:
+        part = files.part_file
+    kept = Kept(part, (run.params, repr((run.config, plan)), take(batch, chosen)))
+    bounds = _bounds(run, take(batch, chosen), bound_key, plan, kept)
     annealed = _annealed(run, take(batch, chosen), bound_key, plan.annealing_steps) if plan.annealing_steps else None
     with busy("encoding and decoding"):
         each = look_at_each(run.vae, run.params, batch, key)
@@ -129,10 +138,10 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     result |= _kind_of_likelihood(run, batch, float(bounds[max(bounds)].bound.mean()))
     _refuse_not_finite(run, result)
     result["alarm"] = collapse_warning(elbo["rate"], result["active_units"], result["latent_dim"])
-    if run.directory is not None:
-        files = RunDirectory(run.directory)
+    if files is not None:
         files.write_evaluation(result)
         _draw(files.pictures, result, test.images[chosen], bounds[max(bounds)].bound)
+    kept.forget()
     return result
 
 
@@ -149,20 +158,21 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
-def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan) -> dict[int, Bounds]:
+def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan, kept: Kept) -> dict[int, Bounds]:
     """For each number of samples the bound of every image, its standard error and its Pareto k."""
     starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
     params = jax.device_get(run.params)  # for any number of devices
     together = 1 if run.config.microbatch_size and jax.default_backend() == "cpu" else IMAGES_AT_ONCE
 
-    def block(i: int, k: int) -> tuple[Array, Array, Array]:
+    def block(i: int, k: int) -> Float[np.ndarray, "3 n"]:
         some, of_block = take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i)
         mesh = data_mesh(batch_size_of(some))
-        return log_likelihood(run.vae, params, some, of_block, k, plan.defence, together, mesh)
+        found = log_likelihood(run.vae, params, some, of_block, k, plan.defence, together, mesh)
+        return np.stack(jax.device_get(found)).astype(np.float64)
 
     for k in sorted(plan.num_samples):
-        parts = [block(i, k) for i in progress(starts, len(starts), f"log-likelihood, {k} samples")]
-        bounds[k] = Bounds(*(np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True)))
+        blocks = progress(starts, len(starts), f"log-likelihood, {k} samples")
+        bounds[k] = Bounds(*np.concatenate([kept(f"{k}-{i}", partial(block, i, k)) for i in blocks], axis=1))
     return bounds
 
 

@@ -3,19 +3,22 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from flax_vae import load_run
+from flax_vae import load_run, log_likelihood
 from flax_vae.cli.main import main
 
 pytestmark = pytest.mark.quick_compile
 
 
-def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Figures that fit together, the same twice, and two runs beside each other in a table and a picture."""
+def test_evaluate_and_compare(
+    trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures that fit together, the same when interrupted, and two runs beside each other in a table and a picture."""
     copy = shutil.copytree(trained[0], tmp_path / "copy")
     again = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
     assert main(again) == 0
@@ -40,8 +43,7 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     last = load_run(copy).metrics[-1]
     np.testing.assert_allclose(-found["elbo"]["elbo"], last["test_loss"], rtol=0.01)
     (copy / "evaluation.json").rename(tmp_path / "first.json")
-    assert main([*again, "--json", str(tmp_path / "figures.json")]) == 0
-    assert json.loads((tmp_path / "figures.json").read_text()) == found
+    assert json.loads(_interrupted([*again, "--json"], tmp_path / "figures.json", monkeypatch)) == found
     assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
     capsys.readouterr()
     assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
@@ -50,6 +52,25 @@ def test_evaluate_and_compare(trained: tuple[Path, str], tmp_path: Path, capsys:
     assert "not evaluated" in shown
     with Image.open(tmp_path / "both.png") as image:
         assert min(image.size) > 100
+
+
+def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Figures of an evaluation that is interrupted at the second of two bounds, and goes on with that one alone."""
+    measured: list[int] = []
+
+    def interrupted(*args: Any) -> Any:
+        measured.append(args[4])
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return log_likelihood(*args)
+
+    monkeypatch.setattr("flax_vae.runs.evaluate.log_likelihood", interrupted)
+    assert main([*command, str(figures)]) == 130
+    assert not figures.exists()
+    assert main([*command, str(figures)]) == 0
+    assert measured == [5, 50, 50]
+    assert [path.name for path in figures.parent.glob("figures*")] == ["figures.json"]
+    return figures.read_text()
 
 
 @pytest.mark.slow
