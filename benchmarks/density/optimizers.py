@@ -1,0 +1,62 @@
+"""Optimisers on two rows of the density table, at about equal seconds: the validation loss that each reaches.
+
+    python benchmarks/density/optimizers.py
+
+The epochs of each are such that all take about as long. Prints a table and writes
+optimizers.json.
+"""
+
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rows import BINARY, GATED, LADDER, call
+
+HERE = Path(__file__).parent
+MODELS = {
+    "mlp": f"{GATED} --batch-size 250 --skip-norm 3000 --kl-warmup-epochs 2",
+    "ladder": f"{LADDER} {BINARY} --likelihood autoregressive(hidden=48) --batch-size 128 --skip-norm 3000 "
+    "--kl-warmup-epochs 1 --ema-decay 0.99",
+}
+# Model, optimiser, its rates, epochs.
+CANDIDATES = (
+    ("mlp", "adam", (1e-3, 2e-3, 4e-3), 40),
+    ("mlp", "adamax", (2e-3, 4e-3, 8e-3), 40),
+    ("mlp", "muon", (5e-3, 1e-2, 2e-2), 10),
+    ("ladder", "adam", (1e-3, 2e-3, 4e-3), 3),
+    ("ladder", "adamax", (2e-3, 5e-3, 1e-2), 3),
+    ("ladder", "muon", (1e-2, 2e-2, 4e-2), 3),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    models: tuple[str, ...] = tuple(MODELS)
+    out: Path = HERE / "optimizers.json"
+
+
+def main(arguments: Arguments) -> None:
+    """Train each, print and write."""
+    found = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
+    found = [run for run in found if run["model"] not in arguments.models]
+    for model, optimizer, rates, epochs in CANDIDATES:
+        for rate in rates if model in arguments.models else ():
+            with tempfile.TemporaryDirectory() as directory:
+                flags = f"{MODELS[model]} --optimizer {optimizer} --learning-rate {rate} --epochs {epochs}"
+                call("train", *flags.split(), "--out", directory)
+                last = json.loads((Path(directory) / "metrics.jsonl").read_text().splitlines()[-1])
+            run = {"model": model, "optimizer": optimizer, "rate": rate, "epochs": epochs, "flags": flags}
+            found.append(run | {"seconds": last["seconds"], "validation_loss": last["validation_loss"]})
+            print(f"{model:8}{optimizer:8}{rate:8}{last['seconds']:8.0f} s{last['validation_loss']:10.2f}", flush=True)
+            report = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "runs": found}
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))
