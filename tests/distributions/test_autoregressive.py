@@ -1,6 +1,7 @@
 """Images whose pixels depend on one another: against brute force and against a loop over the pixels."""
 
 import itertools
+from math import prod
 from typing import Any
 
 import jax
@@ -29,18 +30,18 @@ def random_images(part: str, *shape: int) -> Autoregressive:
 def of_all(p: Autoregressive, levels: int, shape: tuple[int, int, int]) -> np.ndarray:
     """The probability of every image, in the order of `itertools.product`."""
     values = np.linspace(0, 1, levels, dtype=np.float32)
-    images = np.array(list(itertools.product(values, repeat=int(np.prod(shape)))))
+    images = np.array(list(itertools.product(values, repeat=prod(shape))))
     return np.exp(np.float64(jax.jit(lambda x: p.log_prob(x))(images.reshape(-1, *shape))))
 
 
-@pytest.mark.parametrize("reach", [1, 2, 5])
-def test_draws_are_images_with_the_probabilities_that_log_prob_states(reach: int) -> None:
-    """Of all 512 binary images of nine pixels, where the window ends before them, with them and far beyond."""
-    p, count = random_images(f"autoregressive(reach={reach}, features=2, hidden=4)", 3, 3, 1), 50_000
-    probabilities = of_all(p, 2, (3, 3, 1))
+@pytest.mark.parametrize(("reach", "shape"), [(1, (3, 3, 1)), (2, (3, 3, 1)), (5, (3, 3, 1)), (1, (2, 2, 2))])
+def test_draws_are_images_with_the_probabilities_that_log_prob_states(reach: int, shape: tuple[int, int, int]) -> None:
+    """Of all binary images, where the window ends before them, with them and far beyond; and with two channels."""
+    p, count, size = random_images(f"autoregressive(reach={reach}, features=2, hidden=4)", *shape), 50_000, prod(shape)
+    probabilities = of_all(p, 2, shape)
     np.testing.assert_allclose(probabilities.sum(), 1, rtol=1e-5)
-    draws = np.asarray(jax.jit(lambda key: p.sample(key, (count,)))(jax.random.key(0))).reshape(count, 9)
-    counts = np.bincount((draws @ 2 ** np.arange(9)[::-1]).astype(int), minlength=512)
+    draws = np.asarray(jax.jit(lambda key: p.sample(key, (count,)))(jax.random.key(0))).reshape(count, size)
+    counts = np.bincount((draws @ 2 ** np.arange(size)[::-1]).astype(int), minlength=2**size)
     often = probabilities * count > 10
     assert often.sum() > 50
     surprises = (counts - probabilities * count)[often] / np.sqrt(probabilities * count)[often]
