@@ -5,6 +5,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -23,10 +24,10 @@ class Kept:
         self._path, self._of, self._parts = path, np.array(_digest(of)), dict[str, np.ndarray]()
         if path is not None and path.exists():
             try:
-                with np.load(path, allow_pickle=False) as found:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
                     if found["of"] == self._of:
                         self._parts = {name: found[name] for name in found.files if name != "of"}
-            except (OSError, ValueError, LookupError, EOFError):
+            except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile):
                 self._parts = {}  # cut off, or a stranger's: it is computed again
 
     def __call__(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
