@@ -132,6 +132,7 @@ def main(arguments: Arguments) -> None:
     for name in arguments.rows:
         how = ROWS[name].evaluate
         if arguments.pretrained:
+            arguments.runs.mkdir(parents=True, exist_ok=True)
             seeds = [measure(f"pretrained:{name}", how, arguments.runs / f"{name}.json")]
         else:
             directories = train(name, arguments.runs / name)
