@@ -2,8 +2,7 @@
 
     python benchmarks/density/optimizers.py
 
-The epochs of each are such that all take about as long. Prints a table and writes
-optimizers.json.
+The epochs of each are such that all take about as long. Prints a table and writes optimizers.json.
 """
 
 import json

@@ -1,6 +1,7 @@
 """The evaluation of a run: what `flax-vae evaluate` measures, and `evaluation.json`."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -104,9 +105,10 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     files = None if run.directory is None else RunDirectory(run.directory)
     if part is None and files is not None:
         part = files.part_file
-    kept = Kept(part, (run.params, repr((run.config, plan)), take(batch, chosen)))
-    bounds = _bounds(run, take(batch, chosen), bound_key, plan, kept)
-    annealed = _annealed(run, take(batch, chosen), bound_key, plan.annealing_steps) if plan.annealing_steps else None
+    some = take(batch, chosen)
+    kept = Kept(part, (run.params, repr((run.config, plan)), some))
+    bounds = _bounds(run, some, bound_key, plan, kept)
+    annealed = _annealed(run, some, bound_key, plan.annealing_steps, kept) if plan.annealing_steps else None
     with busy("encoding and decoding"):
         each = look_at_each(run.vae, run.params, batch, key)
     means = each.pop("posterior_mean", None)
@@ -158,35 +160,41 @@ def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
+def _in_blocks(
+    kept: Kept, name: str, what: str, images: Batch, size: int, measure: Callable[[int, Batch], tuple[Array, ...]]
+) -> Float[np.ndarray, "m n"]:
+    """What `measure(start, block)` finds of every image, block by block, each of which is kept."""
+    starts = range(0, batch_size_of(images), size)
+
+    def block(i: int) -> Float[np.ndarray, "m b"]:
+        return np.stack(jax.device_get(measure(i, take(images, slice(i, i + size))))).astype(np.float64)
+
+    return np.concatenate([kept(f"{name}-{i}", partial(block, i)) for i in progress(starts, len(starts), what)], axis=1)
+
+
 def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan, kept: Kept) -> dict[int, Bounds]:
     """For each number of samples the bound of every image, its standard error and its Pareto k."""
-    starts, bounds = range(0, batch_size_of(images), _AT_ONCE), {}
     params = jax.device_get(run.params)  # for any number of devices
     together = 1 if run.config.microbatch_size and jax.default_backend() == "cpu" else IMAGES_AT_ONCE
 
-    def block(i: int, k: int) -> Float[np.ndarray, "3 n"]:
-        some, of_block = take(images, slice(i, i + _AT_ONCE)), jax.random.fold_in(key, i)
-        mesh = data_mesh(batch_size_of(some))
-        found = log_likelihood(run.vae, params, some, of_block, k, plan.defence, together, mesh)
-        return np.stack(jax.device_get(found)).astype(np.float64)
+    def measure(k: int, i: int, block: Batch) -> tuple[Array, ...]:
+        mesh = data_mesh(batch_size_of(block))
+        return log_likelihood(run.vae, params, block, jax.random.fold_in(key, i), k, plan.defence, together, mesh)
 
-    for k in sorted(plan.num_samples):
-        blocks = progress(starts, len(starts), f"log-likelihood, {k} samples")
-        bounds[k] = Bounds(*np.concatenate([kept(f"{k}-{i}", partial(block, i, k)) for i in blocks], axis=1))
-    return bounds
+    return {
+        k: Bounds(*_in_blocks(kept, str(k), f"log-likelihood, {k} samples", images, _AT_ONCE, partial(measure, k)))
+        for k in sorted(plan.num_samples)
+    }
 
 
-def _annealed(run: Run, images: Batch, key: Key[Array, ""], num_steps: int) -> Record:
+def _annealed(run: Run, images: Batch, key: Key[Array, ""], num_steps: int, kept: Kept) -> Record:
     """The log-likelihood of the images by annealed importance sampling."""
-    starts = range(0, batch_size_of(images), _ANNEALED_AT_ONCE)
-    parts = [
-        annealed_log_likelihood(
-            run.vae, run.params, take(images, slice(i, i + _ANNEALED_AT_ONCE)), jax.random.fold_in(key, i), _CHAINS,
-            num_steps,
-        )
-        for i in progress(starts, len(starts), f"annealed importance sampling, {num_steps} steps")
-    ]  # fmt: skip
-    bound, error = (np.concatenate(of).astype(np.float64) for of in zip(*parts, strict=True))
+
+    def measure(i: int, block: Batch) -> tuple[Array, ...]:
+        return annealed_log_likelihood(run.vae, run.params, block, jax.random.fold_in(key, i), _CHAINS, num_steps)
+
+    what = f"annealed importance sampling, {num_steps} steps"
+    bound, error = _in_blocks(kept, "annealed", what, images, _ANNEALED_AT_ONCE, measure)
     return {"num_steps": num_steps} | _summary(_CHAINS, Bounds(bound, error, np.full(len(bound), np.nan)))
 
 
