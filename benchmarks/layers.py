@@ -46,11 +46,7 @@ CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {
 DENSE = {"dense 784->300": (784, 300), "dense 300->300": (300, 300), "dense 300->784": (300, 784)}
 STEPS = {preset: Config(preset=preset) for preset in ("tutorial_conv", "residual_conv", "ladder")} | {
     "the ladder of density/": Config(
-        preset="ladder(widths=(64, 64), depths=(1, 1), patch=4)",
-        prior="flow",
-        likelihood="autoregressive(hidden=48)",
-        batch_size=128,
-        ema_decay=0.999,
+        preset="ladder", prior="flow", likelihood="autoregressive(hidden=48)", batch_size=128, ema_decay=0.999
     )
 }
 IMAGES, MICROBATCH, BATCH, REPEATS = 512, 8, 100, 100

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rows import BINARY, GATED, LADDER, call
+from rows import GATED, LADDER, call
 
 HERE = Path(__file__).parent
 MODELS = {
     "mlp": f"{GATED} --batch-size 250 --skip-norm 3000 --kl-warmup-epochs 2",
-    "ladder": f"{LADDER} {BINARY} --likelihood autoregressive(hidden=48) --batch-size 128 --skip-norm 3000 "
-    "--kl-warmup-epochs 1 --ema-decay 0.99",
+    "ladder": f"{LADDER} --kl-warmup-epochs 1 --ema-decay 0.99",
 }
 # Model, optimiser, its rates, epochs.
 CANDIDATES = (
@@ -28,7 +27,7 @@ CANDIDATES = (
     ("mlp", "muon", (5e-3, 1e-2, 2e-2), 10),
     ("ladder", "adam", (1e-3, 2e-3, 4e-3), 3),
     ("ladder", "adamax", (2e-3, 5e-3, 1e-2), 3),
-    ("ladder", "muon", (1e-2, 2e-2, 4e-2), 3),
+    ("ladder", "muon", (5e-3, 1e-2, 2e-2), 3),
 )
 
 

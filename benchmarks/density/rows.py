@@ -29,8 +29,8 @@ GATED = f"--preset gated_mlp --latent-dim 40 {BINARY}"
 VAMP = "--prior vamp(components=500)"
 FASTER = "--batch-size 250 --learning-rate 2e-3 --skip-norm 3000"
 LADDER = (
-    "--preset ladder(widths=(64,64),depths=(1,1),patch=4) --latent-dim 16 --prior flow --optimizer muon "
-    "--ema-decay 0.999"
+    f"--preset ladder --latent-dim 16 --prior flow --likelihood autoregressive(hidden=48) {BINARY} --batch-size 128 "
+    "--skip-norm 3000"
 )
 GREY = "--validation 0.05"  # pixels in [0, 1]; 3,000 images to choose the checkpoint
 
@@ -47,13 +47,11 @@ ROWS = {
     "mlp_vamp": Row(f"{GATED} {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
     "hvae": Row(f"{GATED} --levels 2 --epochs 500 --kl-warmup-epochs 50 {FASTER}"),
     "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
-    "ladder": Row(
-        f"{LADDER} --likelihood autoregressive(hidden=48) {BINARY} --epochs 50 --kl-warmup-epochs 5 --batch-size 128 "
-        "--learning-rate 2e-2 --skip-norm 3000"
-    ),
+    "ladder": Row(f"{LADDER} --epochs 45 --kl-warmup-epochs 5 --optimizer muon --learning-rate 1e-2 --ema-decay 0.999"),
     "grey": Row(
-        f"{LADDER} --likelihood autoregressive(head='logistic_mixture',hidden=48) {GREY} --epochs 32 "
-        "--kl-warmup-epochs 3 --batch-size 64",
+        f"--preset ladder(widths=(64,64),depths=(1,1),patch=4) --latent-dim 16 --prior flow {GREY} "
+        "--likelihood autoregressive(head='logistic_mixture',hidden=48) --epochs 32 --kl-warmup-epochs 3 "
+        "--batch-size 64 --optimizer muon --ema-decay 0.999",
         "--num-images 10000 --num-samples 100",
     ),
     "tutorial_conv": Row(f"--preset tutorial_conv {GREY} --epochs 30 --batch-size 64", "--num-samples 100"),

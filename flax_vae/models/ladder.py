@@ -24,6 +24,7 @@ from flax_vae.nn.networks import (
     bias_init,
     dense,
     depth_to_space,
+    silu,
     wide,
 )
 
@@ -190,7 +191,7 @@ class TopDown(nn.Module):
     def _prior(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], layer: str) -> Normal:
         """p(z_l | z_<l)."""
         head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
-        loc, log_scale = _two(head(nn.silu(h)), lead)
+        loc, log_scale = _two(head(silu(h)), lead)
         return Normal(loc, _bounded(log_scale), event_ndim=3)
 
     def _posterior(
@@ -198,9 +199,9 @@ class TopDown(nn.Module):
     ) -> Normal:
         """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
-        tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
-        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(nn.silu(jnp.concatenate([h, tiled], axis=-1)))
-        shift, log_scale = _two(PerPixel(2 * self.channels, name=f"posterior_{layer}")(nn.silu(hidden)), lead)
+        tiled = jnp.broadcast_to(silu(of_image), (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
+        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(jnp.concatenate([silu(h), tiled], axis=-1))
+        shift, log_scale = _two(PerPixel(2 * self.channels, name=f"posterior_{layer}")(silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
 
@@ -209,7 +210,7 @@ class TopDown(nn.Module):
         height, width, channels = self.image_shape
         start = bias_init(self.output_bias, self.image_shape)
         last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
-        return wide(depth_to_space(last(nn.silu(h)), self.patch)[:, :height, :width])
+        return wide(depth_to_space(last(silu(h)), self.patch)[:, :height, :width])
 
 
 def _two(both: Float[Array, "n h w c2"], lead: tuple[int, ...]) -> tuple[Array, Array]:
