@@ -199,8 +199,8 @@ class TopDown(nn.Module):
     ) -> Normal:
         """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
-        tiled = jnp.broadcast_to(silu(of_image), (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
-        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(jnp.concatenate([silu(h), tiled], axis=-1))
+        tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
+        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(silu(jnp.concatenate([h, tiled], axis=-1)))
         shift, log_scale = _two(PerPixel(2 * self.channels, name=f"posterior_{layer}")(silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
