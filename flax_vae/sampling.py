@@ -109,13 +109,15 @@ def reconstruct_layers(
 ) -> Float[Array, "layers n h w c"]:
     """What each layer of a ladder adds: images from the first layer alone, from the first two, ... from all.
 
-    The layers that are left out are at the means of their priors, given those above.
+    The layers that are left out are at the means of their priors, given those above. The vector at the top is one layer
+    here, also where it is a chain of several.
     """
     if not hasattr(vae, "infer_top"):
         raise UserError(f"reconstruct_layers needs a ladder of latents, which {type(vae).__name__} is not.")
     x, context = unpack(images)
     model = bind(vae, params, context)
-    layers = len(jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers]))
+    latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
+    layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
     return jax.lax.map(lambda known: model.infer_top(x, key, known).likelihood.mean()[0], 1 + jnp.arange(layers))
 
 

@@ -57,9 +57,9 @@ class Evaluate:
         convolutions = config_of(self.run).microbatch_size > 0  # which run faster when each core has images of its own
         use_machine(cpu_cores() if convolutions else None)
         found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
-        show(found)
         if self.json:
             self.json.write_text(dumps(found, indent=1) + "\n")
+        show(found)
 
     def _plan(self) -> Plan:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")

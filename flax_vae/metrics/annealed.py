@@ -107,13 +107,18 @@ def _move(
     def kick(momenta: Latents, z: Latents, length: Array) -> Latents:
         return tuple(p + length * unit * g for p, unit, g in zip(momenta, units, gradient(z), strict=True))
 
+    def drift(z: Latents, momenta: Latents) -> Latents:
+        return tuple(z_l + step * unit * p for z_l, unit, p in zip(z, units, momenta, strict=True))
+
     def leap(_: Any, state: tuple[Latents, Latents]) -> tuple[Latents, Latents]:
         z, momenta = state
-        z = tuple(z_l + step * unit * p for z_l, unit, p in zip(z, units, momenta, strict=True))
+        z = drift(z, momenta)
         return z, kick(momenta, z, step)
 
-    moved, after = jax.lax.fori_loop(0, _LEAPFROGS, leap, (latents, kick(momenta, latents, step / 2)))
-    after = kick(after, moved, -step / 2)  # the last kick was to be half as long
+    start = latents, kick(momenta, latents, step / 2)
+    moved, after = jax.lax.fori_loop(0, _LEAPFROGS - 1, leap, start)
+    moved = drift(moved, after)
+    after = kick(after, moved, step / 2)
 
     def energy(z: Latents, momenta: Latents) -> Array:
         kinetic = sum((0.5 * (p**2).reshape(len(p), -1).sum(-1) for p in momenta), start=jnp.zeros(()))

@@ -68,8 +68,7 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
         same = jnp.ones(len(x), bool)
         if contexts is not None and context is not None:
             same = jnp.equal(contexts, context).all(-1)
-        of_each = bind(vae, params, contexts).posterior(features).log_prob(z)
-        return jax.nn.logsumexp(of_each, where=same) - jnp.log(same.sum())
+        return jax.nn.logsumexp(posterior.log_prob(z), where=same) - jnp.log(same.sum())
 
     log_prior = model.prior().log_prob(z)
     to_prior = (jax.lax.map(log_aggregate, (z, contexts), batch_size=IMAGES_AT_ONCE) - log_prior).mean()

@@ -117,7 +117,7 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     """Shape of the generalised Pareto distribution of the largest weights (Vehtari et al. 2024).
 
     Weights have moments of order below 1/k. Above 0.7, or 1 - 1/log10(K) where that is less, their mean is not to be
-    relied on, whatever its standard error says: draws that matter are too rare to have come. NaN of fewer than 25.
+    relied on, whatever its standard error says: draws that matter are too rare to have come. NaN of fewer than 21.
 
     The fit is the posterior mean of Zhang & Stephens (2009), moved a little towards 1/2 as that paper's section 6 has
     it. It cannot see a mode that the posterior misses altogether.

@@ -90,14 +90,17 @@ class Ladder(nn.Module):
         return self._below(drawn, maps, choose)
 
     def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
-        """`infer`, but below the first `known` layers latents are the means of their priors given those above."""
+        """`infer`, but below the first `known` layers latents are the means of their priors given those above.
+
+        The top is one layer here, also where it is a chain of several.
+        """
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
         drawn = draw_layers(self._top_posterior(maps), top_key, (1,))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> Draw:
             z_l = posterior.sample(jax.random.fold_in(key, number))
-            z_l = jnp.where(len(drawn) + number < known, z_l, prior.loc)
+            z_l = jnp.where(1 + number < known, z_l, prior.loc)
             return z_l, posterior.log_prob(z_l), posterior
 
         return self._below(drawn, maps, choose)
@@ -221,5 +224,5 @@ def _two(both: Float[Array, "n h w c2"], lead: tuple[int, ...]) -> tuple[Array, 
 
 
 def _bounded(log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Within ±5, smoothly: no output of a network makes a layer's draws, or its rate, overflow."""
+    """Within ±5, smoothly: no output of a network makes a scale overflow or vanish."""
     return _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)

@@ -95,7 +95,7 @@ def _mmd(z: Float[Array, "b d"], p: Float[Array, "b d"]) -> Float[Array, ""]:
         return jnp.exp(-((a[:, None] - b) ** 2).mean(-1))
 
     count = len(z)
-    off_diagonal = (1 - jnp.eye(count)) / (count * (count - 1))
+    off_diagonal = (1 - jnp.eye(count)) / max(count * (count - 1), 1)
     return ((kernel(z, z) + kernel(p, p)) * off_diagonal).sum() - 2 * kernel(z, p).mean()
 
 

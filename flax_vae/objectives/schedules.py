@@ -26,7 +26,7 @@ class Warmup:
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
-        return self.weight * jnp.minimum(step / self.steps, 1.0)
+        return self.weight * jnp.minimum(step / max(self.steps, 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Cyclical:
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """The weight at a step."""
         cycle = jnp.minimum(step // self.period, self.cycles - 1)
-        return self.weight * jnp.minimum((step - cycle * self.period) / self.steps, 1.0)
+        return self.weight * jnp.minimum((step - cycle * self.period) / max(self.steps, 1), 1.0)
 
 
 def refuse_unfinished(objective: Any, total_steps: int) -> None:

@@ -194,11 +194,17 @@ class RunDirectory:
         best = best_record(records)
         return records[-1]["epoch"] - best["epoch"] if best else 0
 
-    def evaluation(self) -> Record | None:
-        """What `flax-vae evaluate` measured, or None."""
+    def stopped_early(self) -> bool:
+        """Whether its loss has not improved for as many epochs as it waits for."""
+        patience = self.config()[0].early_stopping
+        return 0 < patience <= self.stale_epochs()
+
+    def evaluation(self, step: int) -> Record | None:
+        """What `flax-vae evaluate` measured of the parameters of a step, or None."""
         if not self.evaluation_file.exists():
             return None
-        return self._read(self.evaluation_file.name, lambda path: json.loads(path.read_text()))
+        found = self._read(self.evaluation_file.name, lambda path: json.loads(path.read_text()))
+        return found if found.get("step") == step else None
 
     def write_test(self, result: Mapping[str, Any]) -> None:
         """Keep the metrics of the test set, where a validation set chose the checkpoint."""

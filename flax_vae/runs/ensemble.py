@@ -100,8 +100,7 @@ class Ensemble(ExitStack):
     def stop_stale(self) -> None:
         """Stop the members whose validation loss has not improved for as many epochs as they wait for."""
         for i in self.going():
-            patience = self.members[i].training.config.early_stopping
-            if patience and self.members[i].directory.stale_epochs() >= patience:
+            if self.members[i].directory.stopped_early():
                 self.stopped.add(i)
 
     def place(self, images: Batch) -> Batch:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
 from flax_vae.console import busy, progress
 from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
@@ -89,10 +90,12 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
         where: what `load_run` opens.
         plan: what is measured.
         vae: the model, where it was one of your own.
-        part: the file in which they are kept until all is measured; by default one in the run directory.
+        part: the file in which they are kept until all is measured; by default one in the run directory. Of a model of
+            your own nothing is kept, since nothing would tell that its code has changed.
 
     Raises:
-        UserError: no run, its data cannot be had, or a figure that is not finite; then nothing is written.
+        UserError: no run, its data cannot be had, fewer than two test images, or a figure that is not finite; then
+            nothing is written.
     """
     run = load_run(where, vae)
     data = run_data(run, plan.binarize, plan.binarize_seed)
@@ -101,12 +104,14 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     if is_binary(test.images) and not is_binary(train.images):  # which were resampled in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
     chosen = _chosen(test, plan.num_images, plan.seed)
+    if len(chosen) < 2:
+        raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
     batch = data.batch(test)
     files = None if run.directory is None else RunDirectory(run.directory)
     if part is None and files is not None:
         part = files.part_file
     some = take(batch, chosen)
-    kept = Kept(part, (run.params, repr((run.config, plan)), some))
+    kept = Kept(part if vae is None else None, (run.params, repr((__version__, run.config, plan)), some))
     bounds = _bounds(run, some, bound_key, plan, kept)
     annealed = _annealed(run, some, bound_key, plan.annealing_steps, kept) if plan.annealing_steps else None
     with busy("encoding and decoding"):
@@ -119,6 +124,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     _refuse_not_finite(run, {"elbo": elbo, "importance_weighted": weighted, "posterior_means": total})
     with busy("comparing latents"):
         result: Record = {
+            "step": run.step,
             "seed": plan.seed,
             "images": len(test.images),
             "binarize": plan.binarize or run.config.binarize,
@@ -150,7 +156,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
     """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
     posterior = encode(run.vae, run.params, take(batch, slice(1)))
-    images = batch if posterior.cheap_log_prob else take(batch, chosen)
+    images = batch if getattr(posterior, "cheap_log_prob", False) else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
     return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 
@@ -169,7 +175,8 @@ def _in_blocks(
     def block(i: int) -> Float[np.ndarray, "m b"]:
         return np.stack(jax.device_get(measure(i, take(images, slice(i, i + size))))).astype(np.float64)
 
-    return np.concatenate([kept(f"{name}-{i}", partial(block, i)) for i in progress(starts, len(starts), what)], axis=1)
+    blocks = [kept(f"{name}-{i}-{size}", partial(block, i)) for i in progress(starts, len(starts), what)]
+    return np.concatenate(blocks, axis=1)
 
 
 def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan, kept: Kept) -> dict[int, Bounds]:
@@ -230,11 +237,11 @@ def _draw(
 def _accuracies(
     run: Run, train: ImageData, test: ImageData, means: Float[np.ndarray, "n d"]
 ) -> dict[str, float] | None:
-    """k-NN and linear-probe accuracy of labels from posterior means, or None without labels.
+    """k-NN and linear-probe accuracy of labels from posterior means, or None without two classes.
 
     By the nearest ten, and by logistic regression: how much of the classes the latents encode, and how linearly.
     """
-    if train.labels is None or test.labels is None:
+    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
         return None
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -244,7 +251,8 @@ def _accuracies(
     some = _chosen(train, _PROBED, 0)
     batch = take(as_batch(train, run.class_names), some)
     known, labels = posterior_means(run.vae, run.params, batch), train.labels[some]
-    probes = {"nearest_neighbours": KNeighborsClassifier(10), "linear": LogisticRegression(max_iter=1000)}
+    nearest, linear = KNeighborsClassifier(min(10, len(some))), LogisticRegression(max_iter=1000)
+    probes = {"nearest_neighbours": nearest, "linear": linear}
     return {
         name: float(make_pipeline(StandardScaler(), probe).fit(known, labels).score(means, test.labels))
         for name, probe in probes.items()
@@ -262,7 +270,7 @@ def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[s
 
 
 def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
-    """The distance of samples from test images, and that of as many training images, or None without labels."""
+    """The distance of samples from test images, and that of as many training images, or None without two classes."""
     if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
         return None
     classifier = train_classifier(train.images, train.labels, seed=0)
@@ -285,26 +293,28 @@ def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Ke
 def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
     """Means of p(x | z) for z from the prior, as pixels; as many as there are images, and in their contexts.
 
-    Where pixels of the data are 0 or 255 they are drawn as those were.
+    Where pixels of the data are 0 or 255 they are draws from p(x | z).
     """
     blocks = []
     for i in range(0, batch_size_of(like), _DECODED):
         x, contexts = unpack(take(like, slice(i, i + _DECODED)))
-        mean = np.asarray(sample(run.vae, run.params, jax.random.fold_in(key, i), len(x), 1.0, contexts))
-        blocks.append(np.rint(255 * mean.clip(0, 1)).astype(np.uint8))
-    pixels = np.concatenate(blocks)
-    return draw_binary(pixels, (run.config.binarize_seed, 2)) if binary else pixels
+        latent_key, pixel_key = jax.random.split(jax.random.fold_in(key, i))
+        drawn = pixel_key if binary else None
+        made = np.asarray(sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, drawn))
+        blocks.append(np.rint(255 * made.clip(0, 1)).astype(np.uint8))
+    return np.concatenate(blocks)
 
 
 def _kind_of_likelihood(run: Run, images: Batch, bound: float) -> Record:
     """What p(x | z) is of these pixels: bits per dimension where it is a probability of their levels."""
     x, context = unpack(take(images, slice(1)))
     likelihood: Any = bind(run.vae, run.params, context).infer(x, jax.random.key(0)).likelihood
-    grey = likelihood.pixel_levels == 2 and not is_binary(jax.tree.leaves(images)[0])
+    levels = getattr(likelihood, "pixel_levels", None)
+    grey = levels == 2 and not is_binary(jax.tree.leaves(images)[0])
     bits = -bound / (math.prod(x.shape[1:]) * math.log(2))
     return {
         "not_a_likelihood": "cross-entropy of grey values, which is not a log-likelihood" if grey else None,
-        "bits_per_dim": None if likelihood.pixel_levels is None or grey else bits,
+        "bits_per_dim": None if levels is None or grey else bits,
     }
 
 

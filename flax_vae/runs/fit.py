@@ -98,8 +98,7 @@ def resume(directory: str | Path, vae: nn.Module | None = None, objective: Objec
     """
     run = RunDirectory(Path(directory))
     run.config()  # says best what is not a run
-    *_, step = checkpoints.saved_steps(run.checkpoints)
-    (resumed,) = _resume(run, [run], step, vae, objective)
+    (resumed,) = _resume(run, [run], vae, objective)
     return resumed
 
 
@@ -109,20 +108,23 @@ def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: 
     runs = whole.members()
     if not runs or [run.path.name for run in runs] != member_names([run.config()[0] for run in runs]):
         raise UserError(f"{whole} does not hold runs that were trained together: name the one to resume.")
-    going = [run for run in runs if not run.failure_file.exists()]
-    if not going:
+    good = [run for run in runs if not run.failure_file.exists()]
+    if not good:
         raise UserError(f"{whole}: every run in it diverged; see their {runs[0].failure_file.name}.")
-    step = checkpoints.common_step([run.checkpoints for run in going])
-    for run in going:
-        checkpoints.forget_after(run.checkpoints, step)
-    resumed = _resume(whole, going, step, vae, objective)
+    # Those that stopped early stay at their own last step, of which the others may have no checkpoint any more.
+    if going := [run for run in good if not run.stopped_early()]:
+        step = checkpoints.common_step([run.checkpoints for run in going])
+        for run in going:
+            checkpoints.forget_after(run.checkpoints, step)
+    resumed = _resume(whole, good, vae, objective)
     _sum_up(whole)
     return resumed
 
 
 def _resume(
-    whole: RunDirectory, runs: Sequence[RunDirectory], step: int, model: nn.Module | None, objective: Objective | None
+    whole: RunDirectory, runs: Sequence[RunDirectory], model: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
+    """Go on from the last checkpoint of each."""
     configs = [run.config()[0] for run in runs]
     if configs[0].has_own_objective and objective is None:
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
@@ -130,7 +132,7 @@ def _resume(
     runs[0].check_data(training.data)
     items = abstract_items(training)
     members = [
-        restore_member(run, replace(training, config=config), step, items)
+        restore_member(run, replace(training, config=config), checkpoints.saved_steps(run.checkpoints)[-1], items)
         for run, config in zip(runs, configs, strict=True)
     ]
     return _train(whole, members)

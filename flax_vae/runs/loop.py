@@ -40,7 +40,8 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
 
     Args:
         directory: what `--resume` continues: the run directory, or that of all members.
-        members: the trainings; devices share the members, and the batches of each.
+        members: the trainings, of which those that stopped early may be at an earlier step; devices share the members,
+            and the batches of each.
 
     Returns:
         The members that diverged, where others finished.
@@ -51,8 +52,9 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     """
     training, steps_per_epoch = members[0].training, members[0].training.steps_per_epoch
     config, data = training.config, training.data
-    step = int(members[0].state.step)
-    clock = _Clock(members[0].directory.metrics())
+    furthest = max(members, key=lambda member: int(member.state.step))
+    step = int(furthest.state.step)
+    clock = _Clock(furthest.directory.metrics())
     report = Report([member.directory for member in members], settings([m.training.config for m in members]),
                     config.epochs, steps_per_epoch, step)  # fmt: skip
     with Ensemble(members) as ensemble, report, _stop_signal() as stop:

@@ -130,7 +130,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         The path of the parameters.
     """
     path = Path(path).with_suffix(artifact.SUFFIX)
-    evaluation = None if run.directory is None else RunDirectory(run.directory).evaluation()
+    evaluation = None if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
     (record,) = [record for record in run.metrics if record["step"] == run.step] or [{}]
     arrays, shape = checkpoints.named(jax.device_get(run.params)), run.examples.shape[1:]
     about = Artifact(

@@ -97,7 +97,7 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
             f"{best[name]:.2f}" if name in best else ""
             for name in (f"{held_out_set(best)}_{term}" for term in ("loss", "rate", "distortion"))
         ]
-        found = directory.evaluation()
+        found = directory.evaluation(best["step"])
         bound = found and found["importance_weighted"][-1]
         table.add_row(
             str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,

@@ -113,6 +113,22 @@ def test_killed_while_only_some_had_saved_they_go_on_from_their_last_common_step
         assert_same_run(resumed, run)
 
 
+def test_members_that_stopped_early_stay_as_they_are_when_the_others_are_resumed(
+    configs: list[Config], tmp_path: Path
+) -> None:
+    def climbs(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return 2 * jax.lax.stop_gradient(distortion) - distortion, {}
+
+    config = replace(configs[0], validation=1 / 6, epochs=6, early_stopping=2)
+    rates = [replace(config, learning_rate=rate) for rate in (1e-12, 1e-3)]  # one that stays, one that gets worse
+    runs = fit_many(rates, tmp_path / "group", objective=climbs)
+    assert [run.metrics[-1]["epoch"] for run in runs] == [6, 3]
+    shutil.rmtree(runs[0].directory / "checkpoints" / str(runs[0].metrics[-1]["step"]))  # killed in the last epoch
+    for resumed, run in zip(resume_many(tmp_path / "group", objective=climbs), runs, strict=True):
+        assert_same_run(resumed, run)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
