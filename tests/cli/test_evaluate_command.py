@@ -52,6 +52,10 @@ def test_evaluate_and_compare(
     assert "not evaluated" in shown
     with Image.open(tmp_path / "both.png") as image:
         assert min(image.size) > 100
+    with (copy / "metrics.jsonl").open("a") as file:  # it goes on, to a better epoch
+        file.write(json.dumps(last | {"step": last["step"] + 1, "test_loss": 0.0}) + "\n")
+    assert main(["compare", str(copy), "--out", str(tmp_path / "both.png")]) == 0
+    assert "not evaluated" in capsys.readouterr().out
 
 
 def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -7,6 +7,7 @@ import pytest
 from jax.scipy.special import logsumexp
 
 from flax_vae import (
+    Config,
     Inference,
     UserError,
     bind,
@@ -20,6 +21,7 @@ from flax_vae import (
     tutorial_dense,
 )
 from flax_vae.models.ladder import Ladder
+from flax_vae.runs.build import make_model
 
 KEY = jax.random.key(0)
 
@@ -128,6 +130,15 @@ def test_images_are_reconstructed_from_more_and_more_layers(many_layers: tuple[L
     flat = tutorial_dense((7, 5, 1))
     with pytest.raises(UserError, match="needs a ladder of latents, which VAE is not"):
         reconstruct_layers(flat, init(flat, KEY, (7, 5, 1)), images, KEY)
+
+
+def test_a_chain_at_the_top_is_one_layer_of_those_known() -> None:
+    model = make_model(Config(preset="ladder(widths=(4,), depths=(1,), channels=1)", latent_dim=2, levels=2), (4, 4, 1))
+    params, images = disturbed(model, (4, 4, 1), 0.2), jnp.ones((3, 4, 4, 1))
+    assert len(of(model, params, "infer", images, KEY).layers) == 3
+    top, everything = reconstruct_layers(model, params, images, KEY)
+    np.testing.assert_allclose(everything, of(model, params, "infer", images, KEY).likelihood.mean()[0], rtol=1e-5)
+    assert float(jnp.abs(everything - top).max()) > 1e-3
 
 
 def test_what_is_generated_follows_the_prior(many_layers: tuple[Ladder, dict, jax.Array]) -> None:

@@ -74,3 +74,17 @@ def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> No
     draw_pictures(tmp_path / "pictures", run.vae, run.params, run_data(run).test, run.metrics, jax.random.key(0))
     drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
     assert drawn == {"reconstructions", "samples", "curves", "layers", "temperatures"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1, 2])
+def test_few_images_of_one_class_or_two_are_evaluated(classes: int, few_images: Path, tmp_path: Path) -> None:
+    """Classes that cannot be told apart have no accuracy and no distance; the rest is measured."""
+    with np.load(few_images) as found:
+        train, test = found["x_train"][:8], found["x_test"][:3]
+    labels = {"y_train": np.arange(8) % classes, "y_test": np.arange(3) % classes}
+    np.savez(tmp_path / "few.npz", x_train=train, x_test=test, **labels)
+    config = Config(preset="tutorial_dense", dataset=str(tmp_path / "few.npz"), epochs=1, batch_size=4)
+    found = evaluate(fit(config, tmp_path / "run").directory, Plan(num_samples=(4,)))
+    assert found["importance_weighted"][0]["images"] == 3
+    assert (found["accuracy"] is None) == (found["frechet"] is None) == (classes == 1)
