@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flax_vae import VAE, DiagonalNormal, StandardNormal, init_state, load_images, make_train_step, sample
+from flax_vae import VAE, DiagonalNormal, StandardNormal, init_state, load_images, make_train_step, sample, use_machine
 from flax_vae import distortion as distortion_of
 from flax_vae import rate as rate_of
 from flax_vae.batches import epoch_indices
@@ -65,5 +65,6 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", default="minimal_vae.png")
     args = parser.parse_args()
+    use_machine()
     vae, params = train(load_images(args.dataset, "train").images, args.epochs)
     save_image_grid(args.out, np.asarray(sample(vae, params, jax.random.key(1), 10)), 10)

@@ -41,8 +41,8 @@ class Evaluate:
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None
-    """Draw the images' pixels as 0 or 1, or not, otherwise than the run did; the test images once, by
-    --binarize-seed, for fixed and for dynamic."""
+    """Measure on other pixels than the run was trained on. Test images are drawn once for fixed and for dynamic, by
+    --binarize-seed."""
     binarize_seed: int | None = None
     """Seed of the pixels, with --binarize."""
     json: Path | None = None

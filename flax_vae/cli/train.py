@@ -20,9 +20,9 @@ from flax_vae.runs.fit import Run, fit, fit_many, resume, resume_many
 
 EXAMPLES = """
 examples:
-  train.py                                                      about a minute on two cores
-  train.py --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior "vamp(components=500)"
-  train.py --seeds 4 --betas 0.5 1 2 4                          sixteen trainings in one program
+  flax-vae train                                                about a minute on two cores
+  flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior "vamp(components=500)"
+  flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
 """
 
 
@@ -109,7 +109,7 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
-        print(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by python sample.py {run.name}")
+        print(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by flax-vae sample {run.name}")
 
 
 Train: Any = make_dataclass(

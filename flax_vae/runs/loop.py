@@ -31,7 +31,7 @@ class Interrupted(Exception):
     def __init__(self, signum: int, directory: RunDirectory, config: Config) -> None:
         """Remember the signal: by convention the exit code is 128 + its number."""
         own = f" --objective {shlex.quote(config.objective)}" if config.has_own_objective else ""
-        super().__init__(f"Stopped and saved. Resume by: python train.py --resume {directory}{own}")
+        super().__init__(f"Stopped and saved. Resume by: flax-vae train --resume {directory}{own}")
         self.signum = signum
 
 

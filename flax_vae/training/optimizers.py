@@ -43,8 +43,8 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024): Nesterov momentum whose matrices are made orthogonal before the step.
 
     Convolution kernels "kh kw i o" count as matrices "(kh kw i) o". Vectors, kernels with a single output, and the
-    components of priors get Adam at the same rate. The updates are those of `optax.contrib.muon`, without its correction of the momentum's first
-    steps, in a third of the time on CPUs.
+    components of priors get Adam at the same rate. The updates are those of `optax.contrib.muon`, without its
+    correction of the momentum's first steps, in a third of the time on CPUs.
     """
 
     def kind(path: tuple[Any, ...], leaf: Array) -> str:

@@ -44,7 +44,7 @@ def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple
     assert len(lines) == 13
     assert lines[11].startswith("epoch 12/12  train loss ")
     assert f"{load_run(directory).metrics[-1]['test_loss']:.2f} (rate " in lines[11]
-    assert "python sample.py runs/tutorial_dense-" in lines[12]
+    assert "flax-vae sample runs/tutorial_dense-" in lines[12]
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
         process.send_signal(signum)
         _, err = process.communicate(timeout=100)
         assert process.returncode == code, err
-        assert signum == signal.SIGKILL or f"python train.py --resume {directory}" in err
+        assert signum == signal.SIGKILL or f"flax-vae train --resume {directory}" in err
         process = start("train.py", "--resume", directory, cwd=tmp_path)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
@@ -153,7 +153,7 @@ def test_seeds_are_trained_together_and_summed_up(
     spread = f"{np.mean(losses):.2f} ± {np.std(losses, ddof=1):.2f}"
     assert out.count(f"test loss {spread}") == 1  # the epoch's line
     assert out.count(spread) == 2  # and the table
-    assert f"python sample.py {group / 'seed-6'}\n" in out
+    assert f"flax-vae sample {group / 'seed-6'}\n" in out
     assert train(["--resume", str(group)]) == 0
     assert spread in capsys.readouterr().out
     run, made = str(group / "seed-6"), {}

@@ -167,7 +167,7 @@ def test_interrupted_in_mid_epoch_and_resumed_is_never_interrupted(
 @pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f", " --objective mine:f")])
 def test_what_goes_on_with_a_run_names_an_objective_of_your_own_only(objective: str, flag: str) -> None:
     stopped = Interrupted(signal.SIGINT, RunDirectory(Path("run")), Config(objective=objective))
-    assert str(stopped).endswith(f"python train.py --resume run{flag}")
+    assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
 
 
 def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
