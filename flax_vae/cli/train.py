@@ -21,7 +21,7 @@ from flax_vae.runs.fit import Run, fit, fit_many, resume, resume_many
 EXAMPLES = """
 examples:
   flax-vae train                                                about a minute on two cores
-  flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior "vamp(components=500)"
+  flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior vamp
   flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
 """
 
