@@ -48,7 +48,8 @@ def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
     """
 
     def kind(path: tuple[Any, ...], leaf: Array) -> str:
-        return "matrix" if leaf.ndim > 1 and leaf.shape[-1] > 1 and path[-1].key not in _TABLES else "vector"
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return "matrix" if leaf.ndim > 1 and leaf.shape[-1] > 1 and name not in _TABLES else "vector"
 
     matrices = optax.chain(
         optax.trace(decay=0.95, nesterov=True),
