@@ -45,7 +45,7 @@ class Row(NamedTuple):
 ROWS = {
     "mlp": Row(f"{GATED} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 --learning-rate 1e-3 --seeds 3"),
     "mlp_vamp": Row(f"{GATED} {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
-    "hvae": Row(f"{GATED} --levels 2 --epochs 500 --kl-warmup-epochs 50 {FASTER}"),
+    "hvae": Row(f"{GATED} --levels 2 --epochs 800 --kl-warmup-epochs 50 {FASTER}"),
     "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
     "ladder": Row(f"{LADDER} --epochs 45 --kl-warmup-epochs 5 --optimizer muon --learning-rate 1e-2 --ema-decay 0.999"),
     "grey": Row(
