@@ -103,6 +103,7 @@ def test_damaged_files_get_one_line(run: Run, tmp_path: Path, harm: Callable[[Pa
 
 def test_a_name_that_does_not_come_with_the_package_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "pretrained:nothing"]) == 2
-    assert "no pretrained model 'nothing'; there are grey, ladder, mlp, mlp_vamp, tutorial_conv." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no pretrained model 'nothing'; there are grey, ladder, mlp, mlp_vamp, tutorial_conv." in said
     with pytest.raises(UserError, match=r"no pretrained model '\.\./mlp'"):
         pretrained("../mlp")
