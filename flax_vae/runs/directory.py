@@ -194,10 +194,9 @@ class RunDirectory:
         best = best_record(records)
         return records[-1]["epoch"] - best["epoch"] if best else 0
 
-    def stopped_early(self) -> bool:
+    def stopped_early(self, config: Config) -> bool:
         """Whether its loss has not improved for as many epochs as it waits for."""
-        patience = self.config()[0].early_stopping
-        return 0 < patience <= self.stale_epochs()
+        return 0 < config.early_stopping <= self.stale_epochs()
 
     def evaluation(self, step: int) -> Record | None:
         """What `flax-vae evaluate` measured of the parameters of a step, or None."""

@@ -100,7 +100,7 @@ class Ensemble(ExitStack):
     def stop_stale(self) -> None:
         """Stop the members whose validation loss has not improved for as many epochs as they wait for."""
         for i in self.going():
-            if self.members[i].directory.stopped_early():
+            if self.members[i].directory.stopped_early(self.members[i].training.config):
                 self.stopped.add(i)
 
     def place(self, images: Batch) -> Batch:

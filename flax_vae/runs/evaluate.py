@@ -234,6 +234,13 @@ def _draw(
     plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)
 
 
+def _labels(train: ImageData, test: ImageData) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]] | None:
+    """Those of both, or None without two classes to tell apart."""
+    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
+        return None
+    return train.labels, test.labels
+
+
 def _accuracies(
     run: Run, train: ImageData, test: ImageData, means: Float[np.ndarray, "n d"]
 ) -> dict[str, float] | None:
@@ -241,7 +248,7 @@ def _accuracies(
 
     By the nearest ten, and by logistic regression: how much of the classes the latents encode, and how linearly.
     """
-    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
+    if (labels := _labels(train, test)) is None:
         return None
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
@@ -250,11 +257,11 @@ def _accuracies(
 
     some = _chosen(train, _PROBED, 0)
     batch = take(as_batch(train, run.class_names), some)
-    known, labels = posterior_means(run.vae, run.params, batch), train.labels[some]
+    known = posterior_means(run.vae, run.params, batch)
     nearest, linear = KNeighborsClassifier(min(10, len(some))), LogisticRegression(max_iter=1000)
     probes = {"nearest_neighbours": nearest, "linear": linear}
     return {
-        name: float(make_pipeline(StandardScaler(), probe).fit(known, labels).score(means, test.labels))
+        name: float(make_pipeline(StandardScaler(), probe).fit(known, labels[0][some]).score(means, labels[1]))
         for name, probe in probes.items()
     }
 
@@ -271,9 +278,9 @@ def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[s
 
 def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
     """The distance of samples from test images, and that of as many training images, or None without two classes."""
-    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
+    if (labels := _labels(train, test)) is None:
         return None
-    classifier = train_classifier(train.images, train.labels, seed=0)
+    classifier = train_classifier(train.images, labels[0], seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)
     some = _chosen(test, count, 0)
     with busy("sampling"):
@@ -285,7 +292,7 @@ def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Ke
             "floor": frechet_distance(known, unseen),
             "images": count,
             "classifier": classifier.name,
-            "accuracy": accuracy(classifier, test.images, test.labels),
+            "accuracy": accuracy(classifier, test.images, labels[1]),
             "seed": classifier.seed,
         }
 

@@ -112,7 +112,7 @@ def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: 
     if not good:
         raise UserError(f"{whole}: every run in it diverged; see their {runs[0].failure_file.name}.")
     # Those that stopped early stay at their own last step, of which the others may have no checkpoint any more.
-    if going := [run for run in good if not run.stopped_early()]:
+    if going := [run for run in good if not run.stopped_early(run.config()[0])]:
         step = checkpoints.common_step([run.checkpoints for run in going])
         for run in going:
             checkpoints.forget_after(run.checkpoints, step)
