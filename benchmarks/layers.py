@@ -46,7 +46,11 @@ CONVOLUTIONS: dict[str, tuple[Callable, tuple[int, int, int], int, int]] = {
 DENSE = {"dense 784->300": (784, 300), "dense 300->300": (300, 300), "dense 300->784": (300, 784)}
 STEPS = {preset: Config(preset=preset) for preset in ("tutorial_conv", "residual_conv", "ladder")} | {
     "the ladder of density/": Config(
-        preset="ladder", prior="flow", likelihood="autoregressive(hidden=48)", batch_size=128, ema_decay=0.999
+        preset="ladder",
+        prior="flow",
+        likelihood="autoregressive(features=16,hidden=96)",
+        batch_size=128,
+        ema_decay=0.999,
     )
 }
 IMAGES, MICROBATCH, BATCH, REPEATS = 512, 8, 100, 100

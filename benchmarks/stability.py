@@ -7,7 +7,6 @@ NaN or infinite. Prints the counts and writes stability.json.
 """
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import tyro
 
 from flax_vae import ELBO, init_state, ladder, load_images, make_optimizer, make_train_step, use_machine
 from flax_vae.batches import epoch_indices
+from flax_vae.machine import cpu_cores
 from flax_vae.models.presets import channel_means
 from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.training.sharding import data_mesh, shardings
@@ -37,7 +37,7 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Train each seed, print and write."""
-    use_machine(os.cpu_count())
+    use_machine(cpu_cores())
     images = load_images("fashion_mnist", "train").images
     model = ladder(SHAPE, 16, mean=channel_means(images), widths=(16, 16), depths=(6, 5), blocks=1)
     objective = DynamicallyBinarized(ELBO())

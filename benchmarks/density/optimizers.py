@@ -18,7 +18,7 @@ from rows import GATED, LADDER, call
 HERE = Path(__file__).parent
 MODELS = {
     "mlp": f"{GATED} --batch-size 250 --skip-norm 3000 --kl-warmup-epochs 2",
-    "ladder": f"{LADDER} --kl-warmup-epochs 1 --ema-decay 0.99",
+    "ladder": f"{LADDER} --likelihood autoregressive(hidden=48) --kl-warmup-epochs 1 --ema-decay 0.99",
 }
 # Model, optimiser, its rates, epochs.
 CANDIDATES = (

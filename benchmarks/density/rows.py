@@ -29,8 +29,8 @@ GATED = f"--preset gated_mlp --latent-dim 40 {BINARY}"
 VAMP = "--prior vamp(components=500)"
 FASTER = "--batch-size 250 --learning-rate 2e-3 --skip-norm 3000"
 LADDER = (
-    f"--preset ladder --latent-dim 16 --prior flow --likelihood autoregressive(hidden=48) {BINARY} --batch-size 128 "
-    "--skip-norm 3000"
+    f"--preset ladder --latent-dim 16 --prior flow {BINARY} --batch-size 128 --skip-norm 3000 --kl-warmup-epochs 5 "
+    "--optimizer muon --learning-rate 1e-2 --ema-decay 0.999"
 )
 GREY = "--validation 0.05"  # pixels in [0, 1]; 3,000 images to choose the checkpoint
 
@@ -46,8 +46,9 @@ ROWS = {
     "mlp": Row(f"{GATED} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 --learning-rate 1e-3 --seeds 3"),
     "mlp_vamp": Row(f"{GATED} {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
     "hvae": Row(f"{GATED} --levels 2 --epochs 800 --kl-warmup-epochs 50 {FASTER}"),
-    "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
-    "ladder": Row(f"{LADDER} --epochs 45 --kl-warmup-epochs 5 --optimizer muon --learning-rate 1e-2 --ema-decay 0.999"),
+    "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 600 --kl-warmup-epochs 50 {FASTER}"),
+    "ladder": Row(f"{LADDER} --likelihood autoregressive(features=16,hidden=96) --epochs 120"),
+    "ladder_small": Row(f"{LADDER} --likelihood autoregressive(hidden=48) --epochs 45"),
     "grey": Row(
         f"--preset ladder(widths=(64,64),depths=(1,1),patch=4) --latent-dim 16 --prior flow {GREY} "
         "--likelihood autoregressive(head='logistic_mixture',hidden=48) --epochs 32 --kl-warmup-epochs 3 "
