@@ -25,9 +25,9 @@ CANDIDATES = (
     ("mlp", "adam", (1e-3, 2e-3, 4e-3), 40),
     ("mlp", "adamax", (2e-3, 4e-3, 8e-3), 40),
     ("mlp", "muon", (5e-3, 1e-2, 2e-2), 10),
-    ("ladder", "adam", (1e-3, 2e-3, 4e-3), 3),
-    ("ladder", "adamax", (2e-3, 5e-3, 1e-2), 3),
-    ("ladder", "muon", (5e-3, 1e-2, 2e-2), 3),
+    ("ladder", "adam", (2e-3, 4e-3), 3),
+    ("ladder", "adamax", (5e-3, 1e-2), 3),
+    ("ladder", "muon", (5e-3, 1e-2), 3),
 )
 
 

@@ -34,7 +34,8 @@ def make_ensemble_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable
     others go on.
 
     A CPU's core trains its members one after the other: what one of them reads and writes stays in its caches, and
-    convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side.
+    convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side, where
+    they have several: side by side, a loop that members may leave copies the whole state in each step.
     """
 
     def share(own: Any, state: Any, totals: Any, images: Any, indices: Array, start: Array, stop: Array) -> Any:
@@ -42,8 +43,8 @@ def make_ensemble_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable
             own, state, totals, indices = member
             return make_train_steps(make_step(own))(state, totals, images, indices, start, stop)
 
-        in_turn = partial(jax.lax.map, train) if jax.default_backend() == "cpu" else jax.vmap(train)
-        return in_turn((own, state, totals, indices))
+        in_turn = jax.default_backend() == "cpu" or len(indices) == 1
+        return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))((own, state, totals, indices))
 
     batches = PartitionSpec(MEMBERS_AXIS, None, DATA_AXIS)
     specs = (EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, EVERYWHERE, batches, EVERYWHERE, EVERYWHERE)
