@@ -59,20 +59,26 @@ def test_evaluate_and_compare(
 
 
 def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Figures of an evaluation that is interrupted at the second of two bounds, and goes on with that one alone."""
+    """Figures of an evaluation that is interrupted at the second of two bounds, and goes on with that one alone.
+
+    Another version of the package, interrupted in between, begins with the first one.
+    """
     measured: list[int] = []
 
     def interrupted(*args: Any) -> Any:
         measured.append(args[4])
-        if len(measured) == 2:
+        if len(measured) in (2, 3):
             raise KeyboardInterrupt
         return log_likelihood(*args)
 
     monkeypatch.setattr("flax_vae.runs.evaluate.log_likelihood", interrupted)
     assert main([*command, str(figures)]) == 130
+    with monkeypatch.context() as of_another:
+        of_another.setattr("flax_vae.runs.evaluate.__version__", "0.0.1")
+        assert main([*command, str(figures)]) == 130
     assert not figures.exists()
     assert main([*command, str(figures)]) == 0
-    assert measured == [5, 50, 50]
+    assert measured == [5, 50, 5, 50]
     assert [path.name for path in figures.parent.glob("figures*")] == ["figures.json"]
     return figures.read_text()
 

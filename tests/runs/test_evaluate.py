@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, fit, load_run, sample
+from flax_vae.metrics.frechet import Classifier, features
 from flax_vae.runs.evaluate import Plan, evaluate
 from flax_vae.runs.pictures import draw_pictures
 from flax_vae.runs.run import run_data
@@ -40,8 +41,17 @@ def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Path) -> None:
+def test_binarised_pixels_make_bits_per_dimension(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
+    compared: list[np.ndarray] = []
+
+    def seen(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+        compared.append(images)
+        return features(classifier, images)
+
+    monkeypatch.setattr("flax_vae.runs.evaluate.features", seen)
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
     fixed = fit(config, tmp_path / "fixed")
     dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
@@ -52,6 +62,8 @@ def test_binarised_pixels_make_bits_per_dimension(few_images: Path, tmp_path: Pa
     assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
 
     assert 0 < evaluate(fixed.directory, Plan(num_samples=(4,), num_images=10))["bits_per_dim"] < 1
+    assert len(compared) == 3
+    assert all(np.isin(images, (0, 255)).all() for images in compared)  # samples of the model too
     np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
     assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
     assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()

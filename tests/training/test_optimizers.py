@@ -1,12 +1,13 @@
 """Optimisers and their schedules."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax.contrib
 import pytest
 
-from flax_vae import ELBO, VampPrior, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae import ELBO, LearnedMixture, VampPrior, init_state, make_optimizer, make_train_step, tutorial_dense
 from flax_vae.training.optimizers import orthogonalize
 
 
@@ -84,13 +85,19 @@ def test_muon_makes_the_updates_of_optax() -> None:
         np.testing.assert_allclose(found[name][-1], expected[name][-1], atol=1e-4)
 
 
-def test_muon_moves_the_components_of_a_prior_as_far_as_its_rate(images: np.ndarray) -> None:
-    """Images of three channels are no matrix of three columns, whose steps would be a thousandth of that."""
+@pytest.mark.parametrize(
+    ("prior", "components"),
+    [(VampPrior((28, 28, 3), components=10), ["pseudo_inputs"]), (LearnedMixture(2, 10), ["loc", "log_scale"])],
+)
+def test_muon_moves_the_components_of_a_prior_as_far_as_its_rate(
+    prior: nn.Module, components: list[str], images: np.ndarray
+) -> None:
+    """They are no matrices: steps would be a third of that, for images of three channels a thousandth."""
     colour = np.broadcast_to(images[:8], (8, 28, 28, 3))
-    prior = VampPrior((28, 28, 3), components=10)
     vae, tx = tutorial_dense((28, 28, 3), 2, prior=prior), make_optimizer("muon", 1e-2, 10)
     state = init_state(vae, tx, jax.random.key(0), (28, 28, 3))
-    before = state.params["prior"]["pseudo_inputs"].copy()
+    before = jax.tree.map(jnp.copy, state.params["prior"])
     state, _ = make_train_step(vae, ELBO(), tx)(state, colour)
-    step = jnp.abs(state.params["prior"]["pseudo_inputs"] - before)
-    assert 0.5e-2 < float(jnp.median(step[step > 0])) < 2e-2
+    for name in components:
+        step = jnp.abs(state.params["prior"][name] - before[name])
+        assert 0.5e-2 < float(jnp.median(step[step > 0])) < 2e-2
