@@ -31,6 +31,7 @@ def test_evaluate_and_compare(
     assert "log p(x)" not in shown
     few, many = found["importance_weighted"]
     assert few["log_likelihood"] < many["log_likelihood"]
+    assert f"loose for {many['images_of_high_pareto_k']} of 20 images" in " ".join(shown.split())
     surgery = found["surgery"]["mutual_information"] + found["surgery"]["marginal_kl"]
     np.testing.assert_allclose(surgery, found["elbo"]["rate"], rtol=0.1)
     assert 0.2 < found["accuracy"]["linear"] <= 1

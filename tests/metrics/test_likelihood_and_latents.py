@@ -287,6 +287,14 @@ def test_pareto_k_is_the_shape_of_the_largest_weights(k: float) -> None:
     np.testing.assert_allclose(found.mean(), k, atol=4.5 * found.std() / np.sqrt(40) + 10 / 223 * abs(k - 0.5))
 
 
+def test_pareto_k_is_that_of_arviz() -> None:
+    """`psislw` of ArviZ 0.23.4 on the same weights, in double precision."""
+    rng = np.random.default_rng(0)
+    for num_samples, scale, expected in ((100, 1.0, -0.137147), (1000, 0.5, 0.172094), (5000, 3.0, 0.785839)):
+        log_w = scale * rng.normal(size=num_samples) - 230
+        np.testing.assert_allclose(pareto_k(jnp.asarray(log_w, jnp.float32)), expected, atol=1e-4)
+
+
 def test_weights_that_are_equal_have_no_tail_and_few_have_no_k() -> None:
     assert pareto_k(jnp.full(1000, -500.0)) < 0
     assert jnp.isnan(pareto_k(jnp.arange(20.0)))
