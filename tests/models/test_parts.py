@@ -20,11 +20,13 @@ pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 KEY = jax.random.key(0)
 
 
-def config_of(likelihood: str, prior: str, posterior: str, levels: int, objective: str) -> Config:
+def config_of(
+    likelihood: str, prior: str, posterior: str, levels: int, objective: str, preset: str = "tutorial_dense"
+) -> Config:
     """A small model of these parts; UserError where they do not go together."""
     few = {"num_samples": 3} if OBJECTIVES.accepts(objective, "num_samples") else {}
     return Config(
-        preset="tutorial_dense",
+        preset=preset,
         latent_dim=3,
         likelihood=likelihood,
         prior=prior,
