@@ -2,15 +2,18 @@
 
     python benchmarks/density/optimizers.py
 
-The epochs of each are such that all take about as long. Prints a table and writes optimizers.json.
+The epochs of each are such that all take about as long; one that diverges has no loss. Prints a table and writes
+optimizers.json.
 """
 
 import json
 import os
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rows import GATED, LADDER, call
@@ -39,6 +42,15 @@ class Arguments:
     out: Path = HERE / "optimizers.json"
 
 
+def last_epoch(flags: str, directory: Path) -> dict[str, Any]:
+    """The metrics of the last epoch of a training, or nothing if it diverged."""
+    try:
+        call("train", *flags.split(), "--out", directory)
+    except subprocess.CalledProcessError:
+        return {}
+    return json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+
+
 def main(arguments: Arguments) -> None:
     """Train each, print and write."""
     found = json.loads(arguments.out.read_text())["runs"] if arguments.out.exists() else []
@@ -47,11 +59,10 @@ def main(arguments: Arguments) -> None:
         for rate in rates if model in arguments.models else ():
             with tempfile.TemporaryDirectory() as directory:
                 flags = f"{MODELS[model]} --optimizer {optimizer} --learning-rate {rate} --epochs {epochs}"
-                call("train", *flags.split(), "--out", directory)
-                last = json.loads((Path(directory) / "metrics.jsonl").read_text().splitlines()[-1])
+                last = last_epoch(flags, Path(directory))
             run = {"model": model, "optimizer": optimizer, "rate": rate, "epochs": epochs, "flags": flags}
-            found.append(run | {"seconds": last["seconds"], "validation_loss": last["validation_loss"]})
-            print(f"{model:8}{optimizer:8}{rate:8}{last['seconds']:8.0f} s{last['validation_loss']:10.2f}", flush=True)
+            found.append(run | {"seconds": last.get("seconds"), "validation_loss": last.get("validation_loss")})
+            print(f"{model:8}{optimizer:8}{rate:8}", last.get("seconds"), last.get("validation_loss"), flush=True)
             report = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "runs": found}
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
