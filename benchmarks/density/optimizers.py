@@ -13,10 +13,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 from rows import GATED, LADDER, call
+
+from flax_vae.runs.directory import Record, RunDirectory
 
 HERE = Path(__file__).parent
 MODELS = {
@@ -42,13 +43,15 @@ class Arguments:
     out: Path = HERE / "optimizers.json"
 
 
-def last_epoch(flags: str, directory: Path) -> dict[str, Any]:
+def last_epoch(flags: str, run: RunDirectory) -> Record:
     """The metrics of the last epoch of a training, or nothing if it diverged."""
     try:
-        call("train", *flags.split(), "--out", directory)
+        call("train", *flags.split(), "--out", run)
     except subprocess.CalledProcessError:
+        if not run.failure_file.exists():
+            raise
         return {}
-    return json.loads((directory / "metrics.jsonl").read_text().splitlines()[-1])
+    return run.metrics()[-1]
 
 
 def main(arguments: Arguments) -> None:
@@ -59,10 +62,11 @@ def main(arguments: Arguments) -> None:
         for rate in rates if model in arguments.models else ():
             with tempfile.TemporaryDirectory() as directory:
                 flags = f"{MODELS[model]} --optimizer {optimizer} --learning-rate {rate} --epochs {epochs}"
-                last = last_epoch(flags, Path(directory))
+                last = last_epoch(flags, RunDirectory(Path(directory)))
             run = {"model": model, "optimizer": optimizer, "rate": rate, "epochs": epochs, "flags": flags}
-            found.append(run | {"seconds": last.get("seconds"), "validation_loss": last.get("validation_loss")})
-            print(f"{model:8}{optimizer:8}{rate:8}", last.get("seconds"), last.get("validation_loss"), flush=True)
+            reached = {name: last.get(name) for name in ("seconds", "validation_loss")}
+            found.append(run | reached)
+            print(f"{model:8}{optimizer:8}{rate:8}", *reached.values(), flush=True)
             report = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "runs": found}
             arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 

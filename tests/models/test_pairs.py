@@ -19,7 +19,6 @@ from flax_vae.runs.build import make_model, make_objective
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 
-
 LADDER = "ladder(widths=(4,), depths=(1,), channels=1)"
 
 
