@@ -46,7 +46,7 @@ ROWS = {
     "mlp": Row(f"{GATED} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 --learning-rate 1e-3 --seeds 3"),
     "mlp_vamp": Row(f"{GATED} {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
     "hvae": Row(f"{GATED} --levels 2 --epochs 800 --kl-warmup-epochs 50 {FASTER}"),
-    "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
+    "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 600 --kl-warmup-epochs 50 {FASTER}"),
     "ladder": Row(f"{LADDER} --likelihood autoregressive(features=16,hidden=96) --epochs 120"),
     "ladder_small": Row(f"{LADDER} --likelihood autoregressive(hidden=48) --epochs 45"),
     "grey": Row(
