@@ -1,5 +1,6 @@
 """`flax-vae evaluate` and `flax-vae compare`."""
 
+import math
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
@@ -12,8 +13,7 @@ from flax_vae.errors import UserError
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize, flag
-from flax_vae.runs.evaluate import PROTOCOLS, Plan, evaluate
-from flax_vae.runs.run import config_of
+from flax_vae.runs.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluate
 from flax_vae.runs.tables import compare, show
 
 
@@ -54,8 +54,7 @@ class Evaluate:
         if self.json:
             refuse_unwritable(self.json, ".json", "--json")
         plan = self._plan()
-        convolutions = config_of(self.run).microbatch_size > 0  # which run faster when each core has images of its own
-        use_machine(cpu_cores() if convolutions else None)
+        use_machine(math.gcd(cpu_cores(), IMAGES_SHARED))  # each core is faster with images of its own
         found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
         if self.json:
             self.json.write_text(dumps(found, indent=1) + "\n")

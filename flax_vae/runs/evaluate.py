@@ -34,7 +34,8 @@ from flax_vae.runs.run import Run, load_run, run_data
 from flax_vae.sampling import encode, sample
 from flax_vae.training.sharding import data_mesh
 
-_AT_ONCE, _ANNEALED_AT_ONCE = 100, 4  # images between two movements of the progress bar
+IMAGES_SHARED = 100  # of a bound, by the devices; between two movements of the progress bar
+_ANNEALED_AT_ONCE = 4
 _CHAINS = 16  # of annealed importance sampling
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
@@ -189,7 +190,7 @@ def _bounds(run: Run, images: Batch, key: Key[Array, ""], plan: Plan, kept: Kept
         return log_likelihood(run.vae, params, block, jax.random.fold_in(key, i), k, plan.defence, together, mesh)
 
     return {
-        k: Bounds(*_in_blocks(kept, str(k), f"log-likelihood, {k} samples", images, _AT_ONCE, partial(measure, k)))
+        k: Bounds(*_in_blocks(kept, str(k), f"log-likelihood, {k} samples", images, IMAGES_SHARED, partial(measure, k)))
         for k in sorted(plan.num_samples)
     }
 

@@ -56,12 +56,6 @@ class Run:
         return None if self.labels is None else one_hot(self.labels, len(self.class_names))
 
 
-def config_of(where: str | Path) -> Config:
-    """The configuration of what `load_run` would open, with no use of a device; errors as there."""
-    file = _file(where)
-    return RunDirectory(Path(where)).config()[0] if file is None else artifact.read_artifact(file).config
-
-
 def _file(where: str | Path) -> Path | None:
     """The file of the parameters, where it is not a run directory that is named."""
     if str(where).startswith(_PRETRAINED):

@@ -1,5 +1,9 @@
 """The Fréchet distance against closed forms and SciPy, and the classifier in whose features it is taken."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -77,6 +81,32 @@ def test_it_learns_real_images(classifier: Classifier) -> None:
     images, labels = small("test")
     assert accuracy(classifier, images, labels) > 0.4
     assert classifier.name == "conv 16-32-64 on 600 images"
+
+
+@pytest.mark.slow
+def test_devices_share_its_training_and_change_no_bit(tmp_path: Path) -> None:
+    """In programs of their own, since JAX counts its devices once: five microbatches on one device and on five."""
+    program = """
+import sys, numpy as np
+from flax_vae import use_machine
+from flax_vae.metrics.frechet import train_classifier
+from flax_vae.training.sharding import data_mesh
+devices, data, out = int(sys.argv[1]), np.load(sys.argv[2]), sys.argv[3]
+use_machine(devices)
+params = train_classifier(data["images"], data["labels"], seed=0).params
+mesh = data_mesh(5)
+assert devices == (mesh.size if mesh else 1)
+np.savez(out, **{name: layer["kernel"] for name, layer in params.items()})
+"""
+    images, labels = small("train")
+    np.savez(tmp_path / "few.npz", images=images[:100], labels=labels[:100])
+    for devices in ("1", "5"):
+        words = [sys.executable, "-c", program, devices, tmp_path / "few.npz", tmp_path / f"{devices}.npz"]
+        subprocess.run(words, check=True)
+    alone, shared = np.load(tmp_path / "1.npz"), np.load(tmp_path / "5.npz")
+    assert set(alone) == {"Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"}
+    for name in alone:
+        np.testing.assert_array_equal(alone[name], shared[name])
 
 
 @pytest.mark.slow
