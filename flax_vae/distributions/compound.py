@@ -14,6 +14,7 @@ from flax_vae.distributions.base import LatentDistribution
 from flax_vae.distributions.normal import Normal
 
 Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the distribution that it comes from
+_FLOATS_AT_ONCE = 2**18  # of the pairs of draws and components in a mixture's density
 
 
 @struct.dataclass
@@ -31,8 +32,14 @@ class Mixture:
 
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape`."""
-        of_components = self.components.log_prob(x[..., None, :])
-        return jax.nn.logsumexp(of_components + jax.nn.log_softmax(self.logits), axis=-1)
+
+        def of_one(x: Float[Array, " d"]) -> Float[Array, ""]:
+            return jax.nn.logsumexp(self.components.log_prob(x) + jax.nn.log_softmax(self.logits), axis=-1)
+
+        # Worked out again for the gradient, a few at a time: on CPUs what stays in the caches is three times as fast.
+        rows = x.reshape(-1, x.shape[-1])
+        at_once = max(1, min(len(rows), _FLOATS_AT_ONCE // (len(self.logits) * x.shape[-1])))
+        return jax.lax.map(jax.checkpoint(of_one), rows, batch_size=at_once).reshape(x.shape[:-1])
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... d"]:
         """Draw from every component and choose one; no gradient reaches the logits."""
