@@ -169,6 +169,29 @@ def test_a_mixture_is_the_weighted_sum_of_its_components() -> None:
     np.testing.assert_allclose(p.mean(), scipy.special.softmax(logits) @ loc, rtol=1e-5)
 
 
+def test_a_large_mixture_has_the_density_and_the_gradients_that_it_has_in_float64() -> None:
+    """Of the size of a VampPrior's: more pairs of draws and components than are worked on at a time."""
+    loc, log_scale = RNG.normal(size=(500, 40)), RNG.normal(-1, 0.3, size=(500, 40))
+    x = loc[RNG.integers(500, size=77)] + 0.5 * RNG.normal(size=(77, 40))
+    standardised = (x[:, None] - loc) * np.exp(-log_scale)
+    of_components = scipy.stats.norm.logpdf(standardised).sum(-1) - log_scale.sum(-1) - np.log(500)
+    expected = scipy.special.logsumexp(of_components, axis=1)
+    share = np.exp(of_components - expected[:, None])[..., None]
+    pull = share * standardised * np.exp(-log_scale)
+
+    def total(x: Any, loc: Any, log_scale: Any) -> jax.Array:
+        return Mixture(jnp.zeros(500), Normal(loc, log_scale)).log_prob(x).sum()
+
+    arguments = [jnp.asarray(array, jnp.float32) for array in (x, loc, log_scale)]
+    found = Mixture(jnp.zeros(500), Normal(*arguments[1:])).log_prob(arguments[0])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    gradients = jax.jit(jax.grad(total, (0, 1, 2)))(*arguments)
+    for gradient, right in zip(
+        gradients, (-pull.sum(1), pull.sum(0), (share * (standardised**2 - 1)).sum(0)), strict=True
+    ):
+        np.testing.assert_allclose(gradient, right, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_draws_of_a_mixture_have_its_density(temperature: float) -> None:
     components = Normal(jnp.array([[-2.0], [1.0]]), jnp.log(jnp.array([[0.5], [1.5]])))
