@@ -48,7 +48,8 @@ STEPS = {preset: Config(preset=preset) for preset in ("tutorial_conv", "residual
     "the ladder of density/": Config(
         preset="ladder",
         prior="flow",
-        likelihood="autoregressive(features=16,hidden=96)",
+        posterior="iaf",
+        likelihood="autoregressive(reach=7,features=24,hidden=192)",
         batch_size=128,
         ema_decay=0.999,
     )

@@ -44,10 +44,14 @@ class Row(NamedTuple):
 
 ROWS = {
     "mlp": Row(f"{GATED} --epochs 400 --kl-warmup-epochs 50 --batch-size 100 --learning-rate 1e-3 --seeds 3"),
-    "mlp_vamp": Row(f"{GATED} {VAMP} --epochs 350 --kl-warmup-epochs 35 {FASTER}"),
+    "mlp_vamp": Row(
+        f"{GATED} {VAMP} --epochs 400 --kl-warmup-epochs 40 --batch-size 500 --learning-rate 3e-3 --skip-norm 3000"
+    ),
     "hvae": Row(f"{GATED} --levels 2 --epochs 800 --kl-warmup-epochs 50 {FASTER}"),
     "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 600 --kl-warmup-epochs 50 {FASTER}"),
-    "ladder": Row(f"{LADDER} --likelihood autoregressive(features=16,hidden=96) --epochs 120"),
+    "ladder": Row(
+        f"{LADDER} --posterior iaf --likelihood autoregressive(reach=7,features=24,hidden=192) --epochs 80"
+    ),
     "ladder_small": Row(f"{LADDER} --likelihood autoregressive(hidden=48) --epochs 45"),
     "grey": Row(
         f"--preset ladder(widths=(64,64),depths=(1,1),patch=4) --latent-dim 16 --prior flow {GREY} "
