@@ -133,5 +133,6 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     theta = 1 / excess[-1] + (1 - jnp.sqrt(grid / (jnp.arange(grid) + 0.5))) / (3 * quartile)
     k = jnp.log1p(-theta[:, None] * excess).mean(-1)
     weight = jax.nn.softmax(count * (jnp.log(-theta / k) - k - 1))
-    found = jnp.log1p(-(theta @ weight) * excess).mean()
+    # A sum, since a product of vectors has ten bits on GPUs, and theta beyond 1 / excess no logarithm.
+    found = jnp.log1p(-(theta * weight).sum() * excess).mean()
     return (count * found + 5) / (count + 10)

@@ -295,6 +295,11 @@ def test_pareto_k_is_that_of_arviz() -> None:
         np.testing.assert_allclose(pareto_k(jnp.asarray(log_w, jnp.float32)), expected, atol=1e-4)
 
 
+def test_pareto_k_has_no_product_that_gpus_would_round_to_ten_bits() -> None:
+    """One made it NaN there, for an image in ten thousand: a shape a thousandth too large has no logarithm."""
+    assert "dot_general" not in str(jax.make_jaxpr(pareto_k)(jnp.zeros(5000)))
+
+
 def test_weights_that_are_equal_have_no_tail_and_few_have_no_k() -> None:
     assert pareto_k(jnp.full(1000, -500.0)) < 0
     assert jnp.isnan(pareto_k(jnp.arange(20.0)))
