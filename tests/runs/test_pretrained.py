@@ -13,13 +13,13 @@ from flax_vae.data.fashion_mnist import from_subset
 from flax_vae.runs.artifact import pretrained
 
 # Draws, and their bound on the first 500 test images, in nats: that of the runs whose parameters were written; of
-# `grey`, where float16 moves it by 0.028, that of the parameters as they are shipped.
+# `ladder` and of `grey`, where float16 moves it by 0.028, that of the parameters as they are shipped.
 EXPECTED = {
     "mlp": (100, -229.305),
-    "mlp_vamp": (100, -227.621),
+    "mlp_vamp": (100, -227.630),
     "tutorial_conv": (100, -254.309),
     "grey": (10, -1520.285),
-    "ladder": (10, -224.820),
+    "ladder": (10, -224.340),
 }
 
 
