@@ -49,9 +49,7 @@ ROWS = {
     ),
     "hvae": Row(f"{GATED} --levels 2 --epochs 800 --kl-warmup-epochs 50 {FASTER}"),
     "hvae_vamp": Row(f"{GATED} --levels 2 {VAMP} --epochs 600 --kl-warmup-epochs 50 {FASTER}"),
-    "ladder": Row(
-        f"{LADDER} --posterior iaf --likelihood autoregressive(reach=7,features=24,hidden=192) --epochs 80"
-    ),
+    "ladder": Row(f"{LADDER} --posterior iaf --likelihood autoregressive(reach=7,features=24,hidden=192) --epochs 80"),
     "ladder_small": Row(f"{LADDER} --likelihood autoregressive(hidden=48) --epochs 45"),
     "grey": Row(
         f"--preset ladder(widths=(64,64),depths=(1,1),patch=4) --latent-dim 16 --prior flow {GREY} "
