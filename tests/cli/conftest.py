@@ -1,9 +1,16 @@
-"""A run that the tests of the commands share."""
+"""What the tests of the commands share."""
 
 from pathlib import Path
 
+import jax
 import pytest
 from programs import call
+
+
+@pytest.fixture(autouse=True)
+def devices_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that runs in this process cannot choose its devices: they are fixed once JAX has run."""
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -129,7 +128,6 @@ def test_an_objective_from_the_users_own_file(
     (tmp_path / "my_losses.py").write_text(IWAE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
     words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1"]
     assert train([*words, "--objective", "my_losses:iwae", "--out", "run"]) == 0
     run = load_run(tmp_path / "run")
@@ -142,9 +140,8 @@ def test_an_objective_from_the_users_own_file(
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_seeds_are_trained_together_and_summed_up(
-    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
     words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--batch-size", "50"]
     words, group = [*words, "--conditional"], tmp_path / "group"
     assert train([*words, "--seeds", "2", "--seed", "5", "--out", str(group)]) == 0
@@ -195,7 +192,6 @@ def test_bad_input_is_one_line_and_exit_code_two(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are fixed once JAX has run in this process
     assert train(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
@@ -266,7 +262,6 @@ def test_a_flag_of_zero_is_no_flag_left_out(monkeypatch: pytest.MonkeyPatch) -> 
     """Where the preset's recipe has another value, as for the tutorial's own recipe in the README."""
     asked = []
     monkeypatch.setattr("flax_vae.cli.train.fit", lambda config, out: asked.append(config) or exit(0))
-    monkeypatch.setattr("flax_vae.cli.train.use_machine", lambda *_: None)
     zeros = ["--warmup-steps", "0", "--microbatch-size", "0", "--beta", "0", "--seed", "0"]
     with pytest.raises(SystemExit):
         train(["--preset", "tutorial_conv", *zeros])
