@@ -4,6 +4,7 @@ Which one is the best stands in the run's `metrics.jsonl` alone, so that no seco
 """
 
 import gc
+import logging
 import sys
 import textwrap
 import time
@@ -133,16 +134,22 @@ def check_shapes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 @contextmanager
 def _silence_abandoned_reads() -> Iterator[None]:
     """When one read fails Orbax abandons the others, and each would print a traceback over the error message."""
-    hooks = sys.excepthook, sys.unraisablehook
+    hooks, tasks = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
 
     def silent(*_: object) -> None: ...
 
     sys.excepthook = sys.unraisablehook = silent
+    tasks.addFilter(_of_no_abandoned_task)  # and, after an error, for good: a task may be collected at the very end
     try:
         yield
+        tasks.removeFilter(_of_no_abandoned_task)
     except Exception:
         time.sleep(0.5)  # for reads under way in other threads
         gc.collect()
         raise
     finally:
         sys.excepthook, sys.unraisablehook = hooks
+
+
+def _of_no_abandoned_task(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Task exception was never retrieved")
