@@ -34,8 +34,7 @@ from flax_vae.runs.run import Run, load_run, run_data
 from flax_vae.sampling import encode, sample
 from flax_vae.training.sharding import data_mesh
 
-IMAGES_SHARED = 100  # of a bound, by the devices; between two movements of the progress bar
-_ANNEALED_AT_ONCE = 4
+IMAGES_SHARED, _ANNEALED_AT_ONCE = 100, 4  # images between two movements of the progress bar; devices share the 100
 _CHAINS = 16  # of annealed importance sampling
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
