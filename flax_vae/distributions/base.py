@@ -29,6 +29,13 @@ class Distribution(Protocol):
 class LatentDistribution(Distribution, Protocol):
     """A distribution of latents."""
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the noise that makes a draw."""
+
+    def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The draw that noise ε ~ N(0, I), `sample_shape + batch_shape + noise_shape`, becomes."""
+
     def sample_and_log_prob(
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

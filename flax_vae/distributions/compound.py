@@ -55,6 +55,18 @@ class Mixture:
         x = self.sample(key, sample_shape)
         return x, self.log_prob(x)
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """One number that chooses the component, and the noise of that."""
+        return (1 + self.components.noise_shape[0],)
+
+    def from_noise(self, noise: Float[Array, "... n"]) -> Float[Array, "... d"]:
+        """A draw from the first component m with Σ_{i <= m} softmax(logits)_i >= Φ(ε_1), by the rest of the noise."""
+        ends = jnp.cumsum(jax.nn.softmax(self.logits))[:-1]
+        which = (jax.scipy.special.ndtr(noise[..., :1]) > ends).sum(-1)
+        draws = self.components.from_noise(noise[..., None, 1:])
+        return jnp.take_along_axis(draws, which[..., None, None], axis=-2)[..., 0, :]
+
     def mean(self) -> Float[Array, " d"]:
         """Mean of the components' means, with their weights."""
         return jax.nn.softmax(self.logits) @ self.components.mean()
@@ -95,6 +107,15 @@ class Flow:
         noise, log_prob = self.base.sample_and_log_prob(key, sample_shape)
         z, log_determinant = self.forward(noise)
         return z, log_prob - log_determinant
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """That of the base."""
+        return self.base.noise_shape
+
+    def from_noise(self, noise: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """f of the base's draw."""
+        return self.forward(self.base.from_noise(noise))[0]
 
     def mean(self) -> Float[Array, "... d"]:
         """Where the base's mean goes, f(E ε): the mean itself, E f(ε), has no closed form."""
@@ -150,6 +171,20 @@ class Chain:
         """A draw of all layers and its log-density."""
         latents, log_probs, _ = zip(*self.draw_layers(key, sample_shape), strict=True)
         return jnp.concatenate(latents, axis=-1), sum(log_probs, start=jnp.zeros(()))
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """That of the top, and a number for each dimension below it."""
+        return (self.top.noise_shape[0] + sum(self.latent_dims[1:]),)
+
+    def from_noise(self, noise: Float[Array, "... n"]) -> Float[Array, "... d"]:
+        """Layer after layer."""
+        begin = self.top.noise_shape[0]
+        z = self.top.from_noise(noise[..., :begin])
+        for conditional, size in zip(self.below, self.latent_dims[1:], strict=True):
+            below = self._given(conditional, z).from_noise(noise[..., begin : begin + size])
+            z, begin = jnp.concatenate([z, below], axis=-1), begin + size
+        return z
 
     def draw_layers(self, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> "list[Draw]":
         """A draw of each layer given those above it: see the function of this name."""

@@ -41,7 +41,16 @@ class Normal:
         """A reparameterised draw, and its log-density from ε: no digit is lost by way of the draw."""
         noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
         log_prob = sum_event(-0.5 * (noise**2 + LOG_2PI) - self.log_scale, self.event_ndim)
-        return self.loc + jnp.exp(self.log_scale) * noise, log_prob
+        return self.from_noise(noise), log_prob
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """That of an event."""
+        return self.loc.shape[self.loc.ndim - self.event_ndim :]
+
+    def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
+        """loc + exp(log_scale)·ε."""
+        return self.loc + jnp.exp(self.log_scale) * noise
 
     def mean(self) -> Float[Array, "..."]:
         """The location: `batch_shape + event_shape`."""
@@ -107,7 +116,16 @@ class MultivariateNormal:
         """A reparameterised draw, and its log-density from ε: no linear system is solved."""
         noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
         log_prob = -0.5 * ((noise**2).sum(-1) + noise.shape[-1] * LOG_2PI) - self.log_determinant()
-        return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise), log_prob
+        return self.from_noise(noise), log_prob
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """That of an event."""
+        return self.loc.shape[-1:]
+
+    def from_noise(self, noise: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """loc + L ε."""
+        return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise)
 
     def mean(self) -> Float[Array, "*b d"]:
         """The location."""

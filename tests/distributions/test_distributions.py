@@ -1,6 +1,7 @@
 """Densities against SciPy, and draws against their own density."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -269,24 +270,38 @@ def test_a_fresh_flow_is_the_standard_normal() -> None:
     np.testing.assert_allclose(half.std(0), 0.5, rtol=0.02)
 
 
-@pytest.mark.parametrize(
-    "distribution",
-    [
-        lambda: Normal(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, -2.0]])),
-        lambda: MultivariateNormal(jnp.array([0.3, -1.0]), jnp.array([[0.5, 0.0], [3.0, 0.1]])),
-        lambda: Mixture(jnp.array([0.2, -1.0]), Normal(jnp.eye(2), -jnp.eye(2))),
-        lambda: moved(CouplingFlow(3, layers=4, hidden=8)),
-        lambda: moved(Posterior(3)),
-        lambda: chain(),
-    ],
-    ids=["normal", "full", "mixture", "coupling", "iaf", "chain"],
-)
+LATENTS: dict[str, Callable[[], Any]] = {
+    "normal": lambda: Normal(jnp.array([[0.3, -1.0]]), jnp.array([[0.5, -2.0]])),
+    "full": lambda: MultivariateNormal(jnp.array([0.3, -1.0]), jnp.array([[0.5, 0.0], [3.0, 0.1]])),
+    "mixture": lambda: Mixture(jnp.array([0.2, -1.0]), Normal(jnp.eye(2), -jnp.eye(2))),
+    "coupling": lambda: moved(CouplingFlow(3, layers=4, hidden=8)),
+    "iaf": lambda: moved(Posterior(3)),
+    "chain": lambda: chain(),
+    "chain below a mixture": lambda: replace(chain(), top=LATENTS["mixture"]()),
+}
+
+
+@pytest.mark.parametrize("distribution", LATENTS.values(), ids=LATENTS)
 def test_the_density_of_a_draw_is_known_when_it_is_drawn(distribution: Callable[[], Any]) -> None:
     """The same draw as by `sample`, and the log-density that `log_prob` finds."""
     p, key = distribution(), jax.random.key(3)
     z, log_q = jax.jit(lambda: p.sample_and_log_prob(key, (40,)))()
     np.testing.assert_allclose(z, p.sample(key, (40,)), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(log_q, p.log_prob(z), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("distribution", LATENTS.values(), ids=LATENTS)
+def test_noise_becomes_a_draw(distribution: Callable[[], Any]) -> None:
+    """Its density, and each dimension, have the distribution that those of `sample` have."""
+    p, draws = distribution(), 20_000
+    drawn = jax.jit(lambda key: p.sample(key, (draws,)))(jax.random.key(4))
+    batch = jax.eval_shape(p.log_prob, drawn).shape
+    noise = np.random.default_rng(5).normal(size=(*batch, *p.noise_shape)).astype(np.float32)
+    made = jax.jit(lambda noise: p.from_noise(noise))(noise)
+    assert made.shape == drawn.shape
+    both = [np.concatenate([z.reshape(draws, -1), p.log_prob(z).reshape(draws, -1)], axis=1) for z in (made, drawn)]
+    for one, other in zip(*(values.T for values in both), strict=True):
+        assert scipy.stats.ks_2samp(one, other).pvalue > 1e-3
 
 
 def chain() -> Chain:
