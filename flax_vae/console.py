@@ -3,7 +3,7 @@
 import functools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -21,19 +21,22 @@ def say_once(line: str) -> None:
     say(line)
 
 
-def progress(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-    """Pass the items on, with a progress bar once they have taken more than two seconds."""
+def progress(
+    items: Iterable[Item], total: int | None, what: str, size: Callable[[Item], int] = lambda _: 1
+) -> Iterator[Item]:
+    """Pass the items on, with a progress bar once they have taken more than two seconds; `size` is that of an item."""
     from rich.console import Console
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True))
     task = bar.add_task(what, total=total)
-    started = time.monotonic()
+    started, done = time.monotonic(), 0
     try:
-        for i, item in enumerate(items, start=1):
+        for item in items:
             yield item
+            done += size(item)
             if bar.live.is_started:
-                bar.update(task, completed=i)
+                bar.update(task, completed=done)
             elif time.monotonic() - started > 2:
                 bar.start()
     finally:

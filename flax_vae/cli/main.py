@@ -5,12 +5,20 @@ from collections.abc import Sequence
 
 import tyro
 
+from flax_vae.cli.compress import Compress, Decompress
 from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.exits import run_command
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import EXAMPLES, Train
 
-_COMMANDS = {"train": Train, "sample": Sample, "evaluate": Evaluate, "compare": Compare}
+_COMMANDS = {
+    "train": Train,
+    "sample": Sample,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "compress": Compress,
+    "decompress": Decompress,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,15 +7,9 @@ from flax_vae.distributions.autoregressive import Autoregressive
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Chain, Flow, Mixture
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
+from flax_vae.distributions.levels import BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
 from flax_vae.distributions.normal import MultivariateNormal, Normal
-from flax_vae.distributions.pixels import (
-    Bernoulli,
-    BetaBinomial,
-    Categorical,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    MixtureOfLogistics,
-)
+from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
 
 __all__ = [
     "Autoregressive",

@@ -97,26 +97,37 @@ class Autoregressive:
         # The barrier keeps XLA from doing the slicing again for every product with the windows.
         return jax.lax.optimization_barrier(jnp.concatenate(seen, axis=-1))
 
+    def empty(self, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s rows columns c"]:
+        """An image before its first pixel, with what surrounds it: see `pixel`."""
+        height, width = self.features.shape[-3:-1]
+        channels = len(self.network.seen) // (2 * self.reach * (self.reach + 1))
+        shape = (*sample_shape, *self.features.shape[:-3], self.reach + height, 2 * self.reach + width, channels)
+        return jnp.zeros(shape, self.features.dtype)
+
+    def pixel(self, i: int | Array, image: Float[Array, "*s rows columns c"]) -> Distribution:
+        """The distribution of pixel i given those before it in an image that has them: an image "1 1 c"."""
+        lead, (row, column) = image.shape[:-3], jnp.divmod(i, self.features.shape[-2])
+        size = (*lead, self.reach + 1, 2 * self.reach + 1, image.shape[-1])
+        window = jax.lax.dynamic_slice(image, (0,) * len(lead) + (row, column, 0), size)
+        window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.seen)]
+        told = self.features[..., row, column, :][..., None, None, :]
+        return self._given(self._seen(window), told)
+
+    def put(self, i: int | Array, image: Float[Array, "*s rows columns c"], pixel: Float[Array, "*s c"]) -> Array:
+        """The image with its pixel i."""
+        row, column = jnp.divmod(i, self.features.shape[-2])
+        before = (slice(None),) * (image.ndim - 3)
+        return image.at[*before, self.reach + row, self.reach + column].set(pixel)
+
     def _one_after_another(self, choose: Choose, sample_shape: tuple[int, ...]) -> Float[Array, "*s h w c"]:
         """An image whose pixels are chosen one after another."""
-        lead, reach = sample_shape + self.features.shape[:-3], self.reach
         height, width = self.features.shape[-3:-1]
-        channels = len(self.network.seen) // (2 * reach * (reach + 1))
-        seen = (slice(None),) * len(lead)
 
         def one(i: Array, image: Float[Array, "*s rows columns c"]) -> Array:
-            row, column = jnp.divmod(i, width)
-            size = (*lead, reach + 1, 2 * reach + 1, channels)
-            window = jax.lax.dynamic_slice(image, (0,) * len(lead) + (row, column, 0), size)
-            window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.seen)]
-            told = self.features[..., row, column, :][..., None, None, :]
-            pixel = self._given(self._seen(window), told)
-            chosen = choose(pixel, i)[..., 0, 0, :]
-            return image.at[*seen, reach + row, reach + column].set(chosen)
+            return self.put(i, image, choose(self.pixel(i, image), i)[..., 0, 0, :])
 
-        empty = jnp.zeros((*lead, reach + height, 2 * reach + width, channels), self.features.dtype)
-        image = jax.lax.fori_loop(0, height * width, one, empty)
-        return image[..., reach:, reach : reach + width, :]
+        image = jax.lax.fori_loop(0, height * width, one, self.empty(sample_shape))
+        return image[..., self.reach :, self.reach : self.reach + width, :]
 
 
 def _rows(x: Float[Array, "*s f"]) -> Float[Array, "r f"]:

@@ -3,7 +3,7 @@
 import math
 from typing import Protocol, TypeVar, runtime_checkable
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 # exp(±15) squared is far inside float32: with log-scales within it no output of a network makes latents infinite.
 MAX_LOG_SCALE = 15.0
@@ -23,6 +23,18 @@ class Distribution(Protocol):
 
     def mean(self) -> Float[Array, "..."]:
         """The mean: `batch_shape + event_shape`."""
+
+
+@runtime_checkable
+class DiscretePixels(Distribution, Protocol):
+    """A distribution of pixels that have levels, for entropy coding; see levels.py."""
+
+    @property
+    def pixel_levels(self) -> int:
+        """How many levels a pixel may have."""
+
+    def log_prob_between(self, low: Int[Array, "... h w c"], high: Int[Array, "... h w c"]) -> Float[Array, "... h w"]:
+        """log P(low <= level < high) of each pixel, all its channels."""
 
 
 @runtime_checkable

@@ -99,8 +99,7 @@ class MultivariateNormal:
 
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape + batch_shape`."""
-        standardised = _solve_lower(self.scale_tril, x - self.loc)
-        return -0.5 * ((standardised**2).sum(-1) + x.shape[-1] * LOG_2PI) - self.log_determinant()
+        return -0.5 * ((self.to_noise(x) ** 2).sum(-1) + x.shape[-1] * LOG_2PI) - self.log_determinant()
 
     def log_determinant(self) -> Float[Array, "*b"]:
         """log det L, half that of the covariance."""
@@ -126,6 +125,10 @@ class MultivariateNormal:
     def from_noise(self, noise: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """loc + L ε."""
         return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise)
+
+    def to_noise(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """The inverse of `from_noise`."""
+        return _solve_lower(self.scale_tril, x - self.loc)
 
     def mean(self) -> Float[Array, "*b d"]:
         """The location."""

@@ -14,17 +14,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
-from flax_vae.distributions.normal import Normal
-from flax_vae.distributions.pixels import (
+from flax_vae.distributions.levels import (
     LEVELS,
     MAX_PIXEL_LOG_SCALE,
-    Bernoulli,
     BetaBinomial,
     Categorical,
-    ContinuousBernoulli,
     DiscretizedLogistic,
     MixtureOfLogistics,
 )
+from flax_vae.distributions.normal import Normal
+from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
 from flax_vae.parts import Parts
 
 LIKELIHOODS = Parts("likelihood")

@@ -30,8 +30,8 @@ from flax_vae import (
     kl_divergence,
     log_likelihood,
 )
+from flax_vae.distributions.levels import LEVELS
 from flax_vae.distributions.normal import MultivariateNormal
-from flax_vae.distributions.pixels import LEVELS
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.objectives.terms import apply_objective
 

@@ -1,0 +1,152 @@
+"""`flax-vae compress` and `flax-vae decompress`: images to a file, and back."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from flax_vae.cli.exits import refuse_unwritable
+from flax_vae.compress import Header, compress, decompress, read_header
+from flax_vae.console import say
+from flax_vae.data.image_files import NamedImages, read_images, refuse_output, write_images
+from flax_vae.errors import UserError
+from flax_vae.machine import use_machine
+from flax_vae.runs.run import Run, load_run, run_data
+
+_PIPE = Path("-")
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Compress images without loss, to as many bits as the model's negative ELBO says: with a run whose pixels are
+    binary or have 256 levels."""
+
+    run: tyro.conf.Positional[Path]
+    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """PNG, JPEG or WebP files, folders of them, a .npy or a .npz file, or - for a .npy array on standard input; without
+    any, the run's test images."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images.fvae")
+    """File to write, or - for standard output."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if self.out != _PIPE:
+            refuse_unwritable(self.out, "")
+        stdin = sys.stdin.buffer.read() if self.images == (_PIPE,) else None
+        use_machine()
+        run = load_run(self.run)
+        found = _of_run(run, read_images(self.images, run.examples.shape[-1], stdin) if self.images else None)
+        started = time.monotonic()
+        content = compress(
+            run.vae, run.params, found.images, found.labels, len(run.class_names), found.names, self.run.name
+        )
+        seconds = time.monotonic() - started
+        _write(self.out, content)
+        header = read_header(content)
+        net = header.bits_per_dim(8 * len(content) - header.initial_bits)
+        say(
+            f"{header.images:,} images: {len(content):,} bytes, {header.bits_per_dim(8 * len(content)):.3f} bits per "
+            f"dimension; {net:.3f} without the {header.initial_bits:,} random bits of the first images' latents. "
+            f"{header.images / seconds:.0f} images/s."
+        )
+
+
+@dataclass(frozen=True)
+class Decompress:
+    """Restore the images of a file that flax-vae compress wrote, with the same model."""
+
+    run: tyro.conf.Positional[Path | None] = None
+    """The model that compressed them."""
+    file: tyro.conf.Positional[Path | None] = None
+    """The file, or - for standard input."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images")
+    """New directory for PNG files; or a .npy or .npz file; a .png file for a single image; - for a .npy array on
+    standard output."""
+    info: Path | None = None
+    """Say what is in this file, without a model."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if self.info is not None:
+            content = _read(self.info)
+            return _show(read_header(content, str(self.info)), len(content))
+        if self.run is None or self.file is None:
+            raise UserError("flax-vae decompress: name the model and the file, or --info FILE.")
+        refuse_output(self.out)
+        content = _read(self.file)
+        header = read_header(content, str(self.file))
+        use_machine()
+        run = load_run(self.run)
+        images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
+        if self.out == _PIPE:
+            np.save(sys.stdout.buffer, images)
+        else:
+            write_images(self.out, NamedImages(images, header.names, labels=labels))
+            print(self.out)
+
+
+def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
+    """Images of the shape, and with the labels, that a model takes; without any, its test images.
+
+    Raises:
+        UserError: they are of another shape, or have no such labels.
+    """
+    if named is None:
+        test = run_data(run).test
+        return NamedImages(test.images, labels=test.labels if run.class_names else None)
+    shape = run.examples.shape[1:]
+    if named.images.shape[1:] != shape:
+        sizes = (" x ".join(map(str, each)) for each in (named.images.shape[1:], shape))
+        raise UserError("The images are {}, and the model's are {}.".format(*sizes))
+    if not run.class_names:
+        return named._replace(labels=None)
+    labels = named.labels
+    if named.classes is not None and set(named.classes) <= set(run.class_names):
+        labels = np.array([run.class_names.index(name) for name in named.classes])
+    if labels is None or labels.shape != (len(named.images),) or not np.isin(labels, range(len(run.class_names))).all():
+        raise UserError(
+            f"{run.name} is conditional: give its images in folders named after their classes, "
+            f"{', '.join(run.class_names)}, or a .npz file with labels beside the images."
+        )
+    return named._replace(labels=labels)
+
+
+def _read(path: Path) -> bytes:
+    if path == _PIPE:
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    if path == _PIPE:
+        sys.stdout.buffer.write(content)
+        return
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+
+
+def _show(header: Header, size: int) -> None:
+    """Print what a file says of itself."""
+    height, width, channels = header.shape
+    lines = {
+        "images": f"{header.images:,}, {height} x {width} x {channels}, {header.levels} levels",
+        "model": f"{header.name or 'unnamed'}, sum {header.model}",
+        "size": f"{size:,} bytes, {header.bits_per_dim(8 * size):.3f} bits per dimension",
+        "without initial bits": f"{header.bits_per_dim(8 * size - header.initial_bits):.3f} bits per dimension",
+        "content": f"sum {header.content}",
+        "jax": header.jax,
+    }
+    for name, value in lines.items():
+        print(f"{name:22}{value}")

@@ -1,0 +1,236 @@
+"""Bits back with asymmetric numeral systems (Townsend et al. 2019): images on a stack of bits, block by block.
+
+To push images: pop latents under the posterior q(z | x), push the images under p(x | z), push the latents under the
+prior p(z). What popping the latents takes, -log q, comes back when the images are popped: on average the images cost
+minus the ELBO. In a hierarchy the latents of each layer are popped given those above it (Townsend et al. 2020).
+Bit-Swap's order, which pushes a layer before it pops the next (Kingma et al. 2019), is for posteriors that begin at the
+image; these begin at the top.
+
+A block pops its latents before it pushes anything. So the first block is one image, whose latents take random bits, and
+the others grow with the bits that are there.
+
+Pushing and popping need the same digits, so both run the same compiled programs, on blocks that are made up to one of a
+few sizes. Other machines round differently; in float64 by some 1e-14, which all but vanishes where parameters are
+rounded.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from flax_vae.compress import stack as stacks
+from flax_vae.compress.latents import (
+    Normals,
+    Values,
+    Warped,
+    in_units,
+    place,
+    pop_posterior,
+    pop_prior,
+    push_posterior,
+    push_prior,
+)
+from flax_vae.compress.pixels import pop_pixels, push_pixels
+from flax_vae.compress.stack import Stack
+from flax_vae.distributions import Distribution, LatentDistribution
+from flax_vae.models.protocol import Inference
+from flax_vae.models.vae import Params, bind, with_dtype
+
+Images = UInt8[np.ndarray, "n h w c"]
+Labels = Int[np.ndarray, " n"]
+_SIZES = (1, 16, 256)  # images that the programs work on at a time
+_SPARE = 64  # bits that have to be left on a stack, or what was popped from it cannot be given back
+
+
+class Block(NamedTuple):
+    """How many images a block has, and how many times 16 random bits were pushed before it."""
+
+    images: int
+    filled: int
+
+
+class Coder(NamedTuple):
+    """A model as it codes images, all of it within `jax.enable_x64`; see `coder_of`.
+
+    Attributes:
+        vae, params: the model, in float64.
+        levels: that a pixel may have, 2 or 256.
+        classes: of the labels that a conditional model is given; 0 for others.
+        shape: "h w c" of an image.
+    """
+
+    vae: nn.Module
+    params: Params
+    levels: int
+    classes: int
+    shape: tuple[int, ...]
+
+
+class _Inputs(NamedTuple):
+    images: UInt8[np.ndarray, "b h w c"]
+    context: Float[np.ndarray, "b v"] | None
+
+
+class _Latents(NamedTuple):
+    layers: "list[_Layer]"
+    values: list[Values]
+    z: Sequence[Any]
+
+
+class _Layer(NamedTuple):
+    prior: LatentDistribution
+    posterior: Normals | Warped
+    shape: tuple[int, ...]  # of a block of its latents
+
+
+def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: tuple[int, ...]) -> Coder:
+    """The model as it codes images of a shape "h w c"."""
+    in_float64 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    return Coder(with_dtype(vae, "float64"), in_float64, levels, classes, shape)
+
+
+def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
+    """Push images, and their labels if the model is conditional: the stack after each block, and the block."""
+    stack, done, count = stacks.empty(), 0, 1
+    while done < len(images):
+        some = slice(done, min(done + count, len(images)))
+        pushed = _push_block(coder, stack, images[some], labels[some], seed=done)
+        if pushed is None:
+            count //= 2
+            continue
+        stack, block, took = pushed
+        yield stack, block
+        done += block.images
+        count = int(np.clip(0.9 * (stack.num_valid_bits() - _SPARE) / took, 1, _SIZES[-1]))
+
+
+def pop_images(coder: Coder, stack: Stack, blocks: list[Block]) -> Iterator[tuple[Images, Labels]]:
+    """Pop what `push_images` pushed: the images and the labels of each block, the last one first.
+
+    Raises:
+        UserError: they are not what was pushed, since other digits were computed here.
+    """
+    done = sum(block.images for block in blocks)
+    for block in reversed(blocks):
+        done -= block.images
+        yield _pop_block(coder, stack, block, seed=done)
+    if not stack.is_empty():
+        raise stacks.other_digits()
+
+
+def _push_block(
+    coder: Coder, stack: Stack, images: Images, labels: Labels, seed: int
+) -> tuple[Stack, Block, float] | None:
+    """The stack with one more block, that block, and the bits that the latents of each image took.
+
+    None where there are too few bits for several images. For one image random ones are added.
+    """
+    count, inputs = len(images), _inputs(coder, images, labels)
+
+    def trial(filled: int) -> tuple[Stack, _Latents, int]:
+        tried = stack.clone()
+        stacks.fill(tried, filled, seed)
+        before = tried.num_valid_bits()
+        found = _layers(coder, inputs, lambda _, layer: pop_posterior(layer.posterior, tried, layer.shape, count))
+        return tried, found, before - tried.num_valid_bits()
+
+    filled = 0
+    tried, found, took = trial(filled)
+    if tried.num_valid_bits() < _SPARE:
+        if count > 1:
+            return None
+        filled = 2 * sum(values[0].size for values in found.values) + _SPARE  # enough for symbols of 24 bits
+        tried, found, took = trial(filled)
+        filled -= (tried.num_valid_bits() - 2 * _SPARE) // 16
+        tried, found, took = trial(filled)
+        while tried.num_valid_bits() < _SPARE:  # other bits drew latents that took more
+            filled += 8
+            tried, found, took = trial(filled)
+    push_pixels(tried, _likelihood(coder.vae, coder.params, inputs, found.z), _levels(coder, inputs), count)
+    for layer, values in zip(found.layers[::-1], found.values[::-1], strict=True):
+        push_prior(layer.prior, tried, values, count)
+    if coder.classes:
+        stacks.push_choices(tried, labels, _equal(count, coder.classes))
+    return tried, Block(count, filled), took / count
+
+
+def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Images, Labels]:
+    count, classes = block.images, coder.classes
+    labels = stacks.pop_choices(stack, _equal(count, classes)) if classes else np.zeros(count, np.int32)
+    unknown = _inputs(coder, np.zeros((count, *coder.shape), np.uint8), labels)
+    drawn = _layers(coder, unknown, lambda _, layer: pop_prior(layer.prior, stack, layer.shape, count))
+    pixels = _likelihood(coder.vae, coder.params, unknown, drawn.z)
+    images = (pop_pixels(stack, pixels, unknown.images.shape, count)[:count] * _value(coder)).astype(np.uint8)
+    found = _layers(coder, _inputs(coder, images, labels), lambda number, _: drawn.values[number])
+    for layer, values in zip(found.layers[::-1], found.values[::-1], strict=True):
+        push_posterior(layer.posterior, stack, values, count)
+    stacks.unfill(stack, block.filled, seed)
+    return images, labels
+
+
+def _layers(coder: Coder, inputs: _Inputs, choose: Callable[[int, _Layer], Values]) -> _Latents:
+    """The layers, top first, each given those above it at the values that are chosen, by their number and the layer."""
+    z, layers, values = _no_latents(coder, inputs), [], []
+    for number, like in enumerate(z):
+        prior, posterior = _layer(coder.vae, coder.params, inputs, z, number)
+        layers.append(_Layer(prior, posterior, like.shape[1:]))
+        values.append(choose(number, layers[-1]))
+        z = (*z[:number], place(layers[-1].prior, values[-1], like), *z[number + 1 :])
+    return _Latents(layers, values, z)
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _layer(
+    vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], number: int
+) -> tuple[LatentDistribution, Normals | Warped]:
+    """A layer's prior, given the latents above, and in its units the posterior, given these and the images."""
+    layer = _infer(vae, params, inputs, z).layers[number]
+    return layer.prior, in_units(layer.posterior, layer.prior)
+
+
+@partial(jax.jit, static_argnums=0)
+def _likelihood(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Distribution:
+    """p(x | z), batch shape "1 b"."""
+    return _infer(vae, params, inputs, z).likelihood
+
+
+def _infer(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Inference:
+    """All of the model; XLA leaves out what a program does not return."""
+    return bind(vae, params, inputs.context).infer_at(inputs.images.astype(jnp.float64) / 255, tuple(z))
+
+
+def _no_latents(coder: Coder, inputs: _Inputs) -> tuple[np.ndarray, ...]:
+    """Zeros in place of the latents of each layer, "1 b ..."."""
+
+    def draw(params: Params) -> list[Array]:
+        x = jnp.zeros(inputs.images.shape)
+        return [layer.z for layer in bind(coder.vae, params, inputs.context).infer(x, jax.random.key(0)).layers]
+
+    return tuple(np.zeros(z.shape) for z in jax.eval_shape(draw, coder.params))
+
+
+def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:
+    """A whole block: images of zeros follow those that there are."""
+    missing = next(size for size in _SIZES if size >= len(images)) - len(images)
+    context = np.eye(coder.classes)[np.pad(labels, (0, missing))] if coder.classes else None
+    return _Inputs(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))), context)
+
+
+def _value(coder: Coder) -> int:
+    """Of level 1, in a uint8 image."""
+    return 255 // (coder.levels - 1)
+
+
+def _levels(coder: Coder, inputs: _Inputs) -> Int[np.ndarray, "b h w c"]:
+    return (inputs.images // _value(coder)).astype(np.int32)
+
+
+def _equal(count: int, classes: int) -> Any:
+    """Equal weights of all classes, for each image."""
+    return np.ones((count, classes), np.float32)

@@ -1,0 +1,195 @@
+"""A stack of bits to which symbols are pushed and from which they are popped, under distributions that are rounded.
+
+Popping symbols under a distribution from random bits draws from it; pushing them gives the bits back. Everything here
+is arithmetic that IEEE 754 fixes to the last bit, on parameters that come rounded, so that all machines agree.
+"""
+
+from typing import Any
+
+import constriction
+import numpy as np
+from jaxtyping import Float, Int
+
+from flax_vae.errors import UserError
+
+Stack = Any  # constriction's AnsCoder, which has no types
+Symbols = Int[np.ndarray, " n"]
+
+STEP = 2.0**-8  # between neighbouring values of a latent, in units of its prior's scale
+LIMIT = 2**11  # values on each side of the prior's location: eight times its scale
+_FINE = 64  # locations are rounded to this part of a step, and scales to as many significant values
+_BITS = constriction.stream.model.Categorical(perfect=False)
+_FILL = constriction.stream.model.Uniform(2**16)
+
+
+def empty() -> Stack:
+    """A stack without a bit."""
+    return constriction.stream.stack.AnsCoder()
+
+
+def from_words(words: Int[np.ndarray, " w"]) -> Stack:
+    """A stack of these 32-bit words."""
+    return constriction.stream.stack.AnsCoder(words)
+
+
+def fill(stack: Stack, count: int, seed: int) -> None:
+    """Push `count` times 16 random bits."""
+    stack.encode_reverse(_random(count, seed), _FILL)
+
+
+def unfill(stack: Stack, count: int, seed: int) -> None:
+    """Pop what `fill` pushed.
+
+    Raises:
+        UserError: other bits are there.
+    """
+    if count and not np.array_equal(stack.decode(_FILL, count), _random(count, seed)):
+        raise other_digits()
+
+
+def _random(count: int, seed: int) -> Symbols:
+    return np.random.Generator(np.random.Philox(seed)).integers(2**16, size=count).astype(np.int32)
+
+
+def other_digits() -> UserError:
+    """What is wrong where file and model are right, and the images come out wrong."""
+    return UserError(
+        "The images cannot be restored here: this machine, or its version of JAX, computes other digits than the one "
+        "that compressed them. Decompress them there."
+    )
+
+
+def push_choices(stack: Stack, choices: Symbols, weights: Float[np.ndarray, "n m"]) -> None:
+    """Push numbers from 0 to m - 1, each under its row of weights."""
+    stack.encode_reverse(np.ascontiguousarray(choices, np.int32), _BITS, np.ascontiguousarray(weights, np.float32))
+
+
+def pop_choices(stack: Stack, weights: Float[np.ndarray, "n m"]) -> Symbols:
+    """Pop numbers from 0 to m - 1, each under its row of weights."""
+    return stack.decode(_BITS, np.ascontiguousarray(weights, np.float32))
+
+
+def push_normals(
+    stack: Stack,
+    values: Int[np.ndarray, "..."],
+    loc: Float[np.ndarray, "..."],
+    scale: Float[np.ndarray, "..."],
+    everywhere: bool = False,
+) -> None:
+    """Push values, in steps, under normals in units of the prior's scale.
+
+    Args:
+        everywhere: whether all values have a probability, or only those within eight scales of the location. What was
+            popped one way is to be pushed the same way.
+    """
+    _push(stack, values, _rounded(loc), _rounded_scale(scale), everywhere)
+
+
+def pop_normals(
+    stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool = False
+) -> Int[np.ndarray, "..."]:
+    """Pop what `push_normals` pushes."""
+    return _pop(stack, _rounded(loc), _rounded_scale(scale), everywhere)
+
+
+def push_vectors(
+    stack: Stack,
+    values: Int[np.ndarray, "n d"],
+    loc: Float[np.ndarray, "n d"],
+    scale_tril: Float[np.ndarray, "n d d"],
+    everywhere: bool = False,
+) -> None:
+    """`push_normals` of vectors with correlated dimensions, N(loc, L Lᵀ): each given those before it."""
+    loc, lower, scale = _rounded_vectors(loc, scale_tril)
+    for j in range(loc.shape[1]):
+        _condition(loc, lower, scale, j, values[:, j])
+    for j in reversed(range(loc.shape[1])):
+        _push(stack, values[:, j], loc[:, j], scale[:, j], everywhere)
+
+
+def pop_vectors(
+    stack: Stack, loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"], everywhere: bool = False
+) -> Int[np.ndarray, "n d"]:
+    """Pop what `push_vectors` pushes."""
+    loc, lower, scale = _rounded_vectors(loc, scale_tril)
+    values = np.zeros(loc.shape, np.int32)
+    for j in range(loc.shape[1]):
+        values[:, j] = _pop(stack, loc[:, j], scale[:, j], everywhere)
+        _condition(loc, lower, scale, j, values[:, j])
+    return values
+
+
+def _condition(
+    loc: Float[np.ndarray, "n d"],
+    lower: Float[np.ndarray, "n d d"],
+    scale: Float[np.ndarray, "n d"],
+    j: int,
+    values: Symbols,
+) -> None:
+    """Move the locations of the dimensions after j by what is known of j."""
+    noise = (values - loc[:, j]) / scale[:, j]
+    loc[:, j + 1 :] += lower[:, j + 1 :, j] * noise[:, None]
+
+
+def _rounded(loc: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """In steps."""
+    return np.round(np.clip(loc / STEP, -8 * LIMIT, 8 * LIMIT) * _FINE) / _FINE
+
+
+def _rounded_scale(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """In steps, by its first binary digits."""
+    fraction, exponent = np.frexp(np.clip(scale / STEP, 1 / 16, 8 * LIMIT))
+    return np.ldexp(np.round(fraction * _FINE) / _FINE, exponent)
+
+
+def _rounded_vectors(
+    loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"]
+) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"], Float[np.ndarray, "n d"]]:
+    """Location, L and its diagonal, in steps."""
+    return _rounded(loc), _rounded(scale_tril), _rounded_scale(np.diagonal(scale_tril, axis1=1, axis2=2))
+
+
+def _windows(
+    loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool
+) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
+    """The values that have a probability: the logarithm of how many, and the first.
+
+    The library gives every value at least the smallest probability. Were that all of them, it would now and then draw
+    a latent that is far from its posterior, from which no decoder restores the image at a fair price.
+    """
+    largest = int(np.log2(2 * LIMIT))
+    sizes = np.full(loc.shape, largest) if everywhere else np.clip(np.frexp(scale)[1] + 4, 4, largest)
+    halves = 2 ** (sizes - 1)
+    begin = np.clip(np.round(loc) - halves, -LIMIT, LIMIT - 2 * halves)
+    return sizes, begin.astype(np.int32)
+
+
+def _push(
+    stack: Stack,
+    values: Int[np.ndarray, "..."],
+    loc: Float[np.ndarray, "..."],
+    scale: Float[np.ndarray, "..."],
+    everywhere: bool,
+) -> None:
+    sizes, begin = _windows(loc, scale, everywhere)
+    for size in np.unique(sizes)[::-1]:
+        at = sizes == size
+        inside = (values - begin)[at].astype(np.int32)
+        if ((inside < 0) | (inside >= 2**size)).any():
+            raise other_digits()
+        stack.encode_reverse(inside, _normal(size), (loc - begin)[at], scale[at])
+
+
+def _pop(
+    stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool
+) -> Int[np.ndarray, "..."]:
+    sizes, values = _windows(loc, scale, everywhere)
+    begin = values.copy()
+    for size in np.unique(sizes):
+        at = sizes == size
+        values[at] += stack.decode(_normal(size), (loc - begin)[at], scale[at])
+    return values
+
+
+def _normal(size: Any) -> Any:
+    return constriction.stream.model.QuantizedGaussian(0, 2 ** int(size) - 1)
