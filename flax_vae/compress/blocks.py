@@ -37,7 +37,7 @@ from flax_vae.compress.latents import (
     push_prior,
 )
 from flax_vae.compress.pixels import pop_pixels, push_pixels
-from flax_vae.compress.stack import Stack
+from flax_vae.compress.stack import SPARE, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind, with_dtype
@@ -45,7 +45,6 @@ from flax_vae.models.vae import Params, bind, with_dtype
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]
 _SIZES = (1, 16, 256)  # images that the programs work on at a time
-_SPARE = 64  # bits that have to be left on a stack, or what was popped from it cannot be given back
 
 
 class Block(NamedTuple):
@@ -107,7 +106,7 @@ def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[
         stack, block, took = pushed
         yield stack, block
         done += block.images
-        count = int(np.clip(0.9 * (stack.num_valid_bits() - _SPARE) / took, 1, _SIZES[-1]))
+        count = int(np.clip(0.9 * (stack.num_valid_bits() - SPARE) / took, 1, _SIZES[-1]))
 
 
 def pop_images(coder: Coder, stack: Stack, blocks: list[Block]) -> Iterator[tuple[Images, Labels]]:
@@ -119,7 +118,10 @@ def pop_images(coder: Coder, stack: Stack, blocks: list[Block]) -> Iterator[tupl
     done = sum(block.images for block in blocks)
     for block in reversed(blocks):
         done -= block.images
-        yield _pop_block(coder, stack, block, seed=done)
+        try:
+            yield _pop_block(coder, stack, block, seed=done)
+        except Exhausted:
+            raise stacks.other_digits() from None
     if not stack.is_empty():
         raise stacks.other_digits()
 
@@ -141,17 +143,14 @@ def _push_block(
         return tried, found, before - tried.num_valid_bits()
 
     filled = 0
-    tried, found, took = trial(filled)
-    if tried.num_valid_bits() < _SPARE:
-        if count > 1:
-            return None
-        filled = 2 * sum(values[0].size for values in found.values) + _SPARE  # enough for symbols of 24 bits
-        tried, found, took = trial(filled)
-        filled -= (tried.num_valid_bits() - 2 * _SPARE) // 16
-        tried, found, took = trial(filled)
-        while tried.num_valid_bits() < _SPARE:  # other bits drew latents that took more
-            filled += 8
+    while True:
+        try:
             tried, found, took = trial(filled)
+            break
+        except Exhausted:
+            if count > 1:
+                return None
+            filled += filled // 8 + 4
     push_pixels(tried, _likelihood(coder.vae, coder.params, inputs, found.z), _levels(coder, inputs), count)
     for layer, values in zip(found.layers[::-1], found.values[::-1], strict=True):
         push_prior(layer.prior, tried, values, count)

@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, UInt8, UInt32
 
 from flax_vae.errors import UserError
 from flax_vae.models.vae import Params
@@ -76,21 +76,21 @@ class Header:
         whole = (*numbers, self.classes, *self.filled)
         if not all(type(number) is int and 0 <= number < 2**31 for number in whole) or 0 in numbers or not self.counts:
             raise ValueError("a number out of range")
-        if len(self.shape) != 3 or len(self.filled) != len(self.counts):
+        if len(self.shape) != 3 or len(self.filled) != len(self.counts) or self.levels not in (2, 256):
             raise ValueError("numbers that do not go together")
         words = (self.model, self.name, self.content, self.jax, *self.names)
         if not all(isinstance(word, str) for word in words) or len(self.names) not in (0, self.images):
             raise ValueError("names that are none")
 
 
-def write(header: Header, words: Int[np.ndarray, " w"]) -> bytes:
+def write(header: Header, words: UInt32[np.ndarray, " w"]) -> bytes:
     """The file of a header and a stack."""
     about = zlib.compress(json.dumps(asdict(header), separators=(",", ":")).encode(), 9)
     content = _FIXED.pack(MAGIC, VERSION, len(about)) + about + words.astype("<u4").tobytes()
     return content + sha256(content).digest()[:_SUM]
 
 
-def read(content: bytes, name: str = "the file") -> tuple[Header, Int[np.ndarray, " w"]]:
+def read(content: bytes, name: str = "the file") -> tuple[Header, UInt32[np.ndarray, " w"]]:
     """The header and the stack of a file.
 
     Args:

@@ -23,7 +23,7 @@ from flax_vae.distributions import Flow, LatentDistribution, Mixture, Multivaria
 from flax_vae.errors import UserError
 
 _WEIGHTS = 2**20  # probabilities are rounded to this part of one
-Values = Int[np.ndarray, "n d"] | Int[np.ndarray, "n h w c"]  # of latents, in steps
+Values = Int[np.ndarray, "_b ..."]  # of the latents of a block, in steps
 
 
 class Normals(NamedTuple):

@@ -65,7 +65,7 @@ def _choose(pixels: DiscretePixels, levels: Levels, count: int, choose: Choose) 
             middle = (low + high)[..., channel] // 2
             weights = np.asarray(_halves(pixels, low, high, channel))[:count]
             upper = np.zeros(middle.shape, bool)
-            known = levels[:count, ..., channel] >= middle[:count]
+            known = (levels[:count, ..., channel] >= middle[:count]).astype(np.int32)
             upper[:count] = np.reshape(choose(weights.reshape(-1, 2), known.reshape(-1)), known.shape)
             low[..., channel] = np.where(upper, middle, low[..., channel])
             high[..., channel] = np.where(upper, high[..., channel], middle)

@@ -8,7 +8,7 @@ from typing import Any
 
 import constriction
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt32
 
 from flax_vae.errors import UserError
 
@@ -17,9 +17,14 @@ Symbols = Int[np.ndarray, " n"]
 
 STEP = 2.0**-8  # between neighbouring values of a latent, in units of its prior's scale
 LIMIT = 2**11  # values on each side of the prior's location: eight times its scale
+SPARE = 64  # bits that have to be left after whatever is popped
 _FINE = 64  # locations are rounded to this part of a step, and scales to as many significant values
 _BITS = constriction.stream.model.Categorical(perfect=False)
 _FILL = constriction.stream.model.Uniform(2**16)
+
+
+class Exhausted(Exception):
+    """A stack has too few bits left for what is popped from it to be random."""
 
 
 def empty() -> Stack:
@@ -27,7 +32,7 @@ def empty() -> Stack:
     return constriction.stream.stack.AnsCoder()
 
 
-def from_words(words: Int[np.ndarray, " w"]) -> Stack:
+def from_words(words: UInt32[np.ndarray, " w"]) -> Stack:
     """A stack of these 32-bit words."""
     return constriction.stream.stack.AnsCoder(words)
 
@@ -65,8 +70,14 @@ def push_choices(stack: Stack, choices: Symbols, weights: Float[np.ndarray, "n m
 
 
 def pop_choices(stack: Stack, weights: Float[np.ndarray, "n m"]) -> Symbols:
-    """Pop numbers from 0 to m - 1, each under its row of weights."""
-    return stack.decode(_BITS, np.ascontiguousarray(weights, np.float32))
+    """Pop numbers from 0 to m - 1, each under its row of weights.
+
+    Raises:
+        Exhausted: there are too few bits.
+    """
+    choices = stack.decode(_BITS, np.ascontiguousarray(weights, np.float32))
+    _refuse_exhausted(stack)
+    return choices
 
 
 def push_normals(
@@ -88,7 +99,11 @@ def push_normals(
 def pop_normals(
     stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool = False
 ) -> Int[np.ndarray, "..."]:
-    """Pop what `push_normals` pushes."""
+    """Pop what `push_normals` pushes.
+
+    Raises:
+        Exhausted: there are too few bits.
+    """
     return _pop(stack, _rounded(loc), _rounded_scale(scale), everywhere)
 
 
@@ -110,7 +125,11 @@ def push_vectors(
 def pop_vectors(
     stack: Stack, loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"], everywhere: bool = False
 ) -> Int[np.ndarray, "n d"]:
-    """Pop what `push_vectors` pushes."""
+    """Pop what `push_vectors` pushes.
+
+    Raises:
+        Exhausted: there are too few bits.
+    """
     loc, lower, scale = _rounded_vectors(loc, scale_tril)
     values = np.zeros(loc.shape, np.int32)
     for j in range(loc.shape[1]):
@@ -188,7 +207,13 @@ def _pop(
     for size in np.unique(sizes):
         at = sizes == size
         values[at] += stack.decode(_normal(size), (loc - begin)[at], scale[at])
+    _refuse_exhausted(stack)
     return values
+
+
+def _refuse_exhausted(stack: Stack) -> None:
+    if stack.num_valid_bits() < SPARE:
+        raise Exhausted
 
 
 def _normal(size: Any) -> Any:
