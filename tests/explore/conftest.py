@@ -1,0 +1,66 @@
+"""Chromium without a window, as installed: graphs run in it as in the page of a user."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium import webdriver
+
+from flax_vae.explore import ENGINE
+
+Run = Callable[..., list[np.ndarray]]
+PAGE = """<!doctype html>
+<meta charset="utf-8">
+<script>{engine}</script>
+<script type="application/json" id="program">{program}</script>
+<script>const functions = engine.open(JSON.parse(document.getElementById("program").textContent));</script>
+"""
+CALL = "return functions[arguments[0]](arguments[1].map((input) => Float32Array.from(input))).map((o) => Array.from(o))"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[webdriver.Chrome]:
+    """One for the session, which keeps what pages log and reaches no network."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome.execute_cdp_cmd("Network.enable", {})
+    nothing = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", nothing)
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture(scope="session")
+def open_page(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Run]:
+    """A program becomes a page, opened from its file; what comes back calls the program's functions by name.
+
+    Nothing may be logged in the page.
+    """
+    folder, scripts = tmp_path_factory.mktemp("pages"), Path(ENGINE).read_text()
+
+    def opened(program: dict[str, Any]) -> Run:
+        path = folder / "page.html"
+        path.write_text(PAGE.format(engine=scripts, program=json.dumps(program)))
+        browser.get(path.as_uri())
+        shapes = {name: [shape for _, shape in graph["outputs"]] for name, graph in program["graphs"].items()}
+
+        def run(name: str, *inputs: Any) -> list[np.ndarray]:
+            found = browser.execute_script(CALL, name, [np.ravel(each).tolist() for each in inputs])
+            assert browser.get_log("browser") == []
+            return [np.reshape(out, shape) for out, shape in zip(found, shapes[name], strict=True)]
+
+        return run
+
+    return opened
