@@ -1,6 +1,11 @@
-"""A model as graphs that run without JAX, and the engine that runs them in a web browser."""
+"""A model as graphs that run without JAX, and the engine that runs them in a web browser.
 
+program(graphs(vae, halved(params), image_shape))        # JSON: `encode`, `decode` and `sample`
+const {encode, decode, sample} = engine.open(program)    // JavaScript: the text of `ENGINE` defines `engine`
+"""
+
+from flax_vae.explore.functions import Functions, graphs
 from flax_vae.explore.graph import Graph, Weights, graph
 from flax_vae.explore.program import ENGINE, halved, program
 
-__all__ = ["ENGINE", "Graph", "Weights", "graph", "halved", "program"]
+__all__ = ["ENGINE", "Functions", "Graph", "Weights", "graph", "graphs", "halved", "program"]

@@ -1,0 +1,172 @@
+"""Models in a page are those of JAX: what they encode, decode and sample, to a ten-thousandth."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flax_vae import Config, UserError, bind, init
+from flax_vae.explore import Functions, graphs, halved, program
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRESETS, PRIORS
+from flax_vae.runs.build import make_model
+from flax_vae.runs.run import load_run
+
+Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
+SMALL, LARGE = (5, 4, 2), (28, 28, 1)
+DENSE = {"preset": "tutorial_dense(features=(8,))"}
+LADDER = "ladder(widths=(4, 6), depths=(1, 1), channels=2)"
+HEADS = ("bernoulli", "beta_binomial", "categorical", "continuous_bernoulli", "discretized_logistic",
+         "logistic_mixture", "per_pixel_normal")  # fmt: skip
+
+
+def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_dim: int = 0) -> Any:
+    """As large as they are in training, none of them 0."""
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
+    random = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
+        return np.float32(random.normal(size=leaf.shape) / np.sqrt(inputs))
+
+    return halved(jax.tree.map(draw, shapes))
+
+
+def check(
+    open_page: Open, model: nn.Module, params: Any, image_shape: tuple[int, int, int], names: str, context_dim: int = 0
+) -> None:
+    """Some functions of a model in a page, against JAX."""
+    made = program(graphs(model, params, image_shape, context_dim, names.split()))
+    run, functions, random = open_page(json.loads(json.dumps(made))), Functions(model, params), np.random.default_rng(1)
+    for name, graph in made["graphs"].items():
+        inputs = [random.normal(size=shape).astype(np.float32) for _, shape in graph["inputs"]]
+        if name == "encode":
+            inputs[0] = random.uniform(size=(1, *image_shape)).astype(np.float32)
+        if name == "sample":
+            inputs[1] = np.float32(0.8)
+        expected = jax.tree.leaves(jax.jit(getattr(functions, name))(*inputs))
+        for found, each in zip(run(name, *inputs), map(np.asarray, expected), strict=True):
+            assert found.shape == each.shape
+            assert each.std() > 1e-3
+            size = 1 if each.shape == image_shape else np.abs(each).max()
+            np.testing.assert_allclose(found, each, rtol=0, atol=1e-4 * size)
+
+
+def check_parts(open_page: Open, names: str, **parts: Any) -> None:
+    model = make_model(Config(**DENSE | {"latent_dim": 3} | parts), SMALL)
+    check(open_page, model, random_params(model, SMALL), SMALL, names)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets(preset: str, open_page: Open) -> None:
+    """At the size that they have."""
+    model = make_model(Config(preset=preset), LARGE)
+    check(open_page, model, random_params(model, LARGE), LARGE, "encode decode sample")
+
+
+@pytest.mark.parametrize(("preset", "levels"), [("tutorial_dense(features=(8,))", 1), (LADDER, 2)])
+@pytest.mark.parametrize("prior", PRIORS)
+def test_priors(prior: str, preset: str, levels: int, open_page: Open) -> None:
+    check_parts(open_page, "sample", preset=preset, prior=prior, levels=levels)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("posterior", POSTERIORS)
+def test_posteriors(posterior: str, levels: int, open_page: Open) -> None:
+    check_parts(open_page, "encode", posterior=posterior, levels=levels)
+
+
+@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, *(f"autoregressive(reach=2, head={head!r})" for head in HEADS)])
+def test_likelihoods(likelihood: str, open_page: Open) -> None:
+    check_parts(open_page, "decode", likelihood=likelihood)
+
+
+def test_a_ladder_with_autoregressive_pixels(open_page: Open) -> None:
+    check_parts(open_page, "decode", preset=LADDER, likelihood="autoregressive(reach=1)")
+
+
+@pytest.mark.parametrize("preset", ["tutorial_dense", LADDER])
+def test_conditional_models(preset: str, open_page: Open) -> None:
+    """They take a context beside."""
+    model = make_model(Config(preset=preset, conditional=True), SMALL)
+    check(open_page, model, random_params(model, SMALL, 3), SMALL, "encode decode sample", context_dim=3)
+
+
+@pytest.mark.parametrize(("name", "names"), [("tutorial_conv", "encode decode"), ("mlp_vamp", "sample")])
+def test_trained_models(name: str, names: str, open_page: Open) -> None:
+    run = load_run(f"pretrained:{name}")
+    check(open_page, run.vae, halved(run.params), LARGE, names)
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_a_posterior_is_its_mean_and_covariance(posterior: str) -> None:
+    x, model = jnp.full((1, *SMALL), 0.3), make_model(Config(**DENSE, latent_dim=2, posterior=posterior), SMALL)
+    params = random_params(model, SMALL)
+    centre, scale = jax.jit(Functions(model, params).encode)(x)
+    q = jax.jit(lambda x: bind(model, params).encode(x))(x)
+    np.testing.assert_allclose(centre, q.mean()[0], rtol=1e-5)
+    expected = np.diag(np.exp(q.log_scale[0])) if posterior == "diagonal" else q.scale_tril[0]
+    np.testing.assert_allclose(scale, expected, rtol=1e-5)
+
+
+def test_below_the_top_of_a_ladder_latents_are_the_means_of_their_priors() -> None:
+    """As `infer_top` has it, here with a posterior of the top that is all at its mean."""
+    ladder = make_model(Config(preset=LADDER, latent_dim=2), SMALL)
+    params = random_params(ladder, SMALL)
+    head = params["posterior"]["log_var"]
+    narrow = {"kernel": jnp.zeros_like(head["kernel"]), "bias": jnp.full_like(head["bias"], -30.0)}
+    params = params | {"posterior": params["posterior"] | {"log_var": narrow}}
+
+    def images(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        top = bind(ladder, params).encode(x).mean()
+        alone = bind(ladder, params).infer_top(x, jax.random.key(0), 1).likelihood
+        return Functions(ladder, params).decode(top), alone.mean()[0, 0]
+
+    np.testing.assert_allclose(*jax.jit(images)(jnp.full((1, *SMALL), 0.3)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("preset", "prior", "size"),
+    [("tutorial_dense", "normal", 3), ("tutorial_dense", "mixture", 4), (LADDER, "flow", 3 + 2 * (2 * 1 + 3 * 2))],
+)
+def test_noise_is_what_a_sample_is_made_of(preset: str, prior: str, size: int) -> None:
+    """As many numbers as there are latents, and one to choose a component by; at temperature 0 the rest is none."""
+    model = make_model(Config(preset=preset, prior=prior, latent_dim=3), SMALL)
+    functions = Functions(model, random_params(model, SMALL))
+    assert functions.sizes() == (3, size)
+    noise = jnp.full((1, size), -1.0)
+    sample = jax.jit(functions.sample)
+    cold, hot = (
+        [sample(each, jnp.float32(temperature)) for each in (noise, noise.at[:, 1:].set(-2.0))]
+        for temperature in (0.0, 1.0)
+    )
+    jax.tree.map(np.testing.assert_allclose, *cold)
+    assert all(np.abs(one - other).max() > 1e-3 for one, other in zip(*hot, strict=True))
+
+
+class Sorted(nn.Module):
+    """An encoder that does what the engine cannot."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return jnp.sort(x.reshape(len(x), -1))
+
+
+def test_what_the_engine_cannot_compute_is_named() -> None:
+    model = make_model(Config(preset="tutorial_dense", latent_dim=2), SMALL)
+    own = model.clone(encoder=Sorted())
+    with pytest.raises(UserError, match="the model computes 'sort'"):
+        graphs(own, random_params(own, SMALL), SMALL)
+
+
+def test_a_model_without_a_latent_vector_is_refused() -> None:
+    class Other(nn.Module):
+        def infer(self) -> None:
+            pass
+
+    with pytest.raises(UserError, match="explore needs a model with one latent vector"):
+        graphs(Other(), {}, SMALL)
