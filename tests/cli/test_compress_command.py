@@ -1,0 +1,168 @@
+"""`flax-vae compress` and `flax-vae decompress` as a user runs them."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flax_vae import Config, fit, load_run
+from flax_vae.cli.main import main
+
+pytestmark = pytest.mark.quick_compile
+
+MODEL = "pretrained:mlp"
+
+
+@pytest.fixture
+def binary(images: np.ndarray) -> np.ndarray:
+    """Six real images in black and white."""
+    return np.where(images[:6] > 127, np.uint8(255), np.uint8(0))
+
+
+@pytest.fixture
+def folder(binary: np.ndarray, tmp_path: Path) -> Path:
+    """Five of them as files, in folders of two classes."""
+    for i, image in enumerate(binary[:5]):
+        path = tmp_path / "photos" / ("shoes" if i < 3 else "hats") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    return tmp_path / "photos"
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_a_folder_and_a_file_come_back_by_their_names(
+    folder: Path, binary: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(binary[5, ..., 0]).save(tmp_path / "one.png")
+    file, out = str(tmp_path / "all.fvae"), tmp_path / "back"
+    assert main(["compress", MODEL, str(folder), str(tmp_path / "one.png"), "-o", file]) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"6 images: {Path(file).stat().st_size:,} bytes, ")
+    assert " bits per dimension; " in said
+    assert main(["decompress", MODEL, file, "-o", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    restored = {path.relative_to(out).as_posix(): pixels(path) for path in out.rglob("*.png")}
+    names = ["hats/3.png", "hats/4.png", "one.png", "shoes/0.png", "shoes/1.png", "shoes/2.png"]
+    assert sorted(restored) == names
+    for name in names[:2] + names[3:]:
+        np.testing.assert_array_equal(restored[name], pixels(folder / name))
+    np.testing.assert_array_equal(restored["one.png"], binary[5, ..., 0])
+
+
+def test_one_image_alone(binary: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(binary[0, ..., 0]).save(tmp_path / "one.png")
+    file, back = str(tmp_path / "one.fvae"), tmp_path / "back.png"
+    assert main(["compress", MODEL, str(tmp_path / "one.png"), "--out", file]) == 0
+    assert main(["decompress", MODEL, file, "--out", str(back)]) == 0
+    np.testing.assert_array_equal(pixels(back), binary[0, ..., 0])
+
+
+def test_an_array_through_pipes(binary: np.ndarray, tmp_path: Path) -> None:
+    given = io.BytesIO()
+    np.save(given, binary)
+    program = [sys.executable, "-m", "flax_vae"]
+    pipe = {"cwd": tmp_path, "check": True, "capture_output": True, "timeout": 200}
+    compressed = subprocess.run([*program, "compress", MODEL, "-", "-o", "-"], input=given.getvalue(), **pipe)
+    assert len(compressed.stdout) < 1000
+    restored = subprocess.run([*program, "decompress", MODEL, "-", "-o", "-"], input=compressed.stdout, **pipe)
+    np.testing.assert_array_equal(np.load(io.BytesIO(restored.stdout)), binary)
+
+
+def test_a_file_says_what_is_in_it(binary: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "images.npy", binary)
+    file = tmp_path / "images.fvae"
+    assert main(["compress", MODEL, str(tmp_path / "images.npy"), "-o", str(file)]) == 0
+    assert main(["decompress", "--info", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "6, 28 x 28 x 1, 2 levels" in said
+    assert "pretrained:mlp, sum " in said
+    assert f"{file.stat().st_size:,} bytes" in said
+
+
+def test_a_conditional_model_takes_classes_by_their_names(few_images: Path, tmp_path: Path) -> None:
+    """Labels come from folders or from a .npz, and go back into one."""
+    config = Config(preset="tutorial_dense(features=(8,))", dataset=str(few_images), epochs=1, conditional=True,
+                    likelihood="discretized_logistic")  # fmt: skip
+    run = fit(config, tmp_path / "run")
+    assert run.class_names == tuple("0123456789")
+    named, labelled = tmp_path / "named", tmp_path / "labelled.npz"
+    for label, image in zip((7, 2, 7), run.examples, strict=False):
+        path = named / str(label) / f"{image.sum()}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0]).save(path)
+    np.savez(labelled, images=run.examples[:3], labels=np.array([7, 2, 7]))
+    for given, labels in ((named, [2, 7, 7]), (labelled, [7, 2, 7])):
+        file, back = str(tmp_path / "file.fvae"), tmp_path / "back.npz"
+        assert main(["compress", run.name, str(given), "-o", file]) == 0
+        assert main(["decompress", run.name, file, "-o", str(back)]) == 0
+        with np.load(back) as found:
+            assert found["labels"].tolist() == labels
+            assert set(found["images"].sum((1, 2, 3))) == set(run.examples[:3].astype(np.uint64).sum((1, 2, 3)))
+    assert main(["compress", run.name, "-o", file]) == 0  # its test images
+    assert main(["decompress", run.name, file, "-o", str(back)]) == 0
+    with np.load(few_images) as data, np.load(back) as found:
+        np.testing.assert_array_equal(found["images"][..., 0], data["x_test"])
+        np.testing.assert_array_equal(found["labels"], data["y_test"])
+
+
+def test_what_cannot_be_done_is_one_line(
+    folder: Path, binary: np.ndarray, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, whole, cut = tmp_path / "images.fvae", tmp_path / "images.npy", tmp_path / "cut.fvae"
+    np.save(whole, binary)
+    assert main(["compress", MODEL, str(whole), "-o", str(file)]) == 0
+    cut.write_bytes(file.read_bytes()[:-5])
+    np.save(tmp_path / "grey.npy", images)
+    np.save(tmp_path / "small.npy", binary[:, :20])
+    np.save(tmp_path / "floats.npy", binary / 255)
+    Image.new("RGBA", (28, 28), (255, 0, 0, 100)).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((28, 28), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "text.txt").write_text("no image")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    capsys.readouterr()
+    for words, said in {
+        ("compress", MODEL, "grey.npy"): "pixels are 0 or 1, and these images have values between",
+        ("compress", MODEL, "small.npy"): "The images are 20 x 28 x 1, and the model's are 28 x 28 x 1.",
+        ("compress", MODEL, "floats.npy"): "images are uint8",
+        ("compress", MODEL, "clear.png"): "has transparency, which would be lost",
+        ("compress", MODEL, "deep.png"): "has more than 8 bits, which would be lost",
+        ("compress", MODEL, "text.txt"): "images are PNG, JPEG or WebP files",
+        ("compress", MODEL, "nothing.png"): "no such file or folder",
+        ("compress", MODEL, "images.npy", "-o", "no/such/place.fvae"): "is not a directory to write place.fvae to",
+        ("compress", "pretrained:nobody", "images.npy"): "There is no pretrained model 'nobody'",
+        ("decompress", "pretrained:mlp_vamp", "images.fvae"): "was compressed by another model, pretrained:mlp ",
+        ("decompress", MODEL, "cut.fvae", "-o", "new"): "cut.fvae is damaged or cut off",
+        ("decompress", MODEL, "text.txt", "-o", "new"): "text.txt is no file that flax-vae compress wrote",
+        ("decompress", MODEL, "nothing.fvae", "-o", "new"): "nothing.fvae cannot be read: No such file or directory",
+        ("decompress", MODEL, "images.fvae", "-o", "full"): "full is there already",
+        ("decompress", MODEL, "images.fvae", "-o", "one.png"): "there are 6 images",
+        ("decompress", MODEL): "name the model and the file, or --info FILE",
+    }.items():
+        at = [str(tmp_path / word) if (tmp_path / word).exists() or "." in word or word in ("new", "full") else word
+              for word in words]  # fmt: skip
+        at = [word.replace(f"{tmp_path}/pretrained", "pretrained") for word in at]
+        assert main(at) == 2, words
+        err = capsys.readouterr().err
+        assert said in err, (words, err)
+        assert err.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["mine.txt"]
+
+
+def test_names_that_lead_elsewhere_are_refused(binary: np.ndarray, tmp_path: Path) -> None:
+    """In a file that a stranger made."""
+    from flax_vae.compress import compress
+
+    run = load_run(MODEL)
+    for name in ("../out.png", "/tmp/out.png", "a/../../out.png"):
+        (tmp_path / "file.fvae").write_bytes(compress(run.vae, run.params, binary[:1], names=(name,)))
+        assert main(["decompress", MODEL, str(tmp_path / "file.fvae"), "-o", str(tmp_path / "out")]) == 2
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file.fvae"]
