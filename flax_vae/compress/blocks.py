@@ -62,6 +62,7 @@ class Coder(NamedTuple):
         levels: that a pixel may have, 2 or 256.
         classes: of the labels that a conditional model is given; 0 for others.
         shape: "h w c" of an image.
+        latents: shapes of the latents of each layer, "1 b ..." for one image.
     """
 
     vae: nn.Module
@@ -69,6 +70,7 @@ class Coder(NamedTuple):
     levels: int
     classes: int
     shape: tuple[int, ...]
+    latents: tuple[tuple[int, ...], ...]
 
 
 class _Inputs(NamedTuple):
@@ -76,29 +78,32 @@ class _Inputs(NamedTuple):
     context: Float[np.ndarray, "b v"] | None
 
 
-class _Latents(NamedTuple):
-    layers: "list[_Layer]"
-    values: list[Values]
-    z: Sequence[Any]
-
-
 class _Layer(NamedTuple):
+    """A layer of a block: its prior, and its values, given the latents `above`; zeros are for those below."""
+
     prior: LatentDistribution
-    posterior: Normals | Warped
-    shape: tuple[int, ...]  # of a block of its latents
+    above: Sequence[Any]
+    values: Values
 
 
 def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: tuple[int, ...]) -> Coder:
     """The model as it codes images of a shape "h w c"."""
-    in_float64 = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-    return Coder(with_dtype(vae, "float64"), in_float64, levels, classes, shape)
+    vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    context = np.zeros((1, classes)) if classes else None
+
+    def draw(x: Array) -> list[Array]:
+        return [layer.z for layer in bind(vae, params, context).infer(x, jax.random.key(0)).layers]
+
+    latents = tuple(z.shape for z in jax.eval_shape(draw, np.zeros((1, *shape))))
+    return Coder(vae, params, levels, classes, shape, latents)
 
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
     """Push images, and their labels if the model is conditional: the stack after each block, and the block."""
     stack, done, count = stacks.empty(), 0, 1
     while done < len(images):
-        some = slice(done, min(done + count, len(images)))
+        count = min(count, len(images) - done)
+        some = slice(done, done + count)
         pushed = _push_block(coder, stack, images[some], labels[some], seed=done)
         if pushed is None:
             count //= 2
@@ -135,25 +140,30 @@ def _push_block(
     """
     count, inputs = len(images), _inputs(coder, images, labels)
 
-    def trial(filled: int) -> tuple[Stack, _Latents, int]:
+    def trial(filled: int) -> tuple[Stack, list[_Layer], Sequence[Any]]:
         tried = stack.clone()
         stacks.fill(tried, filled, seed)
-        before = tried.num_valid_bits()
-        found = _layers(coder, inputs, lambda _, layer: pop_posterior(layer.posterior, tried, layer.shape, count))
-        return tried, found, before - tried.num_valid_bits()
+
+        def draw(prior: LatentDistribution, above: Sequence[Any], number: int) -> Values:
+            posterior = _posterior(coder.vae, coder.params, inputs, above, prior, number)
+            return pop_posterior(posterior, tried, above[number].shape[1:], count)
+
+        return tried, *_layers(coder, inputs, draw)
 
     filled = 0
     while True:
         try:
-            tried, found, took = trial(filled)
+            tried, found, z = trial(filled)
             break
         except Exhausted:
             if count > 1:
                 return None
             filled += filled // 8 + 4
-    push_pixels(tried, _likelihood(coder.vae, coder.params, inputs, found.z), _levels(coder, inputs), count)
-    for layer, values in zip(found.layers[::-1], found.values[::-1], strict=True):
-        push_prior(layer.prior, tried, values, count)
+    took = stack.num_valid_bits() + 16 * filled - tried.num_valid_bits()
+    levels = (inputs.images // _value(coder)).astype(np.int32)
+    push_pixels(tried, _likelihood(coder.vae, coder.params, inputs, z), levels, count)
+    for layer in reversed(found):
+        push_prior(layer.prior, tried, layer.values, count)
     if coder.classes:
         stacks.push_choices(tried, labels, _equal(count, coder.classes))
     return tried, Block(count, filled), took / count
@@ -163,34 +173,47 @@ def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Ima
     count, classes = block.images, coder.classes
     labels = stacks.pop_choices(stack, _equal(count, classes)) if classes else np.zeros(count, np.int32)
     unknown = _inputs(coder, np.zeros((count, *coder.shape), np.uint8), labels)
-    drawn = _layers(coder, unknown, lambda _, layer: pop_prior(layer.prior, stack, layer.shape, count))
-    pixels = _likelihood(coder.vae, coder.params, unknown, drawn.z)
-    images = (pop_pixels(stack, pixels, unknown.images.shape, count)[:count] * _value(coder)).astype(np.uint8)
-    found = _layers(coder, _inputs(coder, images, labels), lambda number, _: drawn.values[number])
-    for layer, values in zip(found.layers[::-1], found.values[::-1], strict=True):
-        push_posterior(layer.posterior, stack, values, count)
+
+    def draw(prior: LatentDistribution, above: Sequence[Any], number: int) -> Values:
+        return pop_prior(prior, stack, above[number].shape[1:], count)
+
+    found, z = _layers(coder, unknown, draw)
+    levels = pop_pixels(stack, _likelihood(coder.vae, coder.params, unknown, z), unknown.images.shape, count)
+    images = (levels[:count] * _value(coder)).astype(np.uint8)
+    inputs = _inputs(coder, images, labels)
+    for number, layer in reversed(list(enumerate(found))):
+        posterior = _posterior(coder.vae, coder.params, inputs, layer.above, layer.prior, number)
+        push_posterior(posterior, stack, layer.values, count)
     stacks.unfill(stack, block.filled, seed)
     return images, labels
 
 
-def _layers(coder: Coder, inputs: _Inputs, choose: Callable[[int, _Layer], Values]) -> _Latents:
-    """The layers, top first, each given those above it at the values that are chosen, by their number and the layer."""
-    z, layers, values = _no_latents(coder, inputs), [], []
-    for number, like in enumerate(z):
-        prior, posterior = _layer(coder.vae, coder.params, inputs, z, number)
-        layers.append(_Layer(prior, posterior, like.shape[1:]))
-        values.append(choose(number, layers[-1]))
-        z = (*z[:number], place(layers[-1].prior, values[-1], like), *z[number + 1 :])
-    return _Latents(layers, values, z)
+def _layers(
+    coder: Coder, inputs: _Inputs, draw: Callable[[LatentDistribution, Sequence[Any], int], Values]
+) -> tuple[list[_Layer], Sequence[Any]]:
+    """The layers, top first, each with the values that are drawn given those above; and the latents of all."""
+    z: list[Any] = [np.zeros((1, len(inputs.images), *shape[2:])) for shape in coder.latents]
+    found = []
+    for number in range(len(z)):
+        above = tuple(z)
+        prior = _prior(coder.vae, coder.params, inputs, above, number)
+        found.append(_Layer(prior, above, draw(prior, above, number)))
+        z[number] = place(prior, found[-1].values, above[number])
+    return found, tuple(z)
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _layer(
-    vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], number: int
-) -> tuple[LatentDistribution, Normals | Warped]:
-    """A layer's prior, given the latents above, and in its units the posterior, given these and the images."""
-    layer = _infer(vae, params, inputs, z).layers[number]
-    return layer.prior, in_units(layer.posterior, layer.prior)
+def _prior(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], number: int) -> LatentDistribution:
+    """A layer's prior, given the latents above."""
+    return _infer(vae, params, inputs, z).layers[number].prior
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _posterior(
+    vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], prior: LatentDistribution, number: int
+) -> Normals | Warped:
+    """A layer's posterior, given the latents above and the images, in units of its prior."""
+    return in_units(_infer(vae, params, inputs, z).layers[number].posterior, prior)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -204,16 +227,6 @@ def _infer(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) 
     return bind(vae, params, inputs.context).infer_at(inputs.images.astype(jnp.float64) / 255, tuple(z))
 
 
-def _no_latents(coder: Coder, inputs: _Inputs) -> tuple[np.ndarray, ...]:
-    """Zeros in place of the latents of each layer, "1 b ..."."""
-
-    def draw(params: Params) -> list[Array]:
-        x = jnp.zeros(inputs.images.shape)
-        return [layer.z for layer in bind(coder.vae, params, inputs.context).infer(x, jax.random.key(0)).layers]
-
-    return tuple(np.zeros(z.shape) for z in jax.eval_shape(draw, coder.params))
-
-
 def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:
     """A whole block: images of zeros follow those that there are."""
     missing = next(size for size in _SIZES if size >= len(images)) - len(images)
@@ -224,10 +237,6 @@ def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:
 def _value(coder: Coder) -> int:
     """Of level 1, in a uint8 image."""
     return 255 // (coder.levels - 1)
-
-
-def _levels(coder: Coder, inputs: _Inputs) -> Int[np.ndarray, "b h w c"]:
-    return (inputs.images // _value(coder)).astype(np.int32)
 
 
 def _equal(count: int, classes: int) -> Any:
