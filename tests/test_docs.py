@@ -8,6 +8,7 @@ import pytest
 import tyro
 
 from flax_vae import Config
+from flax_vae.cli.compress import Compress, Decompress
 from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train, given
@@ -21,6 +22,8 @@ COMMANDS = {
     "python sample.py": Sample,
     "flax-vae evaluate": Evaluate,
     "flax-vae compare": Compare,
+    "flax-vae compress": Compress,
+    "flax-vae decompress": Decompress,
 }
 
 
@@ -36,6 +39,14 @@ def test_tour(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(shown, found)
     assert found["new"].shape == found["more"].shape == (10, 28, 28, 1)
     assert found["run"].config.objective == "elbo(beta=2.0)"
+
+
+@pytest.mark.slow
+def test_compression() -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", PAGES["compression.md"], re.DOTALL)
+    found: dict = {}
+    exec(script, found)
+    assert (found["restored"] == found["images"]).all()
 
 
 @pytest.mark.parametrize("name", PAGES)

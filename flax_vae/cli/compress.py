@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import tyro
@@ -24,6 +24,13 @@ _PIPE = Path("-")
 class Compress:
     """Compress images without loss, to as many bits as the model's negative ELBO says: with a run whose pixels are
     binary or have 256 levels."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae compress pretrained:grey                          its test images, to images.fvae
+  flax-vae compress pretrained:grey photos/ more.png -o photos.fvae
+  flax-vae compress pretrained:grey - -o - < images.npy > images.fvae
+"""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
@@ -60,14 +67,21 @@ class Compress:
 class Decompress:
     """Restore the images of a file that flax-vae compress wrote, with the same model."""
 
-    run: tyro.conf.Positional[Path | None] = None
+    examples: ClassVar[str] = """
+examples:
+  flax-vae decompress pretrained:grey photos.fvae -o photos/
+  flax-vae decompress pretrained:grey images.fvae -o images.npy
+  flax-vae decompress --info photos.fvae
+"""
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
     """The model that compressed them."""
-    file: tyro.conf.Positional[Path | None] = None
+    file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The file, or - for standard input."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images")
     """New directory for PNG files; or a .npy or .npz file; a .png file for a single image; - for a .npy array on
     standard output."""
-    info: Path | None = None
+    info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Say what is in this file, without a model."""
 
     def __call__(self) -> None:

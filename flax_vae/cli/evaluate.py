@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from json import dumps
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -20,6 +20,13 @@ from flax_vae.runs.tables import compare, show
 @dataclass(frozen=True)
 class Evaluate:
     """Measure a trained model on its test set: a table here, evaluation.json and pictures in the run directory."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae evaluate runs/latest
+  flax-vae evaluate pretrained:mlp --protocol exemplar_vae --json mlp.json
+  flax-vae evaluate runs/latest --method ais --num-images 20
+"""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
@@ -82,6 +89,11 @@ class Evaluate:
 @dataclass(frozen=True)
 class Compare:
     """Runs beside each other: a table here, and one picture of their test losses."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae compare runs/sweep/*
+"""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories, as train.py wrote them."""

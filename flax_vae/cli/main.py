@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
@@ -9,9 +10,9 @@ from flax_vae.cli.compress import Compress, Decompress
 from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.exits import run_command
 from flax_vae.cli.sample import Sample
-from flax_vae.cli.train import EXAMPLES, Train
+from flax_vae.cli.train import Train
 
-_COMMANDS = {
+_COMMANDS: dict[str, Any] = {
     "train": Train,
     "sample": Sample,
     "evaluate": Evaluate,
@@ -28,5 +29,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         lambda: tyro.extras.subcommand_cli_from_dict(
             _COMMANDS, prog="flax-vae", args=argv, config=(tyro.conf.DisallowNone,)
         ),
-        EXAMPLES if argv[:1] == ["train"] else "",
+        _COMMANDS[argv[0]].examples if argv and argv[0] in _COMMANDS else "",
     )

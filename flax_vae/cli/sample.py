@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import tyro
@@ -19,6 +19,13 @@ from flax_vae.runs.samples import MODES, Wish, from_gmm
 @dataclass(frozen=True)
 class Sample:
     """Make images with a trained model, from its run directory alone."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae sample runs/latest                          ten new images in samples.png
+  flax-vae sample runs/latest --mode grid              the latent plane, 30 x 30
+  flax-vae sample pretrained:grey --num-samples 100 --temperature 0.8 --npy samples.npy
+"""
 
     run: tyro.conf.Positional[Path]
     """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
@@ -72,4 +79,4 @@ class Sample:
 
 def make_samples(argv: Sequence[str] | None = None) -> int:
     """Run `sample.py`; returns the exit code."""
-    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"))
+    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), Sample.examples)

@@ -118,6 +118,7 @@ Train: Any = make_dataclass(
     frozen=True,
     namespace={"__call__": _run},
 )
+Train.examples = EXAMPLES
 Train.__doc__ = """Train a variational autoencoder and look at it.
 
 Without a flag: a gated MLP with two latent dimensions on Fashion-MNIST, in about a minute on two cores. The run

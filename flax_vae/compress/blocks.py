@@ -10,7 +10,7 @@ A block pops its latents before it pushes anything. So the first block is one im
 the others grow with the bits that are there.
 
 Pushing and popping need the same digits, so both run the same compiled programs, on blocks that are made up to one of a
-few sizes. Other machines round differently; in float64 by some 1e-14, which all but vanishes where parameters are
+few sizes. Other machines round differently; in float64 by some 1e-15, which all but vanishes where parameters are
 rounded.
 """
 
