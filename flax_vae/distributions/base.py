@@ -48,6 +48,9 @@ class LatentDistribution(Distribution, Protocol):
     def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
         """The draw that noise ε ~ N(0, I), `sample_shape + batch_shape + noise_shape`, becomes."""
 
+    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """That draw and its log-density, which is often known with the noise."""
+
     def sample_and_log_prob(
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

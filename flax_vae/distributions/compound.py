@@ -67,6 +67,13 @@ class Mixture:
         draws = self.components.from_noise(noise[..., None, 1:])
         return jnp.take_along_axis(draws, which[..., None, None], axis=-2)[..., 0, :]
 
+    def from_noise_and_log_prob(
+        self, noise: Float[Array, "... n"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """The draw that noise becomes, and its log-density."""
+        x = self.from_noise(noise)
+        return x, self.log_prob(x)
+
     def mean(self) -> Float[Array, " d"]:
         """Mean of the components' means, with their weights."""
         return jax.nn.softmax(self.logits) @ self.components.mean()
@@ -104,9 +111,7 @@ class Flow:
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
         """A draw, and its log-density from ε: f is not inverted."""
-        noise, log_prob = self.base.sample_and_log_prob(key, sample_shape)
-        z, log_determinant = self.forward(noise)
-        return z, log_prob - log_determinant
+        return self._forward(*self.base.sample_and_log_prob(key, sample_shape))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -115,7 +120,19 @@ class Flow:
 
     def from_noise(self, noise: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """f of the base's draw."""
-        return self.forward(self.base.from_noise(noise))[0]
+        return self.from_noise_and_log_prob(noise)[0]
+
+    def from_noise_and_log_prob(
+        self, noise: Float[Array, "... d"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """The draw that noise becomes, and its log-density: f is not inverted."""
+        return self._forward(*self.base.from_noise_and_log_prob(noise))
+
+    def _forward(
+        self, noise: Float[Array, "... d"], log_prob: Float[Array, "..."]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        z, log_determinant = self.forward(noise)
+        return z, log_prob - log_determinant
 
     def mean(self) -> Float[Array, "... d"]:
         """Where the base's mean goes, f(E ε): the mean itself, E f(ε), has no closed form."""
@@ -179,12 +196,18 @@ class Chain:
 
     def from_noise(self, noise: Float[Array, "... n"]) -> Float[Array, "... d"]:
         """Layer after layer."""
+        return self.from_noise_and_log_prob(noise)[0]
+
+    def from_noise_and_log_prob(
+        self, noise: Float[Array, "... n"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """The draw of all layers that noise becomes, and its log-density."""
         begin = self.top.noise_shape[0]
-        z = self.top.from_noise(noise[..., :begin])
+        z, log_prob = self.top.from_noise_and_log_prob(noise[..., :begin])
         for conditional, size in zip(self.below, self.latent_dims[1:], strict=True):
-            below = self._given(conditional, z).from_noise(noise[..., begin : begin + size])
-            z, begin = jnp.concatenate([z, below], axis=-1), begin + size
-        return z
+            below, more = self._given(conditional, z).from_noise_and_log_prob(noise[..., begin : begin + size])
+            z, log_prob, begin = jnp.concatenate([z, below], axis=-1), log_prob + more, begin + size
+        return z, log_prob
 
     def draw_layers(self, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> "list[Draw]":
         """A draw of each layer given those above it: see the function of this name."""

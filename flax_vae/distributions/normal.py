@@ -39,9 +39,7 @@ class Normal:
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """A reparameterised draw, and its log-density from ε: no digit is lost by way of the draw."""
-        noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
-        log_prob = sum_event(-0.5 * (noise**2 + LOG_2PI) - self.log_scale, self.event_ndim)
-        return self.from_noise(noise), log_prob
+        return self.from_noise_and_log_prob(jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -51,6 +49,11 @@ class Normal:
     def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
         """loc + exp(log_scale)·ε."""
         return self.loc + jnp.exp(self.log_scale) * noise
+
+    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """The draw that noise becomes, and its log-density from ε."""
+        log_prob = sum_event(-0.5 * (noise**2 + LOG_2PI) - self.log_scale, self.event_ndim)
+        return self.from_noise(noise), log_prob
 
     def mean(self) -> Float[Array, "..."]:
         """The location: `batch_shape + event_shape`."""
@@ -113,9 +116,7 @@ class MultivariateNormal:
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
         """A reparameterised draw, and its log-density from ε: no linear system is solved."""
-        noise = jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype)
-        log_prob = -0.5 * ((noise**2).sum(-1) + noise.shape[-1] * LOG_2PI) - self.log_determinant()
-        return self.from_noise(noise), log_prob
+        return self.from_noise_and_log_prob(jax.random.normal(key, sample_shape + self.loc.shape, self.loc.dtype))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -129,6 +130,13 @@ class MultivariateNormal:
     def to_noise(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """The inverse of `from_noise`."""
         return _solve_lower(self.scale_tril, x - self.loc)
+
+    def from_noise_and_log_prob(
+        self, noise: Float[Array, "... d"]
+    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+        """The draw that noise becomes, and its log-density from ε."""
+        log_prob = -0.5 * ((noise**2).sum(-1) + noise.shape[-1] * LOG_2PI) - self.log_determinant()
+        return self.from_noise(noise), log_prob
 
     def mean(self) -> Float[Array, "*b d"]:
         """The location."""

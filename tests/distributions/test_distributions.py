@@ -304,6 +304,16 @@ def test_noise_becomes_a_draw(distribution: Callable[[], Any]) -> None:
         assert scipy.stats.ks_2samp(one, other).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("distribution", LATENTS.values(), ids=LATENTS)
+def test_the_density_of_what_noise_becomes_is_known_with_it(distribution: Callable[[], Any]) -> None:
+    p = distribution()
+    batch = jax.eval_shape(lambda: p.log_prob(p.mean())).shape
+    noise = jnp.asarray(np.random.default_rng(6).normal(size=(7, *batch, *p.noise_shape)), jnp.float32)
+    made, log_prob = p.from_noise_and_log_prob(noise)
+    np.testing.assert_array_equal(made, p.from_noise(noise))
+    np.testing.assert_allclose(log_prob, p.log_prob(made), rtol=1e-4, atol=1e-4)
+
+
 def chain() -> Chain:
     """z_1 ~ N(0, I) in two dimensions; z_2 ~ N(z_1 of both summed, e^½); z_3 ~ N(z_2 - 1, 0.5): jointly normal."""
 
