@@ -33,11 +33,13 @@ class Mixture:
     def log_prob(self, x: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Log-density in nats: `sample_shape`."""
 
-        def of_one(x: Float[Array, " d"]) -> Float[Array, ""]:
+        def of_one(x: Float[Array, "... d"]) -> Float[Array, "..."]:
             return jax.nn.logsumexp(self.components.log_prob(x) + jax.nn.log_softmax(self.logits), axis=-1)
 
         # Worked out again for the gradient, a few at a time: on CPUs what stays in the caches is three times as fast.
         rows = x.reshape(-1, x.shape[-1])
+        if not isinstance(rows.shape[0], int):  # exported for any number of them, which cannot be cut into batches
+            return of_one(x[..., None, :])
         at_once = max(1, min(len(rows), _FLOATS_AT_ONCE // (len(self.logits) * x.shape[-1])))
         return jax.lax.map(jax.checkpoint(of_one), rows, batch_size=at_once).reshape(x.shape[:-1])
 

@@ -65,7 +65,7 @@ class Ladder(nn.Module):
         return context_of(self)
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
-        return self.posterior(beside(wide(maps[-1].reshape(len(maps[-1]), -1)), self.context()))
+        return self.posterior(beside(wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
     def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
         """q(z_1 | x) of the top layer, batch shape "b"."""
@@ -191,7 +191,7 @@ class TopDown(nn.Module):
         sides = [self.patch * 2**size for size in range(len(self.widths))]
         return [(-(-self.image_shape[0] // side), -(-self.image_shape[1] // side)) for side in sides]
 
-    def _prior(self, h: Float[Array, "n h w f"], lead: tuple[int, ...], layer: str) -> Normal:
+    def _prior(self, h: Float[Array, "n h w f"], lead: tuple[Any, ...], layer: str) -> Normal:
         """p(z_l | z_<l)."""
         head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
         loc, log_scale = _two(head(silu(h)), lead)
@@ -216,7 +216,7 @@ class TopDown(nn.Module):
         return wide(depth_to_space(last(silu(h)), self.patch)[:, :height, :width])
 
 
-def _two(both: Float[Array, "n h w c2"], lead: tuple[int, ...]) -> tuple[Array, Array]:
+def _two(both: Float[Array, "n h w c2"], lead: tuple[Any, ...]) -> tuple[Array, Array]:
     """Two numbers for each latent, "k b h w c"."""
     both = wide(both)
     first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)

@@ -106,7 +106,7 @@ class TutorialConvEncoder(nn.Module):
         """Images "b h w c" of any size -> features "b 16"."""
         for features in (32, 64):
             x = convolutions.max_pool(nn.relu(Conv(features)(x)))
-        return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(len(x), -1)))
+        return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(x.shape[0], -1)))
 
 
 class TutorialConvDecoder(nn.Module):
@@ -123,7 +123,7 @@ class TutorialConvDecoder(nn.Module):
         """Latents "b d" -> images "b h w c", unbounded."""
         height, width, channels = self.image_shape
         rows, columns = -(-height // 4), -(-width // 4)
-        h = nn.relu(dense(rows * columns * 64)(z)).reshape(len(z), rows, columns, 64)
+        h = nn.relu(dense(rows * columns * 64)(z)).reshape(z.shape[0], rows, columns, 64)
         h = nn.relu(Conv(64)(h))
         h = nn.relu(Conv(32, upsample=True)(h))
         h = Conv(channels, upsample=True, bias_init=bias_init(self.output_bias, self.image_shape))(h)
@@ -196,7 +196,7 @@ class ResidualEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Images "b h w c" of any size -> features "b f"."""
-        return silu(BottomUp(self.features, blocks=1, patch=2)(x)[-1]).reshape(len(x), -1)
+        return silu(BottomUp(self.features, blocks=1, patch=2)(x)[-1]).reshape(x.shape[0], -1)
 
 
 class ResidualDecoder(nn.Module):
@@ -215,7 +215,7 @@ class ResidualDecoder(nn.Module):
         height, width, channels = self.image_shape
         *rest, first = self.features
         rows, columns = (-(-side // 2 ** len(self.features)) for side in (height, width))
-        h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(len(z), rows, columns, first))
+        h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(z.shape[0], rows, columns, first))
         for features in reversed(rest):
             h = ResidualBlock(features)(Conv(features, upsample=True)(h))
         start = bias_init(self.output_bias, self.image_shape)
@@ -254,7 +254,7 @@ class DenseEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Images "b h w c" -> features "b f"."""
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for features in self.features:
             x = self.layer(features)(x)
         return x
@@ -274,4 +274,4 @@ class DenseDecoder(nn.Module):
         for features in self.features:
             z = self.layer(features)(z)
         start = bias_init(self.output_bias, self.image_shape)
-        return dense(prod(self.image_shape), bias_init=start)(z).reshape(len(z), *self.image_shape)
+        return dense(prod(self.image_shape), bias_init=start)(z).reshape(z.shape[0], *self.image_shape)
