@@ -1,0 +1,83 @@
+"""Small models of every part with random parameters, as exports are tested on."""
+
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flax_vae import Config, init
+from flax_vae.export.functions import ModelFunction, model_functions
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRESETS, PRIORS
+from flax_vae.runs.build import make_model
+
+CLASSES = 2
+_SMALL = {
+    "gated_mlp": "gated_mlp(features=(5,))",
+    "ladder": "ladder(widths=(3,), depths=(1,), channels=2)",
+    "residual_conv": "residual_conv(features=(3, 4))",
+    "tutorial_dense": "tutorial_dense(features=(5,))",
+    "autoregressive": "autoregressive(head='logistic_mixture', reach=2, features=2, hidden=4)",
+    "flow": "flow(layers=2, hidden=4)",
+    "mixture": "mixture(components=3)",
+    "vamp": "vamp(components=3)",
+    "iaf": "iaf(hidden=4)",
+}
+
+
+class Case(NamedTuple):
+    """A model with its parameters."""
+
+    model: nn.Module
+    params: Any
+    image_shape: tuple[int, int, int]
+    context_dim: int
+
+    @property
+    def functions(self) -> dict[str, ModelFunction]:
+        return {function.name: function for function in model_functions(*self)}
+
+
+def small(name: str) -> str:
+    """The part of a name, as small as it may be; others as they are."""
+    return _SMALL.get(name, name)
+
+
+def make_case(
+    image_shape: tuple[int, int, int] = (5, 3, 1), levels: int = 1, conditional: bool = False, **parts: str
+) -> Case:
+    """A model of parts that are named, with parameters of a size at which all of them matter."""
+    written = {"preset": "tutorial_dense"} | parts
+    config = Config(
+        latent_dim=3, levels=levels, conditional=conditional, **{kind: small(name) for kind, name in written.items()}
+    )
+    model, context_dim = make_model(config, image_shape), CLASSES if conditional else 0
+    random = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
+        return jnp.asarray(random.normal(size=leaf.shape) / np.sqrt(inputs), leaf.dtype)
+
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
+    return Case(model, jax.tree.map(draw, shapes), image_shape, context_dim)
+
+
+def _cases() -> dict[str, dict[str, Any]]:
+    """Every likelihood, and with it every preset, prior and posterior in turn."""
+    turns = zip(LIKELIHOODS, cycle(PRESETS), cycle(PRIORS), cycle(POSTERIORS), cycle((1, 2)), strict=False)
+    found = {
+        "-".join(map(str, parts)): dict(
+            zip(("likelihood", "preset", "prior", "posterior", "levels"), parts, strict=True)
+        )
+        for parts in turns
+    }
+    return found | {
+        "conditional": {"conditional": True, "levels": 2},
+        "conditional ladder": {"conditional": True, "preset": "ladder", "posterior": "full"},
+        "flows at pseudo-inputs": {"prior": "vamp", "posterior": "iaf"},
+    }
+
+
+CASES = _cases()
