@@ -29,7 +29,8 @@ examples:
 """
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the Hugging Face
+    hub."""
     protocol: Literal["exemplar_vae"] | None = None
     """Measure as a published table does. exemplar_vae (Norouzi et al. 2020): 5,000 draws for each of 10,000 test
     images, binarised once, by seed 0."""

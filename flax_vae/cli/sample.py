@@ -28,7 +28,8 @@ examples:
 """
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the Hugging Face
+    hub."""
     mode: Literal["prior", "grid", "reconstruct", "interpolate", "traverse"] = "prior"
     """New images from the prior; a 30x30 grid of the latent plane; test images above their reconstructions; the way
     from one test image to another; one test image with each latent dimension moved in turn."""

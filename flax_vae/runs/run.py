@@ -11,7 +11,7 @@ from flax_vae.data import one_hot
 from flax_vae.errors import UserError
 from flax_vae.models.vae import Params, init, with_dtype
 from flax_vae.nn.networks import ImageShape
-from flax_vae.runs import artifact, checkpoints
+from flax_vae.runs import artifact, checkpoints, hub
 from flax_vae.runs.artifact import Artifact
 from flax_vae.runs.build import Data, load_data, make_model
 from flax_vae.runs.config import Binarize, Config
@@ -36,6 +36,7 @@ class Run:
         examples: a few uint8 test images "n h w c".
         class_names: of the labels that a conditional model is given; empty for others.
         labels: of the examples, for a conditional model.
+        evaluation: of a model that comes as files, what `flax-vae evaluate` had measured, or None; see `evaluation_of`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Run:
     examples: np.ndarray
     class_names: tuple[str, ...] = ()
     labels: np.ndarray | None = None
+    evaluation: Record | None = None
 
     @property
     def contexts(self) -> np.ndarray | None:
@@ -60,6 +62,8 @@ def _file(where: str | Path) -> Path | None:
     """The file of the parameters, where it is not a run directory that is named."""
     if str(where).startswith(_PRETRAINED):
         return artifact.pretrained(str(where).removeprefix(_PRETRAINED))
+    if (found := hub.parse(where)) is not None:
+        return hub.fetch(found)
     return Path(where) if Path(where).suffix == artifact.SUFFIX else None
 
 
@@ -67,14 +71,15 @@ def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
     """Open a trained model for sampling: reads arrays and JSON, executes nothing that its files say.
 
     Args:
-        where: a run directory; a .safetensors file as of `write_run`; or "pretrained:NAME", a model that comes with the
-            package. Nothing else is needed, not even the data set.
+        where: a run directory; a .safetensors file as of `write_run`; "pretrained:NAME", a model that comes with the
+            package; or "hf://OWNER/NAME", optionally with "@REVISION", one on the Hugging Face hub. Nothing else is
+            needed, not even the data set.
         vae: the model, where it was one of your own.
 
     Raises:
         UserError: nothing of the kind, a damaged one, or one of another model.
     """
-    name, file = str(where), _file(where)
+    name, file = str(hub.parse(where) or where), _file(where)
     if file is not None:
         return _from_file(name, file, vae)
     run = RunDirectory(Path(where))
@@ -100,7 +105,7 @@ def _from_file(name: str, path: Path, vae: nn.Module | None) -> Run:
         raise UserError(f"{path} is of another model: {error}.") from None
     return Run(
         name, None, found.config, model, params, found.step, [found.record], found.data, found.examples,
-        found.class_names, found.labels,
+        found.class_names, found.labels, found.evaluation,
     )  # fmt: skip
 
 
@@ -124,14 +129,19 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         The path of the parameters.
     """
     path = Path(path).with_suffix(artifact.SUFFIX)
-    evaluation = None if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
     (record,) = [record for record in run.metrics if record["step"] == run.step] or [{}]
     arrays, shape = checkpoints.named(jax.device_get(run.params)), run.examples.shape[1:]
     about = Artifact(
-        run.config, shape, arrays, run.step, run.data, record, evaluation, run.examples, run.class_names, run.labels
-    )
+        run.config, shape, arrays, run.step, run.data, record, evaluation_of(run), run.examples, run.class_names,
+        run.labels,
+    )  # fmt: skip
     artifact.write_artifact(path, about, half)
     return path
+
+
+def evaluation_of(run: Run) -> Record | None:
+    """What `flax-vae evaluate` measured of these parameters, or None."""
+    return run.evaluation if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
 
 
 def run_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0) -> Data:
