@@ -72,6 +72,7 @@ from flax_vae.objectives import (
 )
 from flax_vae.runs.config import RECIPES, Config
 from flax_vae.runs.evaluate import evaluate
+from flax_vae.runs.export import export_run, verify_export
 from flax_vae.runs.fit import fit, fit_many, resume, resume_many
 from flax_vae.runs.run import Run, load_run, write_run
 from flax_vae.runs.tables import compare
@@ -147,6 +148,7 @@ __all__ = [
     "distortion",
     "encode",
     "evaluate",
+    "export_run",
     "fit",
     "fit_many",
     "gated_mlp",
@@ -176,5 +178,6 @@ __all__ = [
     "tutorial_conv",
     "tutorial_dense",
     "use_machine",
+    "verify_export",
     "write_run",
 ]  # fmt: skip

@@ -237,8 +237,13 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     """
     name = config.preset.partition("(")[0]
     path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    refuse_used(path, ", or resume a run by --resume DIR")
+    return RunDirectory(path)
+
+
+def refuse_used(path: Path, way_out: str = "") -> None:
+    """Raise UserError unless a path does not exist yet or is an empty directory."""
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to something that does not exist: remove it, or name another --out.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already holds something: name another --out, or resume a run by --resume DIR.")
-    return RunDirectory(path)
+        raise UserError(f"{path} already holds something: name another --out{way_out}.")
