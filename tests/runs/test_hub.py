@@ -1,0 +1,141 @@
+"""Models to and from the hub, by its own client over HTTP, from a server on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from loopback_hub import COMMIT, TOKEN, Hub, serve
+
+from flax_vae import UserError, load_run, verify_export
+from flax_vae.runs import hub as hub_files
+from flax_vae.runs.artifact import pretrained
+
+NAME = "someone/a-model"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with serve(Hub()) as found:
+        yield found
+
+
+@pytest.fixture
+def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """Of a user whose hub is that server, and whose cache is empty."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return own | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+
+
+def run(*words: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *map(str, words)], env=env, capture_output=True, text=True, timeout=120)
+
+
+# Opens each of the models that are named, and says what became of it.
+OPEN = """
+import sys
+from flax_vae import UserError, load_run, use_machine
+
+use_machine()
+for name in sys.argv[1:]:
+    try:
+        run = load_run(name)
+        print("opened", run.name, run.config.preset, run.step)
+    except UserError as error:
+        print("refused", error)
+"""
+
+
+def test_what_is_pushed_is_opened_elsewhere(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
+    """The whole directory goes there; of it the two files of the model come back, and no other."""
+    out = tmp_path / "exported"
+    words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
+    done = run(*words, env=environment | {"HF_TOKEN": TOKEN})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(out), f"{hub.address}/{NAME}"]
+    pushed = hub.repositories[NAME]
+    assert pushed == {path.name: path.read_bytes() for path in out.iterdir()}
+    assert f'load_run("hf://{NAME}")' in pushed["README.md"].decode()
+    verify_export(out)
+
+    pushed["setup.py"] = b"raise SystemExit('executed')"
+    hub.asked.clear()
+    names = [f"hf://{NAME}", f"hf://{NAME}@v1", f"hf://{NAME}@{COMMIT}"]
+    done = run("-c", OPEN, *names, env=environment)
+    run_ = load_run("pretrained:mlp")
+    assert done.stdout.splitlines() == [f"opened {name} {run_.config.preset} {run_.step}" for name in names], (
+        done.stderr
+    )
+    assert hub.fetched() == {"model.safetensors", "model.json"}
+
+    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody answers there: what was downloaded still opens
+    done = run("-m", "flax_vae", "sample", f"hf://{NAME}", "--out", tmp_path / "samples.png", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "samples.png").stat().st_size > 0
+
+
+def test_what_cannot_be_opened_is_said_in_one_line(hub: Hub, environment: dict[str, str]) -> None:
+    model = pretrained("mlp")
+    files = {f"model{suffix}": model.with_suffix(suffix).read_bytes() for suffix in (".safetensors", ".json")}
+    about = json.loads(files["model.json"]) | {"format": 99}
+    hub.repositories |= {
+        "someone/else": {"README.md": b"another model"},
+        "someone/half": {"model.safetensors": files["model.safetensors"]},
+        "someone/damaged": files | {"model.safetensors": files["model.safetensors"][:-1]},
+        "someone/newer": files | {"model.json": json.dumps(about).encode()},
+        "someone/whole": files,
+    }
+    expected = {
+        "hf://someone/nothing": "hf://someone/nothing: 404 Client Error",
+        "hf://someone/whole@other": "hf://someone/whole@other: 404 Client Error",
+        "hf://someone/else": "hf://someone/else has no model.safetensors",
+        "hf://someone/half": "hf://someone/half has no model.json",
+        "hf://someone/damaged": "does not have the checksum",
+        "hf://someone/newer": "format is 99",
+        "hf://someone": "hf://someone: write hf://OWNER/NAME",
+    }
+    said = run("-c", OPEN, *expected, env=environment).stdout.splitlines()
+    assert len(said) == len(expected)
+    for line, message in zip(said, expected.values(), strict=True):
+        assert line.startswith("refused "), line
+        assert message in line
+    silent = run("-c", OPEN, "hf://someone/whole", env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "refused hf://someone/whole: the hub cannot be reached (ConnectError" in silent.stdout
+
+
+def test_a_push_that_must_fail_is_refused_before_the_work(environment: dict[str, str], tmp_path: Path) -> None:
+    words = ["-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", tmp_path / "exported"]
+    for more, message in (
+        (["--push", NAME], "--push needs a token of the hub"),
+        (["--push", "no-owner"], "--push no-owner: write OWNER/NAME"),
+    ):
+        done = run(*words, *more, env=environment)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_push_that_is_refused_leaves_the_directory(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "exported"
+    words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
+    done = run(*words, env=environment | {"HF_TOKEN": "hf_of_somebody_else"})
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert f"{out} is written, but not pushed to {NAME}: " in error
+    assert "401" in error
+    verify_export(out)
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'flax_vae\[hub\]'"):
+        load_run("hf://someone/whole")
+
+
+def test_a_path_that_has_lost_a_slash_is_understood(tmp_path: Path) -> None:
+    assert hub_files.parse(Path("hf://someone/a-model@v1")) == ("someone/a-model", "v1")
+    assert hub_files.parse(tmp_path) is None
