@@ -25,14 +25,6 @@ examples:
   flax-vae sample hf://OWNER/NAME                                   what was pushed, wherever you are
 """
 
-    examples: ClassVar[str] = """
-examples:
-  flax-vae export runs/latest --format stablehlo --out exported     functions for JAX alone, on CPUs, GPUs and TPUs
-  flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
-  flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
-  flax-vae sample hf://OWNER/NAME                                   what was pushed, wherever you are
-"""
-
     run: tyro.conf.Positional[Path]
     """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME."""
     format: ExportFormat
