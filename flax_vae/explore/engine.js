@@ -271,10 +271,14 @@ const engine = (() => {
     return bits & 0x8000 ? -size : size;
   }
 
-  /* Weights from base64: one after the other, each of [number of elements, bytes of an element], little-endian. */
-  function weightsOf(base64, table) {
+  function bytesOf(base64) {
     const text = atob(base64), bytes = new Uint8Array(text.length);
     for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+    return bytes;
+  }
+
+  /* Weights from bytes: one after the other, each of [number of elements, bytes of an element], little-endian. */
+  function weightsOf(bytes, table) {
     const data = new DataView(bytes.buffer);
     let at = 0;
     return table.map(([count, width]) => {
@@ -286,11 +290,11 @@ const engine = (() => {
     });
   }
 
-  /* The functions of a program by their names. */
+  /* The functions of a program by their names; its weights are base64, or bytes already. */
   function open({graphs, weights, table}) {
-    const numbers = weightsOf(weights, table);
+    const numbers = weightsOf(typeof weights === "string" ? bytesOf(weights) : weights, table);
     return Object.fromEntries(Object.entries(graphs).map(([name, graph]) => [name, compile(graph, numbers)]));
   }
 
-  return {compile, open, weightsOf};
+  return {bytesOf, compile, open, weightsOf};
 })();
