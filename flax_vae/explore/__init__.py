@@ -2,10 +2,12 @@
 
 program(graphs(vae, halved(params), image_shape))        # JSON: `encode`, `decode` and `sample`
 const {encode, decode, sample} = engine.open(program)    // JavaScript: the text of `ENGINE` defines `engine`
+page(vae, params, images, labels, class_names, about)    # HTML: all of that, test images, and what to explore them by
 """
 
 from flax_vae.explore.functions import Functions, graphs
 from flax_vae.explore.graph import Graph, Weights, graph
+from flax_vae.explore.page import About, page
 from flax_vae.explore.program import ENGINE, halved, program
 
-__all__ = ["ENGINE", "Functions", "Graph", "Weights", "graph", "graphs", "halved", "program"]
+__all__ = ["ENGINE", "About", "Functions", "Graph", "Weights", "graph", "graphs", "halved", "page", "program"]
