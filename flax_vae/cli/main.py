@@ -9,6 +9,7 @@ import tyro
 from flax_vae.cli.compress import Compress, Decompress
 from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.exits import run_command
+from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train
@@ -18,6 +19,7 @@ _COMMANDS: dict[str, Any] = {
     "sample": Sample,
     "evaluate": Evaluate,
     "compare": Compare,
+    "explore": Explore,
     "export": Export,
     "compress": Compress,
     "decompress": Decompress,

@@ -1,0 +1,86 @@
+"""`flax-vae explore` as a user runs it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flax_vae import Config, load_run
+from flax_vae.cli.explore import about
+from flax_vae.cli.main import main
+
+pytestmark = pytest.mark.quick_compile
+
+
+def content_of(path: Path) -> dict:
+    return json.loads(path.read_text().split('id="content">')[1].split("</script>")[0])
+
+
+def test_a_run_becomes_one_small_file(
+    trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its name, its parts and figures in it, and all test images."""
+    out = tmp_path / "a.html"
+    assert main(["explore", str(trained[0]), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    text, content = out.read_text(), content_of(out)
+    assert f"<h1>{trained[0].name}</h1>" in text
+    assert "<dt>preset</dt><dd>tutorial_dense</dd>" in text
+    assert f"<dd>{load_run(trained[0]).metrics[-1]['test_loss']:.2f}</dd>" in text
+    assert len(content["labels"]) == 100
+    assert content["classes"] == [str(i) for i in range(10)]
+    assert len(text) < 1e6
+    first = out.read_bytes()
+    assert main(["explore", str(trained[0]), "--out", str(out)]) == 0
+    assert out.read_bytes() == first
+
+
+def test_what_a_page_says_of_a_run(trained: tuple[Path, str]) -> None:
+    run = load_run(trained[0])
+    said = about(run, "few")
+    assert said.summary == "A variational autoencoder of few with 2 latent dimensions."
+    assert said.facts["step"] == f"{run.step:,}"
+    assert {"test loss", "test rate", "test distortion"} <= said.facts.keys()
+    config = Config(preset="tutorial_dense", latent_dim=1, levels=3, conditional=True)
+    other = type(run)(**(vars(run) | {"config": config, "metrics": [{}], "name": "pretrained:x"}))
+    said = about(other, "few")
+    assert said.title == "x"
+    assert said.summary.endswith(" of few with 1 latent dimension in each of 3 layers given the class.")
+    assert "test loss" not in said.facts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent"], "absent is not a run directory"),
+        (["pretrained:nothing"], "no pretrained model 'nothing'"),
+        (["RUN", "-o", "a.png"], "ends in .html"),
+        (["RUN", "-o", "absent/a.html"], "not a directory to write a.html to"),
+        (["MOVED"], "is not the data that"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str],
+    message: str,
+    trained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.chdir(home)
+    words = {"RUN": str(trained[0]), "MOVED": str(tmp_path / "moved")}
+    if "MOVED" in arguments:  # its images are others by now
+        moved = shutil.copytree(trained[0], words["MOVED"])
+        config = json.loads((Path(moved) / "config.json").read_text())
+        images = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), np.uint8)
+        np.save(tmp_path / "other.npy", images)
+        (Path(moved) / "config.json").write_text(json.dumps(config | {"dataset": str(tmp_path / "other.npy")}))
+    assert main(["explore", *(words.get(word, word) for word in arguments)]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(home.iterdir())
