@@ -10,6 +10,7 @@ import tyro
 from flax_vae import Config
 from flax_vae.cli.compress import Compress, Decompress
 from flax_vae.cli.evaluate import Compare, Evaluate
+from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train, given
@@ -23,6 +24,7 @@ COMMANDS = {
     "python sample.py": Sample,
     "flax-vae evaluate": Evaluate,
     "flax-vae compare": Compare,
+    "flax-vae explore": Explore,
     "flax-vae export": Export,
     "flax-vae compress": Compress,
     "flax-vae decompress": Decompress,

@@ -28,9 +28,9 @@ from flax_vae.explore.planes import shades as shades_of
 from flax_vae.explore.program import ENGINE, halved, program
 from flax_vae.models.vae import Params
 
-_HERE = Path(__file__).parent
+_WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")
-_SCRIPTS = (ENGINE, *(_HERE / f"{name}.js" for name in _NAMES))
+_SCRIPTS = (ENGINE, *(_WEB / f"{name}.js" for name in _NAMES))
 SHOWN, FEWEST = 1500, 100  # test images in the page
 _SPRITE_BYTES = 1_500_000  # of those images, about
 MOST_POSTERIORS = 10_000  # in the aggregated posterior
@@ -99,12 +99,12 @@ def page(
         "latents": latents,
         "program": made | {"weights": packed(base64.b64decode(made["weights"]))},
     }
-    return Template((_HERE / "page.html").read_text()).substitute(
+    return Template((_WEB / "page.html").read_text()).substitute(
         title=html.escape(about.title),
         summary=html.escape(about.summary),
         facts="".join(f"<div><dt>{html.escape(n)}</dt><dd>{html.escape(v)}</dd></div>" for n, v in about.facts.items()),
         version=html.escape(about.version),
-        style=(_HERE / "page.css").read_text(),
+        style=(_WEB / "page.css").read_text(),
         scripts="</script>\n<script>\n".join(path.read_text() for path in _SCRIPTS),
         content=embedded(content),
         shading=png(shading[..., None]),

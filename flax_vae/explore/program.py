@@ -12,7 +12,7 @@ import numpy as np
 from flax_vae.explore.graph import Graph, Weights
 from flax_vae.models.vae import Params
 
-ENGINE = Path(__file__).with_name("engine.js")  # the script that runs them
+ENGINE = Path(__file__).parent / "web" / "engine.js"  # the script that runs them
 
 
 def halved(params: Params) -> Params:

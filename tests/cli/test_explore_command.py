@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, load_run
-from flax_vae.cli.explore import about
 from flax_vae.cli.main import main
+from flax_vae.runs.explore import about
 
 pytestmark = pytest.mark.quick_compile
 
