@@ -4,6 +4,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def _clean(graph: Any) -> set[str]:
 
 def _needed(module: str) -> Any:
     try:
-        return __import__(module)
+        return import_module(module)
     except ImportError as error:
         raise UserError(f"--format onnx needs {error.name}: pip install 'flax_vae[onnx]'.") from None
 
