@@ -28,7 +28,7 @@ def progress(
     from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True))
+    bar = Progress(console=Console(stderr=True, force_jupyter=False))
     task = bar.add_task(what, total=total)
     started, done = time.monotonic(), 0
     try:
@@ -48,4 +48,4 @@ def busy(what: str) -> AbstractContextManager[object]:
     """A sign of life while something takes its time."""
     from rich.console import Console
 
-    return Console(stderr=True).status(what)
+    return Console(stderr=True, force_jupyter=False).status(what)
