@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.interpreters.partial_eval import dce_jaxpr_consts
 from jaxtyping import Float
 
 from flax_vae.explore.contractions import CONTRACTIONS
@@ -62,7 +63,7 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
         UserError: it computes something that the engine cannot.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # others may round products
-        closed = jax.make_jaxpr(function)(*examples)
+        closed = _needed(jax.make_jaxpr(function)(*examples))
         tracer = _Tracer()
         ins = [unknown(aval.shape) for aval in closed.in_avals]
         outs = [tracer.copy(value) for value in tracer.walk(closed, ins)]
@@ -70,6 +71,13 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
     code = [written.instruction(step) for step in live(tracer.code, {id(out.memory) for out in outs})]
     of_ins, of_outs = ([[written.memory(each), list(each.view.shape)] for each in values] for values in (ins, outs))
     return {"memories": written.memories, "inputs": of_ins, "outputs": of_outs, "code": code}, written.weights
+
+
+def _needed(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """What the outputs depend on, of which the engine may know all: what else is traced, it need not."""
+    keep = [False] * len(closed.consts) + [True] * len(closed.in_avals)
+    jaxpr, used, _ = dce_jaxpr_consts(closed.jaxpr, [True] * len(closed.out_avals), keep)
+    return ClosedJaxpr(jaxpr, [const for const, is_used in zip(closed.consts, used, strict=True) if is_used])
 
 
 class _Tracer(Recorder):
