@@ -1,6 +1,7 @@
 """A page of `flax_vae.explore` as one who looks at it has it, and as what its model computes."""
 
 import base64
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
@@ -83,24 +85,21 @@ class Reader:
         script = "let n = arguments[0], end = arguments[1]; const f = () => n-- ? requestAnimationFrame(f) : end(); f()"
         self.browser.execute_async_script(script, frames)
 
-    def pixels(self, canvas: str) -> np.ndarray:
-        script = """
-          const seen = document.querySelector(arguments[0]), {width, height} = seen;
-          const copy = Object.assign(document.createElement("canvas"), {width, height});
-          const context = copy.getContext("2d", {willReadFrequently: true});
-          context.drawImage(seen, 0, 0);
-          return [height, width, Array.from(context.getImageData(0, 0, width, height).data)];
-        """
-        height, width, found = self.browser.execute_script(script, canvas)
-        return np.reshape(found, (height, width, 4))
+    def pixels(self, *canvases: WebElement) -> list[np.ndarray]:
+        """Bytes of red, green, blue and alpha, "height width 4" each."""
+        urls = self.browser.execute_script("return [...arguments].map((canvas) => canvas.toDataURL())", *canvases)
+        return [np.array(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))).astype(int) for url in urls]
 
-    def image(self, canvas: str) -> np.ndarray:
-        return self.pixels(canvas)[..., : 3 if self.made.content["shape"][2] == 3 else 1]
+    def image(self, name: str) -> np.ndarray:
+        """What a canvas shows, "h w c"."""
+        return self._channels(self.pixels(self(name)))[0]
 
     def every(self, root: str) -> np.ndarray:
         """The images of a row."""
-        count = len(self(root).find_elements(By.CSS_SELECTOR, "canvas"))
-        return np.stack([self.image(f"#{root} > :nth-child({i + 1}) canvas") for i in range(count)])
+        return np.stack(self._channels(self.pixels(*self(root).find_elements(By.CSS_SELECTOR, "canvas"))))
+
+    def _channels(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        return [image[..., : 3 if self.made.content["shape"][2] == 3 else 1] for image in images]
 
     def plane(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """Width and height; the middle; half the width and half the height in units of z."""

@@ -241,7 +241,10 @@ function openPath({store, page}) {
     byId("way").textContent = `${Math.round(100 * way)} %`;
     byId("play").textContent = playing ? "Pause" : "Play";
     byId("play").setAttribute("aria-pressed", playing);
-    cells.mark(Math.round(way * (CELLS - 1)));
+  });
+  store.on("z way ends", ({z, way, ends}) => {
+    const here = between(ends, way), apart = z.some((value, j) => Math.abs(value - here[j]) > 1e-5);
+    cells.mark(apart ? -1 : Math.round(way * (CELLS - 1)));
   });
   store.on("ends context", ({ends}) => {
     page.queue.ask("film", Array.from({length: CELLS}, (_, i) => () => {
