@@ -38,13 +38,14 @@ from flax_vae.compress.latents import (
 )
 from flax_vae.compress.pixels import pop_pixels, push_pixels
 from flax_vae.compress.stack import SPARE, Exhausted, Stack
-from flax_vae.distributions import Distribution, LatentDistribution
+from flax_vae.distributions import Autoregressive, Distribution, LatentDistribution
 from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind, with_dtype
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]
-_SIZES = (1, 16, 256)  # images that the programs work on at a time
+_SIZES = (1, 16, 64)  # images that the programs work on at a time: what so few pass through stays in caches
+_SIZES_BY_PIXEL = (1, 16, 256)  # the same where each pixel is a program of its own, which many images share
 
 
 class Block(NamedTuple):
@@ -63,6 +64,7 @@ class Coder(NamedTuple):
         classes: of the labels that a conditional model is given; 0 for others.
         shape: "h w c" of an image.
         latents: shapes of the latents of each layer, "1 b ..." for one image.
+        sizes: images that the programs may work on at a time.
     """
 
     vae: nn.Module
@@ -71,6 +73,7 @@ class Coder(NamedTuple):
     classes: int
     shape: tuple[int, ...]
     latents: tuple[tuple[int, ...], ...]
+    sizes: tuple[int, ...]
 
 
 class _Inputs(NamedTuple):
@@ -91,11 +94,13 @@ def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: t
     vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     context = np.zeros((1, classes)) if classes else None
 
-    def draw(x: Array) -> list[Array]:
-        return [layer.z for layer in bind(vae, params, context).infer(x, jax.random.key(0)).layers]
+    def look(x: Array) -> tuple[list[Array], Distribution]:
+        found = bind(vae, params, context).infer(x, jax.random.key(0))
+        return [layer.z for layer in found.layers], found.likelihood
 
-    latents = tuple(z.shape for z in jax.eval_shape(draw, np.zeros((1, *shape))))
-    return Coder(vae, params, levels, classes, shape, latents)
+    z, pixels = jax.eval_shape(look, np.zeros((1, *shape)))
+    sizes = _SIZES_BY_PIXEL if isinstance(pixels, Autoregressive) else _SIZES
+    return Coder(vae, params, levels, classes, shape, tuple(each.shape for each in z), sizes)
 
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
@@ -111,7 +116,7 @@ def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[
         stack, block, took = pushed
         yield stack, block
         done += block.images
-        count = int(np.clip(0.9 * (stack.num_valid_bits() - SPARE) / took, 1, _SIZES[-1]))
+        count = int(np.clip(0.9 * (stack.num_valid_bits() - SPARE) / took, 1, coder.sizes[-1]))
 
 
 def pop_images(coder: Coder, stack: Stack, blocks: list[Block]) -> Iterator[tuple[Images, Labels]]:
@@ -229,7 +234,7 @@ def _infer(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) 
 
 def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:
     """A whole block: images of zeros follow those that there are."""
-    missing = next(size for size in _SIZES if size >= len(images)) - len(images)
+    missing = next(size for size in coder.sizes if size >= len(images)) - len(images)
     context = np.eye(coder.classes)[np.pad(labels, (0, missing))] if coder.classes else None
     return _Inputs(np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))), context)
 
