@@ -94,13 +94,16 @@ def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: t
     vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     context = np.zeros((1, classes)) if classes else None
 
-    def look(x: Array) -> tuple[list[Array], Distribution]:
-        found = bind(vae, params, context).infer(x, jax.random.key(0))
-        return [layer.z for layer in found.layers], found.likelihood
+    likelihoods: list[type] = []
 
-    z, pixels = jax.eval_shape(look, np.zeros((1, *shape)))
-    sizes = _SIZES_BY_PIXEL if isinstance(pixels, Autoregressive) else _SIZES
-    return Coder(vae, params, levels, classes, shape, tuple(each.shape for each in z), sizes)
+    def look(x: Array) -> list[Array]:
+        found = bind(vae, params, context).infer(x, jax.random.key(0))
+        likelihoods.append(type(found.likelihood))
+        return [layer.z for layer in found.layers]
+
+    latents = tuple(z.shape for z in jax.eval_shape(look, np.zeros((1, *shape))))
+    sizes = _SIZES_BY_PIXEL if Autoregressive in likelihoods else _SIZES
+    return Coder(vae, params, levels, classes, shape, latents, sizes)
 
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
