@@ -12,7 +12,7 @@ import tyro
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.compress import Header, compress, decompress, read_header
 from flax_vae.console import say
-from flax_vae.data.image_files import NamedImages, read_images, refuse_output, write_images
+from flax_vae.data.image_files import NamedImages, is_one_file, read_images, write_images
 from flax_vae.errors import UserError
 from flax_vae.machine import use_machine
 from flax_vae.runs.run import Run, load_run, run_data
@@ -91,9 +91,10 @@ examples:
             return _show(read_header(content, str(self.info)), len(content))
         if self.run is None or self.file is None:
             raise UserError("flax-vae decompress: name the model and the file, or --info FILE.")
-        refuse_output(self.out)
         content = _read(self.file)
         header = read_header(content, str(self.file))
+        if self.out != _PIPE:
+            _refuse_output(self.out, header.images)
         use_machine()
         run = load_run(self.run)
         images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
@@ -102,6 +103,18 @@ examples:
         else:
             write_images(self.out, NamedImages(images, header.names, labels=labels))
             print(self.out)
+
+
+def _refuse_output(out: Path, count: int) -> None:
+    """Raise UserError where so many restored images cannot be written, before the work is done."""
+    refuse_unwritable(out, "")
+    if is_one_file(out):
+        if out.is_dir():
+            raise UserError(f"{out} is a directory: name a file.")
+        if out.suffix.lower() == ".png" and count > 1:
+            raise UserError(f"{out}: there are {count} images: name a directory for them, or a .npy file.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is there already: name a new or empty directory for the images, or a .npy file.")
 
 
 def _of_run(run: Run, named: NamedImages | None) -> NamedImages:

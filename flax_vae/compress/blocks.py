@@ -38,7 +38,8 @@ from flax_vae.compress.latents import (
 )
 from flax_vae.compress.pixels import pop_pixels, push_pixels
 from flax_vae.compress.stack import SPARE, Exhausted, Stack
-from flax_vae.distributions import Autoregressive, Distribution, LatentDistribution
+from flax_vae.distributions import Distribution, LatentDistribution
+from flax_vae.models.likelihoods import AutoregressiveLikelihood
 from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind, with_dtype
 
@@ -94,15 +95,12 @@ def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: t
     vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
     context = np.zeros((1, classes)) if classes else None
 
-    likelihoods: list[type] = []
+    def draw(x: Array) -> list[Array]:
+        return [layer.z for layer in bind(vae, params, context).infer(x, jax.random.key(0)).layers]
 
-    def look(x: Array) -> list[Array]:
-        found = bind(vae, params, context).infer(x, jax.random.key(0))
-        likelihoods.append(type(found.likelihood))
-        return [layer.z for layer in found.layers]
-
-    latents = tuple(z.shape for z in jax.eval_shape(look, np.zeros((1, *shape))))
-    sizes = _SIZES_BY_PIXEL if Autoregressive in likelihoods else _SIZES
+    latents = tuple(z.shape for z in jax.eval_shape(draw, np.zeros((1, *shape))))
+    by_pixel = isinstance(getattr(vae, "likelihood", None), AutoregressiveLikelihood)
+    sizes = _SIZES_BY_PIXEL if by_pixel else _SIZES
     return Coder(vae, params, levels, classes, shape, latents, sizes)
 
 

@@ -120,7 +120,7 @@ def _normals(loc: Float[Array, "*b d"], columns: Float[Array, "*b d d"]) -> Norm
 
 @jax.jit
 def place(prior: LatentDistribution, values: Int[Array, "..."], like: Float[Array, "1 b ..."]) -> Array:
-    """The latents, of the shape of `like`, that so many steps of noise become."""
+    """The latents at these values of noise, in steps; in the shape of `like`."""
     return jnp.broadcast_to(units(prior).place(values * STEP), like.shape)
 
 

@@ -85,19 +85,6 @@ def _arrays(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
     return NamedImages(np.repeat(images, channels // images.shape[-1], axis=-1), labels=labels)
 
 
-def refuse_output(out: Path) -> None:
-    """Raise UserError where restored images cannot be written, before the work is done."""
-    if str(out) == "-":
-        return
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"{out.absolute().parent} is not a directory to write {out.name} to.")
-    if _is_file(out):
-        if out.is_dir():
-            raise UserError(f"{out} is a directory: name a file.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already: name a new or empty directory for the images, or a .npy file.")
-
-
 def write_images(out: Path, found: NamedImages) -> None:
     """Write images as one .npy or .npz file, as the one PNG that there is, or as PNG files in a new directory."""
     from PIL import Image
@@ -110,14 +97,13 @@ def write_images(out: Path, found: NamedImages) -> None:
         np.savez_compressed(out, **arrays)  # type: ignore[arg-type]  # its stub takes any name for the flag it has
     else:
         paths = [out] if out.suffix.lower() == ".png" else _paths(out, found)
-        if len(paths) != len(images):
-            raise UserError(f"{out}: there are {len(images)} images: name a directory for them, or a .npy file.")
         for path, image in zip(paths, images, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
-def _is_file(out: Path) -> bool:
+def is_one_file(out: Path) -> bool:
+    """Whether images go into one file of this name, not into a directory."""
     return out.suffix.lower() in (".npy", ".npz", ".png")
 
 
@@ -128,7 +114,7 @@ def _paths(out: Path, found: NamedImages) -> list[Path]:
     names = [PurePosixPath(name).with_suffix(".png") for name in found.names]
     for name in names:
         if name.is_absolute() or not set(name.parts).isdisjoint(("..", "")) or "\\" in str(name) or "\0" in str(name):
-            raise UserError(f"{out}: an image is called {str(name)!r}, which is no place in that directory.")
+            raise UserError(f"{out}: an image is called {str(name)!r}, which does not lie in that directory.")
     if len(set(names)) < len(names):
         return [out / f"{number:05}-{name.name}" for number, name in enumerate(names)]
     return [out / name for name in names]

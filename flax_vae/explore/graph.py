@@ -11,25 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
-from jax.interpreters.partial_eval import dce_jaxpr_consts
 from jaxtyping import Float
 
 from flax_vae.explore.contractions import CONTRACTIONS
 from flax_vae.explore.indexing import INDEXING
 from flax_vae.explore.memory import Instruction, Recorder, Value, known, live, loops, unknown, weight
 from flax_vae.explore.primitives import ELEMENTWISE, RULES, VIEWS, Rule, refuse
+from flax_vae.jaxprs import CALLS, needed
 
 Graph = dict[str, Any]
 Weights = list[Float[np.ndarray, " _"]]
 _COMPUTING: dict[str, Rule] = RULES | CONTRACTIONS | INDEXING
-# What calls another jaxpr once, and by which name it holds that.
-_CALLS = {
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "jit": "jaxpr",
-    "remat2": "jaxpr",
-}
 _POINTWISE = {*ELEMENTWISE, "clamp", "convert_element_type", "integer_pow", "select_n", "square"}
 
 
@@ -63,7 +55,8 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
         UserError: it computes something that the engine cannot.
     """
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # others may round products
-        closed = _needed(jax.make_jaxpr(function)(*examples))
+        # What else is traced, the engine need not know.
+        closed = needed(jax.make_jaxpr(function)(*examples))
         tracer = _Tracer()
         ins = [unknown(aval.shape) for aval in closed.in_avals]
         outs = [tracer.copy(value) for value in tracer.walk(closed, ins)]
@@ -71,13 +64,6 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
     code = [written.instruction(step) for step in live(tracer.code, {id(out.memory) for out in outs})]
     of_ins, of_outs = ([[written.memory(each), list(each.view.shape)] for each in values] for values in (ins, outs))
     return {"memories": written.memories, "inputs": of_ins, "outputs": of_outs, "code": code}, written.weights
-
-
-def _needed(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """What the outputs depend on, of which the engine may know all: what else is traced, it need not."""
-    keep = [False] * len(closed.consts) + [True] * len(closed.in_avals)
-    jaxpr, used, _ = dce_jaxpr_consts(closed.jaxpr, [True] * len(closed.out_avals), keep)
-    return ClosedJaxpr(jaxpr, [const for const, is_used in zip(closed.consts, used, strict=True) if is_used])
 
 
 class _Tracer(Recorder):
@@ -105,8 +91,8 @@ class _Tracer(Recorder):
             return self.walk(branches[int(np.clip(ins[0].view, 0, len(branches) - 1))], ins[1:])
         if name in VIEWS:
             return _listed(VIEWS[name](self, equation, *ins))
-        if name in _CALLS:
-            return self.walk(equation.params[_CALLS[name]], ins)
+        if name in CALLS:
+            return self.walk(equation.params[CALLS[name]], ins)
         if all(each.known for each in ins):
             return _evaluated(equation, ins)
         if name in ("scan", "while"):
@@ -157,8 +143,8 @@ class _Tracer(Recorder):
             consts = ins[of_test : of_test + of_body]
             self._replace(carry, self.walk(params["body_jaxpr"], [*consts, *carry]))
 
-        needed = {id(each.memory) for each in (*carry, flag)}
-        tests, body = (live(self.inside(record)[0], set(needed)) for record in (test, once))
+        kept = {id(each.memory) for each in (*carry, flag)}
+        tests, body = (live(self.inside(record)[0], set(kept)) for record in (test, once))
         self.code.append(Instruction("while", [flag], test=tests, body=body))
         return carry
 

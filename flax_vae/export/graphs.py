@@ -9,21 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.export import SymbolicScope, symbolic_shape
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
-from jax.interpreters.partial_eval import dce_jaxpr_consts
 from jaxtyping import Array
 
 from flax_vae.export.functions import ModelFunction
+from flax_vae.jaxprs import CALLS, needed
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 Rule = Callable[..., Array]
-# Calls that say how to compile or to differentiate what they hold, by the parameter that holds it.
-_CALLS = {
-    "jit": "jaxpr",
-    "remat2": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-}
 _REPEATS = "broadcast_in_dim"  # its result is larger than what it is made of
 
 
@@ -46,10 +38,7 @@ def flat_graph(function: Callable[..., Array], shapes: Shapes, rules: Mapping[st
         rules: by the name of an operation, the same written by others: (*arrays, **parameters) -> array.
     """
     nested = jax.make_jaxpr(function)(*shapes)
-    flat = jax.make_jaxpr(lambda *args: _Flat(rules or {}).results(nested, args))(*shapes)
-    keep = [False] * len(flat.consts) + [True] * len(shapes)
-    needed, used, _ = dce_jaxpr_consts(flat.jaxpr, [True], keep)
-    return ClosedJaxpr(needed, [const for const, is_used in zip(flat.consts, used, strict=True) if is_used])
+    return needed(jax.make_jaxpr(lambda *args: _Flat(rules or {}).results(nested, args))(*shapes))
 
 
 class _Value(NamedTuple):
@@ -95,8 +84,8 @@ class _Flat:
 
     def _equation(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            inner = eqn.params[_CALLS[name]]
+        if name in CALLS:
+            inner = eqn.params[CALLS[name]]
             return self._run(ClosedJaxpr(inner, []) if isinstance(inner, Jaxpr) else inner, inputs)
         key = (name, *(each.key() for each in inputs), *sorted(eqn.params.items()))
         try:

@@ -43,7 +43,7 @@ def test_a_folder_and_a_file_come_back_by_their_names(
     Image.fromarray(binary[5, ..., 0]).save(tmp_path / "one.png")
     file, out = str(tmp_path / "all.fvae"), tmp_path / "back"
     assert main(["compress", MODEL, str(folder), str(tmp_path / "one.png"), "-o", file]) == 0
-    said = capsys.readouterr().err
+    said = capsys.readouterr().err.splitlines()[-1]  # of a slow machine, after a progress bar
     assert said.startswith(f"6 images: {Path(file).stat().st_size:,} bytes, ")
     assert " bits per dimension; " in said
     assert main(["decompress", MODEL, file, "-o", str(out)]) == 0
@@ -162,7 +162,7 @@ def test_names_that_lead_elsewhere_are_refused(binary: np.ndarray, tmp_path: Pat
     from flax_vae.compress import compress
 
     run = load_run(MODEL)
-    for name in ("../out.png", "/tmp/out.png", "a/../../out.png"):
+    for name in ("../out.png", f"{tmp_path}/out.png", "a/../../out.png"):
         (tmp_path / "file.fvae").write_bytes(compress(run.vae, run.params, binary[:1], names=(name,)))
         assert main(["decompress", MODEL, str(tmp_path / "file.fvae"), "-o", str(tmp_path / "out")]) == 2
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.fvae"]
