@@ -32,6 +32,7 @@ from rich.table import Table
 
 from flax_vae import Run, bind, load_run, use_machine
 from flax_vae.compress import compress, decompress, read_header
+from flax_vae.data import one_hot
 from flax_vae.objectives import ELBO
 from flax_vae.runs.run import run_data
 
@@ -110,18 +111,21 @@ def encoders(images: np.ndarray) -> dict[str, Row]:
     return found
 
 
-def of_model(run: Run, images: np.ndarray) -> Row:
-    """Figures of a model."""
-    few, compiling = timed(lambda: compress(run.vae, run.params, images[:300]))
+def of_model(run: Run, images: np.ndarray, labels: np.ndarray | None) -> Row:
+    """Figures of a model; a conditional one keeps the labels too."""
+    classes = len(run.class_names)
+    few_labels = None if labels is None else labels[:300]
+    few, compiling = timed(lambda: compress(run.vae, run.params, images[:300], few_labels, classes))
     _, compiling_back = timed(lambda: decompress(run.vae, run.params, few))
-    content, seconds = timed(lambda: compress(run.vae, run.params, images))
-    (restored, _, _), back = timed(lambda: decompress(run.vae, run.params, content))
+    content, seconds = timed(lambda: compress(run.vae, run.params, images, labels, classes))
+    (restored, found_labels, _), back = timed(lambda: decompress(run.vae, run.params, content))
     np.testing.assert_array_equal(restored, images)
+    np.testing.assert_array_equal(found_labels, labels)
     header = read_header(content)
     net = header.bits_per_dim(8 * len(content) - header.initial_bits)
     return row(images, len(content), seconds, back) | {
         "net_bits_per_dim": net,
-        "negative_elbo": negative_elbo(run, images),
+        "negative_elbo": negative_elbo(run, images, None if labels is None else one_hot(labels, classes)),
         "initial_bits": header.initial_bits,
         "images_per_s": len(images) / seconds,
         "images_per_s_back": len(images) / back,
@@ -130,19 +134,22 @@ def of_model(run: Run, images: np.ndarray) -> Row:
     }
 
 
-def negative_elbo(run: Run, images: np.ndarray, draws: int = 4) -> float:
-    """-ELBO in bits per dimension, of some draws for each image."""
+def negative_elbo(run: Run, images: np.ndarray, contexts: np.ndarray | None, draws: int = 4) -> float:
+    """-ELBO in bits per dimension, of some draws for each image; with contexts, also the bits that say which."""
 
     @jax.jit
-    def loss(x: Any, key: Any) -> Any:
-        return ELBO()(bind(run.vae, run.params), x, key, jnp.zeros(()))[0].sum()
+    def loss(x: Any, context: Any, key: Any) -> Any:
+        return ELBO()(bind(run.vae, run.params, context), x, key, jnp.zeros(()))[0].sum()
 
     total = 0.0
     for draw in range(draws):
         for begin in range(0, len(images), 100):
-            key = jax.random.fold_in(jax.random.key(draw), begin)
-            total += float(loss(images[begin : begin + 100].astype(np.float32) / 255, key))
-    return total / draws / images.size / np.log(2)
+            some, key = slice(begin, begin + 100), jax.random.fold_in(jax.random.key(draw), begin)
+            context = None if contexts is None else contexts[some]
+            total += float(loss(images[some].astype(np.float32) / 255, context, key)) / draws
+    if contexts is not None:
+        total += len(images) * np.log(contexts.shape[1])
+    return total / images.size / np.log(2)
 
 
 def show(title: str, rows: dict[str, Row]) -> None:
@@ -163,11 +170,13 @@ def main(arguments: Arguments) -> None:
     found: dict[str, dict[str, Row]] = json.loads(file.read_text()) if file.exists() else {}
     for name in arguments.models:
         run = load_run(name)
-        images = run_data(run).test.images[: arguments.num_images]
+        test = run_data(run).test
+        images = test.images[: arguments.num_images]
+        labels = test.labels[: arguments.num_images] if run.class_names and test.labels is not None else None
         kind = "binary" if np.isin(images, (0, 255)).all() else "grey"
         if kind not in found:
             found[kind] = encoders(images)
-        found[kind][name] = of_model(run, images)
+        found[kind][Path(name).name] = of_model(run, images, labels)
         show(f"{len(images):,} {kind} images", found[kind])
         file.write_text(json.dumps(found, indent=1) + "\n")
 

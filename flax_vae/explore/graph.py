@@ -10,14 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jaxtyping import Float
 
 from flax_vae.explore.contractions import CONTRACTIONS
 from flax_vae.explore.indexing import INDEXING
 from flax_vae.explore.memory import Instruction, Recorder, Value, known, live, loops, unknown, weight
 from flax_vae.explore.primitives import ELEMENTWISE, RULES, VIEWS, Rule, refuse
-from flax_vae.jaxprs import CALLS, needed
+from flax_vae.jaxprs import interpret, needed
 
 Graph = dict[str, Any]
 Weights = list[Float[np.ndarray, " _"]]
@@ -71,16 +71,7 @@ class _Tracer(Recorder):
 
     def walk(self, jaxpr: ClosedJaxpr | Jaxpr, ins: Sequence[Value]) -> list[Value]:
         """Record a jaxpr's equations; returns its outputs."""
-        consts, inner = (jaxpr.consts, jaxpr.jaxpr) if isinstance(jaxpr, ClosedJaxpr) else ((), jaxpr)
-        values = dict(zip([*inner.constvars, *inner.invars], [*map(known, consts), *ins], strict=True))
-
-        def value(atom: Any) -> Value:
-            return _literal(atom) if isinstance(atom, Literal) else values[atom]
-
-        for equation in inner.eqns:
-            found = self._equation(equation, [value(atom) for atom in equation.invars])
-            values.update(zip(equation.outvars, found, strict=True))
-        return [value(atom) for atom in inner.outvars]
+        return interpret(jaxpr, ins, known, self._equation)
 
     def _equation(self, equation: JaxprEqn, ins: list[Value]) -> list[Value]:
         name = equation.primitive.name
@@ -91,8 +82,6 @@ class _Tracer(Recorder):
             return self.walk(branches[int(np.clip(ins[0].view, 0, len(branches) - 1))], ins[1:])
         if name in VIEWS:
             return _listed(VIEWS[name](self, equation, *ins))
-        if name in CALLS:
-            return self.walk(equation.params[CALLS[name]], ins)
         if all(each.known for each in ins):
             return _evaluated(equation, ins)
         if name in ("scan", "while"):
@@ -154,10 +143,6 @@ class _Tracer(Recorder):
         safe = [self.copy(each) if id(each.memory) in memory else each for each in new]
         for old, each in zip(carry, safe, strict=True):
             self.emit("copy", old, each)
-
-
-def _literal(atom: Any) -> Value:
-    return known(np.asarray(atom.val, atom.aval.dtype))
 
 
 def _platform(platforms: Sequence[Sequence[str] | None]) -> int:

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.export import SymbolicScope, symbolic_shape
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array
 
 from flax_vae.export.functions import ModelFunction
-from flax_vae.jaxprs import CALLS, needed
+from flax_vae.jaxprs import interpret, needed
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 Rule = Callable[..., Array]
@@ -71,23 +71,11 @@ class _Flat:
 
     def results(self, nested: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
         """What a function with calls in it gives."""
-        return [value.operand for value in self._run(nested, [_Value(arg) for arg in args])]
-
-    def _run(self, nested: ClosedJaxpr, args: Sequence[_Value]) -> list[_Value]:
-        jaxpr = nested.jaxpr
-        consts = [_Value(const, const) for const in nested.consts]
-        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-        for eqn in jaxpr.eqns:
-            results = self._equation(eqn, [_read(values, each) for each in eqn.invars])
-            values.update(zip(eqn.outvars, results, strict=True))
-        return [_read(values, each) for each in jaxpr.outvars]
+        found = interpret(nested, [_Value(arg) for arg in args], lambda array: _Value(array, array), self._equation)
+        return [value.operand for value in found]
 
     def _equation(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
-        name = eqn.primitive.name
-        if name in CALLS:
-            inner = eqn.params[CALLS[name]]
-            return self._run(ClosedJaxpr(inner, []) if isinstance(inner, Jaxpr) else inner, inputs)
-        key = (name, *(each.key() for each in inputs), *sorted(eqn.params.items()))
+        key = (eqn.primitive.name, *(each.key() for each in inputs), *sorted(eqn.params.items()))
         try:
             if key not in self._done:
                 self._done[key] = self._carry_out(eqn, inputs)
@@ -111,7 +99,3 @@ class _Flat:
         carry_out = self._rules.get(primitive.name) or primitive.bind
         found = carry_out(*values, **primitive.get_bind_params(eqn.params))
         return list(found) if primitive.multiple_results else [found]
-
-
-def _read(values: Mapping[Any, _Value], variable: Any) -> _Value:
-    return _Value(variable.val, variable.val) if isinstance(variable, Literal) else values[variable]

@@ -1,4 +1,4 @@
-"""Chromium without a window, as installed: graphs run in it as in the page of a user."""
+"""Chromium without a window, as installed: graphs run in it as in the page of a user, and so do pages."""
 
 import json
 import shutil
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from explored import Made, Make, Read, Reader, made
 from selenium import webdriver
 
 from flax_vae.explore import ENGINE
@@ -64,3 +65,37 @@ def open_page(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactor
         return run
 
     return opened
+
+
+@pytest.fixture(scope="session")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Each page once."""
+    folder, found = tmp_path_factory.mktemp("explored"), {}
+
+    def of(name: str) -> Made:
+        if name not in found:
+            found[name] = made(name, folder / f"{name}.html")
+        return found[name]
+
+    return of
+
+
+@pytest.fixture
+def read(browser: webdriver.Chrome, make: Make) -> Iterator[Read]:
+    """Open a page in a window of a size; afterwards nothing may have been logged or asked for."""
+    opened = []
+
+    def of(name: str, width: int = 1440, height: int = 1300, touch: bool = False, **media: str) -> Reader:
+        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
+        features = [{"name": f"prefers-{k.replace('_', '-')}", "value": value} for k, value in media.items()]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        opened.append(Reader(browser, make(name)))
+        return opened[-1]
+
+    yield of
+    for reader in opened[-1:]:
+        reader.quiet()
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

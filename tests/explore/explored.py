@@ -1,7 +1,8 @@
-"""A page of `flax_vae.explore` as one who looks at it has it, and as what its model computes."""
+"""Pages of `flax_vae.explore`: of which models, what those compute, and what one who looks at a page sees and does."""
 
 import base64
 import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +19,23 @@ from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from flax_vae import Config, init
 from flax_vae.data import one_hot
-from flax_vae.explore import Functions
+from flax_vae.data.fashion_mnist import CLASS_NAMES, from_subset
+from flax_vae.explore import About, Functions, halved, page
+from flax_vae.runs.build import make_model
+from flax_vae.runs.run import load_run
+
+DENSE = "tutorial_dense(features=(16,))"
+CONFIGS = {
+    "gated, of ten": {"preset": "gated_mlp(features=(16, 16))", "latent_dim": 10, "posterior": "full"},
+    "conditional": {"preset": DENSE, "latent_dim": 2, "conditional": True},
+    "ladder": {"preset": "ladder(widths=(4, 6), depths=(1, 1), channels=2)", "latent_dim": 3},
+    "layers": {"preset": DENSE, "latent_dim": 2, "levels": 2},
+    "colour": {"preset": DENSE, "latent_dim": 2, "likelihood": "discretized_logistic"},
+    "line": {"preset": DENSE, "latent_dim": 1},
+}
+ABOUT = About('a <b> & "c"', "A model.", {"preset": "</script><script>alert(1)</script>"}, "1.2")
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,44 @@ class Made:
     @cached_property
     def encode(self) -> Any:
         return jax.jit(self.functions.encode)
+
+
+def made(name: str, path: Path) -> Made:
+    if name == "tutorial":
+        run = load_run("pretrained:tutorial_conv")
+        model, params, (images, labels) = run.vae, run.params, images_of((28, 28, 1), 500)
+    else:
+        config, shape = Config(**CONFIGS[name]), (7, 6, 3 if name == "colour" else 1)
+        model, (images, labels) = make_model(config, shape), images_of(shape, 120)
+        params = _random(jax.eval_shape(lambda: init(model, jax.random.key(0), shape, 10 * config.conditional)))
+    conditional = name == "conditional"
+    batch = (images, one_hot(labels, 10)) if conditional else images
+    text = page(model, params, batch, None if name == "layers" else labels, CLASS_NAMES, ABOUT)
+    path.write_text(text)
+    return Made(path, content_of(text), Functions(model, halved(params)), labels)
+
+
+def _random(params: Any) -> Any:
+    """As large as they are in training."""
+    random = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
+        return np.float32(1.5 * random.normal(size=leaf.shape) / np.sqrt(inputs))
+
+    return jax.tree.map(draw, params)
+
+
+def content_of(text: str) -> dict[str, Any]:
+    return json.loads(text.split('id="content">')[1].split("</script>")[0])
+
+
+def images_of(shape: tuple[int, int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Test images at another size, in colour where it has three channels."""
+    data = from_subset("test", "for tests")
+    few = [np.asarray(Image.fromarray(each[..., 0]).resize(shape[1::-1])) for each in data.images[:count]]
+    tints = np.linspace(1, 0.4, shape[2])
+    return np.uint8(np.stack(few)[..., None] * tints), data.labels[:count]
 
 
 class Reader:
@@ -160,3 +214,11 @@ class Reader:
         assert self.browser.get_log("browser") == []
         names = self.browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
         assert [name for name in names if not name.startswith("data:")] == []
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    """Images of bytes, but for how numbers round."""
+    np.testing.assert_allclose(found[..., : expected.shape[-1]], expected, rtol=0, atol=1)
+
+
+Make, Read = Callable[[str], Made], Callable[..., Reader]
