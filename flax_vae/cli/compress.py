@@ -97,6 +97,7 @@ examples:
             _refuse_output(self.out, header.images)
         use_machine()
         run = load_run(self.run)
+        _refuse_shape(run, header.shape, f"The images of {self.file}")
         images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
         if self.out == _PIPE:
             np.save(sys.stdout.buffer, images)
@@ -126,10 +127,7 @@ def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
     if named is None:
         test = run_data(run).test
         return NamedImages(test.images, labels=test.labels if run.class_names else None)
-    shape = run.examples.shape[1:]
-    if named.images.shape[1:] != shape:
-        sizes = (" x ".join(map(str, each)) for each in (named.images.shape[1:], shape))
-        raise UserError("The images are {}, and the model's are {}.".format(*sizes))
+    _refuse_shape(run, named.images.shape[1:], "The images")
     if not run.class_names:
         return named._replace(labels=None)
     labels = named.labels
@@ -141,6 +139,13 @@ def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
             f"{', '.join(run.class_names)}, or a .npz file with labels beside the images."
         )
     return named._replace(labels=labels)
+
+
+def _refuse_shape(run: Run, shape: tuple[int, ...], what: str) -> None:
+    """Raise UserError where images are not of the model's shape."""
+    if shape != run.examples.shape[1:]:
+        sizes = (" x ".join(map(str, each)) for each in (shape, run.examples.shape[1:]))
+        raise UserError("{} are {}, and the model's are {}.".format(what, *sizes))
 
 
 def _read(path: Path) -> bytes:

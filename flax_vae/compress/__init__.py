@@ -43,6 +43,8 @@ def compress(
         UserError: images or a model of another kind.
     """
     levels = _levels_of(vae, images)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise UserError("The model's parameters are not finite: the training diverged.")
     labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
     with jax.enable_x64(True):
         coder = coder_of(vae, params, levels, classes, images.shape[1:])

@@ -26,6 +26,7 @@ from flax_vae.models.vae import Params
 MAGIC, VERSION = b"\x89FVAE\r\n\x1a", 1  # as of PNG: a transfer that takes it for text damages it visibly
 _FIXED, _SUM = struct.Struct("<8sBI"), 16
 _MAX_HEADER = 2**28  # bytes
+_MAX_BLOCK, _MAX_PIXELS, _MAX_FILLED = 2**12, 2**24, 2**20  # far beyond what is written, and no strain on memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Header:
         whole = (*numbers, self.classes, *self.filled)
         if not all(type(number) is int and 0 <= number < 2**31 for number in whole) or 0 in numbers or not self.counts:
             raise ValueError("a number out of range")
+        if max(self.counts) > _MAX_BLOCK or prod(self.shape) > _MAX_PIXELS or max(self.filled, default=0) > _MAX_FILLED:
+            raise ValueError("a number out of range")
         if len(self.shape) != 3 or len(self.filled) != len(self.counts) or self.levels not in (2, 256):
             raise ValueError("numbers that do not go together")
         words = (self.model, self.name, self.content, self.jax, *self.names)
@@ -116,6 +119,8 @@ def read(content: bytes, name: str = "the file") -> tuple[Header, UInt32[np.ndar
         }
         header = Header(**named)
         words = np.frombuffer(content[end:-_SUM], "<u4").astype(np.uint32)
+        if len(words) and words[-1] == 0:
+            raise ValueError("a stack that ends in a word of zeros")
     except (ValueError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         raise UserError(f"{name} is damaged, or of another program: {error}.") from None
     return header, words

@@ -1,7 +1,7 @@
 """Pixels on the stack, under a likelihood: each by halvings of its levels.
 
 Whether a level lies in the upper half of those that are left has a probability that every discrete likelihood knows, by
-`log_prob_between`. So a pixel of 256 levels takes eight choices, and one of two takes one.
+`upper_share`. So a pixel of 256 levels takes eight choices, and one of two takes one.
 """
 
 from collections.abc import Callable
@@ -79,8 +79,7 @@ def _halves(
     """Whole weights of the lower and the upper half of the levels that are left of a channel."""
     low, high = low[None], high[None]
     middle = low.at[..., channel].set((low + high)[..., channel] // 2)
-    share = jnp.exp(pixels.log_prob_between(middle, high) - pixels.log_prob_between(low, high))
-    upper = jnp.clip(jnp.round(jnp.nan_to_num(share, nan=0.5) * _WEIGHTS), 1, _WEIGHTS - 1)
+    upper = jnp.clip(jnp.round(pixels.upper_share(low, middle, high) * _WEIGHTS), 1, _WEIGHTS - 1)
     return jnp.stack([_WEIGHTS - upper, upper], axis=-1)[0].astype(jnp.float32)
 
 

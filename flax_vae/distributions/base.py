@@ -33,8 +33,10 @@ class DiscretePixels(Distribution, Protocol):
     def pixel_levels(self) -> int:
         """How many levels a pixel may have."""
 
-    def log_prob_between(self, low: Int[Array, "... h w c"], high: Int[Array, "... h w c"]) -> Float[Array, "... h w"]:
-        """log P(low <= level < high) of each pixel, all its channels."""
+    def upper_share(
+        self, low: Int[Array, "... h w c"], middle: Int[Array, "... h w c"], high: Int[Array, "... h w c"]
+    ) -> Float[Array, "... h w"]:
+        """P(middle <= level | low <= level < high) of each pixel, all its channels."""
 
 
 @runtime_checkable

@@ -1,8 +1,9 @@
 """Distributions of pixels that have one of the 256 levels k / 255 of a uint8 pixel: p(x | z).
 
-Beside `log_prob` they have `log_prob_between`, by which an entropy coder finds a level in eight halvings: the logarithm
-of the probability that low <= 255·x < high. It is of each pixel, all its channels together, since channels may depend
-on those before them: of these `low` is the level, and `high` one more.
+Beside `log_prob` they have `upper_share`, by which an entropy coder finds a level in eight halvings: the probability
+that a level is at least `middle`, where it is known to be at least `low` and less than `high`. It is of each pixel, all
+its channels together, since channels may depend on those before them: of these `low` is the level, and so is `middle`,
+and `high` is one more.
 """
 
 import math
@@ -45,14 +46,19 @@ def _log_prob_of_level(
     return jnp.where(level == 0, below_upper, jnp.where(level == _TOP, above_lower, between))
 
 
-def _log_prob_between(
+def _prob_between(
     low: Int[Array, "..."], high: Int[Array, "..."], loc: Float[Array, "..."], log_scale: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """`_log_prob_of_level` for all levels from `low` up to, but not including, `high`."""
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """P(low <= level < high) of a logistic variable, as f and e of f eᵉ: far from the location e alone is small.
+
+    With a and b the ends of the interval in scales from the location, σ(b) - σ(a) = σ(b) σ(-a) (1 - e^(a - b)), where
+    σ(b) = e^min(b, 0) / (1 + e^-|b|).
+    """
     inverse = jnp.exp(-jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE))
     a = jnp.where(low > 0, (low / _TOP - _HALF_STEP - loc) * inverse, -jnp.inf)
     b = jnp.where(high < LEVELS, (high / _TOP - _HALF_STEP - loc) * inverse, jnp.inf)
-    return jax.nn.log_sigmoid(b) + jax.nn.log_sigmoid(-a) + jnp.log(-jnp.expm1(a - b))
+    factor = -jnp.expm1(a - b) / ((1 + jnp.exp(-jnp.abs(a))) * (1 + jnp.exp(-jnp.abs(b))))
+    return factor, jnp.minimum(b, 0) - jnp.maximum(a, 0)
 
 
 def _draw_level(key: Array, loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -79,9 +85,11 @@ class DiscretizedLogistic:
         """Log-probability in nats of the levels nearest to x: `sample_shape + batch_shape`."""
         return sum_event(_log_prob_of_level(x, self.loc, self.log_scale), self.event_ndim)
 
-    def log_prob_between(self, low: Levels, high: Levels) -> Float[Array, "... h w"]:
-        """log P(low <= 255·x < high) of each pixel, all its channels."""
-        return _log_prob_between(low, high, self.loc, self.log_scale).sum(-1)
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
+        """P(middle <= 255·x | low <= 255·x < high) of each pixel, all its channels."""
+        whole, e_whole = _prob_between(low, high, self.loc, self.log_scale)
+        upper, e_upper = _prob_between(middle, high, self.loc, self.log_scale)
+        return (upper / whole * jnp.exp(e_upper - e_whole)).prod(-1)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draw levels."""
@@ -125,11 +133,17 @@ class MixtureOfLogistics:
         of_components = of_channels.sum(-2) + jax.nn.log_softmax(self.logits)
         return jax.nn.logsumexp(of_components, axis=-1).sum((-2, -1))
 
-    def log_prob_between(self, low: Levels, high: Levels) -> Float[Array, "... h w"]:
-        """log P(low <= 255·x < high) of each pixel, all its channels."""
-        locations = self._locations(low / _TOP)
-        of_channels = _log_prob_between(low[..., None], high[..., None], locations, self.log_scale)
-        return jax.nn.logsumexp(of_channels.sum(-2) + jax.nn.log_softmax(self.logits), axis=-1)
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
+        """P(middle <= 255·x | low <= 255·x < high) of each pixel, all its channels."""
+        locations = self._locations(low / _TOP)  # wrong for channels after one that is not known, but no matter there
+
+        def of_components(low: Levels) -> tuple[Float[Array, "... h w m"], Float[Array, "... h w m"]]:
+            factor, exponent = _prob_between(low[..., None], high[..., None], locations, self.log_scale)
+            return factor.prod(-2), exponent.sum(-2) + self.logits
+
+        (whole, e_whole), (upper, e_upper) = map(of_components, (low, middle))
+        largest = e_whole.max(-1, keepdims=True)
+        return (upper * jnp.exp(e_upper - largest)).sum(-1) / (whole * jnp.exp(e_whole - largest)).sum(-1)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "... h w c"]:
         """Draw a component for each pixel, then one channel after the other."""
@@ -170,12 +184,11 @@ class Categorical:
         log_probs, level = jnp.broadcast_arrays(jax.nn.log_softmax(self.logits), _level(x)[..., None])
         return sum_event(jnp.take_along_axis(log_probs, level[..., :1], -1)[..., 0], self.event_ndim)
 
-    def log_prob_between(self, low: Levels, high: Levels) -> Float[Array, "... h w"]:
-        """log P(low <= 255·x < high) of each pixel, all its channels."""
-        ends = jnp.cumsum(jax.nn.softmax(self.logits), axis=-1)
-        ends = jnp.pad(ends, [(0, 0)] * (ends.ndim - 1) + [(1, 0)])
-        below, above = (jnp.take_along_axis(ends, level[..., None], -1)[..., 0] for level in (low, high))
-        return jnp.log(jnp.maximum(above - below, jnp.finfo(ends.dtype).tiny)).sum(-1)
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
+        """P(middle <= 255·x | low <= 255·x < high) of each pixel, all its channels."""
+        every, (low, middle, high) = jnp.arange(LEVELS), (each[..., None] for each in (low, middle, high))
+        probabilities = jax.nn.softmax(self.logits, where=(low <= every) & (every < high))
+        return jnp.where(middle <= every, probabilities, 0.0).sum(-1).prod(-1)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draw levels."""
@@ -238,15 +251,15 @@ class BetaBinomial:
         log_probs = jnp.asarray(_LOG_CHOOSE, alpha.dtype)[level] + _log_beta_ratio(alpha, beta, k, m)
         return sum_event(log_probs, self.event_ndim)
 
-    def log_prob_between(self, low: Levels, high: Levels) -> Float[Array, "... h w"]:
-        """log P(low <= 255·x < high) of each pixel, all its channels.
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
+        """P(middle <= 255·x | low <= 255·x < high) of each pixel, all its channels.
 
         By P(k + 1) / P(k) = (255 - k) (k + α) / ((k + 1) (254 - k + β)).
         """
         (alpha, beta), k = ((each[..., None] for each in self._concentrations()), jnp.arange(_TOP))
         log_ratios = jnp.log((_TOP - k) * (k + alpha) / ((k + 1) * (_TOP - 1 - k + beta)))
         logits = jnp.pad(jnp.cumsum(log_ratios, axis=-1), [(0, 0)] * self.log_alpha.ndim + [(1, 0)])
-        return Categorical(logits).log_prob_between(low, high)
+        return Categorical(logits).upper_share(low, middle, high)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draw levels: a probability for each pixel, then its 255 trials."""

@@ -46,10 +46,11 @@ class Bernoulli:
         x, logits = jax.lax.optimization_barrier([flatten_event(each, self.event_ndim) for each in (x, self.logits)])
         return (x * logits - _softplus(logits)).sum(-1)
 
-    def log_prob_between(self, low: Int[Array, "... h w c"], high: Int[Array, "... h w c"]) -> Float[Array, "... h w"]:
-        """log P(low <= x < high) of each pixel, all its channels; see levels.py."""
-        one, zero = -_softplus(-self.logits), -_softplus(self.logits)
-        return jnp.where(high - low == 2, 0.0, jnp.where(low == 1, one, zero)).sum(-1)
+    def upper_share(
+        self, low: Int[Array, "... h w c"], middle: Int[Array, "... h w c"], high: Int[Array, "... h w c"]
+    ) -> Float[Array, "... h w"]:
+        """P(middle <= x | low <= x < high) of each pixel, all its channels; see levels.py."""
+        return jnp.where((low < middle) & (middle < high), self.mean(), 1.0).prod(-1)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         """Draw zeros and ones."""

@@ -175,11 +175,29 @@ def test_a_header_that_makes_no_sense_is_refused() -> None:
     header, words = container.read(small()[-1])
     right = vars(header)
     for wrong in ({"counts": (0,)}, {"counts": (5, 5)}, {"shape": (6, 5)}, {"shape": (2**40, 1, 1)}, {"levels": 3},
-                  {"filled": (-1,)}, {"counts": "x"}, {"names": ("a",)}, {"names": (1, 2, 3, 4, 5)}):  # fmt: skip
+                  {"filled": (-1,)}, {"counts": "x"}, {"names": ("a",)}, {"names": (1, 2, 3, 4, 5)},
+                  {"counts": (2**30,)}, {"filled": (2**30,)}, {"shape": (2**15, 2**15, 3)}):  # fmt: skip
         forged = Header.__new__(Header)
         vars(forged).update(right | wrong)
         with pytest.raises(UserError, match="damaged, or of another program"):
             read_header(container.write(forged, words))
+    with pytest.raises(UserError, match="ends in a word of zeros"):
+        read_header(container.write(header, np.append(words, np.uint32(0))))
+
+
+@pytest.mark.parametrize("words", [[], [5], [5, 6, 7], [2**32 - 1] * 1000])
+def test_bits_that_are_no_images_are_refused(words: list[int]) -> None:
+    """Of a right checksum, and of the model's sum."""
+    vae, params, _, content = small()
+    forged = container.write(read_header(content), np.array(words, np.uint32))
+    with pytest.raises(UserError, match="cannot be restored here"):
+        decompress(vae, params, forged)
+
+
+def test_a_model_that_diverged_is_refused() -> None:
+    vae, params = model_of(CONFIGS["normal"])
+    with pytest.raises(UserError, match="the training diverged"):
+        compress(vae, jax.tree.map(lambda leaf: leaf * np.nan, params), np.zeros((1, *SHAPE), np.uint8))
 
 
 def test_images_of_another_kind_are_refused() -> None:

@@ -11,13 +11,11 @@ import scipy.stats
 from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
 
 
-def test_a_bernoulli_between_its_levels() -> None:
-    p, low = Bernoulli(jnp.full((1, 1, 2), -1.3)), jnp.array([[[1, 0]]])
-    probability = scipy.special.expit(-1.3)
-    np.testing.assert_allclose(np.exp(p.log_prob_between(low, jnp.array([[[2, 2]]]))), probability, rtol=1e-6)
-    np.testing.assert_allclose(
-        np.exp(p.log_prob_between(low, jnp.array([[[2, 1]]]))), probability * (1 - probability), rtol=1e-6
-    )
+def test_the_upper_share_of_a_bernoulli_is_its_probability() -> None:
+    """Of a channel that is not known yet; one that is known, and one that comes later, change nothing."""
+    p = Bernoulli(jnp.array([[[0.4, -1.3, 2.0]]]))
+    found = p.upper_share(jnp.array([[[1, 0, 0]]]), jnp.array([[[1, 1, 0]]]), jnp.array([[[2, 2, 2]]]))
+    np.testing.assert_allclose(found, scipy.special.expit(-1.3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("logit", [0.0, 1e-4, -0.49, 0.51, 3.0, -20.0, 60.0])
