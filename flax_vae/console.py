@@ -1,11 +1,12 @@
 """What the program tells the user on stderr, apart from its output: lines, and progress."""
 
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
@@ -19,6 +20,30 @@ def say(line: str) -> None:
 def say_once(line: str) -> None:
     """Tell the user one thing, once: the training and the test part often have the same to say."""
     say(line)
+
+
+def tell(line: object) -> None:
+    """Print a result, on stdout."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        _close_stdout()
+
+
+def stdout_console() -> Any:
+    """Rich's console for results; once its reader, such as `head`, has seen enough, the work goes on in silence."""
+    from rich.console import Console
+
+    class Patient(Console):
+        def on_broken_pipe(self) -> None:
+            _close_stdout()
+
+    return Patient()
+
+
+def _close_stdout() -> None:
+    """Send what is printed from now on nowhere; otherwise Python would stumble over it once more at the very end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(

@@ -11,9 +11,10 @@ import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.compress import Header, compress, decompress, read_header
-from flax_vae.console import say
+from flax_vae.console import say, tell
 from flax_vae.data.image_files import NamedImages, is_one_file, read_images, write_images
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 from flax_vae.machine import use_machine
 from flax_vae.runs.run import Run, load_run, run_data
 
@@ -103,7 +104,7 @@ examples:
             np.save(sys.stdout.buffer, images)
         else:
             write_images(self.out, NamedImages(images, header.names, labels=labels))
-            print(self.out)
+            tell(self.out)
 
 
 def _refuse_output(out: Path, count: int) -> None:
@@ -161,12 +162,7 @@ def _write(path: Path, content: bytes) -> None:
     if path == _PIPE:
         sys.stdout.buffer.write(content)
         return
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    write_whole(path, lambda part: part.write_bytes(content))
 
 
 def _show(header: Header, size: int) -> None:
@@ -181,4 +177,4 @@ def _show(header: Header, size: int) -> None:
         "jax": header.jax,
     }
     for name, value in lines.items():
-        print(f"{name:22}{value}")
+        tell(f"{name:22}{value}")

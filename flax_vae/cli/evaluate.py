@@ -9,7 +9,9 @@ from typing import ClassVar, Literal
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
+from flax_vae.console import tell
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize, flag
@@ -65,7 +67,7 @@ examples:
         use_machine(math.gcd(cpu_cores(), IMAGES_SHARED))  # each core is faster with images of its own
         found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
         if self.json:
-            self.json.write_text(dumps(found, indent=1) + "\n")
+            write_whole(self.json, lambda part: part.write_text(dumps(found, indent=1) + "\n"))
         show(found)
 
     def _plan(self) -> Plan:
@@ -107,4 +109,4 @@ examples:
             raise UserError("flax-vae compare: name the run directories.")
         refuse_unwritable(self.out)
         compare(self.runs, self.out)
-        print(self.out)
+        tell(self.out)

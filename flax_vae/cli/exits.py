@@ -3,8 +3,10 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Never
 
-from flax_vae.console import say
+from flax_vae.console import say, tell
 from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
 
@@ -16,11 +18,12 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         parse: reads the arguments; it ends the program after showing the help, or what is wrong with them.
         examples: shown below the help.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         parse()()
     except SystemExit as done:
         if done.code == 0 and examples:
-            print(examples)
+            tell(examples)
         raise
     except UserError as error:
         say(f"error: {error}")
@@ -28,10 +31,21 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     except Interrupted as interrupted:
         say(str(interrupted))
         return 128 + interrupted.signum
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupted:
         say("Interrupted.")
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(interrupted, _Terminated) else signal.SIGINT)
+    except OSError as error:
+        say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
+        return 2
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> Never:
+    raise _Terminated
 
 
 def refuse_unwritable(path: Path, suffix: str = ".png", flag: str = "--out") -> None:

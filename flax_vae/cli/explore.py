@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
+from flax_vae.console import tell
 from flax_vae.machine import use_machine
 from flax_vae.runs.explore import write_explorer
 from flax_vae.runs.run import load_run
@@ -31,4 +32,4 @@ examples:
         """Run the command."""
         refuse_unwritable(self.out, ".html")
         use_machine()
-        print(write_explorer(load_run(self.run), self.out))
+        tell(write_explorer(load_run(self.run), self.out))

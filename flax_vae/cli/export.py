@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import tyro
 
+from flax_vae.console import tell
 from flax_vae.machine import use_machine
 from flax_vae.runs import hub
 from flax_vae.runs.directory import refuse_used
@@ -43,6 +44,6 @@ examples:
         if self.push is not None:
             hub.refuse_unpushable(self.push)
         use_machine()
-        print(export_run(load_run(self.run), self.format, self.out, self.push))
+        tell(export_run(load_run(self.run), self.format, self.out, self.push))
         if self.push is not None:
-            print(hub.push(self.out, self.push))
+            tell(hub.push(self.out, self.push))

@@ -9,7 +9,9 @@ import numpy as np
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable, run_command
+from flax_vae.console import tell
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 from flax_vae.machine import use_machine
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.run import load_run
@@ -74,8 +76,8 @@ examples:
         images, columns = make(load_run(self.run), wish)
         save_image_grid(self.out, images, columns)
         if self.npy:
-            np.save(self.npy, images)
-        print(self.out)
+            write_whole(self.npy, lambda part: np.save(part, images))
+        tell(self.out)
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from flax_vae.cli.exits import run_command
+from flax_vae.console import tell
 from flax_vae.errors import UserError
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
@@ -109,7 +110,7 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
-        print(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by flax-vae sample {run.name}")
+        tell(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by flax-vae sample {run.name}")
 
 
 Train: Any = make_dataclass(

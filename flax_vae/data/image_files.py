@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from flax_vae.data.images import stack
 from flax_vae.data.own_images import EXTENSIONS, list_images, pixels
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 
 
 class NamedImages(NamedTuple):
@@ -91,10 +92,10 @@ def write_images(out: Path, found: NamedImages) -> None:
 
     images = found.images
     if out.suffix.lower() == ".npy":
-        np.save(out, images)
+        write_whole(out, lambda part: np.save(part, images))
     elif out.suffix.lower() == ".npz":
         arrays = {"images": images} | ({} if found.labels is None else {"labels": found.labels})
-        np.savez_compressed(out, **arrays)  # type: ignore[arg-type]  # its stub takes any name for the flag it has
+        write_whole(out, lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]  # see its stub
     else:
         paths = [out] if out.suffix.lower() == ".png" else _paths(out, found)
         for path, image in zip(paths, images, strict=True):

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+from flax_vae.files import write_whole
 from flax_vae.plots.style import (
     FilePath,
     Images,
@@ -14,7 +15,6 @@ from flax_vae.plots.style import (
     save_figure,
     shown_latents,
     to_uint8,
-    write_whole,
 )
 
 

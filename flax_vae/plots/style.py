@@ -7,13 +7,13 @@ objects, so that no display is needed and no global state changes.
 
 import os
 import warnings
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
+
+from flax_vae.files import write_whole
 
 Axes = Any  # matplotlib's, which is not imported up here
 FilePath = str | os.PathLike[str]
@@ -111,13 +111,3 @@ def save_figure(path: FilePath, ax: Axes, title: str, note: str = "") -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks becomes boxes
         write_whole(path, lambda part: ax.figure.savefig(part, format="png", metadata={"Software": None}))
-
-
-def write_whole(path: FilePath, save: Callable[[Path], None]) -> None:
-    """Save beside `path` and move into place, so that nobody finds half a picture."""
-    part = Path(path).with_name(Path(path).name + ".part")
-    try:
-        save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

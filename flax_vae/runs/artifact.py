@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 from flax_vae.models.vae import Params
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs.checkpoints import check_shapes, named, names
@@ -93,7 +94,7 @@ def write_artifact(path: Path, artifact: Artifact, half: bool = False) -> None:
     if artifact.labels is not None:
         arrays[_LABELS] = artifact.labels
     content = save(arrays)
-    path.write_bytes(content)
+    write_whole(path, lambda part: part.write_bytes(content))
     about = {
         "format": FORMAT,
         "sha256": sha256(content).hexdigest(),
@@ -104,7 +105,7 @@ def write_artifact(path: Path, artifact: Artifact, half: bool = False) -> None:
         "record": artifact.record,
         "evaluation": artifact.evaluation,
     }
-    path.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    write_whole(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
 
 
 def read_artifact(path: Path) -> Artifact:

@@ -1,31 +1,47 @@
-"""Checkpoints on disk, by Orbax: the last one, and the one with the best test loss. Arrays only, nothing executable.
+"""Checkpoints on disk, by Orbax: the last ones, and the one with the best test loss. Arrays only, nothing executable.
 
-Which one is the best stands in the run's `metrics.jsonl` alone, so that no second record can contradict it.
+Which one is the best stands in the run's `metrics.jsonl` alone, so that no second record can contradict it. With each
+checkpoint goes a sum of its arrays, since Orbax reads a flipped bit without a word.
 """
 
 import gc
 import logging
+import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import keystr
+from jaxtyping import Array, UInt32
 
 from flax_vae.errors import UserError
 
+_SUMS = "sums"  # an item of each checkpoint, beside those of arrays
 
-def open_checkpoints(directory: Path, keep: int = 1, best: Callable[[], int | None] = lambda: None) -> Any:
-    """Orbax's manager of a run's checkpoints; use it in a `with` block.
+
+class Damaged(UserError):
+    """A checkpoint that cannot be read, or whose arrays are not those that were saved."""
+
+
+@contextmanager
+def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | None] = lambda: None) -> Iterator[Any]:
+    """Orbax's manager of a run's checkpoints; at the end all are written.
 
     Args:
         directory: the folder of the checkpoints.
         keep: how many of the last ones stay.
         best: the step of one that stays as well, asked whenever one is written.
+
+    Raises:
+        UserError: one cannot be written.
     """
     import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
@@ -37,17 +53,52 @@ def open_checkpoints(directory: Path, keep: int = 1, best: Callable[[], int | No
 
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]),
-        enable_async_checkpointing=False,  # a checkpoint is whole before its epoch is reported
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    with _writing(directory):
+        manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    try:
+        yield manager
+    except BaseException:
+        with suppress(Exception):  # that of the block says more
+            manager.close()
+        raise
+    with _writing(directory):
+        manager.close()
 
 
 def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
-    """Write one pytree of arrays per item; atomic, so that a kill leaves the checkpoint before it."""
+    """Begin to write one pytree of arrays per item, and their sums; atomic: a kill leaves the checkpoint before it.
+
+    Raises:
+        UserError: this one, or one before it, cannot be written.
+    """
     import orbax.checkpoint as ocp
 
-    saved = ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in items.items()})
-    manager.save(step, args=saved)
+    saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+    sums = {name: np.asarray(sum_of(tree)).tolist() for name, tree in items.items()}
+    with _writing(manager.directory):
+        manager.save(step, args=ocp.args.Composite(**saved, **{_SUMS: ocp.args.JsonSave(sums)}))
+
+
+def finish(manager: Any) -> None:
+    """Wait until all checkpoints are written.
+
+    Raises:
+        UserError: one cannot be.
+    """
+    with _writing(manager.directory):
+        manager.wait_until_finished()
+
+
+@contextmanager
+def _writing(directory: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # TensorStore has no type of its own for a full disk
+        raise UserError(
+            f"{directory}: a checkpoint cannot be written: {_reason(error)}. Those before it are whole: mend that, and "
+            f"go on by flax-vae train --resume {Path(directory).parent}."
+        ) from error
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -56,61 +107,102 @@ def saved_steps(directory: Path) -> list[int]:
     Raises:
         UserError: there is none.
     """
-    if directory.is_dir():
-        with open_checkpoints(directory) as manager:
-            if steps := sorted(manager.all_steps()):
-                return steps
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if steps := sorted(int(name) for name in names if name.isdecimal()):
+        return steps
     raise UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
-
-
-def common_step(directories: Sequence[Path]) -> int:
-    """The last step that all of these have a checkpoint of.
-
-    Raises:
-        UserError: there is none.
-    """
-    common = set.intersection(*(set(saved_steps(directory)) for directory in directories))
-    if not common:
-        raise UserError(f"{directories[0].parent.parent}: its runs have no checkpoint of one step; start them again.")
-    return max(common)
 
 
 def forget_after(directory: Path, step: int) -> None:
     """Delete the checkpoints that are later than a step."""
-    with open_checkpoints(directory) as manager:
-        for later in manager.all_steps():
-            if later > step:
-                manager.delete(later)
+    for later in saved_steps(directory):
+        if later > step:
+            shutil.rmtree(directory / str(later))
+
+
+def set_aside(directory: Path, step: int) -> Path:
+    """Give a damaged checkpoint a name that nothing reads."""
+    return (directory / str(step)).rename(free_name(directory / f"{step}.damaged"))
+
+
+def free_name(path: Path) -> Path:
+    """The path, with a number where there is something already."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in count(1))
+    return next(free for free in chain([path], numbered) if not free.exists())
 
 
 def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
     """Read items of a step onto this machine's default device; `items` gives their trees as shapes and dtypes.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another model.
+        Damaged: the checkpoint.
+        UserError: it is of another model.
     """
     import orbax.checkpoint as ocp
 
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    path, sharding = directory / str(step), jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
-    with open_checkpoints(directory) as manager:
-        try:
-            with _silence_abandoned_reads():
-                name, tree = next(iter(items.items()))  # the parameters
-                stored = ocp.StandardCheckpointHandler().metadata(directory.absolute() / str(step) / name)
-                check_shapes(named(stored.tree), named(tree))
-                return dict(manager.restore(step, args=ocp.args.Composite(**wanted)))
-        except Exception as error:  # whatever a damaged or a stranger's file makes Orbax raise
-            reason = textwrap.shorten(str(error) or repr(error), 200)
-            others = ", ".join(str(other) for other in manager.all_steps() if other != step)
-            advice = f" Move it away to use that of step {others}." if others else ""
-            raise UserError(
-                f"checkpoint {directory / str(step)} is damaged or of another model: {reason}.{advice}"
-            ) from error
+    try:
+        with open_checkpoints(directory) as manager, _silence_abandoned_reads():
+            name, tree = next(iter(items.items()))  # the parameters
+            stored = named(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
+            try:
+                check_shapes(stored, named(tree))
+            except ValueError as error:
+                raise UserError(f"checkpoint {path} is of another model: {error}.") from None
+            found = dict(manager.restore(step, args=ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})))
+            sums = found.pop(_SUMS)
+            for name, tree in found.items():
+                if np.asarray(sum_of(tree)).tolist() != sums[name]:
+                    raise ValueError(f"{name} is not what was saved, by its sum")
+            return found
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes Orbax raise
+        raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
+
+
+@jax.jit
+def sum_of(tree: Any) -> UInt32[Array, " 2"]:
+    """64 bits that change with any bit of any array; the same however the arrays are shared among devices.
+
+    Σ bits(xᵢ) wᵢ mod 2³², with two odd weights for each place i: one changed number always changes both sums.
+    """
+    total, place = jnp.zeros(2, jnp.uint32), 0
+    for leaf in jax.tree.leaves(tree):
+        bits = _bits(jnp.asarray(leaf))
+        steps = np.cumprod([1, *bits.shape[:0:-1]], dtype=np.uint32)[::-1] if bits.ndim else ()
+        places = jnp.full(bits.shape, place, jnp.uint32)
+        for axis, step in enumerate(steps):
+            places += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(step)
+        weights = (_mixed(places) | 1, _mixed(places ^ jnp.uint32(0x9E3779B9)) | 1)
+        total += jnp.stack([(bits * weight).sum(dtype=jnp.uint32) for weight in weights])
+        place = (place + bits.size) % 2**32
+    return total
+
+
+def _bits(array: Array) -> UInt32[Array, "..."]:
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    if array.dtype == jnp.bool_:
+        return array.astype(jnp.uint32)
+    whole = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[min(array.dtype.itemsize, 4)]
+    return jax.lax.bitcast_convert_type(array, whole).astype(jnp.uint32)
+
+
+def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+    """Each bit of the result depends on all of x (the finaliser of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def _reason(error: Exception) -> str:
+    return textwrap.shorten(str(error) or repr(error), 200)
 
 
 def names(tree: Any) -> Any:

@@ -120,7 +120,7 @@ class Config:
         None,
         "Devices that share a batch; by default all GPUs or TPUs, and on CPUs all cores where there are microbatches.",
     )
-    keep: int = _setting("output", 1, "How many of the last checkpoints stay, beside the best one.")
+    keep: int = _setting("output", 2, "How many of the last checkpoints stay, beside the best one; 2 at least.")
 
     def __post_init__(self) -> None:
         """Fill in the recipe, write parts in one form, and refuse what cannot be trained.

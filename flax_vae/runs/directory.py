@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from flax_vae.console import say
 from flax_vae.data import absolute, one_hot
 from flax_vae.errors import UserError
+from flax_vae.files import write_whole
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Data, Training
@@ -75,13 +76,25 @@ class RunDirectory:
         """Why a member of an ensemble diverged."""
         return self.path / "failed.txt"
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings out, on this machine; the lock goes with the process.
+
+        Raises:
+            UserError: another process trains here.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"{self}: another process trains here. Wait for it, or stop it.") from None
+
     def create(self, training: Training) -> None:
-        """Write configuration, provenance, and a few test images with their labels."""
+        """Write provenance, a few test images with their labels, and the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
         config, data = training.config, training.data
-        data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
-        anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
-        write_config(self.path / _CONFIG, anywhere, data.train.images.shape[1:])
         device = jax.devices()[0]
         provenance = {
             "command": sys.argv,
@@ -97,6 +110,9 @@ class RunDirectory:
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
             self._write_json("labels.json", {"class_names": data.class_names, "examples": labels})
+        data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
+        anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
+        write_config(self.path / _CONFIG, anywhere, data.train.images.shape[1:])  # last: it makes this a run
 
     def point_latest(self) -> None:
         """Let `latest`, beside the directory, be another name of it.
@@ -139,7 +155,7 @@ class RunDirectory:
 
     def data_sums(self) -> dict[str, str]:
         """Checksums of the images that the run was trained and tested on."""
-        return self._read("provenance.json", lambda path: dict(json.loads(path.read_text())["data"]))
+        return self._read("provenance.json", lambda path: dict(_object(path.read_text())["data"]))
 
     def check_data(self, data: Data) -> None:
         """Raise UserError unless these are the images that the run was trained on."""
@@ -153,40 +169,58 @@ class RunDirectory:
             raise UserError(f"{self.path / name} cannot be read ({error}): the run is damaged.") from None
 
     def _write_json(self, name: str, content: Any) -> None:
-        (self.path / name).write_text(json.dumps(content, indent=2) + "\n")
+        write_whole(self.path / name, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
     def metrics(self) -> list[Record]:
-        """The finished epochs, in order; a last line that was cut off is left out."""
+        """The finished epochs, in order; a last line that was cut off is left out.
+
+        Raises:
+            UserError: another line is no record.
+        """
         if not self.metrics_file.exists():
             return []
-        records = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+
+        def read(path: Path) -> list[Record]:
+            *lines, rest = path.read_text().split("\n")
+            del rest  # what a kill left of a line, or nothing
+            return [_record(line) for line in lines]
+
+        return self._read(self.metrics_file.name, read)
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
         records = [record for record in self.metrics() if record["step"] <= step]
-        part = self.metrics_file.with_suffix(".part")
-        part.write_text("".join(json.dumps(record) + "\n" for record in records))
-        os.replace(part, self.metrics_file)
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_whole(self.metrics_file, lambda part: part.write_text(text))
 
     def best_step(self) -> int | None:
         """The step of the best epoch so far."""
         best = best_record(self.metrics())
         return None if best is None else best["step"]
 
-    def step_to_use(self) -> int:
-        """The step of the best checkpoint; where that is gone, the last one's, which is said."""
-        steps, best = checkpoints.saved_steps(self.checkpoints), self.best_step()
-        if best in steps:
-            return best
-        missing = "no epoch is finished" if best is None else f"the best, of step {best}, is gone"
-        say(f"WARNING: {self}: the parameters are those of its last checkpoint, step {steps[-1]}: {missing}.")
-        return steps[-1]
+    def restore_best(self, items: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The step of the best checkpoint that is not damaged, and what it holds; another than the best is said.
+
+        Raises:
+            UserError: there is none, or it is of another model.
+        """
+        tried = set[int]()
+        while True:
+            best, steps = self.best_step(), checkpoints.saved_steps(self.checkpoints)
+            step = max(set(steps) - tried, key=lambda step: (step == best, step), default=None)
+            if step is None:
+                raise UserError(f"{self}: all of its checkpoints are damaged.")
+            try:
+                found = checkpoints.restore(self.checkpoints, step, items)
+            except checkpoints.Damaged as damaged:
+                tried.add(step)
+                if (self.checkpoints / str(step)).exists():  # else a training beside this has replaced it
+                    say(f"WARNING: {damaged}")
+                continue
+            if step != best:
+                missing = "no epoch is finished" if best is None else f"that of the best, step {best}, is not there"
+                say(f"WARNING: {self}: the parameters are those of its checkpoint of step {step}: {missing}.")
+            return step, found
 
     def stale_epochs(self) -> int:
         """Epochs since the best one."""
@@ -202,7 +236,7 @@ class RunDirectory:
         """What `flax-vae evaluate` measured of the parameters of a step, or None."""
         if not self.evaluation_file.exists():
             return None
-        found = self._read(self.evaluation_file.name, lambda path: json.loads(path.read_text()))
+        found = self._read(self.evaluation_file.name, lambda path: _object(path.read_text()))
         return found if found.get("step") == step else None
 
     def write_test(self, result: Mapping[str, Any]) -> None:
@@ -212,6 +246,22 @@ class RunDirectory:
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
         """Keep what was measured."""
         self._write_json(self.evaluation_file.name, result)
+
+
+def _object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("no JSON object")
+    return found
+
+
+def _record(line: str) -> Record:
+    """A line of metrics.jsonl."""
+    found = _object(line)
+    whole, loss = (found["epoch"], found["step"]), found[f"{held_out_set(found)}_loss"]
+    if not all(type(number) is int for number in whole) or not isinstance(loss, float):
+        raise ValueError(f"no record of an epoch: {line[:80]}")
+    return found
 
 
 def held_out_set(record: Mapping[str, Any]) -> str:

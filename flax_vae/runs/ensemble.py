@@ -83,8 +83,7 @@ class Ensemble(ExitStack):
         evaluate = partial(make_evaluate, training.model, batch_size=batch_size, mesh=self.data_mesh)
         betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
-        # A kill may come when only some have saved an epoch: several members keep one more to go back to.
-        keep = max(config.keep, min(len(members), 2))
+        keep = max(config.keep, 2)  # one more than is read, since that may be damaged, or of some members only
         self.checkpoints = [
             self.enter_context(
                 checkpoints.open_checkpoints(member.directory.checkpoints, keep, member.directory.best_step)
@@ -180,3 +179,8 @@ class Ensemble(ExitStack):
         items = self.unstack((self.state, self.totals))
         for i in self.going():
             checkpoints.save(self.checkpoints[i], step, checkpoint_items(*items[i]))
+
+    def finish(self) -> None:
+        """Wait until the checkpoints are written."""
+        for manager in self.checkpoints:
+            checkpoints.finish(manager)

@@ -6,6 +6,7 @@ from flax_vae import __version__
 from flax_vae.console import busy
 from flax_vae.data import class_names
 from flax_vae.explore import About, page
+from flax_vae.files import write_whole
 from flax_vae.runs.directory import held_out_set
 from flax_vae.runs.run import Run, run_data
 
@@ -28,7 +29,7 @@ def write_explorer(run: Run, path: str | Path) -> Path:
     with busy("encoding test images"):
         text = page(run.vae, run.params, data.batch(test), test.labels, class_names(test), about(run, test.name))
     path = Path(path)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
 
 

@@ -4,8 +4,6 @@ The directory appears whole or not at all.
 """
 
 import json
-import os
-import shutil
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from flax_vae.errors import UserError
 from flax_vae.export.formats import FORMATS, written
 from flax_vae.export.functions import ModelFunction, model_functions
 from flax_vae.export.stablehlo import PLATFORMS
+from flax_vae.files import new_directory
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.card import model_card
 from flax_vae.runs.config import config_content
@@ -49,17 +48,8 @@ def export_run(run: Run, format: ExportFormat, out: str | Path, title: str | Non
     """
     out = Path(out)
     refuse_used(out)
-    whole = out.resolve()
-    part = whole.with_name(f".{whole.name}-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error.strerror}.") from None
-    try:
-        _fill(part, run, format, title or whole.name)
-        part.replace(whole)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with new_directory(out) as part:
+        _fill(part, run, format, title or out.resolve().name)
     return out
 
 

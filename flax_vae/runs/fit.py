@@ -1,6 +1,6 @@
 """Train one run or several, and resume them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import flax.linen as nn
 
 from flax_vae.console import say
 from flax_vae.errors import UserError
+from flax_vae.files import new_directory
 from flax_vae.metrics.means import make_evaluate
 from flax_vae.objectives import Objective
 from flax_vae.runs import checkpoints
@@ -36,8 +37,7 @@ def fit(
         UserError: bad input, before anything is written; or a loss that is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    directory = free_directory(config, out)
-    (run,) = _start(directory, [directory], [config], vae, objective)
+    (run,) = _start(free_directory(config, out), {"": config}, vae, objective)
     return run
 
 
@@ -63,28 +63,29 @@ def fit_many(
         UserError: as for `fit`, or configurations that differ in something else, or not at all.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    names, whole = member_names(configs), free_directory(configs[0], out)
-    runs = _start(whole, [RunDirectory(whole.path / name) for name in names], configs, vae, objective)
+    members = dict(zip(member_names(configs), configs, strict=True))
+    whole = free_directory(configs[0], out)
+    runs = _start(whole, members, vae, objective)
     _sum_up(whole)
     return runs
 
 
 def _start(
-    whole: RunDirectory,
-    directories: Sequence[RunDirectory],
-    configs: Sequence[Config],
-    model: nn.Module | None,
-    objective: Objective | None,
+    whole: RunDirectory, configs: Mapping[str, Config], model: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
-    training = build(configs[0], model, objective)
+    """Train configurations, each in a directory of this name within the whole."""
+    training = build(next(iter(configs.values())), model, objective)
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
-    members = []
-    for config, directory in zip(configs, directories, strict=True):
-        own = replace(training, config=config)
-        directory.create(own)
-        members.append(Member(directory, own, own.fresh_state(), totals))
+    trainings = {name: replace(training, config=config) for name, config in configs.items()}
+    with new_directory(whole.path) as folder:
+        for name, own in trainings.items():
+            RunDirectory(folder / name).create(own)
     whole.point_latest()
-    return _train(whole, members)
+    with whole.locked():
+        members = [
+            Member(RunDirectory(whole.path / name), own, own.fresh_state(), totals) for name, own in trainings.items()
+        ]
+        return _train(whole, members)
 
 
 def resume(directory: str | Path, vae: nn.Module | None = None, objective: Objective | None = None) -> Run:
@@ -111,11 +112,6 @@ def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: 
     good = [run for run in runs if not run.failure_file.exists()]
     if not good:
         raise UserError(f"{whole}: every run in it diverged; see their {runs[0].failure_file.name}.")
-    # Those that stopped early stay at their own last step, of which the others may have no checkpoint any more.
-    if going := [run for run in good if not run.stopped_early(run.config()[0])]:
-        step = checkpoints.common_step([run.checkpoints for run in going])
-        for run in going:
-            checkpoints.forget_after(run.checkpoints, step)
     resumed = _resume(whole, good, vae, objective)
     _sum_up(whole)
     return resumed
@@ -128,14 +124,39 @@ def _resume(
     configs = [run.config()[0] for run in runs]
     if configs[0].has_own_objective and objective is None:
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
-    training = build(configs[0], model, objective)
-    runs[0].check_data(training.data)
-    items = abstract_items(training)
-    members = [
-        restore_member(run, replace(training, config=config), checkpoints.saved_steps(run.checkpoints)[-1], items)
-        for run, config in zip(runs, configs, strict=True)
-    ]
-    return _train(whole, members)
+    with whole.locked():
+        training = build(configs[0], model, objective)
+        runs[0].check_data(training.data)
+        trainings = [replace(training, config=config) for config in configs]
+        while (members := _restored(runs, trainings)) is None:
+            pass  # without a checkpoint that is damaged
+        return _train(whole, members)
+
+
+def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> list[Member] | None:
+    """The members at the last step that all have a checkpoint of; None where one was damaged, and is set aside now.
+
+    Those that stopped early stay at their own last step, of which the others may have no checkpoint any more.
+    """
+    going = [run for run in runs if not run.stopped_early(run.config()[0])]
+    if going:
+        common = set.intersection(*(set(checkpoints.saved_steps(run.checkpoints)) for run in going))
+        if not common:
+            raise UserError(f"{going[0].path.parent}: its runs have no checkpoint of one step; start them again.")
+        for run in going:
+            checkpoints.forget_after(run.checkpoints, max(common))
+    items, members = abstract_items(trainings[0]), []
+    for run, training in zip(runs, trainings, strict=True):
+        step = checkpoints.saved_steps(run.checkpoints)[-1]
+        try:
+            members.append(restore_member(run, training, step, items))
+        except checkpoints.Damaged as damaged:
+            if len(checkpoints.saved_steps(run.checkpoints)) == 1:
+                raise UserError(f"{damaged} It is the only one: start the run again.") from None
+            aside = checkpoints.set_aside(run.checkpoints, step)
+            say(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
+            return None
+    return members
 
 
 def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:

@@ -1,6 +1,5 @@
 """Parts of a long computation, kept in a file: begun again, it goes on from there."""
 
-import os
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +8,8 @@ from zipfile import BadZipFile
 
 import jax
 import numpy as np
+
+from flax_vae.files import write_whole
 
 
 class Kept:
@@ -39,10 +40,7 @@ class Kept:
 
     def _write(self) -> None:
         if self._path is not None:
-            part = self._path.with_name(f".{self._path.name}-{os.getpid()}")
-            with part.open("wb") as file:
-                np.savez(file, of=self._of, allow_pickle=False, **self._parts)
-            os.replace(part, self._path)
+            write_whole(self._path, lambda part: np.savez(part, of=self._of, allow_pickle=False, **self._parts))
 
     def forget(self) -> None:
         """Remove the file, once what was computed stands elsewhere."""

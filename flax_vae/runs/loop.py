@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from flax_vae.batches import epoch_indices
 from flax_vae.console import say
+from flax_vae.errors import UserError
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.ensemble import Ensemble, Member
@@ -57,7 +58,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     clock = _Clock(furthest.directory.metrics())
     report = Report([member.directory for member in members], settings([m.training.config for m in members]),
                     config.epochs, steps_per_epoch, step)  # fmt: skip
-    with Ensemble(members) as ensemble, report, _stop_signal() as stop:
+    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop:
         images = ensemble.place(data.batch(data.train))
         for epoch in range(step // steps_per_epoch, config.epochs):
             if not ensemble.going():
@@ -72,6 +73,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 report.advance(step, ensemble.means(step - first), clock.images_per_second())
                 if stop and step < first + steps_per_epoch:
                     ensemble.save(step)
+                    ensemble.finish()
                     raise Interrupted(stop[0], directory, config)
             means = ensemble.means(steps_per_epoch)
             ensemble.stop_skipping(means)
@@ -88,8 +90,21 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
             ensemble.save(step)
             ensemble.stop_stale()
             if stop and epoch + 1 < config.epochs:
+                ensemble.finish()
                 raise Interrupted(stop[0], directory, config)
     return set(ensemble.failed)
+
+
+@contextmanager
+def _writing(directory: RunDirectory) -> Iterator[None]:
+    """Say of a full disk, and of whatever else ends a training from outside, that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename or directory}: {error.strerror or error}"
+        raise UserError(
+            f"{where}. Checkpoints are whole: mend that, and go on by flax-vae train --resume {directory}."
+        ) from error
 
 
 def _dispatches(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from flax_vae.console import stdout_console
+from flax_vae.files import write_whole
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory, held_out_set
 
@@ -24,7 +26,6 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, Record | None
         directory: where to write.
         members: each configuration with the record of its last epoch, None where it diverged.
     """
-    from rich.console import Console
     from rich.table import Table
 
     some = next(record for _, record in members if record)
@@ -44,8 +45,8 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, Record | None
         rows.append(row | spread)
         numbers = [mean_and_deviation(values[name]) if seeds else "" for name in shown]
         table.add_row(label, str(len(seeds)), str(len(failed)), *numbers)
-    (directory / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
-    Console().print(table)
+    write_whole(directory / "summary.json", lambda part: part.write_text(json.dumps(rows, indent=2) + "\n"))
+    stdout_console().print(table)
 
 
 class Report:
@@ -66,14 +67,13 @@ class Report:
             settings: what a member has in common with the seeds beside it, which are reported together.
             first_step: above 0 where a run is resumed.
         """
-        from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
         from tensorboardX import SummaryWriter
 
         self.settings, self.epochs, self.steps_per_epoch = settings, epochs, steps_per_epoch
         self.metrics = [directory.metrics_file.open("a") for directory in directories]
         self.events = [SummaryWriter(str(d.tensorboard), purge_step=first_step or None) for d in directories]
-        self.console = Console()
+        self.console = stdout_console()
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),

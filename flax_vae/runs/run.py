@@ -89,11 +89,11 @@ def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
     class_names, labels = run.labels() if config.conditional else ((), None)
     model = _model(config, shape, vae)
     which = "averaged_params" if config.ema_decay else "params"
-    step = run.step_to_use()
-    params = checkpoints.restore(run.checkpoints, step, {which: _shapes(model, shape, class_names)})[which]
+    step, found = run.restore_best({which: _shapes(model, shape, class_names)})
     return Run(
-        name, run.path, config, model, params, step, run.metrics(), run.data_sums(), run.examples(), class_names, labels
-    )
+        name, run.path, config, model, found[which], step, run.metrics(), run.data_sums(), run.examples(),
+        class_names, labels,
+    )  # fmt: skip
 
 
 def _from_file(name: str, path: Path, vae: nn.Module | None) -> Run:

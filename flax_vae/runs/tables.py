@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_vae.console import say
+from flax_vae.console import say, stdout_console
 from flax_vae.errors import UserError
 from flax_vae.plots.curves import plot_comparison
 from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_set
@@ -12,7 +12,6 @@ from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_
 
 def show(result: Record) -> None:
     """Print an evaluation as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -68,7 +67,7 @@ def show(result: Record) -> None:
         table.add_row("", "", note.format(**frechet, percent=100 * frechet["accuracy"]))
     for name, score in (result["disentanglement"] or {}).items():
         table.add_row(name, f"{score:.2f}", "posterior means and factors, 0 to 1")
-    Console().print(table)
+    stdout_console().print(table)
     if result["alarm"]:
         say(f"WARNING: {result['alarm']}")
 
@@ -79,7 +78,6 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
     Raises:
         UserError: one of them is no run, or has no finished epoch.
     """
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -105,5 +103,5 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
             f"{found['active_units']}/{found['latent_dim']}" if found and found["latent_dim"] else "",
             f"{found['frechet']['distance']:.2f}" if found and found["frechet"] else "",
         )  # fmt: skip
-    Console().print(table)
+    stdout_console().print(table)
     plot_comparison(picture, curves)

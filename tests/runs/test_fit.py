@@ -73,7 +73,10 @@ def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, mon
 
 
 def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
-    """An objective that gets worse after the first epoch leaves that epoch's parameters to sample with."""
+    """An objective that gets worse after the first epoch leaves that epoch's parameters to sample with.
+
+    Its checkpoint is kept beside the last two.
+    """
 
     def worsens(vae, x, key, step):
         distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
@@ -86,7 +89,7 @@ def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
     assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
     jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
     assert three.step == 12
-    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 36]
+    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 24, 36]
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -104,8 +107,8 @@ def test_every_test_loss_has_the_weight_that_a_warmup_ends_at(config: Config, tm
 @pytest.mark.parametrize(
     ("harm", "step", "warning"),
     [
-        (lambda d: (d / "metrics.jsonl").unlink(), 36, "no epoch is finished"),
-        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "the best, of step 24, is gone"),
+        (lambda d: (d / "metrics.jsonl").unlink(), 36, "checkpoint of step 36: no epoch is finished"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "that of the best, step 24, is not there"),
         (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
     ],
 )
@@ -115,7 +118,6 @@ def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
     records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
     (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    shutil.copytree(copy / "checkpoints" / "36", copy / "checkpoints" / "24")
     harm(copy)
     assert load_run(copy).step == step
     err = capsys.readouterr().err
@@ -264,7 +266,7 @@ def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_
         (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
         (lambda d: edit_config(d, latent_dim=3), r"stored as \(2, 128\), the model wants \(3, 128\)"),
         (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
-        (truncate_checkpoint, "damaged or of another model"),
+        (truncate_checkpoint, "all of its checkpoints are damaged"),
         (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
     ],
 )

@@ -1,0 +1,187 @@
+"""Files of a run directory that are damaged are named, and whatever is good elsewhere is used."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from run_directories import assert_same_run
+
+from flax_vae import Config, Run, UserError, compare, fit_many, load_run, resume, resume_many
+from flax_vae.runs.checkpoints import sum_of
+
+Harm = Callable[[Path], object]
+
+
+def arrays_of(checkpoint: Path, item: str = "params") -> list[Path]:
+    """The files that hold its arrays, the largest first."""
+    found = [path for path in (checkpoint / item).rglob("d/*") if path.is_file()]
+    return sorted(found, key=lambda path: path.stat().st_size, reverse=True)
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def flips(item: str, share: float) -> Harm:
+    """One bit of the largest file, at a share of its length."""
+
+    def harm(checkpoint: Path) -> None:
+        (largest, *_) = arrays_of(checkpoint, item)
+        flip(largest, int(share * 8 * largest.stat().st_size))
+
+    return harm
+
+
+HARMS: dict[str, Harm] = {
+    "a bit of the parameters": flips("params", 0.6),
+    "a bit of the optimiser": flips("optimizer", 0.3),
+    "an array file cut": lambda c: os.truncate(arrays_of(c)[0], 1000),
+    "an array file empty": lambda c: os.truncate(arrays_of(c)[0], 0),
+    "an array file gone": lambda c: arrays_of(c)[0].unlink(),
+    "the sums gone": lambda c: shutil.rmtree(c / "sums"),
+    "an item gone": lambda c: shutil.rmtree(c / "optimizer"),
+    "the tree cut": lambda c: (c / "optimizer" / "_METADATA").write_text('{"tree'),
+    "nothing left": lambda c: [shutil.rmtree(path) if path.is_dir() else path.unlink() for path in c.iterdir()],
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_damaged_checkpoint_is_named_and_the_training_goes_on_from_the_one_before(
+    run: Run, copy: Path, harm: Harm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And ends where it would have ended."""
+    harm(copy / "checkpoints" / "36")
+    resumed = resume(copy)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
+    assert len(lines) == 1
+    assert f"checkpoint {copy / 'checkpoints' / '36'} is damaged" in lines[0]
+    assert "It is called 36.damaged now" in lines[0]
+    assert (copy / "checkpoints" / "36.damaged").is_dir()
+    assert_same_run(resumed, run)
+
+
+@pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 16))
+@pytest.mark.usefixtures("unchecked_types")
+def test_parameters_are_those_that_were_saved_or_others_are_said(
+    run: Run, copy: Path, share: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flips("params", share)(copy / "checkpoints" / str(run.step))
+    loaded = load_run(copy)
+    err = capsys.readouterr().err
+    assert f"checkpoint {copy / 'checkpoints' / str(run.step)} is damaged" in err
+    assert "the parameters are those of its checkpoint of step 24" in err
+    assert loaded.step == 24
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_without_a_good_checkpoint_nothing_goes_on(copy: Path) -> None:
+    for checkpoint in (copy / "checkpoints").iterdir():
+        flips("params", 0.5)(checkpoint)
+    with pytest.raises(UserError, match="all of its checkpoints are damaged"):
+        load_run(copy)
+    with pytest.raises(UserError, match=r"is damaged: params is not what was saved, by its sum\. It is the only one"):
+        resume(copy)
+
+
+@pytest.mark.slow
+def test_members_go_on_together_from_the_last_step_that_is_good_in_all(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [replace(config, seed=seed) for seed in (0, 1)]
+    runs = fit_many(configs, tmp_path / "whole")
+    copy = shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+    flips("params", 0.5)(copy / "seed-1" / "checkpoints" / "36")
+    for resumed, expected in zip(resume_many(copy), runs, strict=True):
+        assert_same_run(resumed, expected)
+    assert capsys.readouterr().err.count("36.damaged") == 1
+
+
+def junk(name: str, content: bytes) -> Harm:
+    return lambda directory: (directory / name).write_bytes(content)
+
+
+RECORD = b'{"epoch": 1, "step": 12, "test_loss": 1.0}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.jsonl", b"[1]\n" + RECORD),
+        ("metrics.jsonl", RECORD + b"\xff\xfe\n"),
+        ("metrics.jsonl", RECORD.replace(b"12", b'"12"')),
+        ("metrics.jsonl", RECORD.replace(b"test_loss", b"best_loss")),
+        ("examples.npy", b""),
+        ("examples.npy", b"\x93NUMPY\x01\x00\x10\x00{}"),
+        ("provenance.json", b""),
+        ("provenance.json", b'{"data": 7}'),
+        ("provenance.json", None),
+        ("config.json", b'{"format": 2, '),
+        ("config.json", b"\xff"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_damaged_file_is_named(copy: Path, name: str, content: bytes | None) -> None:
+    (copy / name).unlink() if content is None else (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=name) as error:
+        load_run(copy)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"step"', b"\xff"])
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_damaged_evaluation_is_named(copy: Path, content: bytes) -> None:
+    (copy / "evaluation.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"evaluation\.json cannot be read"):
+        compare([copy], copy / "comparison.png")
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_what_a_kill_left_of_a_line_is_no_damage(run: Run, copy: Path) -> None:
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "st')
+    assert load_run(copy).metrics == run.metrics
+
+
+def test_one_bit_changes_both_halves_of_a_sum() -> None:
+    """Of any type of number, wherever it is."""
+    random = np.random.default_rng(0)
+    tree = {
+        "a": random.normal(size=(3, 4, 5)).astype(np.float32),
+        "b": random.integers(0, 9, (7,), np.int32),
+        "c": np.float32(2.0),
+        "d": random.normal(size=(2, 3)).astype(jax.numpy.bfloat16),
+    }
+    before = np.asarray(sum_of(tree))
+    for _ in range(200):
+        name = random.choice(list(tree))
+        other = np.array(tree[name])
+        view = other.reshape(-1).view(np.uint8)
+        view[random.integers(view.size)] ^= 1 << random.integers(8)
+        assert (np.asarray(sum_of(tree | {name: other})) != before).all()
+    swapped = tree | {"a": tree["a"][::-1]}
+    assert (np.asarray(sum_of(swapped)) != before).all()
+
+
+@pytest.mark.slow
+def test_sums_do_not_depend_on_how_devices_share_an_array() -> None:
+    program = """
+import jax, numpy as np; jax.config.update("jax_num_cpu_devices", 4)
+from flax_vae.runs.checkpoints import sum_of
+tree = {"a": np.arange(48, dtype=np.float32).reshape(8, 6), "b": np.arange(8)}
+mesh = jax.make_mesh((2, 2), ("x", "y"))
+for spec in ((), ("x",), (("x", "y"),)):
+    print(*np.asarray(sum_of(jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec))))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert len(set(done.stdout.splitlines())) == 1
+    assert len(done.stdout.splitlines()) == 3
