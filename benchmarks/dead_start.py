@@ -34,7 +34,7 @@ from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
 
 DEAD_LOSS = 320.0
-METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")
+METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def main(arguments: Arguments) -> None:
             state = jax.device_put(state, everywhere)
             for start, stop in ((0, last), (last, arguments.steps)):
                 totals = jax.device_put({term: jnp.zeros(()) for term in METRICS}, everywhere)
-                state, totals, _ = run(state, totals, resident, rows, start, stop)
+                state, totals = run(state, totals, resident, rows, start, stop)
             loss = float(totals["loss"]) / (arguments.steps - last)
             runs.append({"seed": seed, "loss": loss, "alive": alive(vae, state, images[:500])})
             print(

@@ -31,7 +31,7 @@ from flax_vae.runs.config import RECIPES
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
 
-METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")
+METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Steps:
         """One step, averaged over a dispatch."""
         totals = jax.device_put({name: np.zeros((), np.float32) for name in METRICS}, self.everywhere)
         began = time.perf_counter()
-        self.state, totals, _ = self.run(self.state, totals, self.images, self.rows, 0, self.count)
+        self.state, totals = self.run(self.state, totals, self.images, self.rows, 0, self.count)
         jax.block_until_ready(totals)
         return (time.perf_counter() - began) / self.count
 

@@ -150,7 +150,7 @@ def training(config: Config) -> Measured:
 
     def run() -> Any:
         nonlocal state, totals  # whose buffers each call donates to the next
-        state, totals, _ = steps(state, totals, on_device, rows, 0, count)
+        state, totals = steps(state, totals, on_device, rows, 0, count)
         return totals
 
     return run, products * count * batch_size, count * batch_size

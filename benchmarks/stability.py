@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -46,22 +47,26 @@ def main(arguments: Arguments) -> None:
     everywhere, split = shardings(mesh)
     steps = make_train_steps(make_train_step(model, objective, tx, microbatch_size=16, mesh=mesh), mesh)
     on_device = jax.device_put(images, everywhere)
-    began, losses, norms = time.perf_counter(), [], []
+    began, losses, diverged = time.perf_counter(), list[float](), 0
     for seed in range(arguments.seeds):
         state = init_state(model, tx, jax.random.key(seed), SHAPE)
         totals = zero_metrics(model, objective, state, images[:BATCH_SIZE])
         rows = np.asarray(epoch_indices(len(images), BATCH_SIZE, seed, 0))[: arguments.steps]
         state, totals = jax.device_put((state, totals), everywhere)
-        _, _, last = steps(state, totals, on_device, jax.device_put(rows, split), 0, arguments.steps)
+        rows, end = jax.device_put(rows, split), arguments.steps
+        state, before = steps(state, jax.tree.map(jnp.copy, totals), on_device, rows, 0, end - 1)
+        _, last = steps(state, totals, on_device, rows, end - 1, end)
+        skipped = int(before["skipped"] + last["skipped"])
         losses.append(float(last["loss"]))
-        norms.append(float(last["gradient_norm"]))
-        print(f"seed {seed}: loss {losses[-1]:.1f}, norm of the gradient {norms[-1]:.1f}", flush=True)
+        diverged += skipped > 0
+        norm = float(last["gradient_norm"])
+        print(f"seed {seed}: loss {losses[-1]:.1f}, norm of the gradient {norm:.1f}, {skipped} skipped", flush=True)
     report = {
         "date": time.strftime("%Y-%m-%d"),
         "seeds": arguments.seeds,
         "steps": arguments.steps,
         "learning_rate": arguments.learning_rate,
-        "diverged": int(np.sum(~np.isfinite(losses) | ~np.isfinite(norms))),
+        "diverged": diverged,
         "last_loss": {"least": min(losses), "median": float(np.median(losses)), "largest": max(losses)},
         "seconds": time.perf_counter() - began,
     }

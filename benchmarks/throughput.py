@@ -43,7 +43,7 @@ from flax_vae.models.presets import PRESETS, channel_means
 from flax_vae.training.ensemble import make_ensemble_steps, stack
 from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, ensemble_mesh
 
-METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm")
+METRICS = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
 BATCH, LATENT_DIM = 100, 40
 
 
@@ -111,7 +111,7 @@ def _prepare_members(count: int, steps: int) -> None:
     def turn() -> None:
         nonlocal states
         totals = jax.device_put({name: np.zeros(count, np.float32) for name in METRICS}, split)
-        states, totals, _ = run(states, totals, resident, rows, 0, steps)
+        states, totals = run(states, totals, resident, rows, 0, steps)
         jax.block_until_ready(totals)
 
     _turn.append(turn)

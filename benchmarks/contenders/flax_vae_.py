@@ -39,13 +39,13 @@ def prepare(task: Task):
     steps = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh), mesh)
     state = replace(init_state(vae, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
     state, images = jax.device_put((state, task.images), everywhere)
-    names = ("loss", "elbo", "rate", "distortion", "gradient_norm")
+    names = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
     zeros = {name: np.zeros((), np.float32) for name in names}
 
     def train(amount: int) -> float:
         nonlocal state
         rows = jax.device_put(task.batches(int(state.step), amount), split)
-        state, totals, _ = steps(state, jax.device_put(zeros, everywhere), images, rows, 0, amount)
+        state, totals = steps(state, jax.device_put(zeros, everywhere), images, rows, 0, amount)
         return float(totals["loss"]) / amount
 
     return train

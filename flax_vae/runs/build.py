@@ -274,7 +274,7 @@ class Training:
         if self.data.class_names:
             batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
         objective, state = self.objective_at(self.config.beta), jax.eval_shape(self.fresh_state)
-        return zero_metrics(self.model, objective, state, batch, self.config.skip_norm)
+        return zero_metrics(self.model, objective, state, batch)
 
 
 def build(config: Config, model: nn.Module | None = None, objective: Objective | None = None) -> Training:

@@ -100,7 +100,7 @@ class Config:
     skip_norm: float = _setting(
         "optimisation",
         0.0,
-        "Steps whose gradient has a larger norm are skipped and counted; training stops when most of an epoch is. "
+        "Steps whose gradient has a larger norm are skipped and counted, as are those where it is not finite. "
         "0 for none.",
     )
     ema_decay: float = _setting(

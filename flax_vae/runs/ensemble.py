@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from flax_vae.batches import Batch
+from flax_vae.batches import Batch, take
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.metrics.means import make_evaluate
@@ -21,9 +20,10 @@ from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Training
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
 from flax_vae.training.sharding import DATA_AXIS, EACH_MEMBER, EVERYWHERE, ensemble_mesh, shardings
-from flax_vae.training.step import TrainState
+from flax_vae.training.step import MOST_SKIPS, TrainState
 
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
 
@@ -41,7 +41,7 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     """The trees of a checkpoint: those to sample with stand alone, the key is a function of the seed."""
     items = {
         "params": state.params,
-        "optimizer": {"step": state.step, "opt_state": state.opt_state, "totals": totals},
+        "optimizer": {"step": state.step, "skips": state.skips, "opt_state": state.opt_state, "totals": totals},
     }
     return items if state.averaged_params is None else items | {"averaged_params": state.averaged_params}
 
@@ -56,7 +56,8 @@ def restore_member(directory: RunDirectory, training: Training, step: int, items
     found = checkpoints.restore(directory.checkpoints, step, items)
     rest = found["optimizer"]
     _, train_key, _ = training.keys()
-    state = TrainState(rest["step"], found["params"], rest["opt_state"], found.get("averaged_params"), train_key)
+    averaged = found.get("averaged_params")
+    state = TrainState(rest["step"], found["params"], rest["opt_state"], averaged, rest["skips"], train_key)
     directory.keep_metrics_until(int(state.step))
     return Member(directory, training, state, rest["totals"])
 
@@ -115,30 +116,38 @@ class Ensemble(ExitStack):
         return images
 
     def advance(self, images: Batch, rows: Array, start: int, stop: int) -> None:
-        """Make the steps of a dispatch, and take out the members that diverged: a metric is NaN or infinite."""
-        self.state, self.totals, last = self.steps(self.state, self.totals, images, rows, start, stop)
-        ends = jax.device_get(self.unstack((self.state.step, last)))  # waits for the device
+        """Make the steps of a dispatch, and take out the members that skip every step by now."""
+        before = jax.device_get(self.state.step)
+        self.state, self.totals = self.steps(self.state, self.totals, images, rows, start, stop)
+        ends = jax.device_get(self.unstack((self.state.step, self.state.skips)))  # waits for the device
         for i in self.going():
-            step, metrics = ends[i]
-            if bad := [name for name in metrics if not np.isfinite(metrics[name])]:
-                bad = [f"{name} is {metrics[name]}" for name in sorted(bad, key=lambda name: name != "loss")]
-                rate = self.members[i].training.config.learning_rate
-                advice = f"Lower --learning-rate (now {rate:g}) or bound the gradient by --clip-norm 1"
-                self._fail(i, f"step {step}: {', '.join(bad)}. {advice}")
+            step, skips = map(int, ends[i])
+            if skips >= MOST_SKIPS:
+                last = take(images, rows[i, start + step - before[i] - 1])
+                self._fail(i, f"step {step} and the {skips - 1} before were skipped: {self._why(i, last, step - 1)}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
+
+    def _why(self, i: int, batch: Batch, step: int) -> str:
+        """What is wrong with a member's step, and what may help."""
+        training, state = self.members[i].training, self.unstack(self.state)[i]
+        config = training.config
+        objective, key = training.objective_at(config.beta), jax.random.fold_in(state.key, step)
+        found = diagnose(training.model, objective, state.params, batch, key, step)
+        limit = f", raise --skip-norm (now {config.skip_norm:g})" if config.skip_norm else ""
+        return (
+            f"{found}. Lower --learning-rate (now {config.learning_rate:g}){limit}, or bound the gradient by "
+            "--clip-norm 1"
+        )
 
     def stop_skipping(self, means: dict[int, dict[str, float]]) -> None:
         """Take out the members that skipped most steps of the epoch: they would go on so, and learn nothing."""
         for i in self.going():
-            config, skipped = self.members[i].training.config, means[i].get("skipped", 0.0)
+            config, skipped = self.members[i].training.config, means[i]["skipped"]
             if skipped > 0.5:
-                self._fail(
-                    i,
-                    f"{skipped:.0%} of the epoch's steps were skipped; the mean norm of the gradient is "
-                    f"{means[i]['gradient_norm']:.3g}. Raise --skip-norm (now {config.skip_norm:g}) or lower "
-                    f"--learning-rate (now {config.learning_rate:g})",
-                )
+                limit = f"Raise --skip-norm (now {config.skip_norm:g}) or lower" if config.skip_norm else "Lower"
+                rate = f"{limit} --learning-rate (now {config.learning_rate:g})"
+                self._fail(i, f"{skipped:.0%} of the epoch's steps were skipped. {rate}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
 
@@ -152,9 +161,15 @@ class Ensemble(ExitStack):
             say(f"{member.directory} stops. {self.failed[i]}")
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
-        """Each member's train metrics over the steps of the epoch so far."""
+        """Each member's train metrics over the epoch's steps so far but those skipped, and the share of these."""
         totals = jax.device_get(self.unstack(self.totals))
-        return {i: {name: float(total) / steps for name, total in totals[i].items()} for i in self.going()}
+
+        def of(totals: dict[str, Any]) -> dict[str, float]:
+            skipped = float(totals["skipped"])
+            made = max(steps - skipped, 1)
+            return {name: float(total) / made for name, total in totals.items()} | {"skipped": skipped / steps}
+
+        return {i: of(totals[i]) for i in self.going()}
 
     def evaluate(self) -> dict[int, dict[str, float]]:
         """Each member's metrics on the set that chooses, by the objective as it is after the last step of the training.

@@ -136,6 +136,7 @@ class Report:
             f"train loss {value['train_loss']}",
             f"{held_out} loss {value[f'{held_out}_loss']}" + (f" ({', '.join(terms)})" if terms else ""),
             f"{len(records)} seeds" if len(records) > 1 else "",
+            f"{skipped:.2%} of the steps skipped" if (skipped := mean(r["train_skipped"] for r in records)) else "",
             f"{records[0]['images_per_second']:,.0f} images/s",
             f"{records[0]['seconds']:.0f} s",
         ]

@@ -30,8 +30,8 @@ def make_ensemble_steps(make_step: Callable[[Any], Any], mesh: Mesh) -> Callable
     """`run(own, state, totals, images, indices, start, stop)`: `make_train_steps` for all members at once.
 
     Everything but the images, `start` and `stop` is stacked; `make_step(own)` is the train step of a member, given the
-    values that are its own, and shares batches along `DATA_AXIS`. A member whose metrics are not finite stops, and the
-    others go on.
+    values that are its own, and shares batches along `DATA_AXIS`. A member that skips every step stops, and the others
+    go on.
 
     A CPU's core trains its members one after the other: what one of them reads and writes stays in its caches, and
     convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side, where

@@ -18,6 +18,8 @@ from flax_vae.models.vae import Params, init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
 from flax_vae.training.sharding import DATA_AXIS, shardings
 
+MOST_SKIPS = 10  # steps in a row, after which a training would go on skipping for ever
+
 
 @struct.dataclass
 class TrainState:
@@ -29,6 +31,7 @@ class TrainState:
         step: number of updates made, int32.
         params, opt_state: pytrees of the model and of Optax.
         averaged_params: exponential moving average of the parameters, or None.
+        skips: number of steps in a row that were skipped until now, int32.
         key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no saved randomness.
     """
 
@@ -36,6 +39,7 @@ class TrainState:
     params: Any
     opt_state: Any
     averaged_params: Any
+    skips: Any
     key: Any
 
     @property
@@ -56,7 +60,8 @@ def init_state(
     init_key, train_key = jax.random.split(key)
     params = init(model, init_key, image_shape, context_dim)
     averaged = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), averaged, train_key)
+    step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # donated, so each has memory of its own
+    return TrainState(step, params, tx.init(params), averaged, skips, train_key)
 
 
 def make_train_step(
@@ -74,6 +79,9 @@ def make_train_step(
     Metrics are means over the batch, in nats per image, and the global norm of the gradient. A conditional model takes
     the pair of images and contexts for images.
 
+    A step is skipped if its gradient or a metric is not finite: parameters and optimiser stay as they are, all metrics
+    are 0 but `skipped`, which is 1.
+
     Args:
         model, objective, tx: model, what is minimised, and the Optax optimiser.
         ema_decay: decay of the averaged parameters, where the state has any.
@@ -83,8 +91,7 @@ def make_train_step(
             microbatches, the result is the same to rounding for every number of devices.
         axis: instead of a mesh, its axis along which devices share the batch, where the step is called within their
             `jax.shard_map`.
-        skip_norm: a step whose gradient has a larger norm leaves parameters and optimiser as they are, and the metric
-            `skipped` is 1 (Child 2021); 0 for never.
+        skip_norm: a step whose gradient has a larger norm is skipped as well (Child 2021); 0 for never.
     """
     mean_gradient = _make_mean_gradient(model, objective, microbatch_size, DATA_AXIS if mesh else axis)
     if mesh:
@@ -102,13 +109,15 @@ def make_train_step(
         averaged = state.averaged_params
         if averaged is not None:
             averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
-        new = replace(state, params=params, opt_state=opt_state, averaged_params=averaged)
+        none = jnp.zeros_like(state.skips)
+        new = replace(state, params=params, opt_state=opt_state, averaged_params=averaged, skips=none)
         metrics |= {"gradient_norm": _norm(grads)}
+        good = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
         if skip_norm:
-            skip = metrics["gradient_norm"] > skip_norm
-            new = jax.tree.map(partial(jnp.where, skip), state, new)
-            metrics["skipped"] = skip.astype(jnp.float32)
-        return replace(new, step=state.step + 1), metrics
+            good &= metrics["gradient_norm"] <= skip_norm
+        new = jax.tree.map(partial(jnp.where, good), new, replace(state, skips=state.skips + 1))
+        metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
+        return replace(new, step=state.step + 1), metrics | {"skipped": 1 - good.astype(jnp.float32)}
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -118,13 +127,11 @@ def _norm(tree: Params) -> Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in jax.tree.leaves(tree)))
 
 
-def zero_metrics(
-    model: nn.Module, objective: Objective, state: TrainState, batch: Any, skip_norm: float = 0.0
-) -> Metrics:
+def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:
     """Zeros, one for each metric that the train step reports, from the shapes of its arguments."""
     terms = jax.eval_shape(partial(apply_objective, model, objective), state.params, batch, state.key, state.step)
-    own = ("gradient_norm", "skipped") if skip_norm else ("gradient_norm",)
-    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | {name: jnp.zeros(()) for name in own}
+    own = {name: jnp.zeros(()) for name in ("gradient_norm", "skipped")}
+    return {name: jnp.zeros((), term.dtype) for name, term in terms.items()} | own
 
 
 def _make_mean_gradient(
@@ -165,12 +172,12 @@ def _make_mean_gradient(
 def make_train_steps(
     train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh | None = None
 ) -> Callable[..., Any]:
-    """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals, last)`.
+    """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals)`.
 
     Step i trains on `images[indices[i]]`, and on the contexts beside them if `images` is a pair. `totals` adds up the
-    metrics of the steps; `last` holds those of the last one. The loop ends early, after the first step with a metric
-    that is not finite. `start` and `stop` are traced: one compilation serves every number of steps, and how a training
-    is cut into dispatches does not change its bits.
+    metrics of the steps. The loop ends early where `MOST_SKIPS` steps in a row were skipped. `start` and `stop` are
+    traced: one compilation serves every number of steps, and how a training is cut into dispatches does not change its
+    bits.
     """
 
     def run(
@@ -180,18 +187,17 @@ def make_train_steps(
         indices: Int[Array, "s b"],
         start: Int[Array, ""],
         stop: Int[Array, ""],
-    ) -> tuple[TrainState, Metrics, Metrics]:
+    ) -> tuple[TrainState, Metrics]:
         def unfinished(carry: tuple) -> Array:
-            i, _, _, last = carry
-            return (i < stop) & jnp.isfinite(jnp.stack(list(last.values()))).all()
+            i, state, _ = carry
+            return (i < stop) & (state.skips < MOST_SKIPS)
 
         def body(carry: tuple) -> tuple:
-            i, state, totals, _ = carry
+            i, state, totals = carry
             state, metrics = train_step(state, take(images, indices[i]))
-            return i + 1, state, jax.tree.map(jnp.add, totals, metrics), metrics
+            return i + 1, state, jax.tree.map(jnp.add, totals, metrics)
 
-        last = jax.tree.map(jnp.zeros_like, totals)
-        return jax.lax.while_loop(unfinished, body, (start, state, totals, last))[1:]
+        return jax.lax.while_loop(unfinished, body, (start, state, totals))[1:]
 
     # Unless told, XLA names the devices of its results otherwise than those of its arguments: a second compilation.
     everywhere = shardings(mesh)[0] if mesh else None

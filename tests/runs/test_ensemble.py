@@ -72,14 +72,14 @@ def test_a_member_that_goes_bad_does_not_spoil_the_rest(
     (left,) = fit_many([bad, good], tmp_path / "group")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), left.params, runs[0].params)
     reason = (tmp_path / "group" / "learning-rate-1e+30" / "failed.txt").read_text()
-    assert reason.startswith("step 2: loss is nan")
-    assert "learning-rate-1e+30 stops. step 2" in capsys.readouterr().err
+    assert reason.startswith("step 11 and the 9 before were skipped: loss is nan")
+    assert "learning-rate-1e+30 stops. step 11" in capsys.readouterr().err
     summary = json.loads((tmp_path / "group" / "summary.json").read_text())
     assert [(row["learning_rate"], row["seeds"], row["failed"]) for row in summary] == [
         (0.002, [0], []),
         (1e30, [], [0]),
     ]
-    with pytest.raises(UserError, match="step 2: loss is nan"):
+    with pytest.raises(UserError, match="step 11 and the 9 before were skipped: loss is nan"):
         fit_many([bad, replace(bad, seed=1)], tmp_path / "worse")
 
 

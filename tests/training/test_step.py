@@ -9,7 +9,7 @@ from known_models import IMAGES, linear_gaussian
 from flax_vae import ELBO, UserError, init_state, make_optimizer, make_train_step, tutorial_dense
 from flax_vae.batches import epoch_indices
 from flax_vae.training.sharding import data_mesh
-from flax_vae.training.step import make_train_steps
+from flax_vae.training.step import MOST_SKIPS, make_train_steps
 
 pytestmark = pytest.mark.quick_compile
 
@@ -51,17 +51,44 @@ def test_many_steps_in_one_dispatch_are_the_steps_one_by_one(images: np.ndarray)
     assert int(whole[0].step) == 5
 
 
-def test_the_loop_ends_at_the_first_step_that_is_not_finite(images: np.ndarray) -> None:
-    def breaks_at_step_three(vae, x, key, step):
-        loss, metrics = ELBO()(vae, x, key, step)
-        return jnp.where(step == 3, jnp.nan, loss), metrics
+@pytest.mark.parametrize("number", [jnp.nan, jnp.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(number: float, images: np.ndarray) -> None:
+    """A poisoned batch among good ones: the totals are those of the others."""
 
-    state, step = dense(breaks_at_step_three)
+    def poisoned(vae, x, key, step):
+        loss, metrics = ELBO()(vae, x, key, step)
+        return loss * jnp.where(step == 3, number, 1.0), metrics
+
+    state, step = dense(poisoned, ema_decay=0.9)
     indices = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
     totals = zero_totals(step, state, images[:8])
-    state, _, last = make_train_steps(step)(state, totals, images, indices, 0, 8)
-    assert int(state.step) == 4
-    assert np.isnan(last["loss"])
+    after, totals = make_train_steps(step)(jax.tree.map(jnp.copy, state), totals, images, indices, 0, 6)
+    losses = []
+    for i in range(6):
+        before = jax.tree.map(jnp.copy, state)
+        state, metrics = step(state, images[indices[i]])
+        losses.append(float(metrics["loss"]))
+        if i == 3:
+            assert (int(state.step), int(state.skips), float(metrics["skipped"])) == (4, 1, 1)
+            for name in ("params", "opt_state", "averaged_params"):
+                assert_same_bits(getattr(state, name), getattr(before, name))
+    assert_same_bits((after.step, after.skips), (6, 0))
+    np.testing.assert_allclose(totals["loss"], sum(losses), rtol=1e-5)
+    assert losses[3] == 0
+    assert totals["skipped"] == 1
+
+
+def test_the_loop_ends_where_every_step_is_skipped(images: np.ndarray) -> None:
+    def breaks_at_step_three(vae, x, key, step):
+        loss, metrics = ELBO()(vae, x, key, step)
+        return jnp.where(step >= 3, jnp.nan, loss), metrics
+
+    state, step = dense(breaks_at_step_three)
+    indices = jnp.asarray(epoch_indices(64, 2, seed=0, epoch=0))
+    totals = zero_totals(step, state, images[:2])
+    state, totals = make_train_steps(step)(state, totals, images, indices, 0, 32)
+    assert int(state.step) == 3 + MOST_SKIPS
+    assert totals["skipped"] == MOST_SKIPS
 
 
 def test_an_epoch_is_a_shuffle_of_seed_and_number() -> None:
