@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
-from jaxtyping import Array, UInt32
 
 from flax_vae.errors import UserError
 
@@ -75,7 +73,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     import orbax.checkpoint as ocp
 
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    sums = {name: np.asarray(sum_of(tree)).tolist() for name, tree in items.items()}
+    sums = {name: sum_of(tree) for name, tree in items.items()}
     with _writing(manager.directory):
         manager.save(step, args=ocp.args.Composite(**saved, **{_SUMS: ocp.args.JsonSave(sums)}))
 
@@ -157,7 +155,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             found = dict(manager.restore(step, args=ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})))
             sums = found.pop(_SUMS)
             for name, tree in found.items():
-                if np.asarray(sum_of(tree)).tolist() != sums[name]:
+                if sum_of(tree) != sums[name]:
                     raise ValueError(f"{name} is not what was saved, by its sum")
             return found
     except UserError:
@@ -166,39 +164,41 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
 
 
-@jax.jit
-def sum_of(tree: Any) -> UInt32[Array, " 2"]:
-    """64 bits that change with any bit of any array; the same however the arrays are shared among devices.
+def sum_of(tree: Any) -> list[int]:
+    """Two sums of 64 bits that change with any bit of any array, however devices share the arrays.
 
-    Σ bits(xᵢ) wᵢ mod 2³², with two odd weights for each place i: one changed number always changes both sums.
+    As of Fletcher (1982): Σ xᵢ and Σ (2i + 1) xᵢ, of the bits of each number as a whole number xᵢ and its place i.
     """
-    total, place = jnp.zeros(2, jnp.uint32), 0
+    plain, placed, begin = 0, 0, 0
     for leaf in jax.tree.leaves(tree):
-        bits = _bits(jnp.asarray(leaf))
-        steps = np.cumprod([1, *bits.shape[:0:-1]], dtype=np.uint32)[::-1] if bits.ndim else ()
-        places = jnp.full(bits.shape, place, jnp.uint32)
-        for axis, step in enumerate(steps):
-            places += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(step)
-        weights = (_mixed(places) | 1, _mixed(places ^ jnp.uint32(0x9E3779B9)) | 1)
-        total += jnp.stack([(bits * weight).sum(dtype=jnp.uint32) for weight in weights])
-        place = (place + bits.size) % 2**32
-    return total
+        steps = [int(np.prod(leaf.shape[axis + 1 :])) for axis in range(np.ndim(leaf))]
+        for index, part in _parts(leaf):
+            bits = np.ascontiguousarray(part).view(f"u{part.dtype.itemsize}").reshape(part.shape)
+            axes = zip(leaf.shape, index, steps, strict=True)
+            places = [np.uint64(step) * np.arange(*some.indices(size), dtype=np.uint64) for size, some, step in axes]
+            some, of_places = _moments(bits, places)
+            plain, placed = plain + some, placed + 2 * (of_places + begin * some) + some
+        begin += int(np.prod(leaf.shape))
+    return [plain % 2**64, placed % 2**64]
 
 
-def _bits(array: Array) -> UInt32[Array, "..."]:
-    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    if array.dtype == jnp.bool_:
-        return array.astype(jnp.uint32)
-    whole = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[min(array.dtype.itemsize, 4)]
-    return jax.lax.bitcast_convert_type(array, whole).astype(jnp.uint32)
+def _moments(x: np.ndarray, places: list[np.ndarray]) -> tuple[int, int]:
+    """Σ x and Σ place · x mod 2⁶⁴, where a place is a sum of one number for each axis: one axis at a time."""
+    if not places:
+        return int(x), 0
+    first = (x.reshape(len(x), -1).sum(1, dtype=np.uint64) * places[0]).sum(dtype=np.uint64)
+    plain, rest = _moments(np.asarray(x.sum(0, dtype=np.uint64)), places[1:])
+    return plain, int(first) + rest
 
 
-def _mixed(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Each bit of the result depends on all of x (the finaliser of MurmurHash3)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+def _parts(leaf: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+    """Each number of an array once, in parts, and where these are in the whole."""
+    if isinstance(leaf, jax.Array):
+        for shard in leaf.addressable_shards:
+            if shard.replica_id == 0:
+                yield shard.index, np.asarray(shard.data)
+    else:
+        yield (slice(None),) * np.ndim(leaf), np.asarray(leaf)
 
 
 def _reason(error: Exception) -> str:

@@ -152,8 +152,8 @@ def test_what_a_kill_left_of_a_line_is_no_damage(run: Run, copy: Path) -> None:
     assert load_run(copy).metrics == run.metrics
 
 
-def test_one_bit_changes_both_halves_of_a_sum() -> None:
-    """Of any type of number, wherever it is."""
+def test_one_bit_changes_both_sums() -> None:
+    """Of any type of number, wherever it is; and so does another order."""
     random = np.random.default_rng(0)
     tree = {
         "a": random.normal(size=(3, 4, 5)).astype(np.float32),
@@ -161,15 +161,13 @@ def test_one_bit_changes_both_halves_of_a_sum() -> None:
         "c": np.float32(2.0),
         "d": random.normal(size=(2, 3)).astype(jax.numpy.bfloat16),
     }
-    before = np.asarray(sum_of(tree))
+    before = sum_of(tree)
     for _ in range(200):
         name = random.choice(list(tree))
         other = np.array(tree[name])
-        view = other.reshape(-1).view(np.uint8)
-        view[random.integers(view.size)] ^= 1 << random.integers(8)
-        assert (np.asarray(sum_of(tree | {name: other})) != before).all()
-    swapped = tree | {"a": tree["a"][::-1]}
-    assert (np.asarray(sum_of(swapped)) != before).all()
+        other.reshape(-1).view(np.uint8)[random.integers(other.nbytes)] ^= 1 << random.integers(8)
+        assert not set(sum_of(tree | {name: other})) & set(before)
+    assert sum_of(tree | {"a": tree["a"][::-1]})[1] != before[1]
 
 
 @pytest.mark.slow
@@ -180,7 +178,7 @@ from flax_vae.runs.checkpoints import sum_of
 tree = {"a": np.arange(48, dtype=np.float32).reshape(8, 6), "b": np.arange(8)}
 mesh = jax.make_mesh((2, 2), ("x", "y"))
 for spec in ((), ("x",), (("x", "y"),)):
-    print(*np.asarray(sum_of(jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec))))))
+    print(sum_of(jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec)))), sum_of(tree))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert len(set(done.stdout.splitlines())) == 1
