@@ -12,6 +12,8 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
+from flax_vae.memory import free_memory
+
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
@@ -67,6 +69,11 @@ def _cpu() -> str:
         lines = []
     told = {line for line in lines if line.startswith(("model name", "flags", "CPU part", "Features"))}
     return sha256("\n".join(sorted(told) or (platform.machine(), platform.processor())).encode()).hexdigest()[:8]
+
+
+def device_memory() -> int:
+    """Bytes of the first device; a CPU's are those that the machine has to spare."""
+    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or free_memory()
 
 
 def cpu_cores() -> int:

@@ -21,6 +21,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 from flax_vae.errors import UserError
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of the 32 bits that JAX counts and computes in
+MOST_LAYERS = 100  # each is traced and compiled by itself, which takes seconds
+_REPEATED = ("layers", "depths", "blocks")  # hyperparameters that count them
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -55,7 +58,7 @@ def read_call(text: str) -> Call:
         kwargs = tuple((str(word.arg), ast.literal_eval(word.value)) for word in call.keywords)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise UserError(
-            f"{text!r} is not a name or a call with literal arguments, such as renyi or renyi(alpha=0.3)."
+            f"{text!r:.200} is not a name or a call with literal arguments, such as renyi or renyi(alpha=0.3)."
         ) from None
     return Call(found[1], args, kwargs)
 
@@ -140,9 +143,11 @@ class Parts(Mapping[str, Callable[..., Any]]):
                 value = as_type(value, hints.get(key, Any))
             except TypeError as error:
                 raise UserError(f"--{self.kind} {call}: {key} is {error}.") from None
-            counts = value if isinstance(value, tuple) else (value,)
-            if any(type(count) is int and count < 1 for count in counts):
-                raise UserError(f"--{self.kind} {call}: {key} must be at least 1, not {value!r}.")
+            for number in value if isinstance(value, tuple) else (value,):
+                largest = MOST_LAYERS if key in _REPEATED else LARGEST_INT
+                least, most = (1, largest) if type(number) is int else (-LARGEST_FLOAT, LARGEST_FLOAT)
+                if type(number) in (int, float) and not least <= number <= most:
+                    raise UserError(f"--{self.kind} {call}: {key} must be at least {least:,} and at most {most:,}.")
             values.append((key, value))
         return Call(call.name, (), tuple(values))
 

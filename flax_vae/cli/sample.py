@@ -60,18 +60,14 @@ examples:
         Raises:
             UserError: bad input.
         """
-        if self.num_samples < 1:
-            raise UserError(f"--num-samples must be at least 1, not {self.num_samples}.")
-        if not self.temperature > 0:
-            raise UserError(f"--temperature must be above 0, not {self.temperature}.")
         if self.sampler == "gmm" and (self.mode, self.temperature) != ("prior", 1.0):
             raise UserError("--sampler gmm makes new images: it goes with neither another --mode nor a --temperature.")
         if self.label is not None and self.mode not in ("prior", "grid"):
             raise UserError(f"--label goes with --mode prior and grid: test images of {self.mode} have their own.")
         for path in filter(None, (self.out, self.npy)):
             refuse_unwritable(path, ".png" if path == self.out else "")
-        use_machine()
         wish = Wish(self.num_samples, self.seed, self.temperature, self.label, self.pixels)
+        use_machine()
         make = from_gmm if self.sampler == "gmm" else MODES[self.mode]
         images, columns = make(load_run(self.run), wish)
         save_image_grid(self.out, images, columns)

@@ -19,6 +19,7 @@ from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.fit import Run, fit, fit_many, resume, resume_many
 
+_MOST_MEMBERS = 1000  # each has a run directory of its own, and files in it open all the time
 EXAMPLES = """
 examples:
   flax-vae train                                                about a minute on two cores
@@ -137,6 +138,8 @@ def _start(flags: Flags) -> list[Run]:
         raise UserError(f"--seeds must be at least 1, not {flags.seeds}.")
     config = Config(**flags.config)
     rates, betas = flags.learning_rates or (config.learning_rate,), flags.betas or (config.beta,)
+    if (members := len(rates) * len(betas) * flags.seeds) > _MOST_MEMBERS:
+        raise UserError(f"--seeds {flags.seeds} makes {members:,} trainings in one program: {_MOST_MEMBERS} at most.")
     configs = [
         replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
         for rate, beta, i in product(rates, betas, range(flags.seeds))

@@ -3,6 +3,7 @@
 A prior that passes images through the encoder in each step says so by `encodes_each_step`.
 """
 
+import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, UInt8
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.compound import Chain, Flow, Mixture
 from flax_vae.distributions.normal import Normal
+from flax_vae.memory import refuse_larger
 from flax_vae.models.posteriors import DiagonalNormal, conditionals
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.networks import ImageShape
@@ -67,6 +69,8 @@ def vamp(image_shape: ImageShape, images: Images | None = None, components: int 
     """The mean of the model's own posteriors at learned images (VampPrior, Tomczak & Welling 2018)."""
     if images is None:
         return VampPrior(image_shape, components=components)
+    size = components * (8 + math.prod(image_shape))  # which image, and its pixels
+    refuse_larger(size, f"--prior vamp(components={components})", "learn fewer pseudo-inputs")
     chosen = np.random.default_rng(0).choice(len(images), components)
     return VampPrior(image_shape, images[chosen].tobytes(), components)
 

@@ -1,5 +1,6 @@
 """From a configuration to what it names: the data, the model, the objective and the optimiser."""
 
+import math
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from flax_vae.batches import Batch
 from flax_vae.console import say
 from flax_vae.data import ImageData, as_batch, class_names, draw_binary, is_binary, load_images, split_validation
 from flax_vae.errors import UserError
+from flax_vae.machine import device_memory
+from flax_vae.memory import refuse_larger
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
 from flax_vae.models.presets import PRESETS, channel_means
@@ -28,7 +31,7 @@ from flax_vae.models.vae import with_dtype
 from flax_vae.nn.networks import ImageShape
 from flax_vae.objectives import OBJECTIVES, Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
-from flax_vae.parts import read_call
+from flax_vae.parts import LARGEST_INT, read_call
 from flax_vae.runs.config import Config
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import data_mesh
@@ -297,10 +300,31 @@ def build(config: Config, model: nn.Module | None = None, objective: Objective |
     if model is None:
         model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
     model = with_dtype(model, config.precision)
+    training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
+    _refuse_too_large(training)
     levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
     if levels == 2 and not is_binary(data.held_out.images):
         say(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is not a density; compare it only with the same loss. --likelihood names others."
         )
-    return Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
+    return training
+
+
+def _refuse_too_large(training: Training) -> None:
+    """Raise UserError where a step fits in no memory, or its number in no int32.
+
+    The estimates are from below: of what is kept of a step for its gradient, only the decoder's output is counted.
+    """
+    config, there = training.config, device_memory()
+    if training.total_steps > LARGEST_INT:
+        raise UserError(f"--epochs {config.epochs}: {training.total_steps:,} steps, {LARGEST_INT:,} at most.")
+    state = jax.eval_shape(training.fresh_state)
+    arrays = jax.tree.leaves((state, state.params))  # the gradient is as large as the parameters
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+    refuse_larger(size, "The model with its optimiser", "lower --latent-dim, or choose a smaller --preset", there)
+    share = -(-training.batch_size // jax.device_count())
+    draws, at_once = config.num_samples or 1, min(config.microbatch_size or share, share)
+    size = 4 * draws * at_once * math.prod(training.data.train.images.shape[1:])
+    way_out = "lower --num-samples, --batch-size or --microbatch-size"
+    refuse_larger(size, f"{draws:,} draws for each of {at_once:,} images at a time", way_out, there)

@@ -15,10 +15,12 @@ from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.presets import PRESETS
 from flax_vae.models.priors import PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import as_type, read_call
+from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
 
 Binarize = Literal["none", "fixed", "dynamic"]
 FORMAT = 2  # of config.json; raised when an older program could misread a newer file
+_SEEDS, _LARGEST_SEED = ("seed", "binarize_seed"), 2**32 - 1  # of a larger one JAX takes the lowest 32 bits
+_MOST_DEVICES = 1024  # on CPUs each is made, with threads of its own, before anything else
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES)}
 
 
@@ -173,14 +175,21 @@ class Config:
                     "learning_rate", "image_size")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
+            if value is not None and not value > 0:
                 raise UserError(f"{flag(name)} must be greater than 0, not {value}.")
         not_negative = ("beta", "microbatch_size", "kl_warmup_epochs", "warmup_steps", "clip_norm", "skip_norm",
-                        "binarize_seed", "seed", "early_stopping")  # fmt: skip
+                        "early_stopping")  # fmt: skip
         for name in not_negative:
             value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
+            if value is not None and not value >= 0:
                 raise UserError(f"{flag(name)} must not be negative: {value}.")
+        for name in _SEEDS:
+            refuse_seed(name, getattr(self, name))
+        largest = {"levels": MOST_LAYERS, "devices": _MOST_DEVICES} | dict.fromkeys(_SEEDS, _LARGEST_SEED)
+        for name, value in vars(self).items():
+            most = largest.get(name, LARGEST_INT if type(value) is int else LARGEST_FLOAT)
+            if type(value) in (int, float) and value > most:
+                raise UserError(f"{flag(name)} must be at most {most:,}, not {value}.")
         for name in ("ema_decay", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} must be at least 0 and below 1, not {getattr(self, name)}.")
@@ -230,6 +239,12 @@ def recipe_of(preset: str) -> Mapping[str, Any]:
         UserError: there is no such preset.
     """
     return PRESETS.facts[PRESETS.read(preset).name]["recipe"]
+
+
+def refuse_seed(name: str, seed: int) -> None:
+    """Raise UserError where a seed is negative or larger than JAX takes it."""
+    if not 0 <= seed <= _LARGEST_SEED:
+        raise UserError(f"{flag(name)} must be from 0 to {_LARGEST_SEED:,}, not {seed}.")
 
 
 def flag(name: str) -> str:
@@ -292,7 +307,7 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
     return parse_config(content, path)
 
@@ -308,8 +323,8 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
         raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
     shape = content.get("image_shape")
     settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)):
-        raise UserError(f"{path} is damaged: image_shape is {shape}, not three positive integers.")
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
+        raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
     names = [each.name for each in fields(Config)]
     for name in settings:
         if name not in names:

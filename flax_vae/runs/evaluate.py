@@ -14,9 +14,11 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
-from flax_vae.console import busy, progress
+from flax_vae.console import busy, progress, say
 from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
 from flax_vae.errors import UserError
+from flax_vae.machine import device_memory
+from flax_vae.memory import refuse_larger
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.disentanglement import dci, mig, sap
 from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
@@ -27,7 +29,7 @@ from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import bind
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
-from flax_vae.runs.config import Binarize
+from flax_vae.runs.config import Binarize, refuse_seed
 from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.kept import Kept
 from flax_vae.runs.run import Run, load_run, run_data
@@ -72,7 +74,8 @@ class Plan:
     annealing_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what has no standard error."""
+        """Refuse what has no standard error, and numbers out of range."""
+        refuse_seed("seed", self.seed)
         if not self.num_samples or min(self.num_samples) < 2 or self.num_images < 2:
             raise UserError("--num-samples and --num-images must be at least 2: fewer have no standard error.")
 
@@ -98,6 +101,9 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
             nothing is written.
     """
     run = load_run(where, vae)
+    most, steps, there = max(plan.num_samples), plan.annealing_steps, device_memory()
+    refuse_larger(8 * IMAGES_AT_ONCE * most, f"--num-samples {most}", "lower it", there)  # of weights and their ranks
+    refuse_larger(12 * steps, f"--annealing-steps {steps}", "lower it", there)  # of numbers, betas and lengths
     data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(plan.seed), 4)
@@ -279,6 +285,7 @@ def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[s
 def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
     """The distance of samples from test images, and that of as many training images, or None without two classes."""
     if (labels := _labels(train, test)) is None:
+        say("Left out: accuracies of labels and the Fréchet distance, which need training images of two classes.")
         return None
     classifier = train_classifier(train.images, labels[0], seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)

@@ -3,6 +3,7 @@
 Each returns images "n h w c" and how many of them make a row.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,10 +15,14 @@ from jaxtyping import Array, Float, Key
 from flax_vae.batches import Batch
 from flax_vae.data import one_hot
 from flax_vae.errors import UserError
+from flax_vae.machine import device_memory
+from flax_vae.memory import refuse_larger
+from flax_vae.runs.config import refuse_seed
 from flax_vae.runs.pictures import class_after_class
 from flax_vae.runs.run import Run, run_data
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, sample_gmm, traverse
 
+_COPIES = 12  # bytes for each number of a pixel, while floats are rounded and laid out as a picture
 Row = tuple[Float[np.ndarray, "n h w c"], int]
 
 
@@ -39,6 +44,14 @@ class Wish:
     label: str | None = None
     pixels: Literal["mean", "draw"] = "mean"
 
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        refuse_seed("seed", self.seed)
+        if self.num_samples < 1:
+            raise UserError(f"--num-samples must be at least 1, not {self.num_samples}.")
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"--temperature must be above 0 and finite, not {self.temperature}.")
+
     @property
     def key(self) -> Key[Array, ""]:
         """Key of the latents."""
@@ -52,6 +65,7 @@ class Wish:
 
 def from_prior(run: Run, wish: Wish) -> Row:
     """New images, their latents from the prior."""
+    _refuse_too_many(run, wish)
     contexts = contexts_of(run, wish.label, wish.num_samples)
     made = sample(run.vae, run.params, wish.key, wish.num_samples, wish.temperature, contexts, wish.pixel_key)
     return np.asarray(made), min(wish.num_samples, 10)
@@ -61,6 +75,7 @@ def from_gmm(run: Run, wish: Wish) -> Row:
     """New images, their latents from a Gaussian mixture fitted to those of the training images."""
     if run.class_names:
         raise UserError("--sampler gmm does not know labels: it goes with unconditional runs.")
+    _refuse_too_many(run, wish)
     images = run_data(run).train.images
     made = sample_gmm(run.vae, run.params, images, wish.key, wish.num_samples, wish.pixel_key)
     return np.asarray(made), min(wish.num_samples, 10)
@@ -88,6 +103,7 @@ def reconstructions(run: Run, wish: Wish) -> Row:
 
 def interpolations(run: Run, wish: Wish) -> Row:
     """The way from one test image to another."""
+    _refuse_too_many(run, wish)
     (first, second), (x0, x1) = _two(run, wish)
     contexts = None if run.contexts is None else run.contexts[[first, second]]
     made = interpolate(run.vae, run.params, x0, x1, wish.num_samples, contexts, wish.pixel_key)
@@ -96,6 +112,7 @@ def interpolations(run: Run, wish: Wish) -> Row:
 
 def traversals(run: Run, wish: Wish) -> Row:
     """A test image with each latent dimension moved in turn."""
+    _refuse_too_many(run, wish, run.config.latent_dim * run.config.levels)
     (first, _), (x, _) = _two(run, wish)
     context = None if run.contexts is None else run.contexts[[first]]
     made = traverse(run.vae, run.params, x, wish.num_samples, context=context, pixel_key=wish.pixel_key)
@@ -110,6 +127,13 @@ MODES: dict[str, Callable[[Run, Wish], Row]] = {
     "interpolate": interpolations,
     "traverse": traversals,
 }
+
+
+def _refuse_too_many(run: Run, wish: Wish, rows: int = 1) -> None:
+    """Raise UserError where images do not fit in the memory: a float for each number of a pixel, and a picture."""
+    size = rows * wish.num_samples * math.prod(run.examples.shape[1:])
+    refuse_larger(4 * size, f"--num-samples {wish.num_samples}", "make fewer at a time", device_memory())
+    refuse_larger(_COPIES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
 
 
 def _two(run: Run, wish: Wish) -> tuple[np.ndarray, np.ndarray]:

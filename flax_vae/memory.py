@@ -1,0 +1,38 @@
+"""How much memory there is: what cannot fit is refused before the work, not ended by the system in its midst."""
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from flax_vae.errors import UserError
+
+_OF_CONTAINERS = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, version 2 and 1
+
+
+def free_memory() -> int:
+    """Bytes that this process can still have: those that the machine has to spare, in a container its limit at most."""
+    limits = []
+    with suppress(OSError, ValueError, AttributeError):  # what Windows lacks
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError, KeyError):  # Linux, which counts as spare what caches would give back
+        words = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        limits.append(1024 * int(words["MemAvailable"].split()[0]))
+    for name in _OF_CONTAINERS:
+        with suppress(OSError, ValueError):  # none, or "max"
+            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+    return min(limits, default=sys.maxsize)
+
+
+def refuse_larger(needed: int, what: str, way_out: str, there: int | None = None) -> None:
+    """Raise UserError where something takes more bytes than there are.
+
+    Args:
+        needed: bytes, or fewer than it will be: an estimate from below refuses nothing that would work.
+        what: what needs them.
+        way_out: what to do instead.
+        there: bytes that there are; those of `free_memory` if None.
+    """
+    there = free_memory() if there is None else there
+    if needed > there:
+        raise UserError(f"{what}: {needed >> 20:,} MiB of memory are needed, and {there >> 20:,} are free: {way_out}.")

@@ -1,0 +1,61 @@
+"""A `config.json` that is damaged or was made up is refused at its first wrong value."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from refusals import assert_refused
+
+from flax_vae import Config
+from flax_vae.cli.sample import make_samples
+from flax_vae.runs.config import config_content
+
+pytestmark = pytest.mark.quick_compile
+
+NESTED = "[" * 200_000
+
+
+def written(change: dict[str, Any]) -> str:
+    return json.dumps(config_content(Config(), (28, 28, 1)) | change)
+
+
+CONTENTS = {
+    "nested": (NESTED, "maximum recursion depth exceeded"),
+    "nested entry": (written({})[:-1] + f', "levels": {NESTED}', "maximum recursion depth exceeded"),
+    "nested part": (written({"preset": f"gated_mlp({NESTED}"}), "is not a name or a call with literal arguments"),
+    "levels": (written({"levels": 1_000_000}), "config.json cannot be used: --levels must be at most 100"),
+    "layers": (written({"posterior": "iaf(layers=1000000)"}), "layers must be at least 1 and at most 100"),
+    "keep": (written({"keep": 10**30}), "--keep must be at most 2,147,483,647"),
+    "seed": (written({"seed": 2**70}), "--seed must be from 0 to 4,294,967,295"),
+    "image_shape": (written({"image_shape": [10**9, 10**9, 3]}), "image_shape is [1000000000, 1000000000, 3], not"),
+    "true": (written({"image_shape": [28, 28, True]}), "image_shape is [28, 28, True], not three integers"),
+    "control": (written({"\x1b[31m": 1}), "has the unknown entry '\\x1b[31m'"),
+    "newline": (written({"dataset\n": 1}), "has the unknown entry 'dataset\\n'; did you mean 'dataset'?"),
+    "devices": (written({"devices": "x"}), "--devices is 'x', which is not int or None"),
+    "preset": (written({"preset": "mlp"}), "--preset mlp: there are gated_mlp"),
+    "prior": (written({"prior": 3}), "--prior is 3, which is not str"),
+    "precision": (written({"precision": "float64"}), "'float64', which is not one of float32, bfloat16"),
+    "infinite": (written({"beta": float("inf")}), "--beta must be at most 3.4e+38, not inf"),
+    "digits": (written({})[:-1] + f', "levels": {"9" * 5000}}}', "Exceeds the limit"),
+    "no object": ("[]", "config.json has format None"),
+    "binary": ("\0\1", "config.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_run_directory(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(content)
+    monkeypatch.chdir(tmp_path)
+    assert_refused(make_samples, ["run"], message, capsys)
+
+
+def test_a_model_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "model.json").write_text(NESTED)
+    monkeypatch.chdir(tmp_path)
+    assert_refused(make_samples, ["model.safetensors"], "maximum recursion depth exceeded", capsys)
