@@ -6,6 +6,7 @@ Source: Xiao, Rasul and Vollgraf (2017), "Fashion-MNIST", arXiv:1708.07747, MIT 
 import functools
 import gzip
 import hashlib
+import io
 import math
 import os
 import struct
@@ -38,6 +39,7 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"  # where TFDS's own builder gets it
+_MOST = 2**26  # bytes; the largest of these files has 47,040,016
 USUAL_PLACES = (
     "/usr/share/datasets/fashion-mnist",  # Debian's dataset-fashion-mnist
     "~/.keras/datasets/fashion-mnist",  # Keras
@@ -117,7 +119,8 @@ def read_idx(folder: Path, name: str, path: Path | None) -> UInt8[np.ndarray, ".
     if path is None:
         raise UserError(f"{folder / name}.gz is missing, its companion is there; get it as well")
     try:
-        return parse_idx(path.read_bytes(), name, str(path))
+        with path.open("rb") as file:
+            return parse_idx(file.read(_MOST), name, str(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); mend that or move it away") from error
 
@@ -129,7 +132,7 @@ def parse_idx(content: bytes, name: str, where: str) -> UInt8[np.ndarray, "..."]
     """
     if content[:2] == b"\x1f\x8b":
         try:
-            content = gzip.decompress(content)
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(_MOST)  # and not all that it may grow to
         except (EOFError, OSError, zlib.error) as error:
             raise UserError(f"{where}: truncated or altered ({error}); get it again") from error
     rank = 3 if "images" in name else 1

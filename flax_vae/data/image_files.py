@@ -1,6 +1,5 @@
 """Images read from files as they are, with their names, and written back: for what has to restore them."""
 
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import stack
 from flax_vae.data.own_images import EXTENSIONS, list_images, pixels
 from flax_vae.errors import UserError
@@ -71,13 +71,14 @@ def _pixels(paths: Sequence[Path], channels: int) -> Iterator[tuple[str, UInt8[n
 
 
 def _arrays(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
-    try:
-        found = np.load(path if stdin is None else io.BytesIO(stdin), allow_pickle=False)
-        labels = None
-        if not isinstance(found, np.ndarray):
-            labels, found = found.get("labels"), found["images"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{path}: no array of images that can be read ({error}).") from None
+    labels = None
+    if path.suffix.lower() == ".npz":
+        with open_npz(path) as archive:
+            if "images" not in archive:
+                raise UserError(f"{path} holds {', '.join(sorted(archive)) or 'nothing'}; images are due.")
+            found, labels = archive["images"], archive.get("labels")
+    else:
+        found = read_npy(path, stdin)
     if found.dtype != np.uint8 or found.ndim not in (3, 4):
         raise UserError(f'{path}: images are uint8, "n h w" or "n h w c", not {found.dtype} of shape {found.shape}.')
     images = found.reshape(*found.shape[:3], -1)

@@ -1,6 +1,7 @@
 """What every source of images comes down to: uint8 pixels, labels, and a note of where they came from."""
 
 import hashlib
+import math
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from flax_vae.console import progress
 from flax_vae.errors import UserError
+from flax_vae.memory import refuse_larger
 from flax_vae.parts import Parts
 
 SOURCES = Parts("dataset", supplied=("split", "data_dir"))  # image sets with a loader of their own
@@ -84,6 +86,7 @@ def resize_all(images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | Non
     """All images at (height, width); untouched when they have it or none is asked for."""
     if size is None or images.shape[1:3] == size:
         return images
+    _refuse_larger(len(images), (*size, images.shape[-1]))
     resized = (resize(image, size) for image in images)
     return np.stack(list(progress(resized, len(images), "Resizing images")))
 
@@ -116,12 +119,18 @@ def stack(
                 f"{name} {image.shape[0]} and {image.shape[1]}; pass --image-size to bring them all to one"
             )
         if kept is None:
+            _refuse_larger(len(wanted), (*shape, channels))
             kept = np.empty((np.count_nonzero(wanted), *shape, channels), np.uint8)
         if keep:
             kept[position] = resize(image, shape)
             position += 1
     assert kept is not None
     return kept
+
+
+def _refuse_larger(number: int, shape: tuple[int, ...]) -> None:
+    what = f"{number:,} images of {' x '.join(map(str, shape))}"
+    refuse_larger(number * math.prod(shape), what, "pass a smaller --image-size, or fewer images")
 
 
 def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:

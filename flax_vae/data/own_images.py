@@ -1,7 +1,5 @@
 """The user's own images: a folder of image files, a .npy or a .npz file."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import ImageData, image_data, nine_to_one, resize_all, stack
 from flax_vae.errors import UserError
 
@@ -120,10 +119,7 @@ def load_arrays(path: Path, split: str, size: tuple[int, int] | None) -> ImageDa
     A .npz holds `x_train`, `x_test` and perhaps `y_train`, `y_test`, as Keras has them, or `images` and perhaps
     `labels`, or a single array. Where no test part is given, a tenth of the images is held out.
     """
-    try:
-        images, labels, is_split = read_arrays(path, split)
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path}: not a readable {path.suffix} file of numbers ({error}); save it again") from error
+    images, labels, is_split = read_arrays(path, split)
     images = check_images(images, str(path))
     if labels is not None:
         labels = check_labels(labels, len(images), str(path))
@@ -134,11 +130,11 @@ def load_arrays(path: Path, split: str, size: tuple[int, int] | None) -> ImageDa
 
 
 def read_arrays(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Images, labels, and whether they are the split already; a .npy stays on disk, for it may exceed memory."""
+    """Images, labels, and whether they are the split already."""
     if path.suffix.lower() == ".npy":
-        return np.lib.format.open_memmap(path, mode="r"), None, False
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-        names = set(archive.files)
+        return read_npy(path), None, False
+    with open_npz(path) as archive:
+        names = set(archive)
         is_split = {"x_train", "x_test"} <= names
         if is_split:
             x, y = f"x_{split}", f"y_{split}"
