@@ -98,8 +98,8 @@ def apply_objective(
     """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
 
     Raises:
-        UserError: the objective did not return one loss per image and a dictionary of metrics per image, or gave one of
-            them a name that the train step uses.
+        UserError: the objective did not return one loss per image and a dictionary of metrics per image, all of them
+            floats, or gave one of them a name that the train step uses.
     """
     x, context = unpack(batch)
     result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
@@ -118,4 +118,6 @@ def apply_objective(
                 f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(x)} images; "
                 f"it must be ({len(x)},), one value per image: leave the mean over the batch to the train step."
             )
+        if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
+            raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")
     return {"loss": result[0], **result[1]}

@@ -151,7 +151,7 @@ def load_objective(written: str) -> Objective:
     """
     call = read_call(written)
     module_name, _, attribute = call.name.partition(":")
-    if not (module_name and attribute):
+    if not all(word.isidentifier() for word in (*module_name.split("."), attribute)):
         names = ", ".join(OBJECTIVES)
         raise UserError(f"--objective {written}: write one of {names}, or my_module:my_objective for your own.")
     if os.getcwd() not in sys.path:
@@ -164,9 +164,15 @@ def load_objective(written: str) -> Objective:
         raise UserError(
             f"--objective {written}: there is no module {module_name} in {os.getcwd()} or installed."
         ) from None
+    except SystemExit:
+        raise UserError(
+            f"--objective {written}: {module_name} ends the program when it is imported: let only `python -m "
+            f"{module_name}` do that, below `if __name__ == '__main__':`."
+        ) from None
     objective: Any = getattr(module, attribute, None)
     if not callable(objective):
-        raise UserError(f"--objective {written}: {module.__file__} has no function {attribute}.")
+        where = getattr(module, "__file__", module_name)  # what is built in has no file
+        raise UserError(f"--objective {written}: {where} has no function {attribute}.")
     try:
         if isclass(objective):
             objective = objective(*call.args, **dict(call.kwargs))
@@ -174,7 +180,7 @@ def load_objective(written: str) -> Objective:
             bound = signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
             objective = partial(objective, **dict(list(bound.arguments.items())[4:]))
         signature(objective).bind("model", "x", "key", "step")
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # the second of builtins, which have no signature
         raise UserError(
             f"--objective {written}: it is called as {attribute}(model, x, key, step), but {error}."
         ) from None

@@ -1,0 +1,63 @@
+"""An objective of the user's own that cannot be one is refused; it never ends the program as if all were well."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from refusals import assert_refused
+
+from flax_vae.cli.train import train
+
+pytestmark = pytest.mark.quick_compile
+
+OBJECTIVES = """
+import jax.numpy as jnp
+
+def integer(model, x, key, step):
+    return jnp.zeros(len(x), jnp.int32), {}
+
+def counting(model, x, key, step):
+    return -model.infer(x, key).likelihood.log_prob(x).mean(0), {"ones": (x > 0.5).sum((1, 2, 3))}
+
+class Weighted:
+    def __init__(self, weight):
+        if weight < 0:
+            raise ValueError("the weight is negative")
+
+    def __call__(self, model, x, key, step): ...
+
+class Silent: ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("sys:nope", "sys has no function nope"),
+        ("builtins:max", "it is called as max(model, x, key, step), but no signature found"),
+        ("..shapes:f", "or my_module:my_objective for your own"),
+        ("a..b:f", "or my_module:my_objective for your own"),
+        ("ending:f", "ending ends the program when it is imported"),
+        ("odd_losses:integer", "objective integer returned loss of type int32: return floats"),
+        ("odd_losses:counting", "objective counting returned ones of type int32: return floats"),
+        ("odd_losses:Weighted", "missing 1 required positional argument: 'weight'"),
+        ("odd_losses:Weighted(weight=-1.0)", "but the weight is negative"),
+        ("odd_losses:Silent", "is not a callable object"),
+    ],
+)
+def test_it_is_said_why(
+    written: str,
+    message: str,
+    few_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "odd_losses.py").write_text(OBJECTIVES)
+    (tmp_path / "ending.py").write_text("raise SystemExit(0)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "odd_losses", raising=False)
+    words = ["--preset", "tutorial_dense", "--likelihood", "normal", "--dataset", str(few_images), "--out", "run"]
+    assert_refused(train, [*words, "--objective", written], message, capsys)
