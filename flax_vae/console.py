@@ -1,6 +1,7 @@
 """What the program tells the user on stderr, apart from its output: lines, and progress."""
 
 import functools
+import io
 import os
 import sys
 import time
@@ -9,11 +10,23 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
+_NARROWEST = 80  # columns of a table, as of one that goes to a file
+
+
+def printable(text: str) -> str:
+    """The text in one line, with escapes for what would move a terminal's cursor or change its colours."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(line: str) -> None:
-    """Tell the user one thing."""
-    print(line, file=sys.stderr, flush=True)
+    """Tell the user one thing, in one line: names of files and messages of others may hold anything."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def degrade_output() -> None:
+    """Let stdout have escapes for characters that its encoding lacks, as stderr has: a program calls this first."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
@@ -38,7 +51,14 @@ def stdout_console() -> Any:
         def on_broken_pipe(self) -> None:
             _close_stdout()
 
-    return Patient()
+    return Patient(markup=False)  # names may hold brackets
+
+
+def show_table(table: Any) -> None:
+    """Print one of Rich's tables: a narrow terminal breaks its lines, where Rich would leave out names and numbers."""
+    console = stdout_console()
+    console.width = max(console.width, _NARROWEST)
+    console.print(table)
 
 
 def _close_stdout() -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from flax_vae.cli.exits import run_command
-from flax_vae.console import tell
+from flax_vae.console import printable, tell
 from flax_vae.errors import UserError
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
@@ -111,7 +111,8 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
-        tell(f"{run.name}: look at {Path(run.name) / 'pictures'}, make images by flax-vae sample {run.name}")
+        name = printable(run.name)
+        tell(f"{name}: look at {Path(name) / 'pictures'}, make images by flax-vae sample {name}")
 
 
 Train: Any = make_dataclass(

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from flax_vae.console import say, stdout_console
+from flax_vae.console import printable, say, show_table
 from flax_vae.errors import UserError
 from flax_vae.plots.curves import plot_comparison
 from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_set
@@ -67,7 +67,7 @@ def show(result: Record) -> None:
         table.add_row("", "", note.format(**frechet, percent=100 * frechet["accuracy"]))
     for name, score in (result["disentanglement"] or {}).items():
         table.add_row(name, f"{score:.2f}", "posterior means and factors, 0 to 1")
-    stdout_console().print(table)
+    show_table(table)
     if result["alarm"]:
         say(f"WARNING: {result['alarm']}")
 
@@ -98,10 +98,10 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
         found = directory.evaluation(best["step"])
         bound = found and found["importance_weighted"][-1]
         table.add_row(
-            str(directory), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,
+            printable(str(directory)), f"{best['epoch']}/{config.epochs}", f"{metrics[-1]['seconds']:.0f}", *numbers,
             f"{bound['log_likelihood']:.2f}" if bound else "not evaluated",
             f"{found['active_units']}/{found['latent_dim']}" if found and found["latent_dim"] else "",
             f"{found['frechet']['distance']:.2f}" if found and found["frechet"] else "",
         )  # fmt: skip
-    stdout_console().print(table)
+    show_table(table)
     plot_comparison(picture, curves)

@@ -1,0 +1,61 @@
+"""What terminals cannot show is shown otherwise: in ASCII, in twenty columns, and names with control characters."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from refusals import assert_refused
+
+from flax_vae import Config
+from flax_vae.cli.main import main
+from flax_vae.runs.config import write_config
+
+pytestmark = pytest.mark.quick_compile
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What `compare` reads of three runs, one of them with a name of brackets."""
+    monkeypatch.chdir(tmp_path)
+    names = ["first-long-name", "[red]second", "third\x1b[31m"]
+    for number, name in enumerate(names):
+        Path(name).mkdir()
+        write_config(Path(name, "config.json"), Config(), (28, 28, 1))
+        record = {"epoch": 1, "step": 5, "seconds": 1.0, "test_loss": 234.5 + number, "test_rate": 12.25}
+        Path(name, "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    return names
+
+
+def test_narrow_tables_keep_names_and_numbers(
+    runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    assert main(["compare", *runs]) == 0
+    out = capsys.readouterr().out
+    cells = "".join(line[: out.index("epoch")].strip() for line in out.splitlines())  # a name may take several lines
+    for word in ("first-long-name", "[red]second", "third\\x1b[31m"):
+        assert word in cells
+    for word in ("234.50", "235.50", "236.50", "12.25", "not evaluated"):
+        assert word in out
+
+
+def test_ascii_has_escapes(runs: list[str]) -> None:
+    program, ascii_only = [sys.executable, "-m", "flax_vae"], os.environ | {"PYTHONIOENCODING": "ascii"}
+    for words, shown in (
+        (["compare", *runs, "--out", "vergleich-\u00e4.png"], "vergleich-\\xe4.png"),
+        (["train", "--help"], "z = f(\\u03b5)"),
+    ):
+        done = subprocess.run([*program, *words], env=ascii_only, capture_output=True, check=False, timeout=100)
+        assert done.returncode == 0, done.stderr
+        assert shown.encode() in done.stdout
+
+
+def test_names_do_not_reach_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", "one\n\x1b[31mtwo\udce9"]
+    assert_refused(main, words, "error: one\\n\\x1b[31mtwo\\udce9 is not a run directory", capsys)
