@@ -22,7 +22,7 @@ from flax_vae.runs.pictures import class_after_class
 from flax_vae.runs.run import Run, run_data
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, sample_gmm, traverse
 
-_COPIES = 12  # bytes for each number of a pixel, while floats are rounded and laid out as a picture
+_BYTES = 16  # for each number of a pixel, while floats are rounded and laid out as a picture
 Row = tuple[Float[np.ndarray, "n h w c"], int]
 
 
@@ -132,8 +132,8 @@ MODES: dict[str, Callable[[Run, Wish], Row]] = {
 def _refuse_too_many(run: Run, wish: Wish, rows: int = 1) -> None:
     """Raise UserError where images do not fit in the memory: a float for each number of a pixel, and a picture."""
     size = rows * wish.num_samples * math.prod(run.examples.shape[1:])
+    refuse_larger(_BYTES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
     refuse_larger(4 * size, f"--num-samples {wish.num_samples}", "make fewer at a time", device_memory())
-    refuse_larger(_COPIES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
 
 
 def _two(run: Run, wish: Wish) -> tuple[np.ndarray, np.ndarray]:

@@ -63,10 +63,10 @@ def test_what_cannot_be_trained(
         (["--seed", "-1"], "--seed must be from 0 to 4,294,967,295, not -1"),
         (["--seed", str(2**70)], "--seed must be from 0"),
         (["--temperature", "inf"], "--temperature must be above 0 and finite, not inf"),
-        (["--num-samples", HUGE], f"--num-samples {HUGE}: 2,990,722 MiB of memory are needed, and "),
-        (["--num-samples", HUGE, "--mode", "interpolate"], f"--num-samples {HUGE}: 2,990,722 MiB"),
-        (["--num-samples", HUGE, "--mode", "traverse"], f"--num-samples {HUGE}: 119,628,906 MiB"),
-        (["--num-samples", HUGE, "--sampler", "gmm"], f"--num-samples {HUGE}: 2,990,722 MiB"),
+        (["--num-samples", HUGE], f"--num-samples {HUGE}: 11,962,890 MiB of memory are needed, and "),
+        (["--num-samples", HUGE, "--mode", "interpolate"], f"--num-samples {HUGE}: 11,962,890 MiB"),
+        (["--num-samples", HUGE, "--mode", "traverse"], f"--num-samples {HUGE}: 478,515,625 MiB"),
+        (["--num-samples", HUGE, "--sampler", "gmm"], f"--num-samples {HUGE}: 11,962,890 MiB"),
     ],
 )
 def test_what_cannot_be_sampled(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
