@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Never
 
-from flax_vae.console import say, tell
+from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
 
@@ -19,6 +19,7 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         examples: shown below the help.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    degrade_output()
     try:
         parse()()
     except SystemExit as done:

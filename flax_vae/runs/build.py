@@ -286,12 +286,15 @@ class Training:
         return zero_metrics(self.model, objective, state, batch)
 
 
-def build(config: Config, model: nn.Module | None = None, objective: Objective | None = None) -> Training:
+def build(
+    config: Config, model: nn.Module | None = None, objective: Objective | None = None, members: int = 1
+) -> Training:
     """Load the data and make model and objective; writes nothing.
 
     Args:
         config: model, data, objective and recipe.
         model, objective: your own, instead of those that the configuration names.
+        members: how many are trained in one program.
 
     Raises:
         UserError: data that cannot be had, or a training that makes no sense.
@@ -307,7 +310,7 @@ def build(config: Config, model: nn.Module | None = None, objective: Objective |
         model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
     model = with_dtype(model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
-    _refuse_too_large(training)
+    _refuse_too_large(training, members)
     levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
     if levels == 2 and not is_binary(data.held_out.images):
         say(
@@ -317,7 +320,7 @@ def build(config: Config, model: nn.Module | None = None, objective: Objective |
     return training
 
 
-def _refuse_too_large(training: Training) -> None:
+def _refuse_too_large(training: Training, members: int) -> None:
     """Raise UserError where a step fits in no memory, or its number in no int32.
 
     The estimates are from below: of what is kept of a step for its gradient, only the decoder's output is counted.
@@ -327,8 +330,13 @@ def _refuse_too_large(training: Training) -> None:
         raise UserError(f"--epochs {config.epochs}: {training.total_steps:,} steps, {LARGEST_INT:,} at most.")
     state = jax.eval_shape(training.fresh_state)
     arrays = jax.tree.leaves((state, state.params))  # the gradient is as large as the parameters
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
-    refuse_larger(size, "The model with its optimiser", "lower --latent-dim, or choose a smaller --preset", there)
+    size = members * sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+    refuse_larger(
+        size,
+        f"{members} models with their optimisers" if members > 1 else "The model with its optimiser",
+        "lower --latent-dim, or choose a smaller --preset",
+        there,
+    )
     share = -(-training.batch_size // jax.device_count())
     draws, at_once = config.num_samples or 1, min(config.microbatch_size or share, share)
     size = 4 * draws * at_once * math.prod(training.data.train.images.shape[1:])

@@ -17,6 +17,7 @@ import numpy as np
 
 from flax_vae.console import say
 from flax_vae.data import absolute, one_hot
+from flax_vae.data.arrays import read_npy
 from flax_vae.errors import UserError
 from flax_vae.files import write_whole
 from flax_vae.nn.networks import ImageShape
@@ -140,7 +141,7 @@ class RunDirectory:
 
     def examples(self) -> np.ndarray:
         """A few test images, uint8 "n h w c"."""
-        return self._read("examples.npy", lambda path: np.load(path, allow_pickle=False))
+        return self._read("examples.npy", lambda path: np.array(read_npy(path)))
 
     def labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         """The classes of a conditional model, and the labels of the examples."""
@@ -165,7 +166,7 @@ class RunDirectory:
     def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
         try:
             return read(self.path / name)
-        except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+        except Exception as error:  # a damaged file, or a stranger's, may make its reader raise anything
             raise UserError(f"{self.path / name} cannot be read ({error}): the run is damaged.") from None
 
     def _write_json(self, name: str, content: Any) -> None:

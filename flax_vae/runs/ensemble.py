@@ -134,6 +134,8 @@ class Ensemble(ExitStack):
         config = training.config
         objective, key = training.objective_at(config.beta), jax.random.fold_in(state.key, step)
         found = diagnose(training.model, objective, state.params, batch, key, step)
+        if step < MOST_SKIPS and not config.skip_norm:
+            return f"{found}. No step before them was finite: look at the objective and the data"
         limit = f", raise --skip-norm (now {config.skip_norm:g})" if config.skip_norm else ""
         return (
             f"{found}. Lower --learning-rate (now {config.learning_rate:g}){limit}, or bound the gradient by "

@@ -74,7 +74,7 @@ def _start(
     whole: RunDirectory, configs: Mapping[str, Config], model: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
     """Train configurations, each in a directory of this name within the whole."""
-    training = build(next(iter(configs.values())), model, objective)
+    training = build(next(iter(configs.values())), model, objective, len(configs))
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
     trainings = {name: replace(training, config=config) for name, config in configs.items()}
     with new_directory(whole.path) as folder:
@@ -125,7 +125,7 @@ def _resume(
     if configs[0].has_own_objective and objective is None:
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
     with whole.locked():
-        training = build(configs[0], model, objective)
+        training = build(configs[0], model, objective, len(configs))
         runs[0].check_data(training.data)
         trainings = [replace(training, config=config) for config in configs]
         while (members := _restored(runs, trainings)) is None:

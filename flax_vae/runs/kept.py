@@ -4,11 +4,12 @@ from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import jax
 import numpy as np
 
+from flax_vae.data.arrays import open_npz
+from flax_vae.errors import UserError
 from flax_vae.files import write_whole
 
 
@@ -25,10 +26,10 @@ class Kept:
         self._path, self._of, self._parts = path, np.array(_digest(of)), dict[str, np.ndarray]()
         if path is not None and path.exists():
             try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+                with open_npz(path) as found:
                     if found["of"] == self._of:
-                        self._parts = {name: found[name] for name in found.files if name != "of"}
-            except (OSError, ValueError, LookupError, TypeError, EOFError, BadZipFile):
+                        self._parts = {name: found[name] for name in found if name != "of"}
+            except UserError:
                 self._parts = {}  # cut off, or a stranger's: it is computed again
 
     def __call__(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
