@@ -4,12 +4,13 @@ Which one is the best stands in the run's `metrics.jsonl` alone, so that no seco
 checkpoint goes a sum of its arrays, since Orbax reads a flipped bit without a word.
 """
 
-import gc
+import functools
 import logging
+import os
+import re
 import shutil
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
@@ -41,7 +42,6 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
     Raises:
         UserError: one cannot be written.
     """
-    import orbax.checkpoint as ocp  # takes over a second: only those who save or load pay
     from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, LatestN
 
     class Best:
@@ -49,6 +49,7 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
             step = best()
             return [info.step == step for info in checkpoints]
 
+    ocp = _orbax()
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]),
     )
@@ -70,8 +71,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     Raises:
         UserError: this one, or one before it, cannot be written.
     """
-    import orbax.checkpoint as ocp
-
+    ocp = _orbax()
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     sums = {name: sum_of(tree) for name, tree in items.items()}
     with _writing(manager.directory):
@@ -123,6 +123,12 @@ def set_aside(directory: Path, step: int) -> Path:
     return (directory / str(step)).rename(free_name(directory / f"{step}.damaged"))
 
 
+def clear_unfinished(directory: Path) -> None:
+    """Delete what a kill or a full disk left of a checkpoint."""
+    for path in directory.glob("*.orbax-checkpoint-tmp"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def free_name(path: Path) -> Path:
     """The path, with a number where there is something already."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(1))
@@ -136,8 +142,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         Damaged: the checkpoint.
         UserError: it is of another model.
     """
-    import orbax.checkpoint as ocp
-
+    ocp = _orbax()
     path, sharding = directory / str(step), jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -145,7 +150,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
 
     wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
     try:
-        with open_checkpoints(directory) as manager, _silence_abandoned_reads():
+        with open_checkpoints(directory) as manager:
             name, tree = next(iter(items.items()))  # the parameters
             stored = named(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
             try:
@@ -202,7 +207,9 @@ def _parts(leaf: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
 
 
 def _reason(error: Exception) -> str:
-    return textwrap.shorten(str(error) or repr(error), 200)
+    """The error of the system, where there is one, else the first words of what Orbax says."""
+    of_system = re.search(r"os_error_code='(\d+)'", str(error))
+    return os.strerror(int(of_system[1])) if of_system else textwrap.shorten(str(error) or repr(error), 200)
 
 
 def names(tree: Any) -> Any:
@@ -223,25 +230,22 @@ def check_shapes(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is stored as {found}, the model wants {tuple(leaf.shape)}")
 
 
-@contextmanager
-def _silence_abandoned_reads() -> Iterator[None]:
-    """When one read fails Orbax abandons the others, and each would print a traceback over the error message."""
-    hooks, tasks = (sys.excepthook, sys.unraisablehook), logging.getLogger("asyncio")
+@functools.cache
+def _orbax() -> Any:
+    """Orbax, which takes over a second to import: only those who save or load pay.
 
-    def silent(*_: object) -> None: ...
+    What goes wrong in its threads is raised where they are waited for. That they say it as well, and stumble over what
+    is left of work that is given up, would only hide the one line that matters.
+    """
+    import orbax.checkpoint
 
-    sys.excepthook = sys.unraisablehook = silent
-    tasks.addFilter(_of_no_abandoned_task)  # and, after an error, for good: a task may be collected at the very end
-    try:
-        yield
-        tasks.removeFilter(_of_no_abandoned_task)
-    except Exception:
-        time.sleep(0.5)  # for reads under way in other threads
-        gc.collect()
-        raise
-    finally:
-        sys.excepthook, sys.unraisablehook = hooks
+    show = sys.unraisablehook
 
+    def show_others(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
 
-def _of_no_abandoned_task(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Task exception was never retrieved")
+    sys.unraisablehook = show_others
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Task exception was "))
+    return orbax.checkpoint

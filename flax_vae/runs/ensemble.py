@@ -85,6 +85,9 @@ class Ensemble(ExitStack):
         betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
         keep = max(config.keep, 2)  # one more than is read, since that may be damaged, or of some members only
+        for member in members:
+            self.callback(checkpoints.clear_unfinished, member.directory.checkpoints)
+            checkpoints.clear_unfinished(member.directory.checkpoints)
         self.checkpoints = [
             self.enter_context(
                 checkpoints.open_checkpoints(member.directory.checkpoints, keep, member.directory.best_step)
@@ -192,9 +195,14 @@ class Ensemble(ExitStack):
         self.totals = jax.tree.map(jnp.zeros_like, self.totals)
 
     def save(self, step: int) -> None:
-        """A checkpoint of each member that still trains."""
+        """A checkpoint of each member that still trains.
+
+        Raises:
+            UserError: it cannot be written; or the run directory is gone, which Orbax would make anew.
+        """
         items = self.unstack((self.state, self.totals))
         for i in self.going():
+            self.members[i].directory.config()
             checkpoints.save(self.checkpoints[i], step, checkpoint_items(*items[i]))
 
     def finish(self) -> None:

@@ -1,0 +1,50 @@
+"""Programs that meet on one run, and readers that go away."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from programs import ROOT, call, start
+
+from flax_vae import Config, UserError, load_run, resume
+
+pytestmark = pytest.mark.slow
+
+
+def words_of(config: Config, epochs: int) -> list[str]:
+    return f"--preset tutorial_dense --dataset {config.dataset} --epochs {epochs} --batch-size 50".split()
+
+
+def test_while_a_run_is_trained_it_is_sampled_and_not_trained_twice(config: Config, tmp_path: Path) -> None:
+    """Parameters are read while checkpoints come and go, some hundred times."""
+    out = tmp_path / "run"
+    process = start("train.py", *words_of(config, 3000), "--out", out, cwd=tmp_path)
+    end = time.monotonic() + 60
+    while not any(path.name.isdecimal() for path in out.glob("checkpoints/*")):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    steps = {load_run(out).step for _ in range(40)}
+    with pytest.raises(UserError, match="another process trains here"):
+        resume(out)
+    assert process.poll() is None
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert "Stopped and saved" in err
+    assert len(steps) > 1
+
+
+def test_a_training_goes_on_when_nobody_reads_what_it_prints(config: Config, tmp_path: Path) -> None:
+    words = [sys.executable, str(ROOT / "train.py"), *words_of(config, 30), "--out", "run"]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("epoch ")
+        process.stdout.close()
+        assert process.stderr
+        err = process.stderr.read()
+        assert process.wait(timeout=60) == 0, err
+    assert "Traceback" not in err
+    assert load_run(tmp_path / "run").metrics[-1]["epoch"] == 30
+    code, out, err = call("sample.py", "run", cwd=tmp_path)
+    assert (code, out, err.count("WARNING")) == (0, "samples.png\n", 0)
