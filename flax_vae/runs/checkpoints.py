@@ -50,9 +50,7 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
             return [info.step == step for info in checkpoints]
 
     ocp = _orbax()
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]),
-    )
+    options = ocp.CheckpointManagerOptions(preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]))
     with _writing(directory):
         manager = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
@@ -100,15 +98,9 @@ def _writing(directory: Any) -> Iterator[None]:
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps that there are checkpoints of, in ascending order.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The steps that there are checkpoints of, in ascending order."""
     names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    if steps := sorted(int(name) for name in names if name.isdecimal()):
-        return steps
-    raise UserError(f"{directory.parent} holds no checkpoint: it ended before its first epoch; start it again.")
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def forget_after(directory: Path, step: int) -> None:

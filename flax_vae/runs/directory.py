@@ -209,8 +209,10 @@ class RunDirectory:
         while True:
             best, steps = self.best_step(), checkpoints.saved_steps(self.checkpoints)
             step = max(set(steps) - tried, key=lambda step: (step == best, step), default=None)
-            if step is None:
+            if step is None and tried:
                 raise UserError(f"{self}: all of its checkpoints are damaged.")
+            if step is None:
+                raise UserError(f"{self} holds no checkpoint: no epoch is finished; go on by --resume {self}.")
             try:
                 found = checkpoints.restore(self.checkpoints, step, items)
             except checkpoints.Damaged as damaged:

@@ -136,18 +136,24 @@ def _resume(
 def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> list[Member] | None:
     """The members at the last step that all have a checkpoint of; None where one was damaged, and is set aside now.
 
-    Those that stopped early stay at their own last step, of which the others may have no checkpoint any more.
+    Those that stopped early stay at their own last step, of which the others may have no checkpoint any more. Where one
+    was ended before its first checkpoint, all begin again.
     """
     going = [run for run in runs if not run.stopped_early(run.config()[0])]
     if going:
-        common = set.intersection(*(set(checkpoints.saved_steps(run.checkpoints)) for run in going))
-        if not common:
+        saved = [checkpoints.saved_steps(run.checkpoints) for run in going]
+        common = set.intersection(*map(set, saved))
+        if not common and all(saved):
             raise UserError(f"{going[0].path.parent}: its runs have no checkpoint of one step; start them again.")
         for run in going:
-            checkpoints.forget_after(run.checkpoints, max(common))
+            checkpoints.forget_after(run.checkpoints, max(common, default=0))
     items, members = abstract_items(trainings[0]), []
     for run, training in zip(runs, trainings, strict=True):
-        step = checkpoints.saved_steps(run.checkpoints)[-1]
+        steps = checkpoints.saved_steps(run.checkpoints)
+        if not steps:
+            members.append(_begun_again(run, training))
+            continue
+        step = steps[-1]
         try:
             members.append(restore_member(run, training, step, items))
         except checkpoints.Damaged as damaged:
@@ -157,6 +163,16 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
             say(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
             return None
     return members
+
+
+def _begun_again(run: RunDirectory, training: Training) -> Member:
+    """A member that was ended before its first checkpoint was written."""
+    if (epochs := len(run.metrics())) > 2:
+        raise UserError(
+            f"{run} has {epochs} epochs in its metrics.jsonl and no checkpoint: they were moved or deleted."
+        )
+    run.keep_metrics_until(0)
+    return Member(run, training, training.fresh_state(), training.fresh_totals())
 
 
 def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:

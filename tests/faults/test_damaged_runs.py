@@ -93,6 +93,18 @@ def test_without_a_good_checkpoint_nothing_goes_on(copy: Path) -> None:
         resume(copy)
 
 
+@pytest.mark.usefixtures("unchecked_types")
+def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(UserError, match="no checkpoint: they were moved or deleted"):
+        resume(copy)
+    first, *_ = (copy / "metrics.jsonl").read_text().splitlines()
+    (copy / "metrics.jsonl").write_text(first + "\n")
+    with pytest.raises(UserError, match="holds no checkpoint: no epoch is finished; go on by --resume"):
+        load_run(copy)
+    assert_same_run(resume(copy), run)
+
+
 @pytest.mark.slow
 def test_members_go_on_together_from_the_last_step_that_is_good_in_all(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
