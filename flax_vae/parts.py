@@ -182,9 +182,13 @@ def as_type(value: Any, hint: Any) -> Any:
         TypeError: it is of another type, in words that follow "is".
     """
     if not _has_type(value, hint):
-        raise TypeError(f"{value!r}, which is not {_type_name(hint)}")
+        raise TypeError(f"{value!r:.200}, which is not {_type_name(hint)}")
     options = get_args(hint) or (hint,)
-    return float(value) if type(value) is int and float in options and int not in options else value
+    if type(value) is not int or float not in options or int in options:
+        return value
+    if abs(value) > LARGEST_FLOAT:
+        raise TypeError(f"{value!s:.20}..., which is too large for a float")
+    return float(value)
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -140,7 +140,7 @@ class Config:
             object.__setattr__(self, name, value)
 
         usual = {each.name: each.metadata["usual"] for each in fields(self)}
-        recipe = recipe_of(self.preset or usual["preset"])
+        recipe = recipe_of(self.preset if isinstance(self.preset, str) else usual["preset"])  # others are refused below
         warmup_is_own = self.kl_warmup_epochs is not None
         for name, hint in _hints().items():
             value = getattr(self, name)

@@ -1,0 +1,207 @@
+"""Real files with random damage: every reader gives what is there, or says in one line what is wrong.
+
+500 cases by default; `FLAX_VAE_FUZZ=10000 pytest tests/faults/test_fuzz.py` tries as many as that.
+"""
+
+import gzip
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from PIL import Image
+
+from flax_vae import Config, UserError, init, load_images
+from flax_vae.compress import container
+from flax_vae.data.arrays import open_npz, read_npy
+from flax_vae.data.fashion_mnist import idx_header, parse_idx
+from flax_vae.runs.artifact import PRETRAINED, read_artifact
+from flax_vae.runs.build import make_model
+from flax_vae.runs.config import read_config, write_config
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.export import verify_export
+
+CASES = int(os.environ.get("FLAX_VAE_FUZZ", "500"))
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 1), np.uint8)
+NUMBERS = [-1, 0, 1, 2**31, 2**63, 10**12, 10**400, 1e308, "", "x", None, True, [], {}, [[[1]]], {"a": 1}]
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content with one to four kinds of damage."""
+    found = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(found) - 1, 0)))
+        kind = draw(st.sampled_from(["flip", "cut", "insert", "repeat", "number"]))
+        if kind == "cut":
+            del found[at : at + draw(st.integers(1, max(len(found), 1)))]
+        elif kind == "insert":
+            found[at:at] = draw(st.binary(min_size=1, max_size=9))
+        elif kind == "repeat":
+            found[at:at] = found[at : at + draw(st.integers(1, 60))] * draw(st.integers(1, 30))
+        elif kind == "number":
+            size = draw(st.sampled_from([1, 2, 4, 8]))
+            number = draw(st.sampled_from([0, 1, -1, 2 ** (8 * size - 1) - 1, -(2 ** (8 * size - 1))]))
+            found[at : at + size] = number.to_bytes(size, draw(st.sampled_from(["little", "big"])), signed=True)
+        elif found:
+            found[at] ^= draw(st.integers(1, 255))
+    return bytes(found)
+
+
+@st.composite
+def altered(draw: st.DrawFn, value: Any) -> Any:
+    """JSON in which some value is another, or gone."""
+    if isinstance(value, dict) and value and draw(st.booleans()):
+        key = draw(st.sampled_from(sorted(value)))
+        rest = {name: each for name, each in value.items() if name != key}
+        return rest if draw(st.integers(0, 3)) == 0 else rest | {key: draw(altered(value[key]))}
+    if isinstance(value, list) and value and draw(st.booleans()):
+        at = draw(st.integers(0, len(value) - 1))
+        return [*value[:at], draw(altered(value[at])), *value[at + 1 :]]
+    return draw(st.sampled_from(NUMBERS))
+
+
+def saved(save: Callable[[Path], object], name: str, folder: Path) -> bytes:
+    save(folder / name)
+    return (folder / name).read_bytes()
+
+
+def image(kind: str) -> Callable[[Path], object]:
+    return lambda path: Image.fromarray(np.repeat(IMAGES[0], 3, -1)).save(path, kind)
+
+
+def of_folder(path: Path) -> Any:
+    return load_images(str(path.parent), "train")
+
+
+def of_npz(path: Path) -> dict[str, np.ndarray]:
+    with open_npz(path) as found:
+        return {name: found[name] for name in found}
+
+
+def parts_of(path: Path) -> Any:
+    run = RunDirectory(path.parent)
+    return run.metrics(), run.best_step()
+
+
+RECORD = {"epoch": 1, "step": 12, "test_loss": 1.5, "train_loss": 2.0}
+FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
+    "npy": ("a.npy", lambda path: np.save(path, IMAGES), read_npy),
+    "npz": ("a.npz", lambda path: np.savez(path, images=IMAGES, labels=np.arange(5)), of_npz),
+    "npz, compressed": ("a.npz", lambda path: np.savez_compressed(path, x_train=IMAGES), of_npz),
+    "npz of images": (
+        "a.npz",
+        lambda path: np.savez(path, x_train=IMAGES, x_test=IMAGES),
+        lambda path: load_images(str(path), "train"),
+    ),
+    "PNG": ("a.png", image("PNG"), of_folder),
+    "JPEG": ("a.jpg", image("JPEG"), of_folder),
+    "WebP": ("a.webp", image("WebP"), of_folder),
+    "IDX": (
+        "images.gz",
+        lambda path: path.write_bytes(gzip.compress(idx_header((5, 4, 3)) + IMAGES.tobytes())),
+        lambda path: parse_idx(path.read_bytes(), "train-images-idx3-ubyte", str(path)),
+    ),
+    "config": ("config.json", lambda path: write_config(path, Config(), (28, 28, 1)), read_config),
+    "metrics": ("metrics.jsonl", lambda path: path.write_text(3 * (json.dumps(RECORD) + "\n")), parts_of),
+    "export": (
+        "export.json",
+        lambda path: path.write_text(json.dumps({"schema": 1, "files": {"a": {"sha256": "0"}}})),
+        lambda path: verify_export(path.parent),
+    ),
+}
+SHARE = max(1, CASES // (len(FILES) + 3))
+some_cases = settings(
+    max_examples=SHARE,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def read_or_refuse(read: Callable[[Path], object], path: Path) -> None:
+    """Whatever it holds, a file is read or refused, in words that one can read, and nothing else happens."""
+    before, refused = sorted(path.parent.rglob("*")), ""
+    try:
+        read(path)
+    except UserError as error:
+        refused = str(error)
+    assert len(refused) < 3000
+    assert sorted(path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.usefixtures("unchecked_types")
+@some_cases
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(kind: str, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    name, save, read = FILES[kind]
+    folder = tmp_path_factory.mktemp("fuzz")
+    content = data.draw(damaged(saved(save, name, folder)))
+    (folder / name).write_bytes(content)
+    read_or_refuse(read, folder / name)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@some_cases
+@given(data=st.data())
+def test_a_configuration_that_says_anything_is_built_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    """The model as well, as far as its shapes go."""
+    path = tmp_path_factory.mktemp("fuzz") / "config.json"
+    write_config(path, Config(preset="tutorial_dense"), (28, 28, 1))
+    path.write_text(json.dumps(data.draw(altered(json.loads(path.read_text())))))
+
+    def read(path: Path) -> None:
+        config, shape = read_config(path)
+        if config.levels < 5 and config.latent_dim < 10**6:  # others take their time
+            model = make_model(config, shape)
+            jax.eval_shape(lambda: init(model, jax.random.key(0), shape, 3 * config.conditional))
+
+    read_or_refuse(read, path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@some_cases
+@given(data=st.data())
+def test_a_compressed_file_of_a_right_sum_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    """By somebody who knows the format."""
+    header = {
+        "model": "0", "name": "m", "content": "0", "shape": [4, 3, 1], "levels": 2, "classes": 0, "counts": [1, 4],
+        "filled": [9, 0], "names": [], "jax": "0",
+    }  # fmt: skip
+    about = zlib.compress(json.dumps(data.draw(altered(header))).encode())
+    fixed = struct.pack("<8sBI", container.MAGIC, container.VERSION, data.draw(st.sampled_from([len(about), 0, 2**31])))
+    content = fixed + data.draw(st.one_of(st.just(about), damaged(about))) + bytes(range(64))
+    path = tmp_path_factory.mktemp("fuzz") / "a.fvae"
+    path.write_bytes(content + sha256(content).digest()[:16])
+    read_or_refuse(lambda path: container.read(path.read_bytes(), str(path)), path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@some_cases
+@given(data=st.data())
+def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    """Also where the sum is right."""
+    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
+    content = data.draw(damaged((PRETRAINED / "tutorial_conv.safetensors").read_bytes()[:3000]))
+    about = json.loads((PRETRAINED / "tutorial_conv.json").read_text())
+    about = data.draw(altered(about)) if data.draw(st.booleans()) else about
+    if isinstance(about, dict) and data.draw(st.booleans()):
+        about["sha256"] = sha256(content).hexdigest()
+    path.write_bytes(content)
+    path.with_suffix(".json").write_text(json.dumps(about))
+    read_or_refuse(read_artifact, path)
