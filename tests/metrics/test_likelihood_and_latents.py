@@ -202,7 +202,7 @@ def test_evaluation_counts_every_image_once(images: np.ndarray) -> None:
     """64 images in batches of 24: the mean is that of all, and what fills the last batch has no part in it."""
 
     def brightness(vae, x, key, step):
-        return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step)}
+        return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step, x.dtype)}
 
     vae = tutorial_dense((28, 28, 1))
     found = make_evaluate(vae, brightness, 24)(init(vae, KEY, (28, 28, 1)), images, KEY, 7)

@@ -150,7 +150,7 @@ def test_what_is_there_is_never_overwritten(run: Run, tmp_path: Path) -> None:
         ("", "already holds something: name another --out."),
         ("notes.txt", "already holds something"),
         ("link", "is a link to something that does not exist"),
-        ("notes.txt/below", "cannot be made: Not a directory"),
+        ("notes.txt/below", "cannot be written: Not a directory"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             export_run(run, "safetensors", tmp_path / out)
