@@ -142,19 +142,21 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
 
     wanted = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
     try:
-        with open_checkpoints(directory) as manager:
-            name, tree = next(iter(items.items()))  # the parameters
-            stored = named(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
-            try:
-                check_shapes(stored, named(tree))
-            except ValueError as error:
-                raise UserError(f"checkpoint {path} is of another model: {error}.") from None
-            found = dict(manager.restore(step, args=ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})))
-            sums = found.pop(_SUMS)
-            for name, tree in found.items():
-                if sum_of(tree) != sums[name]:
-                    raise ValueError(f"{name} is not what was saved, by its sum")
-            return found
+        name, tree = next(iter(items.items()))  # the parameters
+        stored = named(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
+        try:
+            check_shapes(stored, named(tree))
+        except ValueError as error:
+            raise UserError(f"checkpoint {path} is of another model: {error}.") from None
+        # This one alone: a manager would look at all of them, which may come and go beside a training.
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            args = ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})
+            found = dict(reader.restore(path.absolute(), args=args))
+        sums = found.pop(_SUMS)
+        for name, tree in found.items():
+            if sum_of(tree) != sums[name]:
+                raise ValueError(f"{name} is not what was saved, by its sum")
+        return found
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes Orbax raise
