@@ -108,7 +108,7 @@ examples:
 
 
 def _refuse_output(out: Path, count: int) -> None:
-    """Raise UserError where so many restored images cannot be written, before the work is done."""
+    """Raise UserError, before the work is done, where `count` restored images cannot be written."""
     refuse_unwritable(out, "")
     if is_one_file(out):
         if out.is_dir():

@@ -70,7 +70,7 @@ def _read(file: Any, size: int) -> np.ndarray:
 
 
 def _check_header(file: Any, size: int) -> None:
-    """Raise ValueError where an array is not of the size that its header declares, in a file of so many bytes."""
+    """Raise ValueError unless what follows the header, in a file of `size` bytes, is as long as the header declares."""
     version = np.lib.format.read_magic(file)
     if version not in _HEADERS:
         raise ValueError(f"version {version} of the format")

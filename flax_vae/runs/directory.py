@@ -176,7 +176,7 @@ class RunDirectory:
         """The finished epochs, in order; a last line that was cut off is left out.
 
         Raises:
-            UserError: another line is no record.
+            UserError: any other line is not the record of an epoch.
         """
         if not self.metrics_file.exists():
             return []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import start
+from programs import start, words_of
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, fit, fit_many, load_run
@@ -27,13 +27,8 @@ def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return fit(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
-def words_of(config: Config) -> list[str]:
-    return f"--preset tutorial_dense --dataset {config.dataset} --epochs {EPOCHS} --batch-size 50 " \
-           "--learning-rate 3e-3".split()  # fmt: skip
-
-
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int = 20) -> list[tuple[float, int, float, str]]:
-    """Start a training, send a signal at a random moment, and go on with it, until it was sent so often.
+    """Start a training, send it a signal at a random moment and resume it, this many times; then let it end.
 
     Returns:
         Of each: when it was sent, the exit code, the seconds until then, and what was said.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import call, start
+from programs import call, start, words_of
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, load_run
@@ -30,11 +30,6 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def remount(disk: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
-
-
-def words_of(config: Config) -> list[str]:
-    words = f"--preset tutorial_dense --dataset {config.dataset} --epochs {config.epochs} --batch-size 50"
-    return [*words.split(), "--learning-rate", "3e-3"]
 
 
 def one_line(err: str) -> str:

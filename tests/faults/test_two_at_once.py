@@ -6,15 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import ROOT, call, start
+from programs import ROOT, call, start, words_of
 
 from flax_vae import Config, UserError, load_run, resume
 
 pytestmark = pytest.mark.slow
-
-
-def words_of(config: Config, epochs: int) -> list[str]:
-    return f"--preset tutorial_dense --dataset {config.dataset} --epochs {epochs} --batch-size 50".split()
 
 
 def test_while_a_run_is_trained_it_is_sampled_and_not_trained_twice(config: Config, tmp_path: Path) -> None:
