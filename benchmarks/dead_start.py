@@ -63,7 +63,7 @@ def main(arguments: Arguments) -> None:
     )
     mesh = data_mesh(arguments.batch_size)
     everywhere, split = shardings(mesh)
-    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), mesh)
+    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), everywhere)
     resident = jax.device_put(images, everywhere)
     last = arguments.steps - arguments.steps // 10  # the loss is the mean over the last tenth
     results: dict[str, list[dict[str, float]]] = {"as it is": [], "bias 0": []}

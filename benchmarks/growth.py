@@ -91,7 +91,7 @@ class Steps:
         ) / 1e6  # fmt: skip
         self.count = max(2, round(5e10 / (6 * size.arithmetic)))  # about half a second
         rows = np.broadcast_to(np.arange(size.batch_size, dtype=np.int32), (self.count, size.batch_size))
-        self.run, self.everywhere = make_train_steps(step, mesh), everywhere
+        self.run, self.everywhere = make_train_steps(step, everywhere), everywhere
         self.images, self.rows = jax.device_put(images, everywhere), jax.device_put(rows, split)
         self.state = jax.device_put(state, everywhere)
 

@@ -142,7 +142,7 @@ def training(config: Config) -> Measured:
     step = make_train_step(
         model, objective, tx, ema_decay=config.ema_decay, microbatch_size=config.microbatch_size, mesh=mesh
     )
-    steps = make_train_steps(step, mesh)
+    steps = make_train_steps(step, everywhere)
     count = IMAGES // batch_size
     rows = np.random.default_rng(0).integers(0, len(images), (count, batch_size)).astype(np.int32)
     state, totals = jax.device_put((state, totals), everywhere)

@@ -45,7 +45,7 @@ def main(arguments: Arguments) -> None:
     tx = make_optimizer("adam", arguments.learning_rate, arguments.steps, warmup_steps=20, schedule="constant")
     mesh = data_mesh(BATCH_SIZE)
     everywhere, split = shardings(mesh)
-    steps = make_train_steps(make_train_step(model, objective, tx, microbatch_size=16, mesh=mesh), mesh)
+    steps = make_train_steps(make_train_step(model, objective, tx, microbatch_size=16, mesh=mesh), everywhere)
     on_device = jax.device_put(images, everywhere)
     began, losses, diverged = time.perf_counter(), list[float](), 0
     for seed in range(arguments.seeds):

@@ -3,6 +3,7 @@
 import os
 import platform
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +19,23 @@ _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add 
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
 
-def use_machine(cpu_devices: int | None = None) -> None:
+@dataclass(frozen=True)
+class Cluster:
+    """The processes that share a training, each started by itself with the same flags but `process_id`.
+
+    Attributes:
+        coordinator: "host:port" at which the others reach the first; "auto" where JAX finds out all of this, as on
+            Slurm and Cloud TPUs.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+    """
+
+    coordinator: str
+    num_processes: int | None = None
+    process_id: int | None = None
+
+
+def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) -> None:
     """Keep compilations in the user's cache folder, make CPU cores devices, and turn off what jaxlib adds up wrongly.
 
     A second start then reads what the first one compiled, with the same jaxlib and on the same kind of CPU. A cache
@@ -28,6 +45,7 @@ def use_machine(cpu_devices: int | None = None) -> None:
     Args:
         cpu_devices: devices that JAX sees on CPUs, each with its share of the cores; JAX's own choice, one, if None.
             GPUs and TPUs are not concerned.
+        cluster: processes whose devices are devices of this one as well.
     """
     if _needs_flag() and not backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_YNN_FUSION}-reduce".lstrip()
@@ -39,6 +57,10 @@ def use_machine(cpu_devices: int | None = None) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     if cpu_devices is not None:
         jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if cluster is not None:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        address = None if cluster.coordinator == "auto" else cluster.coordinator
+        jax.distributed.initialize(address, cluster.num_processes, cluster.process_id)
 
 
 def warn_of_wrong_sums() -> None:
@@ -73,7 +95,7 @@ def _cpu() -> str:
 
 def device_memory() -> int:
     """Bytes of the first device; a CPU's are those that the machine has to spare."""
-    return (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or free_memory()
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or free_memory()
 
 
 def cpu_cores() -> int:

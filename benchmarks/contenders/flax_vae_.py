@@ -36,7 +36,8 @@ def prepare(task: Task):
 
     mesh = data_mesh(task.batch_size)
     everywhere, split = shardings(mesh)
-    steps = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh), mesh)
+    step = make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
+    steps = make_train_steps(step, everywhere)
     state = replace(init_state(vae, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
     state, images = jax.device_put((state, task.images), everywhere)
     names = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")

@@ -11,9 +11,10 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from flax_vae.cli.exits import run_command
+from flax_vae.cluster import is_first
 from flax_vae.console import printable, tell
 from flax_vae.errors import UserError
-from flax_vae.machine import cpu_cores, use_machine
+from flax_vae.machine import Cluster, cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
@@ -78,14 +79,30 @@ _OUTPUT = (
     ("out", _flag(str | None, "Run directory, new or empty; by default runs/<preset>-<time>, also runs/latest."), None),
     ("resume", _flag(str | None, "Resume this run directory, with the flags that it was started with."), None),
 )
+_PROCESSES = (
+    (
+        "coordinator",
+        _flag(
+            str | None,
+            'Train in several processes, each started with the same flags: "host:port" at which they reach the first; '
+            '"auto" where JAX finds them, as on Slurm and Cloud TPUs.',
+        ),
+        None,
+    ),
+    ("num_processes", _flag(int | None, "How many processes there are."), None),
+    ("process_id", _flag(int | None, "Which of them this is, from 0."), None),
+)
 _GROUPS = {
     "data": _group("data"),
     "model": _group("model"),
     "objective": _group("objective"),
     "optimisation": _group("optimisation", *_ENSEMBLE),
-    "machine": _group("machine"),
+    "machine": _group("machine", *_PROCESSES),
     "output": _group("output", *_OUTPUT),
 }
+
+
+_BESIDE = tuple(name for name, *_ in (*_ENSEMBLE, *_OUTPUT, *_PROCESSES))
 
 
 @dataclass(frozen=True)
@@ -98,12 +115,22 @@ class Flags:
     learning_rates: tuple[float, ...]
     out: str | None
     resume: str | None
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The processes that train together."""
+        if self.coordinator is None:
+            return None
+        return Cluster(self.coordinator, self.num_processes, self.process_id)
 
 
 def given(parsed: Any) -> Flags:
     """What a parsed command line sets; what it leaves out is not in it, and a zero is."""
     values = {each.name: getattr(part, each.name) for part in vars(parsed).values() for each in fields(part)}
-    beside = {name: values.pop(name) for name in ("seeds", "betas", "learning_rates", "out", "resume")}
+    beside = {name: values.pop(name) for name in _BESIDE}
     return Flags({name: value for name, value in values.items() if value is not None and value is not False}, **beside)
 
 
@@ -111,6 +138,8 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
+        if not is_first():
+            return
         name = printable(run.name)
         tell(f"{name}: look at {Path(name) / 'pictures'}, make images by flax-vae sample {name}")
 
@@ -145,29 +174,33 @@ def _start(flags: Flags) -> list[Run]:
         replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
         for rate, beta, i in product(rates, betas, range(flags.seeds))
     ]
-    _use_machine(config, len(configs))
+    _use_machine(config, len(configs), flags.cluster)
     return fit_many(configs, flags.out) if len(configs) > 1 else [fit(configs[0], flags.out)]
 
 
 def _resume(flags: Flags) -> list[Run]:
-    extra = flags.config.keys() - {"objective"}
+    extra = flags.config.keys() - {"objective", "devices", "fsdp"}
     if extra or flags.out or flags.betas or flags.learning_rates or flags.seeds != 1:
-        raise UserError("--resume takes the flags that the run was started with: only --objective may stand beside it.")
+        raise UserError(
+            "--resume takes the flags that the run was started with: only --objective, and the devices and processes, "
+            "may stand beside it."
+        )
     assert flags.resume is not None
     directory = RunDirectory(Path(flags.resume))
     members = directory.members()
     runs = members or [directory]
-    config, _ = runs[0].config()
-    _use_machine(config, len(runs))
+    devices, fsdp = flags.config.get("devices"), flags.config.get("fsdp")
+    _use_machine(runs[0].config()[0].on_devices(devices, fsdp), len(runs), flags.cluster)
     written = flags.config.get("objective")
     objective = load_objective(written) if written else None
     if members:
-        return resume_many(flags.resume, objective=objective)
-    return [resume(flags.resume, objective=objective)]
+        return resume_many(flags.resume, objective=objective, devices=devices, fsdp=fsdp)
+    return [resume(flags.resume, objective=objective, devices=devices, fsdp=fsdp)]
 
 
-def _use_machine(config: Config, members: int) -> None:
+def _use_machine(config: Config, members: int, cluster: Cluster | None) -> None:
     """Each CPU core becomes a device where cores are to work by themselves: on microbatches, or on a member each."""
     cores = min(cpu_cores(), 8)
     # Matrix products use all cores of a device: sharing a batch between devices would only cost.
-    use_machine(config.devices or (cores if config.microbatch_size else math.gcd(members, cores)))
+    count = config.devices or (cores if config.microbatch_size else math.gcd(members, cores))
+    use_machine(-(-count // (cluster.num_processes or 1)) if cluster else count, cluster)

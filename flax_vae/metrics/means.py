@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.cluster import put
 from flax_vae.errors import UserError
 from flax_vae.models.vae import Params, bind
 from flax_vae.objectives.terms import Objective, apply_objective, dimension_rates, elbo_terms, layer_rates
@@ -39,7 +41,9 @@ def make_evaluate(
     and below.
     """
 
-    @jax.jit
+    everywhere, split = shardings(mesh)
+
+    @partial(jax.jit, out_shardings=everywhere)
     def block_sums(params: Params, block: Any, size: Array, key: Array, step: Array) -> dict[str, Array]:
         def one_batch(i: Array) -> dict[str, Array]:
             batch = take(block, i)
@@ -49,12 +53,10 @@ def make_evaluate(
 
         return jax.tree.map(jnp.sum, jax.lax.map(one_batch, jnp.arange(batch_size_of(block))))
 
-    _, split = shardings(mesh)
-
     def evaluate(params: Params, images: Batch, key: Key[Array, ""], step: int | Int[Array, ""]) -> dict[str, float]:
         sums: dict[str, float] = {}
         for i, (block, size) in enumerate(in_blocks(images, batch_size)):
-            sharded = jax.device_put(block, split)
+            sharded = put(block, split)
             part = jax.device_get(block_sums(params, sharded, size, jax.random.fold_in(key, i), step))
             sums = {name: sums.get(name, 0.0) + float(value) for name, value in part.items()}
         return {name: sums[name] / batch_size_of(images) for name in sorted(sums, key=lambda name: name != "loss")}

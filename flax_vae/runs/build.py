@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, UInt8
 
 from flax_vae.batches import Batch
+from flax_vae.cluster import is_first
 from flax_vae.console import say
 from flax_vae.data import ImageData, as_batch, class_names, draw_binary, is_binary, load_images, split_validation
 from flax_vae.errors import UserError
@@ -34,7 +35,7 @@ from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.parts import LARGEST_INT, read_call
 from flax_vae.runs.config import Config
 from flax_vae.training.optimizers import make_optimizer
-from flax_vae.training.sharding import data_mesh
+from flax_vae.training.sharding import ensemble_mesh
 from flax_vae.training.step import TrainState, init_state, make_train_step, zero_metrics
 
 
@@ -244,8 +245,8 @@ class Training:
         """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
         return getattr(self.objective, "whole_batch", False)
 
-    def train_step(self, own: dict[str, Any], axis: str | None = None) -> Any:
-        """The jitted step, given the values of `config` that are a member's own."""
+    def train_step(self, own: dict[str, Any], mesh: Mesh | None) -> Any:
+        """The jitted step, given the values of `config` that are a member's own, on the devices of a mesh."""
         on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
         prior = getattr(self.model, "prior", None)
         # Every microbatch would encode a prior's images again.
@@ -256,13 +257,15 @@ class Training:
             self.tx(own["learning_rate"]),
             ema_decay=self.config.ema_decay,
             microbatch_size=self.config.microbatch_size if cut else 0,
-            axis=axis,
+            accumulate=self.config.accumulate,
+            mesh=mesh,
             skip_norm=self.config.skip_norm,
         )
 
-    def mesh(self) -> Mesh | None:
-        """The devices that share a batch."""
-        return data_mesh(self.batch_size, 1 if self.whole_batch else self.config.devices)
+    def mesh(self, members: int = 1) -> Mesh:
+        """The devices that share the members of an ensemble, and their batches."""
+        at_once = self.batch_size // self.config.accumulate
+        return ensemble_mesh(members, at_once, self.config.devices, self.config.fsdp)
 
     def keys(self) -> tuple[Array, Array, Array]:
         """Keys of the first parameters, of the training and of the evaluations."""
@@ -310,9 +313,14 @@ def build(
         model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
     model = with_dtype(model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
+    if config.accumulate > 1 and (training.whole_batch or batch_size % config.accumulate):
+        reason = (
+            f"{config.objective} compares the images of" if training.whole_batch else "as many parts cannot make up"
+        )
+        raise UserError(f"--accumulate {config.accumulate}: {reason} a batch of {batch_size}.")
     _refuse_too_large(training, members)
     levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
-    if levels == 2 and not is_binary(data.held_out.images):
+    if is_first() and levels == 2 and not is_binary(data.held_out.images):
         say(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is not a density; compare it only with the same loss. --likelihood names others."
@@ -337,7 +345,7 @@ def _refuse_too_large(training: Training, members: int) -> None:
         "lower --latent-dim, or choose a smaller --preset",
         there,
     )
-    share = -(-training.batch_size // jax.device_count())
+    share = -(-training.batch_size // (jax.device_count() * config.accumulate))
     draws, at_once = config.num_samples or 1, min(config.microbatch_size or share, share)
     size = 4 * draws * at_once * math.prod(training.data.train.images.shape[1:])
     way_out = "lower --num-samples, --batch-size or --microbatch-size"

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
+from flax_vae.cluster import added_up
 from flax_vae.errors import UserError
 
 _SUMS = "sums"  # an item of each checkpoint, beside those of arrays
@@ -71,7 +72,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     """
     ocp = _orbax()
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    sums = {name: sum_of(tree) for name, tree in items.items()}
+    sums = {name: added_up(sum_of(tree)) for name, tree in items.items()}
     with _writing(manager.directory):
         manager.save(step, args=ocp.args.Composite(**saved, **{_SUMS: ocp.args.JsonSave(sums)}))
 
@@ -128,14 +129,18 @@ def free_name(path: Path) -> Path:
 
 
 def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, Any]:
-    """Read items of a step onto this machine's default device; `items` gives their trees as shapes and dtypes.
+    """Read items of a step onto a device of this process; `items` gives their trees as shapes and dtypes.
+
+    Where there are several processes, all of them call this.
 
     Raises:
         Damaged: the checkpoint.
         UserError: it is of another model.
     """
     ocp = _orbax()
-    path, sharding = directory / str(step), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    path, here = directory / str(step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P())
+    sharding = here if jax.process_count() == 1 else everywhere
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -153,6 +158,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             args = ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})
             found = dict(reader.restore(path.absolute(), args=args))
         sums = found.pop(_SUMS)
+        if sharding is everywhere:
+            found = jax.device_put(jax.device_get(found), here)
         for name, tree in found.items():
             if sum_of(tree) != sums[name]:
                 raise ValueError(f"{name} is not what was saved, by its sum")

@@ -117,10 +117,22 @@ class Config:
         "On CPUs, images that a core works on by itself, as many as its cache takes: for convolutions. With 0 all "
         "cores work on the whole batch together: for matrix products.",
     )
+    accumulate: int = _setting(
+        "machine",
+        1,
+        "Parts of a batch whose gradients are computed one after the other and averaged: for one that does not fit in "
+        "memory.",
+    )
     devices: int | None = _setting(
         "machine",
         None,
         "Devices that share a batch; by default all GPUs or TPUs, and on CPUs all cores where there are microbatches.",
+    )
+    fsdp: int = _setting(
+        "machine",
+        1,
+        "How many of these share the large parameters as well, and what the optimiser keeps of them, where they do not "
+        "fit in the memory of one.",
     )
     keep: int = _setting("output", 2, "How many of the last checkpoints stay, beside the best one; 2 at least.")
 
@@ -171,8 +183,8 @@ class Config:
         return written if given is None else given
 
     def _refuse_values(self) -> None:
-        positive = ("latent_dim", "levels", "num_samples", "epochs", "devices", "batch_size", "kl_cycles", "keep",
-                    "learning_rate", "image_size")  # fmt: skip
+        positive = ("latent_dim", "levels", "num_samples", "epochs", "devices", "fsdp", "accumulate", "batch_size",
+                    "kl_cycles", "keep", "learning_rate", "image_size")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -220,6 +232,10 @@ class Config:
                     f"--objective {self.objective} compares latent dimensions one by one: it goes with --levels 1 and "
                     f"--posterior {' or '.join(known)}, and with --preset {' or '.join(flat)}."
                 )
+
+    def on_devices(self, devices: int | None, fsdp: int | None) -> "Config":
+        """The same training on other devices, where they are given."""
+        return replace(self, devices=devices or self.devices, fsdp=fsdp or self.fsdp)
 
     @property
     def has_own_objective(self) -> bool:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from flax_vae.cluster import by_first
 from flax_vae.console import say
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
@@ -79,18 +81,21 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other trainings out, on this machine; the lock goes with the process.
+        """Keep other trainings out, on the machine of the first process; the lock goes with that.
 
         Raises:
             UserError: another process trains here.
         """
         from filelock import FileLock, Timeout
 
+        lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
+            by_first(lock.acquire)
+            yield
         except Timeout:
             raise UserError(f"{self}: another process trains here. Wait for it, or stop it.") from None
+        finally:
+            lock.release()
 
     def create(self, training: Training) -> None:
         """Write provenance, a few test images with their labels, and the configuration."""
@@ -288,9 +293,11 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     Raises:
         UserError: it holds something.
     """
+    if jax.process_count() > 1 and out is None:
+        raise UserError("--out DIR is needed where several processes train, the same for all of them.")
     name = config.preset.partition("(")[0]
     path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    refuse_used(path, ", or resume a run by --resume DIR")
+    by_first(partial(refuse_used, path, ", or resume a run by --resume DIR"))
     return RunDirectory(path)
 
 

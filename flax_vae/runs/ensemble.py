@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from flax_vae.batches import Batch, take
+from flax_vae.cluster import agreed, by_first, is_first, put
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.metrics.means import make_evaluate
@@ -22,7 +23,7 @@ from flax_vae.runs.build import Training
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
-from flax_vae.training.sharding import DATA_AXIS, EACH_MEMBER, EVERYWHERE, ensemble_mesh, shardings
+from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_specs
 from flax_vae.training.step import MOST_SKIPS, TrainState
 
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
@@ -58,7 +59,7 @@ def restore_member(directory: RunDirectory, training: Training, step: int, items
     _, train_key, _ = training.keys()
     averaged = found.get("averaged_params")
     state = TrainState(rest["step"], found["params"], rest["opt_state"], averaged, rest["skips"], train_key)
-    directory.keep_metrics_until(int(state.step))
+    by_first(partial(directory.keep_metrics_until, int(state.step)))
     return Member(directory, training, state, rest["totals"])
 
 
@@ -70,22 +71,28 @@ class Ensemble(ExitStack):
         super().__init__()
         self.members, self.failed, self.stopped = members, dict[int, UserError](), set[int]()
         training = members[0].training
-        config, batch_size = training.config, training.batch_size
-        mesh = ensemble_mesh(len(members), batch_size, config.devices, training.whole_batch)
-        self.everywhere, self.split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))
-        self.rows = jax.NamedSharding(mesh, jax.P(*EACH_MEMBER, None, DATA_AXIS))
-        own = jax.device_put(stack([member.training.own() for member in members]), self.split)
-        axis = DATA_AXIS if mesh.shape[DATA_AXIS] > 1 else None
-        self.steps = partial(make_ensemble_steps(partial(training.train_step, axis=axis), mesh), own)
-        states = stack([member.state for member in members]), stack([member.totals for member in members])
-        self.state, self.totals = jax.device_put(states, self.split)
+        config, mesh = training.config, training.mesh(len(members))
+        self.everywhere, self.split, self.rows, self.blocks = (
+            jax.NamedSharding(mesh, spec)
+            for spec in (EVERYWHERE, EACH_MEMBER, jax.P(MEMBERS_AXIS, None, BATCH_AXES), jax.P(None, BATCH_AXES))
+        )
+        specs = parameter_specs(mesh, members[0].state)
+        of_one = jax.tree.map(partial(jax.NamedSharding, mesh), specs)
+        of_all = jax.tree.map(lambda spec: jax.NamedSharding(mesh, jax.P(MEMBERS_AXIS, *spec)), specs)
+        own = put(stack([member.training.own() for member in members]), self.split)
+        step = partial(training.train_step, mesh=mesh if mesh.size > mesh.shape[MEMBERS_AXIS] else None)
+        self.steps = partial(make_ensemble_steps(step, mesh, (of_all, self.split)), own)
+        self.state = put(stack([member.state for member in members]), of_all)
+        self.totals = put(stack([member.totals for member in members]), self.split)
         self.unstack = jax.jit(partial(unstack, count=len(members)), out_shardings=self.everywhere)
+        self.states = jax.jit(partial(unstack, count=len(members)), out_shardings=[of_one] * len(members))
+        self.reached = [int(member.state.step) for member in members]
         self.data_mesh = training.mesh()
-        evaluate = partial(make_evaluate, training.model, batch_size=batch_size, mesh=self.data_mesh)
+        evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=self.data_mesh)
         betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
         keep = max(config.keep, 2)  # one more than is read, since that may be damaged, or of some members only
-        for member in members:
+        for member in members if is_first() else ():
             self.callback(checkpoints.clear_unfinished, member.directory.checkpoints)
             checkpoints.clear_unfinished(member.directory.checkpoints)
         self.checkpoints = [
@@ -103,14 +110,14 @@ class Ensemble(ExitStack):
     def stop_stale(self) -> None:
         """Stop the members whose validation loss has not improved for as many epochs as they wait for."""
         for i in self.going():
-            if self.members[i].directory.stopped_early(self.members[i].training.config):
+            if agreed(is_first() and self.members[i].directory.stopped_early(self.members[i].training.config)):
                 self.stopped.add(i)
 
     def place(self, images: Batch) -> Batch:
         """On the devices, where they fit."""
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(images))
         if size <= _RESIDENT_BYTES:
-            return jax.device_put(images, self.everywhere)
+            return put(images, self.everywhere)
         if len(self.members) > 1:
             raise UserError(
                 f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
@@ -118,22 +125,23 @@ class Ensemble(ExitStack):
             )
         return images
 
-    def advance(self, images: Batch, rows: Array, start: int, stop: int) -> None:
+    def advance(self, images: Any, rows: Array | None, start: int, stop: int) -> None:
         """Make the steps of a dispatch, and take out the members that skip every step by now."""
-        before = jax.device_get(self.state.step)
         self.state, self.totals = self.steps(self.state, self.totals, images, rows, start, stop)
         ends = jax.device_get(self.unstack((self.state.step, self.state.skips)))  # waits for the device
         for i in self.going():
-            step, skips = map(int, ends[i])
+            before, (step, skips) = self.reached[i], map(int, ends[i])
+            self.reached[i] = step
             if skips >= MOST_SKIPS:
-                last = take(images, rows[i, start + step - before[i] - 1])
+                at = start + step - before - 1
+                last = put(take(images, at if rows is None else rows[i, at]), self.everywhere)
                 self._fail(i, f"step {step} and the {skips - 1} before were skipped: {self._why(i, last, step - 1)}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
 
     def _why(self, i: int, batch: Batch, step: int) -> str:
         """What is wrong with a member's step, and what may help."""
-        training, state = self.members[i].training, self.unstack(self.state)[i]
+        training, state = self.members[i].training, jax.device_get(self.unstack(self.state)[i])
         config = training.config
         objective, key = training.objective_at(config.beta), jax.random.fold_in(state.key, step)
         found = diagnose(training.model, objective, state.params, batch, key, step)
@@ -161,8 +169,9 @@ class Ensemble(ExitStack):
         member, saved = self.members[i], self.checkpoints[i].latest_step()
         kept = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
         self.failed[i] = UserError(f"{why}; {kept}.")
-        member.directory.failure_file.write_text(f"{self.failed[i]}\n")
-        if self.going():
+        if is_first():
+            member.directory.failure_file.write_text(f"{self.failed[i]}\n")
+        if is_first() and self.going():
             say(f"{member.directory} stops. {self.failed[i]}")
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
@@ -181,10 +190,11 @@ class Ensemble(ExitStack):
 
         A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
         """
-        states, everywhere = self.unstack(self.state), shardings(self.data_mesh)[0]
-        found = {}
+        states, found = self.states(self.state), {}
         for i in self.going():
-            training, params = self.members[i].training, jax.device_put(states[i].best_params, everywhere)
+            training, params = self.members[i].training, states[i].best_params
+            specs = parameter_specs(self.data_mesh, params)
+            params = put(params, jax.tree.map(partial(jax.NamedSharding, self.data_mesh), specs))
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
             batch = training.data.batch(training.data.held_out)
             found[i] = evaluate(params, batch, test_key, training.total_steps)
@@ -200,10 +210,10 @@ class Ensemble(ExitStack):
         Raises:
             UserError: it cannot be written; or the run directory is gone, which Orbax would make anew.
         """
-        items = self.unstack((self.state, self.totals))
+        states, totals = self.states(self.state), self.unstack(self.totals)
         for i in self.going():
             self.members[i].directory.config()
-            checkpoints.save(self.checkpoints[i], step, checkpoint_items(*items[i]))
+            checkpoints.save(self.checkpoints[i], step, checkpoint_items(states[i], totals[i]))
 
     def finish(self) -> None:
         """Wait until the checkpoints are written."""

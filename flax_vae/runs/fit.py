@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
 
+from flax_vae.cluster import by_first
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.files import new_directory
@@ -77,10 +79,14 @@ def _start(
     training = build(next(iter(configs.values())), model, objective, len(configs))
     totals = training.fresh_totals()  # traces the objective, so that one that cannot train is refused here
     trainings = {name: replace(training, config=config) for name, config in configs.items()}
-    with new_directory(whole.path) as folder:
-        for name, own in trainings.items():
-            RunDirectory(folder / name).create(own)
-    whole.point_latest()
+
+    def create() -> None:
+        with new_directory(whole.path) as folder:
+            for name, own in trainings.items():
+                RunDirectory(folder / name).create(own)
+        whole.point_latest()
+
+    by_first(create)
     with whole.locked():
         members = [
             Member(RunDirectory(whole.path / name), own, own.fresh_state(), totals) for name, own in trainings.items()
@@ -88,10 +94,19 @@ def _start(
         return _train(whole, members)
 
 
-def resume(directory: str | Path, vae: nn.Module | None = None, objective: Objective | None = None) -> Run:
-    """Resume an interrupted run, bit for bit as if it had never stopped.
+def resume(
+    directory: str | Path,
+    vae: nn.Module | None = None,
+    objective: Objective | None = None,
+    devices: int | None = None,
+    fsdp: int | None = None,
+) -> Run:
+    """Resume an interrupted run, bit for bit as if it had never stopped; to rounding on other devices.
 
-    An objective or a model of your own has to be passed again: nothing that a run directory names is imported.
+    Args:
+        directory: of the run.
+        vae, objective: your own, again: nothing that a run directory names is imported.
+        devices, fsdp: instead of those that the run was started with.
 
     Raises:
         UserError: no run, a damaged one, or data that is not what the run was trained on.
@@ -99,11 +114,17 @@ def resume(directory: str | Path, vae: nn.Module | None = None, objective: Objec
     """
     run = RunDirectory(Path(directory))
     run.config()  # says best what is not a run
-    (resumed,) = _resume(run, [run], vae, objective)
+    (resumed,) = _resume(run, [run], vae, objective, devices, fsdp)
     return resumed
 
 
-def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: Objective | None = None) -> list[Run]:
+def resume_many(
+    directory: str | Path,
+    vae: nn.Module | None = None,
+    objective: Objective | None = None,
+    devices: int | None = None,
+    fsdp: int | None = None,
+) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     whole = RunDirectory(Path(directory))
     runs = whole.members()
@@ -112,16 +133,21 @@ def resume_many(directory: str | Path, vae: nn.Module | None = None, objective: 
     good = [run for run in runs if not run.failure_file.exists()]
     if not good:
         raise UserError(f"{whole}: every run in it diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(whole, good, vae, objective)
+    resumed = _resume(whole, good, vae, objective, devices, fsdp)
     _sum_up(whole)
     return resumed
 
 
 def _resume(
-    whole: RunDirectory, runs: Sequence[RunDirectory], model: nn.Module | None, objective: Objective | None
+    whole: RunDirectory,
+    runs: Sequence[RunDirectory],
+    model: nn.Module | None,
+    objective: Objective | None,
+    devices: int | None,
+    fsdp: int | None,
 ) -> list[Run]:
     """Go on from the last checkpoint of each."""
-    configs = [run.config()[0] for run in runs]
+    configs = [run.config()[0].on_devices(devices, fsdp) for run in runs]
     if configs[0].has_own_objective and objective is None:
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
     with whole.locked():
@@ -146,7 +172,7 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
         if not common and all(saved):
             raise UserError(f"{going[0].path.parent}: its runs have no checkpoint of one step; start them again.")
         for run in going:
-            checkpoints.forget_after(run.checkpoints, max(common, default=0))
+            by_first(partial(checkpoints.forget_after, run.checkpoints, max(common, default=0)))
     items, members = abstract_items(trainings[0]), []
     for run, training in zip(runs, trainings, strict=True):
         steps = checkpoints.saved_steps(run.checkpoints)
@@ -159,10 +185,14 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
         except checkpoints.Damaged as damaged:
             if len(checkpoints.saved_steps(run.checkpoints)) == 1:
                 raise UserError(f"{damaged} It is the only one: start the run again.") from None
-            aside = checkpoints.set_aside(run.checkpoints, step)
-            say(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
+            by_first(partial(_set_aside, run, step, damaged))
             return None
     return members
+
+
+def _set_aside(run: RunDirectory, step: int, damaged: checkpoints.Damaged) -> None:
+    aside = checkpoints.set_aside(run.checkpoints, step)
+    say(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
 
 
 def _begun_again(run: RunDirectory, training: Training) -> Member:
@@ -171,7 +201,7 @@ def _begun_again(run: RunDirectory, training: Training) -> Member:
         raise UserError(
             f"{run} has {epochs} epochs in its metrics.jsonl and no checkpoint: they were moved or deleted."
         )
-    run.keep_metrics_until(0)
+    by_first(partial(run.keep_metrics_until, 0))
     return Member(run, training, training.fresh_state(), training.fresh_totals())
 
 
@@ -183,8 +213,13 @@ def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:
 
 def _finish(directory: RunDirectory, training: Training) -> Run:
     """Draw the pictures; with a validation set, measure the test set, this once."""
-    run, data = load_run(directory.path, training.model), training.data
-    *_, key = training.keys()
+    run = load_run(directory.path, training.model)
+    by_first(partial(_look, run, directory, training))
+    return run
+
+
+def _look(run: Run, directory: RunDirectory, training: Training) -> None:
+    data, (*_, key) = training.data, training.keys()
     if data.validation is not None:
         objective = training.objective_at(training.config.beta)
         evaluate = make_evaluate(run.vae, objective, training.batch_size)
@@ -192,12 +227,9 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
         directory.write_test({"step": run.step} | found)
         say(f"{directory}: test loss {found['loss']:.2f} at the best validation loss, step {run.step}.")
     draw_pictures(directory.pictures, run.vae, run.params, data.test, run.metrics, key, run.class_names)
-    return run
 
 
 def _sum_up(whole: RunDirectory) -> None:
     """Mean and deviation over the seeds of an ensemble."""
-    runs = whole.members()
-    write_summary(
-        whole.path, [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in runs]
-    )
+    found = [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in whole.members()]
+    by_first(partial(write_summary, whole.path, found))

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from flax_vae.batches import epoch_indices
+from flax_vae.cluster import agreed, is_first, put
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.runs.config import Config, settings
@@ -56,8 +58,8 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     furthest = max(members, key=lambda member: int(member.state.step))
     step = int(furthest.state.step)
     clock = _Clock(furthest.directory.metrics())
-    report = Report([member.directory for member in members], settings([m.training.config for m in members]),
-                    config.epochs, steps_per_epoch, step)  # fmt: skip
+    directories = [member.directory for member in members] if is_first() else []
+    report = Report(directories, settings([m.training.config for m in members]), config.epochs, steps_per_epoch, step)
     with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop:
         images = ensemble.place(data.batch(data.train))
         for epoch in range(step // steps_per_epoch, config.epochs):
@@ -71,10 +73,11 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 step += end - start
                 clock.count((end - start) * training.batch_size * len(ensemble.going()))
                 report.advance(step, ensemble.means(step - first), clock.images_per_second())
-                if stop and step < first + steps_per_epoch:
+                signum = agreed(stop[0] if stop else 0)
+                if signum and step < first + steps_per_epoch:
                     ensemble.save(step)
                     ensemble.finish()
-                    raise Interrupted(stop[0], directory, config)
+                    raise Interrupted(signum, directory, config)
             means = ensemble.means(steps_per_epoch)
             ensemble.stop_skipping(means)
             held_out, times = ensemble.evaluate(), clock.finish_epoch()
@@ -85,13 +88,13 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 | {f"{data.held_out_name}_{name}": value for name, value in held_out[i].items()}
                 for i in ensemble.going()
             }
-            report.finish_epoch(records)
+            report.finish_epoch(records if is_first() else {})
             ensemble.clear_totals()
             ensemble.save(step)
             ensemble.stop_stale()
-            if stop and epoch + 1 < config.epochs:
+            if signum and epoch + 1 < config.epochs:
                 ensemble.finish()
-                raise Interrupted(stop[0], directory, config)
+                raise Interrupted(signum, directory, config)
     return set(ensemble.failed)
 
 
@@ -109,43 +112,52 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
 
 def _dispatches(
     images: Any, indices: Int[np.ndarray, "m s b"], position: int, ensemble: Ensemble
-) -> Iterator[tuple[Any, Array, int, int]]:
+) -> Iterator[tuple[Any, Array | None, int, int]]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 
     Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
-    host in blocks, the next one while the device works on this one.
+    host in blocks of batches, without indices, the next one while the device works on this one; each process gathers
+    those of its own devices.
     """
     if isinstance(jax.tree.leaves(images)[0], jax.Array):
-        rows = jax.device_put(indices, ensemble.rows)
+        rows = put(indices, ensemble.rows)
         steps = 1
         while position < indices.shape[1]:
             began = time.perf_counter()
             stop = min(position + steps, indices.shape[1])
             yield images, rows, position, stop
             rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
-            steps = max(1, int(steps * min(rhythm, 4.0)))
+            steps = agreed(max(1, int(steps * min(rhythm, 4.0))))
             position = stop
         return
     import grain
 
     (indices,) = indices  # of a single member
-    batch_size = indices.shape[1]
-    steps = max(1, _BLOCK_BYTES // (batch_size * sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))))
-    rows = jax.device_put(np.arange(steps * batch_size, dtype=np.int32).reshape(1, steps, batch_size), ensemble.rows)
+    row_bytes = sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
+    steps = max(1, _BLOCK_BYTES // (indices.shape[1] * row_bytes))
+    mine = _columns(ensemble.blocks, indices.shape[1])
 
     def gather(start: int) -> tuple[Any, int]:
-        wanted = indices[start : start + steps]
+        wanted = indices[start : start + steps, mine]
 
         def of(leaf: np.ndarray) -> np.ndarray:
-            block = np.zeros((steps * batch_size, *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
-            block[: wanted.size] = leaf[wanted.ravel()]
+            block = np.zeros((steps, len(mine), *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
+            block[: len(wanted)] = leaf[wanted.ravel()].reshape(*wanted.shape, *leaf.shape[1:])
             return block
 
         return jax.tree.map(of, images), len(wanted)
 
+    place = partial(jax.make_array_from_process_local_data, ensemble.blocks)
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        yield jax.device_put(block, ensemble.everywhere), rows, 0, filled
+        yield jax.tree.map(place, block), None, 0, filled
+
+
+def _columns(sharding: jax.NamedSharding, batch_size: int) -> Int[np.ndarray, " c"]:
+    """Which images of a batch are on the devices of this process, and so are read by it."""
+    shards: Any = sharding.addressable_devices_indices_map((1, batch_size)).values()
+    ranges = {columns.indices(batch_size) for _, columns in shards}
+    return np.concatenate([np.arange(*each) for each in sorted(ranges)])
 
 
 class _Clock:

@@ -63,7 +63,7 @@ class Report:
         """Open the files of each directory and the one bar.
 
         Args:
-            directories: the run directory of each member.
+            directories: the run directory of each member; none in a process that is silent.
             settings: what a member has in common with the seeds beside it, which are reported together.
             first_step: above 0 where a run is resumed.
         """
@@ -80,7 +80,7 @@ class Report:
             TextColumn("{task.percentage:3.0f} %  {task.fields[terms]}"),
             TimeRemainingColumn(compact=True),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (directories and self.console.is_terminal),
             transient=True,
         )
         self.task = self.progress.add_task(

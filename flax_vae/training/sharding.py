@@ -1,51 +1,104 @@
-"""Which device holds what: a mesh of devices shares members of an ensemble along one axis, batches along the other."""
+"""Which device holds what: a mesh of devices with three axes.
+
+Along `MEMBERS_AXIS` are groups of devices, each with members of an ensemble of its own. The devices of a group share
+every batch, along `DATA_AXIS` and `FSDP_AXIS`; those along `FSDP_AXIS` share the large parameters as well, and what the
+optimiser keeps of them, which are gathered where a layer needs them (ZeRO, Rajbhandari et al. 2020).
+"""
 
 import math
+from functools import partial
+from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding, get_abstract_mesh
 
 from flax_vae.errors import UserError
 
-DATA_AXIS, MEMBERS_AXIS = "data", "members"
+MEMBERS_AXIS, DATA_AXIS, FSDP_AXIS = "members", "data", "fsdp"
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 EVERYWHERE, EACH_MEMBER = PartitionSpec(), PartitionSpec(MEMBERS_AXIS)
+_SMALL = 2**12  # numbers of an array that is sooner kept than gathered
 
 
-def data_mesh(batch_size: int, devices: int | None = None) -> Mesh | None:
+def data_mesh(batch_size: int, devices: int | None = None, fsdp: int = 1) -> Mesh | None:
     """A mesh of `devices` devices that share a batch; as many as there are and divide it, if None. None if that is one.
+
+    Args:
+        batch_size: images that are worked on together.
+        devices: how many to use.
+        fsdp: how many of them share the parameters as well.
 
     Raises:
         UserError: fewer devices than that, or a batch that they cannot share evenly.
     """
-    mesh = ensemble_mesh(1, batch_size, devices)
+    mesh = ensemble_mesh(1, batch_size, devices, fsdp)
     return mesh if mesh.size > 1 else None
 
 
-def ensemble_mesh(members: int, batch_size: int, devices: int | None = None, whole_batch: bool = False) -> Mesh:
-    """A mesh "members data": as many groups of devices as divide the members, each of which shares its batches.
+def ensemble_mesh(members: int, batch_size: int, devices: int | None = None, fsdp: int = 1) -> Mesh:
+    """A mesh of as many groups of devices as divide the members, each of which shares its batches.
 
     Args:
         members: trainings in one program.
-        batch_size: images per step.
-        devices: how many to use; all that there are, if None.
-        whole_batch: whether a batch stays on one device.
+        batch_size, devices, fsdp: as for `data_mesh`.
 
     Raises:
         UserError: as for `data_mesh`.
     """
-    if devices is not None and devices > jax.device_count():
-        raise UserError(f"--devices {devices}: there are {jax.device_count()} ({jax.default_backend()}).")
-    groups = math.gcd(members, devices or jax.device_count())
-    share = 1 if whole_batch else (devices or jax.device_count()) // groups
-    if devices is not None and batch_size % share:
-        raise UserError(f"--devices {devices}: a batch of {batch_size} images cannot be shared evenly.")
+    there, kind = jax.device_count(), jax.default_backend()
+    count = there if devices is None else devices
+    if count > there:
+        raise UserError(f"--devices {count}: there are {there} ({kind}).")
+    if count % fsdp:
+        raise UserError(f"--fsdp {fsdp} of {count} devices ({kind}): their number must be a multiple of it.")
+    groups = math.gcd(members, count // fsdp)
+    share = count // groups
+    if batch_size % share and (devices is not None or jax.process_count() > 1):
+        raise UserError(f"{share} devices cannot share a batch of {batch_size} images evenly: change --batch-size.")
     share = math.gcd(batch_size, share)
-    chosen = jax.devices()[: groups * share]
-    return jax.make_mesh((groups, share), (MEMBERS_AXIS, DATA_AXIS), axis_types=(AxisType.Auto,) * 2, devices=chosen)
+    if share % fsdp:
+        raise UserError(f"--fsdp {fsdp}: as many devices cannot share a batch of {batch_size} images evenly.")
+    shape, names = (groups, share // fsdp, fsdp), (MEMBERS_AXIS, *BATCH_AXES)
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[: groups * share])
 
 
 def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
     """Of an array that every device holds, and of one that they share by its second axis, batches "s b ..."."""
     if mesh is None:
-        return (SingleDeviceSharding(jax.devices()[0]),) * 2
-    return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+        return (SingleDeviceSharding(jax.local_devices()[0]),) * 2
+    return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+
+
+def parameter_specs(mesh: Mesh, tree: Any) -> Any:
+    """Along which axis the devices of `FSDP_AXIS` share each array: the largest that they can share evenly.
+
+    Small arrays are whole on every device.
+    """
+    parts = mesh.shape[FSDP_AXIS]
+
+    def of(leaf: Any) -> PartitionSpec:
+        fits = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
+        if parts == 1 or not fits or math.prod(leaf.shape) < _SMALL:
+            return EVERYWHERE
+        return PartitionSpec(*(None,) * max(fits, key=lambda axis: leaf.shape[axis]), FSDP_AXIS)
+
+    return jax.tree.map(of, tree)
+
+
+def share(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
+    """Within jit: the same arrays, shared by the devices of a mesh as the spec says."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(here(mesh), spec))
+
+
+def share_parameters(tree: Any, mesh: Mesh | None) -> Any:
+    """Within jit: the same parameters, or what an optimiser keeps of them, shared as `parameter_specs` says."""
+    if mesh is None:
+        return tree
+    at = partial(NamedSharding, here(mesh))
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(at, parameter_specs(mesh, tree)))
+
+
+def here(mesh: Mesh) -> Any:
+    """The mesh; within a `jax.shard_map` over its members, as it is there."""
+    around = get_abstract_mesh()
+    return mesh if around.empty else around

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, Key
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.vae import Params, init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
-from flax_vae.training.sharding import DATA_AXIS, shardings
+from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, MEMBERS_AXIS, here, share, share_parameters
 
 MOST_SKIPS = 10  # steps in a row, after which a training would go on skipping for ever
 
@@ -70,8 +70,8 @@ def make_train_step(
     tx: optax.GradientTransformation,
     ema_decay: float = 0.0,
     microbatch_size: int = 0,
+    accumulate: int = 1,
     mesh: Mesh | None = None,
-    axis: str | None = None,
     skip_norm: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A jitted `step(state, images) -> (state, metrics)`; the old state's buffers are donated to the new one.
@@ -85,25 +85,21 @@ def make_train_step(
     Args:
         model, objective, tx: model, what is minimised, and the Optax optimiser.
         ema_decay: decay of the averaged parameters, where the state has any.
-        microbatch_size: images whose gradient is computed at a time, each microbatch with a key of its own; a device's
-            whole share if 0. What fits a core's cache is faster, for convolutions by far.
-        mesh: devices that share the batch, from `data_mesh`; one device if None. While their shares are made of whole
-            microbatches, the result is the same to rounding for every number of devices.
-        axis: instead of a mesh, its axis along which devices share the batch, where the step is called within their
-            `jax.shard_map`.
+        microbatch_size: images whose gradient a device computes at a time, each microbatch with a key of its own; the
+            whole batch is one if 0. What fits a core's cache is faster, for convolutions by far.
+        accumulate: parts of the batch whose gradients are computed one after the other and averaged, each with a key of
+            its own and shared by all devices: what a step keeps for its gradient takes that much less memory.
+        mesh: devices that share the batch, from `data_mesh`; one device if None. The result is the same to rounding for
+            every mesh.
         skip_norm: a step whose gradient has a larger norm is skipped as well (Child 2021); 0 for never.
     """
-    mean_gradient = _make_mean_gradient(model, objective, microbatch_size, DATA_AXIS if mesh else axis)
-    if mesh:
-        whole, shared = PartitionSpec(), PartitionSpec(DATA_AXIS)
-        # The gradient is averaged over the devices by hand, once, and not by JAX for each microbatch.
-        mean_gradient = jax.shard_map(
-            mean_gradient, mesh=mesh, in_specs=(whole, shared, whole, whole), out_specs=whole, check_vma=False
-        )
+    mean_gradient = _make_mean_gradient(model, objective, microbatch_size, accumulate, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = mean_gradient(state.params, jax.tree.map(jnp.asarray, batch), key, state.step)
+        params = share(state.params, EVERYWHERE, mesh)
+        grads, metrics = mean_gradient(params, jax.tree.map(jnp.asarray, batch), key, state.step)
+        grads = share_parameters(grads, mesh)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
@@ -117,7 +113,8 @@ def make_train_step(
             good &= metrics["gradient_norm"] <= skip_norm
         new = jax.tree.map(partial(jnp.where, good), new, replace(state, skips=state.skips + 1))
         metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
-        return replace(new, step=state.step + 1), metrics | {"skipped": 1 - good.astype(jnp.float32)}
+        metrics |= {"skipped": 1 - good.astype(jnp.float32)}
+        return share_parameters(replace(new, step=state.step + 1), mesh), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -135,9 +132,10 @@ def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batc
 
 
 def _make_mean_gradient(
-    model: nn.Module, objective: Objective, microbatch_size: int, axis: str | None
+    model: nn.Module, objective: Objective, microbatch_size: int, accumulate: int, mesh: Mesh | None
 ) -> Callable[..., tuple[Params, Metrics]]:
-    """A function (params, batch, key, step) -> gradient and metrics, averaged over microbatches and devices."""
+    """A function (params, batch, key, step) -> gradient and metrics, averaged over parts, microbatches and devices."""
+    devices = mesh.size // mesh.shape[MEMBERS_AXIS] if mesh else 1
 
     def mean_loss(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
         terms = apply_objective(model, objective, params, batch, key, step)
@@ -146,45 +144,81 @@ def _make_mean_gradient(
 
     gradient = jax.grad(mean_loss, has_aux=True)
 
+    def of_microbatch(params: Params, batch: Batch, number: Array, key: Array, step: Array) -> tuple[Params, Metrics]:
+        return gradient(params, batch, jax.random.fold_in(key, number), step)
+
+    def of_part(params: Params, batch: Any, numbers: Array, key: Array, step: Array) -> tuple[Params, Metrics]:
+        """Of microbatches "m b ..."."""
+        if mesh is None or len(numbers) % devices:
+            if jax.tree.leaves(batch)[0].shape[1] % devices == 0:
+                batch = share(batch, PartitionSpec(None, BATCH_AXES), mesh)
+            return _mean_over(of_microbatch, params, batch, numbers, key, step)
+
+        def of_share(*args: Any) -> tuple[Params, Metrics]:
+            return jax.lax.pmean(_mean_over(of_microbatch, *args), BATCH_AXES)
+
+        # Each device has whole microbatches: averaged by hand, once, and not by JAX for each microbatch.
+        shared = PartitionSpec(BATCH_AXES)
+        return jax.shard_map(
+            of_share,
+            mesh=here(mesh),
+            axis_names=set(BATCH_AXES),
+            in_specs=(EVERYWHERE, shared, shared, EVERYWHERE, EVERYWHERE),
+            out_specs=EVERYWHERE,
+            check_vma=False,
+        )(params, batch, numbers, key, step)
+
     def mean_gradient(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
-        batch_size = batch_size_of(batch)
-        largest = min(microbatch_size or batch_size, batch_size)
-        size = next(n for n in range(largest, 0, -1) if batch_size % n == 0)
-        count = batch_size // size
-        device = jax.lax.axis_index(axis) if axis else 0
-        microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, size, *leaf.shape[1:]), batch)
+        part, rest = divmod(batch_size_of(batch), accumulate)
+        if rest:
+            raise ValueError(f"a batch of {batch_size_of(batch)} images cannot be cut into {accumulate} equal parts")
+        size = next(n for n in range(min(microbatch_size or part, part), 0, -1) if part % n == 0)
 
-        def add(sums: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
-            number, microbatch = numbered
-            return jax.tree.map(
-                jnp.add, sums, gradient(params, microbatch, jax.random.fold_in(key, number), step)
-            ), None
+        def cut(leaf: Array) -> Array:
+            # Images of a part are not beside each other: so each device has as many of every part.
+            parts = leaf.reshape(part, accumulate, *leaf.shape[1:]).swapaxes(0, 1)
+            return parts.reshape(accumulate, part // size, size, *leaf.shape[1:])
 
-        found = jax.eval_shape(gradient, params, take(microbatches, 0), key, step)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
-        sums, _ = jax.lax.scan(add, zeros, (device * count + jnp.arange(count), microbatches))
-        means = jax.tree.map(lambda leaf: leaf / count, sums)
-        return jax.lax.pmean(means, axis) if axis else means
+        numbers = jnp.arange(accumulate * part // size).reshape(accumulate, -1)
+        return _mean_over(of_part, params, jax.tree.map(cut, batch), numbers, key, step)
 
     return mean_gradient
 
 
+def _mean_over(of_each: Callable[..., Any], params: Params, batches: Any, numbers: Array, *rest: Array) -> Any:
+    """The mean of a function of batches "n b ..." and their numbers "n", computed one after the other."""
+    if len(numbers) == 1:
+        return of_each(params, take(batches, 0), numbers[0], *rest)
+
+    def add(sums: Any, each: tuple[Any, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, sums, of_each(params, *each, *rest)), None
+
+    found = jax.eval_shape(of_each, params, take(batches, 0), numbers[0], *rest)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), found)
+    sums, _ = jax.lax.scan(add, zeros, (batches, numbers))
+    return jax.tree.map(lambda leaf: leaf / len(numbers), sums)
+
+
 def make_train_steps(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], mesh: Mesh | None = None
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], out_shardings: Any = None
 ) -> Callable[..., Any]:
     """Many steps in one dispatch: `run(state, totals, images, indices, start, stop) -> (state, totals)`.
 
-    Step i trains on `images[indices[i]]`, and on the contexts beside them if `images` is a pair. `totals` adds up the
-    metrics of the steps. The loop ends early where `MOST_SKIPS` steps in a row were skipped. `start` and `stop` are
-    traced: one compilation serves every number of steps, and how a training is cut into dispatches does not change its
-    bits.
+    Step i trains on `images[indices[i]]`, or on `images[i]` where indices are None and images batches "s b h w c"; and
+    on the contexts beside them if `images` is a pair. `totals` adds up the metrics of the steps. The loop ends early
+    where `MOST_SKIPS` steps in a row were skipped. `start` and `stop` are traced: one compilation serves every number
+    of steps, and how a training is cut into dispatches does not change its bits.
+
+    Args:
+        train_step: from `make_train_step`.
+        out_shardings: where state and totals are: one for all, or a tree of them. One device if None.
     """
 
     def run(
         state: TrainState,
         totals: Metrics,
         images: Any,
-        indices: Int[Array, "s b"],
+        indices: Int[Array, "s b"] | None,
         start: Int[Array, ""],
         stop: Int[Array, ""],
     ) -> tuple[TrainState, Metrics]:
@@ -194,11 +228,10 @@ def make_train_steps(
 
         def body(carry: tuple) -> tuple:
             i, state, totals = carry
-            state, metrics = train_step(state, take(images, indices[i]))
+            state, metrics = train_step(state, take(images, i if indices is None else indices[i]))
             return i + 1, state, jax.tree.map(jnp.add, totals, metrics)
 
         return jax.lax.while_loop(unfinished, body, (start, state, totals))[1:]
 
     # Unless told, XLA names the devices of its results otherwise than those of its arguments: a second compilation.
-    everywhere = shardings(mesh)[0] if mesh else None
-    return jax.jit(run, donate_argnums=(0, 1), out_shardings=everywhere)
+    return jax.jit(run, donate_argnums=(0, 1), out_shardings=out_shardings)

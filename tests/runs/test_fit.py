@@ -377,7 +377,7 @@ for mesh in (None, data_mesh(16)):
     rows = jax.device_put(epoch_indices(600, 16, seed=0, epoch=0), split)
     state = fresh.replace(key=jax.random.key(1))
     state, totals, resident = jax.device_put((state, zeros, images), repeated)
-    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), mesh)
+    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), repeated)
     state, totals = run(state, totals, resident, rows, 0, 2)
     _, totals = run(state, totals, resident, rows, 2, 4)
     print(len(rows.sharding.device_set), run._cache_size(), *(float(total) for total in totals.values()))

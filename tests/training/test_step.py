@@ -130,7 +130,7 @@ def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UserError, match=r"--devices 99: there are \d+ \("):
         data_mesh(198, 99)
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    with pytest.raises(UserError, match="--devices 3: a batch of 128 images cannot be shared evenly"):
+    with pytest.raises(UserError, match="3 devices cannot share a batch of 128 images evenly"):
         data_mesh(128, 3)
 
 
