@@ -1,6 +1,7 @@
 """Several processes that train one model: which of them writes, and what they agree on. A single one pays nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from jaxtyping import Int
 from flax_vae.errors import UserError
 
 
-class Lost(UserError):
-    """Another process has ended."""
+class Lost(Exception):
+    """Another process has ended, and this one can only end as well."""
 
 
 def is_first() -> bool:
@@ -57,6 +58,22 @@ def _gathered(value: Any) -> Int[np.ndarray, "p ..."]:
     from jax.experimental.multihost_utils import process_allgather
 
     return process_allgather(value)
+
+
+def lost(error: Exception) -> bool:
+    """Whether an error is that another process has ended: JAX has no type of its own for what Gloo reports of CPUs."""
+    return jax.process_count() > 1 and (isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error))
+
+
+@contextmanager
+def together(way_out: str) -> Iterator[None]:
+    """Raise `Lost`, with the way out, where what the processes compute together fails: one of them has ended."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not lost(error):
+            raise
+        raise Lost(f"Another of the {jax.process_count()} processes has ended. {way_out}") from error
 
 
 def put(tree: Any, sharding: Any) -> Any:

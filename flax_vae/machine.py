@@ -13,9 +13,11 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
+from flax_vae.errors import UserError
 from flax_vae.memory import free_memory
 
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
+_GOODBYE = 30  # seconds that processes which have ended their work wait for each other
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
 
@@ -33,6 +35,18 @@ class Cluster:
     coordinator: str
     num_processes: int | None = None
     process_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse processes that could not find each other, and would wait for minutes."""
+        if self.coordinator == "auto":
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UserError(f'--coordinator {self.coordinator}: write "host:port", or "auto" on a cluster.')
+        if self.num_processes is None or self.process_id is None:
+            raise UserError("--coordinator needs --num-processes, and --process-id from 0, which differs between them.")
+        if not 0 <= self.process_id < self.num_processes:
+            raise UserError(f"--process-id {self.process_id} of {self.num_processes} processes: count them from 0.")
 
 
 def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) -> None:
@@ -59,8 +73,14 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if cluster is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM from those who save
         address = None if cluster.coordinator == "auto" else cluster.coordinator
-        jax.distributed.initialize(address, cluster.num_processes, cluster.process_id)
+        try:
+            jax.distributed.initialize(
+                address, cluster.num_processes, cluster.process_id, shutdown_timeout_seconds=_GOODBYE
+            )
+        except (ValueError, RuntimeError) as error:  # no cluster that JAX knows; nobody there
+            raise UserError(f"--coordinator {cluster.coordinator}: {' '.join(str(error).split())}.") from None
 
 
 def warn_of_wrong_sums() -> None:

@@ -1,5 +1,6 @@
 """The programs, started as a user starts them."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ def words_of(config: Config, epochs: int | None = None) -> list[str]:
     return [*words.split(), "--learning-rate", "3e-3"]
 
 
-def start(program: str, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+def start(program: str | Path, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
     words = [sys.executable, str(ROOT / program), *map(str, arguments)]
     return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -24,3 +25,18 @@ def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
     process = start(program, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
+
+
+def start_together(count: int, program: str | Path, *arguments: object, cwd: Path) -> list[subprocess.Popen[str]]:
+    """Several processes of one training; the program finds out which one it is from its last flags."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = f"localhost:{free.getsockname()[1]}"
+    flags = ["--coordinator", where, "--num-processes", count, "--process-id"]
+    return [start(program, *arguments, *([*flags, i] if count > 1 else []), cwd=cwd) for i in range(count)]
+
+
+def together(count: int, program: str | Path, *arguments: object, cwd: Path) -> list[tuple[int, str, str]]:
+    processes = start_together(count, program, *arguments, cwd=cwd)
+    said = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *each) for process, each in zip(processes, said, strict=True)]

@@ -1,11 +1,17 @@
 """Exit codes."""
 
+import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Never
 
+import jax
+
+from flax_vae.cluster import Lost
 from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
@@ -29,16 +35,38 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     except UserError as error:
         say(f"error: {error}")
         return 2
+    except Lost as lost:
+        say(f"error: {lost}")
+        return _leave(1)
     except Interrupted as interrupted:
         say(str(interrupted))
         return 128 + interrupted.signum
     except KeyboardInterrupt as interrupted:
         say("Interrupted.")
-        return 128 + (signal.SIGTERM if isinstance(interrupted, _Terminated) else signal.SIGINT)
+        return _leave(128 + (signal.SIGTERM if isinstance(interrupted, _Terminated) else signal.SIGINT))
     except OSError as error:
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
     return 0
+
+
+def _leave(code: int) -> int:
+    """End at once, where JAX would wait for other processes that have ended or wait for this one."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the program while it waits in a library, where Python's handlers do not run."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Terminated(KeyboardInterrupt):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from flax_vae.cli.exits import run_command
+from flax_vae.cli.exits import ended_by_signals, run_command
 from flax_vae.cluster import is_first
 from flax_vae.console import printable, tell
 from flax_vae.errors import UserError
@@ -123,6 +123,8 @@ class Flags:
     def cluster(self) -> Cluster | None:
         """The processes that train together."""
         if self.coordinator is None:
+            if self.num_processes is not None or self.process_id is not None:
+                raise UserError("--num-processes and --process-id go with --coordinator, which says where they meet.")
             return None
         return Cluster(self.coordinator, self.num_processes, self.process_id)
 
@@ -203,4 +205,8 @@ def _use_machine(config: Config, members: int, cluster: Cluster | None) -> None:
     cores = min(cpu_cores(), 8)
     # Matrix products use all cores of a device: sharing a batch between devices would only cost.
     count = config.devices or (cores if config.microbatch_size else math.gcd(members, cores))
-    use_machine(-(-count // (cluster.num_processes or 1)) if cluster else count, cluster)
+    if cluster is None:
+        use_machine(count)
+    else:
+        with ended_by_signals():  # it waits for the others to come
+            use_machine(-(-count // (cluster.num_processes or 1)), cluster)

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
-from flax_vae.cluster import added_up
+from flax_vae.cluster import Lost, added_up, lost
 from flax_vae.errors import UserError
 
 _SUMS = "sums"  # an item of each checkpoint, beside those of arrays
@@ -56,6 +56,8 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
         manager = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
         yield manager
+    except Lost:
+        raise  # to close would wait for the others
     except BaseException:
         with suppress(Exception):  # that of the block says more
             manager.close()
@@ -92,6 +94,8 @@ def _writing(directory: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # TensorStore has no type of its own for a full disk
+        if lost(error):
+            raise
         raise UserError(
             f"{directory}: a checkpoint cannot be written: {_reason(error)}. Those before it are whole: mend that, and "
             f"go on by flax-vae train --resume {Path(directory).parent}."
