@@ -47,6 +47,7 @@ def test_both_stop_where_one_is_told_to_and_end_where_one_dies(words: list[str],
     for epochs, killed in ((9, 1), (12, 0), (15, 1)):
         processes = begun(words, run, epochs)
         processes[killed].kill()
+        processes[killed].communicate()
         _, err = processes[1 - killed].communicate(timeout=20)
         # JAX itself ends those whose first process is gone: whoever is quicker says so.
         assert processes[1 - killed].returncode in ((1,) if killed else (1, -signal.SIGABRT)), err
@@ -64,6 +65,7 @@ def test_a_process_that_waits_for_the_others_ends_when_it_is_told_to(
     """Whatever it does, or waits for: alone, it waits for the second one."""
     first, second = start_together(2, "train.py", *words, "--out", tmp_path / "run", cwd=tmp_path)
     second.kill()
+    second.communicate()
     time.sleep(moment)
     first.send_signal(signal.SIGTERM)
     _, err = first.communicate(timeout=5)
