@@ -9,6 +9,7 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution
+from flax_vae.pytrees import pytree
 
 Choose = Callable[[Distribution, Array], Array]  # the distribution of a pixel, and its number -> its value
 
@@ -35,7 +36,7 @@ class PixelNetwork(NamedTuple):
     bias: Float[Array, " o"]
 
 
-@struct.dataclass
+@pytree
 class Autoregressive:
     """p(x) = Π_i p(x_i | x_<i), the pixels i in the order in which one reads (PixelVAE, Gulrajani et al. 2017).
 

@@ -12,12 +12,13 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import LatentDistribution
 from flax_vae.distributions.normal import Normal
+from flax_vae.pytrees import pytree
 
 Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the distribution that it comes from
 _FLOATS_AT_ONCE = 2**18  # of the pairs of draws and components in a mixture's density
 
 
-@struct.dataclass
+@pytree
 class Mixture:
     """A mixture Σ_m softmax(logits)_m p_m of distributions of vectors.
 
@@ -85,7 +86,7 @@ class Mixture:
         return replace(self, components=self.components.tempered(temperature))
 
 
-@struct.dataclass
+@pytree
 class Flow:
     """What z = f(ε) is distributed as, ε from a base distribution: log p(z) = log p(ε) + log |det ∂ε/∂z|.
 
@@ -145,7 +146,7 @@ class Flow:
         return replace(self, base=self.base.tempered(temperature))
 
 
-@struct.dataclass
+@pytree
 class Chain:
     """Layers of latents, each given those above it: p(z) = Π_l p(z_l | z_<l), top first.
 

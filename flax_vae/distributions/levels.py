@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import sum_event
+from flax_vae.pytrees import pytree
 
 Levels = Int[Array, "... h w c"]
 LEVELS = 256
@@ -67,7 +68,7 @@ def _draw_level(key: Array, loc: Float[Array, "..."], log_scale: Float[Array, ".
     return _level(jnp.clip(x, 0.0, 1.0)).astype(loc.dtype) / _TOP
 
 
-@struct.dataclass
+@pytree
 class DiscretizedLogistic:
     """Independent logistic variables rounded to the 256 levels (Kingma et al. 2016); the outer levels take the tails.
 
@@ -100,7 +101,7 @@ class DiscretizedLogistic:
         return jnp.clip(self.loc, 0.0, 1.0)
 
 
-@struct.dataclass
+@pytree
 class MixtureOfLogistics:
     """Mixtures of discretised logistics, one component for all channels of a pixel (Salimans et al. 2017).
 
@@ -166,7 +167,7 @@ class MixtureOfLogistics:
         return (x * jax.nn.softmax(self.logits)[..., None, :]).sum(-1)
 
 
-@struct.dataclass
+@pytree
 class Categorical:
     """Independent categorical distributions over the 256 levels.
 
@@ -225,7 +226,7 @@ def _log_beta_ratio(
     return powers + rest(alpha, k) + rest(beta, m) - rest(both, _TOP)
 
 
-@struct.dataclass
+@pytree
 class BetaBinomial:
     """Independent levels k of 255 trials whose probability is beta distributed: C(255, k) B(k+α, 255-k+β) / B(α, β).
 

@@ -9,9 +9,10 @@ from flax import struct
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import LOG_2PI, sum_event
+from flax_vae.pytrees import pytree
 
 
-@struct.dataclass
+@pytree
 class Normal:
     """Independent normals, log N(x; loc, exp(log_scale)²), summed over the event axes.
 
@@ -86,7 +87,7 @@ def _solve_lower(lower: Float[Array, "*b d d"], x: Float[Array, "... d"]) -> Flo
     return jax.lax.scan(row, jnp.zeros_like(x), jnp.arange(x.shape[-1]))[0]
 
 
-@struct.dataclass
+@pytree
 class MultivariateNormal:
     """A normal with a full covariance L Lᵀ over the last axis.
 

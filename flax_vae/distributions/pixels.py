@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import flatten_event, sum_event
+from flax_vae.pytrees import pytree
 
 
 @jax.custom_jvp
@@ -23,7 +24,7 @@ def _softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
 _softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(x) * tangent)
 
 
-@struct.dataclass
+@pytree
 class Bernoulli:
     """Independent Bernoullis given by logits, x·logit - log(1 + e^logit), summed over the event axes.
 
@@ -62,7 +63,7 @@ class Bernoulli:
         return jax.nn.sigmoid(self.logits)
 
 
-@struct.dataclass
+@pytree
 class ContinuousBernoulli:
     """Independent densities on [0, 1], p(x) = C(λ) λˣ (1 - λ)¹⁻ˣ (Loaiza-Ganem & Cunningham 2019).
 

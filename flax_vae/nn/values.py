@@ -6,8 +6,10 @@ import flax.linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
+from flax_vae.pytrees import pytree
 
-@struct.dataclass
+
+@pytree
 class Function:
     """A module with its parameters as a value, which passes through `jax.jit` as no bound module does."""
 
