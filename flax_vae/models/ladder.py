@@ -150,6 +150,7 @@ class TopDown(nn.Module):
         depths: stochastic layers at each size.
         channels: c of each layer's z "h w c".
         patch: side in pixels of what is one position at the finest size.
+        remat: of the residual blocks.
     """
 
     image_shape: ImageShape
@@ -158,6 +159,7 @@ class TopDown(nn.Module):
     depths: tuple[int, ...]
     channels: int
     patch: int
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -170,7 +172,7 @@ class TopDown(nn.Module):
         lead, sizes = z.shape[:2], self._sizes()
         rows, columns = sizes[-1]
         h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
-        h = ResidualBlock(self.widths[-1], name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
+        h = ResidualBlock(self.widths[-1], self.remat, name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
         found: list[Layer] = []
         for size in reversed(range(len(sizes))):
             width, (rows, columns) = self.widths[size], sizes[size]
@@ -183,7 +185,7 @@ class TopDown(nn.Module):
                 found.append(Layer(*choose(len(found), prior, posterior), prior))
                 z_l = found[-1].z
                 h += Conv(width, name=f"take_in_{layer}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
-                h = ResidualBlock(width, name=f"block_{layer}")(h)
+                h = ResidualBlock(width, self.remat, name=f"block_{layer}")(h)
         return tuple(found), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
 
     def _sizes(self) -> list[tuple[int, int]]:

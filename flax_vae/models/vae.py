@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Draw, draw_layers, layers, layers_at
+from flax_vae.errors import UserError
 from flax_vae.machine import warn_of_wrong_sums
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
@@ -122,6 +123,19 @@ def draw(prior: LatentDistribution, key: Key[Array, ""], num_samples: int) -> Fl
 def with_dtype(model: nn.Module, dtype: str) -> nn.Module:
     """The model with its networks computing in `dtype`, where it lets one choose."""
     return model.clone(dtype=dtype) if hasattr(model, "dtype") else model
+
+
+def with_remat(model: nn.Module) -> nn.Module:
+    """The model with residual blocks whose gradients take less memory and more time, where its networks have any.
+
+    Raises:
+        UserError: they have none.
+    """
+    networks: dict[str, Any] = {name: getattr(model, name, None) for name in ("encoder", "decoder")}
+    having = {name: network.clone(remat=True) for name, network in networks.items() if hasattr(network, "remat")}
+    if not having:
+        raise UserError("--remat is for networks of residual blocks: the presets residual_conv and ladder have them.")
+    return model.clone(**having)
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))

@@ -135,13 +135,21 @@ class ResidualBlock(nn.Module):
 
     No layer normalises: networks of a few dozen blocks train without (Kuzina & Tomczak 2024), and on CPUs normalising
     takes as long as a convolution. Where the number of channels changes, x gets there by a 1x1 convolution.
+
+    Attributes:
+        features: channels of the output.
+        remat: whether its gradient works out again what is within, from x alone, instead of reading what was kept.
     """
 
     features: int
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         """Images "b h w i" -> "b h w o"."""
+        return (nn.remat(ResidualBlock._compute) if self.remat else ResidualBlock._compute)(self, x)
+
+    def _compute(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
         h = Conv(self.features)(silu(x))
         h = Conv(self.features, kernel_init=nn.initializers.zeros)(silu(h))
         return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
@@ -170,11 +178,13 @@ class BottomUp(nn.Module):
         widths: channels at each size, the finest first.
         blocks: residual blocks at each size.
         patch: side in pixels of what is one position at the finest size.
+        remat: of the blocks.
     """
 
     widths: tuple[int, ...]
     blocks: int
     patch: int
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
@@ -183,7 +193,7 @@ class BottomUp(nn.Module):
         for size, width in enumerate(self.widths):
             h = PerPixel(width)(halved(h)) if size else h
             for _ in range(self.blocks):
-                h = ResidualBlock(width)(h)
+                h = ResidualBlock(width, self.remat)(h)
             maps.append(h)
         return tuple(maps)
 
@@ -192,11 +202,12 @@ class ResidualEncoder(nn.Module):
     """Residual blocks at half of the image's size and at smaller ones, each half the one before."""
 
     features: tuple[int, ...]
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Images "b h w c" of any size -> features "b f"."""
-        return silu(BottomUp(self.features, blocks=1, patch=2)(x)[-1]).reshape(x.shape[0], -1)
+        return silu(BottomUp(self.features, blocks=1, patch=2, remat=self.remat)(x)[-1]).reshape(x.shape[0], -1)
 
 
 class ResidualDecoder(nn.Module):
@@ -208,6 +219,7 @@ class ResidualDecoder(nn.Module):
     image_shape: ImageShape
     features: tuple[int, ...]
     output_bias: OutputBias = 0.0
+    remat: bool = False
 
     @nn.compact
     def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
@@ -215,9 +227,10 @@ class ResidualDecoder(nn.Module):
         height, width, channels = self.image_shape
         *rest, first = self.features
         rows, columns = (-(-side // 2 ** len(self.features)) for side in (height, width))
-        h = ResidualBlock(first)(dense(rows * columns * first)(z).reshape(z.shape[0], rows, columns, first))
+        h = dense(rows * columns * first)(z).reshape(z.shape[0], rows, columns, first)
+        h = ResidualBlock(first, self.remat)(h)
         for features in reversed(rest):
-            h = ResidualBlock(features)(Conv(features, upsample=True)(h))
+            h = ResidualBlock(features, self.remat)(Conv(features, upsample=True)(h))
         start = bias_init(self.output_bias, self.image_shape)
         h = Conv(4 * channels, kernel_init=nn.initializers.zeros, bias_init=start)(silu(h))
         return depth_to_space(h, 2)[:, :height, :width]

@@ -28,7 +28,7 @@ from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
 from flax_vae.models.presets import PRESETS, channel_means
 from flax_vae.models.priors import PRIORS, TopDownPrior
-from flax_vae.models.vae import with_dtype
+from flax_vae.models.vae import with_dtype, with_remat
 from flax_vae.nn.networks import ImageShape
 from flax_vae.objectives import OBJECTIVES, Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
@@ -311,7 +311,7 @@ def build(
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
     if model is None:
         model = make_model(config, (shape[0], shape[1], shape[2]), data.train.images)
-    model = with_dtype(model, config.precision)
+    model = with_dtype(with_remat(model) if config.remat else model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
     if config.accumulate > 1 and (training.whole_batch or batch_size % config.accumulate):
         reason = (

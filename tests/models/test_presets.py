@@ -2,15 +2,29 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from known_models import iwae
 
-from flax_vae import ELBO, RECIPES, VAE, TrainState, init, init_state, make_optimizer, make_train_step, sample
+from flax_vae import (
+    ELBO,
+    RECIPES,
+    VAE,
+    TrainState,
+    UserError,
+    init,
+    init_state,
+    make_optimizer,
+    make_train_step,
+    sample,
+)
 from flax_vae.models.presets import PRESETS, channel_means
+from flax_vae.models.vae import with_remat
 from flax_vae.objectives.terms import apply_objective
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
@@ -107,3 +121,25 @@ def test_recipes_name_their_preset(preset: str) -> None:
 def test_the_tutorials_model_has_the_tutorials_parameters() -> None:
     params = jax.eval_shape(lambda: init(PRESETS["tutorial_conv"]((28, 28, 1)), KEY, (28, 28, 1)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 134_165
+
+
+@pytest.mark.parametrize("name", ["residual_conv", "ladder"])
+def test_remat_keeps_less_for_the_same_gradient(name: str, images: np.ndarray) -> None:
+    model = PRESETS[name]((28, 28, 1))
+    params = jax.tree.map(lambda leaf: leaf + 0.01, init(model, jax.random.key(0), (28, 28, 1)))  # no kernel of zeros
+
+    def gradient_and_kept(model: nn.Module) -> tuple[Any, int]:
+        def loss(params: Any) -> jax.Array:
+            return apply_objective(model, ELBO(), params, images[:4], jax.random.key(1), jnp.int32(0))["loss"].mean()
+
+        value, backward = jax.vjp(loss, params)
+        return backward(jnp.ones_like(value)), sum(leaf.nbytes for leaf in jax.tree.leaves(backward))
+
+    (expected, whole), (found, kept) = (gradient_and_kept(each) for each in (model, with_remat(model)))
+    assert kept < 0.9 * whole
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def test_networks_without_residual_blocks_have_nothing_to_compute_again() -> None:
+    with pytest.raises(UserError, match="--remat is for networks of residual blocks: the presets residual_conv and"):
+        with_remat(PRESETS["tutorial_dense"]((28, 28, 1)))
