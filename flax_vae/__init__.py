@@ -19,7 +19,7 @@ from flax_vae.distributions import (
     register_kl,
 )
 from flax_vae.errors import UserError
-from flax_vae.machine import use_machine
+from flax_vae.machine import Cluster, use_machine
 from flax_vae.metrics.likelihood import log_likelihood
 from flax_vae.models import (
     VAE,
@@ -106,6 +106,7 @@ __all__ = [
     "Categorical",
     "CategoricalLikelihood",
     "Chain",
+    "Cluster",
     "ConditionalNormal",
     "Config",
     "ContinuousBernoulli",

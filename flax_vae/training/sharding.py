@@ -2,7 +2,7 @@
 
 Along `MEMBERS_AXIS` are groups of devices, each with members of an ensemble of its own. The devices of a group share
 every batch, along `DATA_AXIS` and `FSDP_AXIS`; those along `FSDP_AXIS` share the large parameters as well, and what the
-optimiser keeps of them, which are gathered where a layer needs them (ZeRO, Rajbhandari et al. 2020).
+optimiser keeps of them; parameters are gathered for each step (ZeRO, Rajbhandari et al. 2020).
 """
 
 import math
