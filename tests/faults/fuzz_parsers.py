@@ -1,0 +1,156 @@
+"""Coverage-guided fuzzing of what reads files of strangers: IDX, .npy, .npz, configurations and compressed files.
+
+    pip install atheris
+    python tests/faults/fuzz_parsers.py -max_total_time=3600
+
+Each input is read, or refused with a UserError. Anything else that is raised, more than 2 GB of memory or more than
+five seconds end the fuzzing, and the input is written to the current directory; `fuzz_parsers.py FILE` tries it again.
+The first byte of an input chooses the parser. Inputs that reach new code are kept among the temporary files, from where
+the next start goes on; another folder may be given. The flags are those of libFuzzer.
+
+It is no test, since it needs time and a package of its own; what it found stands in test_fuzz.py and its neighbours.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import struct
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["flax_vae", "zipfile", "gzip", "json", "numpy.lib", "ast", "jaxtyping"]):
+    import zipfile  # noqa: F401
+    from dataclasses import asdict
+
+    import numpy as np
+
+    from flax_vae import Config, UserError
+    from flax_vae.compress import Header, container, read_header
+    from flax_vae.data.arrays import open_npz, read_npy
+    from flax_vae.data.fashion_mnist import idx_header, parse_idx
+    from flax_vae.runs.config import config_content, parse_config, read_config
+
+FOLDER = Path(tempfile.gettempdir()) / "flax_vae_fuzz"
+FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / "flax_vae_fuzz_input"
+
+
+def from_file(read: Callable[[Path], object]) -> Callable[[bytes], object]:
+    """What reads a path, given the content."""
+
+    def call(content: bytes) -> object:
+        FILE.write_bytes(content)
+        return read(FILE)
+
+    return call
+
+
+def of_npz(path: Path) -> list[np.ndarray]:
+    with open_npz(path) as found:
+        return [found[name] for name in found]
+
+
+def of_container(content: bytes) -> object:
+    """The sum is made to fit: it would hide all that is behind it."""
+    return container.read(content + sha256(content).digest()[:16])
+
+
+def of_header(about: bytes) -> object:
+    """The header alone, which is compressed in the file."""
+    packed = zlib.compress(about, 1)
+    content = struct.pack("<8sBI", container.MAGIC, container.VERSION, len(packed)) + packed + bytes(range(1, 9))
+    return read_header(content + sha256(content).digest()[:16])
+
+
+def of_settings(content: bytes) -> object:
+    """Lines "name value", of which each changes an entry of a configuration: in JSON most damage is to its form."""
+    found = config_content(Config(), (28, 28, 1)) | {"image_shape": [28, 28, 1]}
+    for line in content.decode(errors="replace").splitlines():
+        name, _, value = line.partition(" ")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return parse_config(found, FILE)
+
+
+PARSERS: list[Callable[[bytes], object]] = [
+    lambda content: parse_idx(content, "train-images-idx3-ubyte", "a file"),
+    lambda content: parse_idx(content, "train-labels-idx1-ubyte", "a file"),
+    lambda content: parse_idx(gzip.compress(content, 1), "train-images-idx3-ubyte", "a file"),
+    lambda content: read_npy(FILE, content),
+    from_file(read_npy),
+    from_file(of_npz),
+    from_file(read_config),
+    of_settings,
+    of_container,
+    of_header,
+]
+
+
+def seeds() -> list[list[bytes]]:
+    """Small files for each of the parsers."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4), np.uint8)
+    idx, labels = idx_header((2, 3, 4)) + images.tobytes(), idx_header((2,)) + bytes(2)
+    arrays = [saved(np.save, images), saved(np.save, np.arange(3.0)), saved(np.save, np.array([b"a", b"bc"]))]
+    archives = [
+        saved(lambda file, array: np.savez(file, images=array, labels=np.arange(2)), images),
+        saved(lambda file, array: np.savez_compressed(file, x_train=array, x_test=array), images),
+    ]
+    settings = [
+        Config(),
+        Config(preset="tutorial_dense(features=(8,))", objective="renyi(alpha=0.3)", prior="vamp(components=5)"),
+        Config(likelihood="categorical", posterior="iaf(layers=2)", validation=0.1, early_stopping=2),
+    ]
+    lines = ["\n".join(f"{name} {json.dumps(value)}" for name, value in asdict(each).items()) for each in settings]
+    configs = [json.dumps(config_content(each, (28, 28, 1))).encode() for each in settings]
+    header = Header("0", "m", "0", (4, 3, 1), 2, 0, (1, 4), (9, 0), ("a.png",) * 5, "0")
+    compressed = container.write(header, np.arange(1, 9, dtype=np.uint32))[:-16]
+    about = json.dumps(asdict(header)).encode()
+    return [[idx, gzip.compress(idx)], [labels, gzip.compress(labels)], [idx], arrays, arrays, archives, configs,
+            [line.encode() for line in lines], [compressed], [about]]  # fmt: skip
+
+
+def saved(save: Callable[..., object], array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    save(file, array)
+    return file.getvalue()
+
+
+def words() -> str:
+    """Pieces of these files, as libFuzzer's dictionaries have them."""
+    names = [*config_content(Config(), (28, 28, 1)), *asdict(Header("", "", "", (1, 1, 1), 2, 0, (1,), (0,), (), ""))]
+    found = [*(f'"{name}"' for name in names), "descr", "fortran_order", "shape", "|u1", "<f8", "|O", "null", "NaN",
+             "1e999", "true", "PK\1\2", "PK\3\4", "PK\5\6", "my_module:f", "gated_mlp(", "**", "\x93NUMPY"]  # fmt: skip
+    return "".join('"' + "".join(map("\\x{:02x}".format, word.encode("latin-1"))) + '"\n' for word in found)
+
+
+def try_one(content: bytes) -> None:
+    """Read it, or refuse it."""
+    if content:
+        with contextlib.suppress(UserError):
+            PARSERS[content[0] % len(PARSERS)](content[1:])
+
+
+def main() -> None:
+    """Write the first inputs, and fuzz."""
+    corpus = FOLDER / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, contents in enumerate(seeds()):
+        for content in contents:
+            (corpus / sha256(bytes([number]) + content).hexdigest()).write_bytes(bytes([number]) + content)
+    (FOLDER / "words").write_text(words())
+    flags = ["-rss_limit_mb=2048", "-timeout=5", "-max_len=20000", f"-dict={FOLDER / 'words'}"]
+    given = [word for word in sys.argv[1:] if not word.startswith("-")]
+    atheris.Setup([sys.argv[0], *flags, *sys.argv[1:], *([] if given else [str(corpus)])], try_one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
