@@ -2,183 +2,36 @@
 
 __version__ = "0.1.0"
 
-from flax_vae.data import ImageData, load_images
-from flax_vae.distributions import (
-    Bernoulli,
-    BetaBinomial,
-    Categorical,
-    Chain,
-    ContinuousBernoulli,
-    DiscretizedLogistic,
-    Flow,
-    Mixture,
-    MixtureOfLogistics,
-    MultivariateNormal,
-    Normal,
-    kl_divergence,
-    register_kl,
-)
-from flax_vae.errors import UserError
-from flax_vae.machine import Cluster, use_machine
-from flax_vae.metrics.likelihood import log_likelihood
-from flax_vae.models import (
-    VAE,
-    BernoulliLikelihood,
-    BetaBinomialLikelihood,
-    CategoricalLikelihood,
-    ConditionalNormal,
-    ContinuousBernoulliLikelihood,
-    CouplingFlow,
-    DiagonalNormal,
-    DiscretizedLogisticLikelihood,
-    FullNormal,
-    Inference,
-    InverseAutoregressive,
-    Ladder,
-    Layer,
-    LearnedMixture,
-    LogisticMixtureLikelihood,
-    NormalLikelihood,
-    PerPixelNormalLikelihood,
-    StandardNormal,
-    TopDownPosterior,
-    TopDownPrior,
-    VampPrior,
-    bind,
-    gated_mlp,
-    init,
-    ladder,
-    residual_conv,
-    tutorial_conv,
-    tutorial_dense,
-)
-from flax_vae.objectives import (
-    DIPVAE,
-    ELBO,
-    IWAE,
-    STL,
-    BetaTCVAE,
-    Capacity,
-    Cyclical,
-    DReG,
-    FreeBits,
-    InfoVAE,
-    Renyi,
-    Warmup,
-    distortion,
-    layer_rates,
-    log_weights,
-    rate,
-)
-from flax_vae.runs.config import RECIPES, Config
-from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.export import export_run, verify_export
-from flax_vae.runs.fit import fit, fit_many, resume, resume_many
-from flax_vae.runs.run import Run, load_run, write_run
-from flax_vae.runs.tables import compare
-from flax_vae.sampling import (
-    decode,
-    encode,
-    interpolate,
-    latent_grid,
-    reconstruct,
-    reconstruct_layers,
-    sample,
-    sample_gmm,
-    traverse,
-)
-from flax_vae.training.optimizers import make_optimizer
-from flax_vae.training.step import TrainState, init_state, make_train_step
 
-__all__ = [
-    "DIPVAE",
-    "ELBO",
-    "IWAE",
-    "RECIPES",
-    "STL",
-    "VAE",
-    "Bernoulli",
-    "BernoulliLikelihood",
-    "BetaBinomial",
-    "BetaBinomialLikelihood",
-    "BetaTCVAE",
-    "Capacity",
-    "Categorical",
-    "CategoricalLikelihood",
-    "Chain",
-    "Cluster",
-    "ConditionalNormal",
-    "Config",
-    "ContinuousBernoulli",
-    "ContinuousBernoulliLikelihood",
-    "CouplingFlow",
-    "Cyclical",
-    "DReG",
-    "DiagonalNormal",
-    "DiscretizedLogistic",
-    "DiscretizedLogisticLikelihood",
-    "Flow",
-    "FreeBits",
-    "FullNormal",
-    "ImageData",
-    "Inference",
-    "InfoVAE",
-    "InverseAutoregressive",
-    "Ladder",
-    "Layer",
-    "LearnedMixture",
-    "LogisticMixtureLikelihood",
-    "Mixture",
-    "MixtureOfLogistics",
-    "MultivariateNormal",
-    "Normal",
-    "NormalLikelihood",
-    "PerPixelNormalLikelihood",
-    "Renyi",
-    "Run",
-    "StandardNormal",
-    "TopDownPosterior",
-    "TopDownPrior",
-    "TrainState",
-    "UserError",
-    "VampPrior",
-    "Warmup",
-    "bind",
-    "compare",
-    "decode",
-    "distortion",
-    "encode",
-    "evaluate",
-    "export_run",
-    "fit",
-    "fit_many",
-    "gated_mlp",
-    "init",
-    "init_state",
-    "interpolate",
-    "kl_divergence",
-    "ladder",
-    "latent_grid",
-    "layer_rates",
-    "load_images",
-    "load_run",
-    "log_likelihood",
-    "log_weights",
-    "make_optimizer",
-    "make_train_step",
-    "rate",
-    "reconstruct",
-    "reconstruct_layers",
-    "register_kl",
-    "residual_conv",
-    "resume",
-    "resume_many",
-    "sample",
-    "sample_gmm",
-    "traverse",
-    "tutorial_conv",
-    "tutorial_dense",
-    "use_machine",
-    "verify_export",
-    "write_run",
-]  # fmt: skip
+# Names are imported when they are asked for: a program can say what a Ctrl-C does before JAX is imported, which takes a
+# second, and whoever wants one wing waits for no other. Which there are stands in __init__.pyi alone, where type
+# checkers and editors look.
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    where = _exported()
+    if name == "__all__":
+        found: object = list(where)
+    elif name in where:
+        found = getattr(import_module(where[name]), name)
+    elif not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        found = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _exported().keys())
+
+
+def _exported() -> dict[str, str]:
+    """The module of each name."""
+    import ast
+    import pkgutil
+
+    stub = ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"")
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}

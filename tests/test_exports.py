@@ -1,0 +1,35 @@
+"""The names that `flax_vae` exports, which are imported when they are asked for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flax_vae
+
+
+def test_every_name_is_there() -> None:
+    for name in flax_vae.__all__:
+        assert getattr(flax_vae, name) is not None
+    assert set(flax_vae.__all__) <= set(dir(flax_vae))
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = ast.parse(Path(flax_vae.__file__).with_suffix(".pyi").read_text())
+    (listed,) = (node.value for node in stub.body if isinstance(node, ast.Assign))
+    assert sorted(ast.literal_eval(listed)) == sorted(flax_vae.__all__)
+
+
+def test_other_names_are_none() -> None:
+    with pytest.raises(AttributeError, match="module 'flax_vae' has no attribute 'nothing'"):
+        _ = flax_vae.nothing
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from flax_vae import nothing  # noqa: F401
+
+
+def test_wings_are_there_without_an_import_of_their_own() -> None:
+    program = "import flax_vae; print(flax_vae.models.VAE is flax_vae.VAE, flax_vae.plots.__name__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "flax_vae.plots"]
