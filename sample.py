@@ -2,7 +2,14 @@
 
 import sys
 
-from flax_vae.cli.sample import make_samples
+from flax_vae.cli.start import start
+
+
+def _command() -> int:
+    from flax_vae.cli.sample import make_samples
+
+    return make_samples()
+
 
 if __name__ == "__main__":
-    sys.exit(make_samples())
+    sys.exit(start(_command))

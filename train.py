@@ -2,7 +2,14 @@
 
 import sys
 
-from flax_vae.cli.train import train
+from flax_vae.cli.start import start
+
+
+def _command() -> int:
+    from flax_vae.cli.train import train
+
+    return train()
+
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(start(_command))

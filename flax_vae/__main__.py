@@ -1,7 +1,20 @@
-"""`python -m flax_vae`: the same as `flax-vae`."""
+"""`flax-vae`, also as `python -m flax_vae`."""
 
 import sys
 
-from flax_vae.cli.main import main
+from flax_vae.cli.start import start
 
-sys.exit(main())
+
+def _command() -> int:
+    from flax_vae.cli.main import main
+
+    return main()
+
+
+def main() -> int:
+    """Run it; returns the exit code."""
+    return start(_command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

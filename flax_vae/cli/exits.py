@@ -11,6 +11,7 @@ from typing import Never
 
 import jax
 
+from flax_vae.cli.start import Terminated, on_signal, signal_of
 from flax_vae.cluster import Lost
 from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import UserError
@@ -24,9 +25,10 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         parse: reads the arguments; it ends the program after showing the help, or what is wrong with them.
         examples: shown below the help.
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    degrade_output()
     try:
+        on_signal(signal.SIGINT, signal.default_int_handler)
+        on_signal(signal.SIGTERM, _terminate)
+        degrade_output()
         parse()()
     except SystemExit as done:
         if done.code == 0 and examples:
@@ -40,10 +42,11 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         return _leave(1)
     except Interrupted as interrupted:
         say(str(interrupted))
+        jax.distributed.shutdown()  # where there are other processes, once they have saved as well
         return 128 + interrupted.signum
     except KeyboardInterrupt as interrupted:
         say("Interrupted.")
-        return _leave(128 + (signal.SIGTERM if isinstance(interrupted, _Terminated) else signal.SIGINT))
+        return _leave(128 + signal_of(interrupted))
     except OSError as error:
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
@@ -69,12 +72,8 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
-
-
 def _terminate(signum: int, frame: FrameType | None) -> Never:
-    raise _Terminated
+    raise Terminated
 
 
 def refuse_unwritable(path: Path, suffix: str = ".png", flag: str = "--out") -> None:
