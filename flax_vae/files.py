@@ -1,10 +1,12 @@
 """Files and directories that appear whole or not at all."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from flax_vae.errors import UserError
 
@@ -24,6 +26,15 @@ def write_whole(path: str | os.PathLike[str], save: Callable[[Path], object]) ->
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write a record as JSON, whole, in the one form that all files of a record have.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, replace
-from json import dumps
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,7 +10,7 @@ import tyro
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.console import tell
 from flax_vae.errors import UserError
-from flax_vae.files import write_whole
+from flax_vae.files import write_json
 from flax_vae.machine import cpu_cores, use_machine
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize, flag
@@ -67,7 +66,7 @@ examples:
         use_machine(math.gcd(cpu_cores(), IMAGES_SHARED))  # each core is faster with images of its own
         found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
         if self.json:
-            write_whole(self.json, lambda part: part.write_text(dumps(found, indent=1) + "\n"))
+            write_json(self.json, found)
         show(found)
 
     def _plan(self) -> Plan:

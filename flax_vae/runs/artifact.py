@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from flax_vae.errors import UserError
-from flax_vae.files import write_whole
+from flax_vae.files import write_json, write_whole
 from flax_vae.models.vae import Params
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs.checkpoints import check_shapes, named, names
@@ -105,7 +105,7 @@ def write_artifact(path: Path, artifact: Artifact, half: bool = False) -> None:
         "record": artifact.record,
         "evaluation": artifact.evaluation,
     }
-    write_whole(path.with_suffix(".json"), lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
+    write_json(path.with_suffix(".json"), about)
 
 
 def read_artifact(path: Path) -> Artifact:

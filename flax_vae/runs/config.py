@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from flax_vae.data import SOURCES
 from flax_vae.errors import UserError
+from flax_vae.files import write_json
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.presets import PRESETS
@@ -311,7 +312,7 @@ def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
 
 def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
     """Write `config.json`: everything that is needed to build the model again."""
-    path.write_text(json.dumps(config_content(config, image_shape), indent=2) + "\n")
+    write_json(path, config_content(config, image_shape))
 
 
 def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:

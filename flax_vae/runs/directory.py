@@ -21,7 +21,7 @@ from flax_vae.console import say
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
 from flax_vae.errors import UserError
-from flax_vae.files import write_whole
+from flax_vae.files import write_json, write_whole
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Data, Training
@@ -111,11 +111,11 @@ class RunDirectory:
             "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
             "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         }
-        self._write_json("provenance.json", provenance)
+        write_json(self.path / "provenance.json", provenance)
         np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
-            self._write_json("labels.json", {"class_names": data.class_names, "examples": labels})
+            write_json(self.path / "labels.json", {"class_names": data.class_names, "examples": labels})
         data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
         anywhere = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
         write_config(self.path / _CONFIG, anywhere, data.train.images.shape[1:])  # last: it makes this a run
@@ -173,9 +173,6 @@ class RunDirectory:
             return read(self.path / name)
         except Exception as error:  # a damaged file, or a stranger's, may make its reader raise anything
             raise UserError(f"{self.path / name} cannot be read ({error}): the run is damaged.") from None
-
-    def _write_json(self, name: str, content: Any) -> None:
-        write_whole(self.path / name, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
     def metrics(self) -> list[Record]:
         """The finished epochs, in order; a last line that was cut off is left out.
@@ -249,11 +246,11 @@ class RunDirectory:
 
     def write_test(self, result: Mapping[str, Any]) -> None:
         """Keep the metrics of the test set, where a validation set chose the checkpoint."""
-        self._write_json("test.json", result)
+        write_json(self.path / "test.json", result)
 
     def write_evaluation(self, result: Mapping[str, Any]) -> None:
         """Keep what was measured."""
-        self._write_json(self.evaluation_file.name, result)
+        write_json(self.evaluation_file, result)
 
 
 def _object(text: str) -> dict[str, Any]:

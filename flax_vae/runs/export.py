@@ -15,7 +15,7 @@ from flax_vae.errors import UserError
 from flax_vae.export.formats import FORMATS, written
 from flax_vae.export.functions import ModelFunction, model_functions
 from flax_vae.export.stablehlo import PLATFORMS
-from flax_vae.files import new_directory
+from flax_vae.files import new_directory, write_json
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.card import model_card
 from flax_vae.runs.config import config_content
@@ -72,7 +72,7 @@ def _fill(folder: Path, run: Run, format: ExportFormat, title: str) -> None:
     about["files"] = {
         path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
     }
-    (folder / _SUMS).write_text(json.dumps(about, indent=1) + "\n")
+    write_json(folder / _SUMS, about)
 
 
 def _signature(function: ModelFunction) -> Record:

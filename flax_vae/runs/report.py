@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from flax_vae.console import show_table, stdout_console
-from flax_vae.files import write_whole
+from flax_vae.files import write_json
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory, held_out_set
 
@@ -45,7 +45,7 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, Record | None
         rows.append(row | spread)
         numbers = [mean_and_deviation(values[name]) if seeds else "" for name in shown]
         table.add_row(label, str(len(seeds)), str(len(failed)), *numbers)
-    write_whole(directory / "summary.json", lambda part: part.write_text(json.dumps(rows, indent=2) + "\n"))
+    write_json(directory / "summary.json", rows)
     show_table(table)
 
 
