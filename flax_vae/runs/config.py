@@ -150,8 +150,12 @@ class Config:
             UserError: a value of another type or out of its range, a part that does not exist, or parts that do not go
                 together.
         """
+        warmup_is_own = self.kl_warmup_epochs is not None
         self._fill_in()
         self._refuse_values()
+        if not warmup_is_own:  # the recipe's supposes an objective with a beta, and the recipe's own number of epochs
+            longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
+            object.__setattr__(self, "kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
         self._refuse_combinations()
 
     def _fill_in(self) -> None:
@@ -160,7 +164,6 @@ class Config:
 
         usual = {each.name: each.metadata["usual"] for each in fields(self)}
         recipe = recipe_of(self.preset if isinstance(self.preset, str) else usual["preset"])  # others are refused below
-        warmup_is_own = self.kl_warmup_epochs is not None
         for name, hint in _hints().items():
             value = getattr(self, name)
             try:
@@ -172,9 +175,6 @@ class Config:
                 put(kind, str(parts.read(getattr(self, kind))))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
-        if not warmup_is_own:  # the recipe's supposes an objective with a beta, and the recipe's own number of epochs
-            longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
-            put("kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
 
     def _of_objective(self, name: str) -> Any:
         """The value of a flag that is short for an argument of the objective."""
@@ -212,14 +212,14 @@ class Config:
         for name in ("ema_decay", "validation"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{flag(name)} must be at least 0 and below 1, not {getattr(self, name)}.")
+
+    def _refuse_combinations(self) -> None:
+        """What parts say of themselves decides which of them go together."""
         if self.kl_warmup_epochs * self.kl_cycles > self.epochs:
             raise UserError(
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not end within {self.epochs} "
                 "epochs, so beta would never reach its value: lower --kl-warmup-epochs or raise --epochs."
             )
-
-    def _refuse_combinations(self) -> None:
-        """What parts say of themselves decides which of them go together."""
         if self.conditional and not PRIORS.accepts(read_call(self.prior).name, "conditional"):
             known = [name for name in PRIORS if PRIORS.accepts(name, "conditional")]
             raise UserError(f"--conditional goes with --prior {' and '.join(known)}, not with {self.prior}.")

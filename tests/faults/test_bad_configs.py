@@ -29,6 +29,8 @@ CONTENTS = {
     "keep": (written({"keep": 10**30}), "--keep must be at most 2,147,483,647"),
     "seed": (written({"seed": 2**70}), "--seed must be from 0 to 4,294,967,295"),
     "image_shape": (written({"image_shape": [10**9, 10**9, 3]}), "image_shape is [1000000000, 1000000000, 3], not"),
+    "no cycles": (written({"kl_cycles": 0, "kl_warmup_epochs": None}), "--kl-cycles must be greater than 0, not 0"),
+    "epochs": (written({"epochs": 10**400, "kl_warmup_epochs": None}), "--epochs must be at most 2,147,483,647"),
     "true": (written({"image_shape": [28, 28, True]}), "image_shape is [28, 28, True], not three integers"),
     "control": (written({"\x1b[31m": 1}), "has the unknown entry '\\x1b[31m'"),
     "newline": (written({"dataset\n": 1}), "has the unknown entry 'dataset\\n'; did you mean 'dataset'?"),
