@@ -1,6 +1,7 @@
 """What the tests share: a cache of their own, and a few real images."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 
-from flax_vae import use_machine  # noqa: E402
+from flax_vae import Config, Run, fit, use_machine  # noqa: E402
 from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
 
 use_machine()  # as the programs do: it leaves the cache above, and sets what jaxlib needs, also for programs they start
@@ -102,3 +103,15 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
         y_test=test.labels[:100],
     )
     return path
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training by the `config` of a module, which was never disturbed."""
+    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def copy(run: Run, tmp_path: Path) -> Path:
+    """Its directory, to do harm to."""
+    return shutil.copytree(run.directory, tmp_path / "copy")

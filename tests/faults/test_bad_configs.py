@@ -40,6 +40,8 @@ CONTENTS = {
     "precision": (written({"precision": "float64"}), "'float64', which is not one of float32, bfloat16"),
     "infinite": (written({"beta": float("inf")}), "--beta must be at most 3.4e+38, not inf"),
     "digits": (written({})[:-1] + f', "levels": {"9" * 5000}}}', "Exceeds the limit"),
+    "format": ('{"format": 99}', "config.json has format 99, this version of flax_vae reads format 2"),
+    "two sizes": (written({"image_shape": [28, 28]}), "image_shape is [28, 28], not three integers"),
     "no object": ("[]", "config.json has format None"),
     "binary": ("\0\1", "config.json cannot be read"),
 }

@@ -1,5 +1,6 @@
 """Files of a run directory that are damaged are named, and whatever is good elsewhere is used."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,6 +106,27 @@ def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, cop
     assert_same_run(resume(copy), run)
 
 
+@pytest.mark.parametrize(
+    ("harm", "step", "warning"),
+    [
+        (lambda d: (d / "metrics.jsonl").unlink(), 36, "checkpoint of step 36: no epoch is finished"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "that of the best, step 24, is not there"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
+    ],
+)
+def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
+    copy: Path, harm: Harm, step: int, warning: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    harm(copy)
+    assert load_run(copy).step == step
+    err = capsys.readouterr().err
+    assert err.count("\n") == bool(warning)
+    assert warning in err
+
+
 @pytest.mark.slow
 def test_members_go_on_together_from_the_last_step_that_is_good_in_all(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -139,6 +161,7 @@ RECORD = b'{"epoch": 1, "step": 12, "test_loss": 1.0}\n'
         ("provenance.json", None),
         ("config.json", b'{"format": 2, '),
         ("config.json", b"\xff"),
+        ("config.json", None),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
@@ -162,6 +185,33 @@ def test_what_a_kill_left_of_a_line_is_no_damage(run: Run, copy: Path) -> None:
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "st')
     assert load_run(copy).metrics == run.metrics
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | changes))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_checkpoints_of_another_model_are_told_from_damaged_ones(copy: Path) -> None:
+    edit_config(copy, latent_dim=3)
+    with pytest.raises(UserError, match=r"stored as \(2, 128\), the model wants \(3, 128\)"):
+        load_run(copy)
+
+
+def test_loading_executes_nothing_that_the_directory_names(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hostile.py").write_text("raise SystemExit('executed')")
+    edit_config(copy, objective="hostile:objective", beta=None)
+    pickled = np.array([print], dtype=object)
+    monkeypatch.chdir(tmp_path)
+    load_run(copy)
+    with pytest.raises(UserError, match="add --objective hostile:objective"):
+        resume(copy)
+    np.save(copy / "examples.npy", pickled, allow_pickle=True)
+    with pytest.raises(UserError, match=r"examples\.npy cannot be read"):
+        load_run(copy)
 
 
 def test_one_bit_changes_both_sums() -> None:

@@ -10,7 +10,7 @@ import pytest
 from programs import start, words_of
 from run_directories import assert_same_run
 
-from flax_vae import Config, Run, fit, fit_many, load_run
+from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
@@ -20,11 +20,6 @@ EPOCHS, LONGEST = 60, 7.0  # seconds: from importing to drawing the pictures
 @pytest.fixture(scope="module")
 def config(few_images: Path) -> Config:
     return Config(preset="tutorial_dense", dataset=str(few_images), epochs=EPOCHS, batch_size=50, learning_rate=3e-3)
-
-
-@pytest.fixture(scope="module")
-def whole(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int = 20) -> list[tuple[float, int, float, str]]:
@@ -57,16 +52,16 @@ def assert_nothing_is_left_over(directory: Path) -> None:
     assert {path.name for path in directory.parent.iterdir()} <= {directory.name, "latest", "whole"}
 
 
-def test_killed_twenty_times(config: Config, whole: Run, tmp_path: Path) -> None:
+def test_killed_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
     """In the midst of whatever it does: no epoch is lost but the one that was being trained or saved."""
     found = chain(words_of(config), tmp_path / "run", signal.SIGKILL)
     assert all("Traceback" not in err for *_, err in found)
     assert sum(code == -signal.SIGKILL for _, code, _, _ in found) >= 10
-    assert_same_run(load_run(tmp_path / "run"), whole)
+    assert_same_run(load_run(tmp_path / "run"), run)
     assert_nothing_is_left_over(tmp_path / "run")
 
 
-def test_stopped_twenty_times(config: Config, whole: Run, tmp_path: Path) -> None:
+def test_stopped_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
     """Each time it ends within five seconds, says so, and has saved where it is."""
     found = chain(words_of(config), tmp_path / "run", signal.SIGTERM)
     for moment, code, seconds, err in found:
@@ -76,7 +71,7 @@ def test_stopped_twenty_times(config: Config, whole: Run, tmp_path: Path) -> Non
         # Before its first line Python ends without a word; and a training that had ended before has nothing to stop.
         assert code <= 0 or "Stopped and saved. Resume by" in err or "Interrupted." in err, (moment, err)
     assert any("Stopped and saved" in err for *_, err in found)
-    assert_same_run(load_run(tmp_path / "run"), whole)
+    assert_same_run(load_run(tmp_path / "run"), run)
     assert_nothing_is_left_over(tmp_path / "run")
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from run_directories import TIMES, assert_same_run, truncate_checkpoint, untimed
+from run_directories import TIMES, assert_same_run, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
 from flax_vae.runs.directory import RunDirectory
@@ -28,18 +28,6 @@ def config(few_images: Path) -> Config:
     return Config(
         preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3, ema_decay=0.5
     )
-
-
-@pytest.fixture(scope="module")
-def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A training of seconds that was never interrupted, the only one here with its pictures."""
-    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
-
-
-@pytest.fixture
-def copy(run: Run, tmp_path: Path) -> Path:
-    """A run directory to do harm to."""
-    return shutil.copytree(run.directory, tmp_path / "copy")
 
 
 def test_a_run_directory_holds_everything(run: Run, config: Config) -> None:
@@ -109,27 +97,6 @@ def test_every_test_loss_has_the_weight_that_a_warmup_ends_at(config: Config, tm
     assert first["train_loss"] < first["train_distortion"] + 1.5 * first["train_rate"]
     assert run.step == min(run.metrics, key=lambda record: record["test_loss"])["step"]
     assert load_run(run.directory).config == run.config  # 2 epochs of warm-up were given as an int
-
-
-@pytest.mark.parametrize(
-    ("harm", "step", "warning"),
-    [
-        (lambda d: (d / "metrics.jsonl").unlink(), 36, "checkpoint of step 36: no epoch is finished"),
-        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "that of the best, step 24, is not there"),
-        (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
-    ],
-)
-def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
-    copy: Path, harm, step: int, warning: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
-    records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
-    (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    harm(copy)
-    assert load_run(copy).step == step
-    err = capsys.readouterr().err
-    assert err.count("\n") == bool(warning)
-    assert warning in err
 
 
 def test_latest_is_a_convenience_that_ends_no_run(
@@ -260,55 +227,6 @@ def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_
     (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
     with pytest.raises(UserError, match="not the data"):
         resume(copy)
-
-
-@pytest.mark.parametrize(
-    ("harm", "message"),
-    [
-        (shutil.rmtree, "not a run directory"),
-        (lambda d: (d / "config.json").unlink(), "not a run directory"),
-        (lambda d: (d / "config.json").write_text('{"form'), "cannot be read"),
-        (lambda d: (d / "config.json").write_text("[]"), "format None"),
-        (lambda d: (d / "config.json").write_text('{"format": 99}'), "format 99"),
-        (lambda d: edit_config(d, latent_dims=3), "unknown entry 'latent_dims'; did you mean 'latent_dim'"),
-        (lambda d: edit_config(d, latent_dim="two"), "--latent-dim is 'two', which is not int"),
-        (
-            lambda d: edit_config(d, preset="tutorial_dence"),
-            "--preset tutorial_dence: there are gated_mlp, .* Did you mean tutorial_dense",
-        ),
-        (lambda d: edit_config(d, image_shape=[28, 28]), r"image_shape is \[28, 28\]"),
-        (lambda d: edit_config(d, latent_dim=3), r"stored as \(2, 128\), the model wants \(3, 128\)"),
-        (lambda d: shutil.rmtree(d / "checkpoints"), "holds no checkpoint"),
-        (truncate_checkpoint, "all of its checkpoints are damaged"),
-        (lambda d: (d / "examples.npy").write_bytes(b"\x93NUMPY"), "examples.npy cannot be read"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked_types")
-def test_a_damaged_or_foreign_directory_gets_one_line(copy: Path, harm, message: str) -> None:
-    harm(copy)
-    with pytest.raises(UserError, match=message) as error:
-        load_run(copy)
-    assert "\n" not in str(error.value)
-
-
-def edit_config(directory: Path, **changes: object) -> None:
-    content = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(content | changes))
-
-
-def test_loading_executes_nothing_that_the_directory_names(
-    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "hostile.py").write_text("raise SystemExit('executed')")
-    edit_config(copy, objective="hostile:objective", beta=None)
-    pickled = np.array([print], dtype=object)
-    monkeypatch.chdir(tmp_path)
-    load_run(copy)
-    with pytest.raises(UserError, match="add --objective hostile:objective"):
-        resume(copy)
-    np.save(copy / "examples.npy", pickled, allow_pickle=True)
-    with pytest.raises(UserError, match=r"examples\.npy cannot be read"):
-        load_run(copy)
 
 
 @pytest.mark.slow
