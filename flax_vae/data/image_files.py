@@ -55,16 +55,8 @@ def _files(path: Path) -> list[tuple[Path, str, str | None]]:
 
 
 def _pixels(paths: Sequence[Path], channels: int) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
-    from PIL import Image
-
     for path in paths:
-        image = pixels(path)
-        with Image.open(path) as file:
-            lost = {"several frames": getattr(file, "n_frames", 1) > 1, "transparency": file.has_transparency_data}
-            lost |= {"more than 8 bits": file.mode[0] in "IF", "inks": file.mode == "CMYK"}
-        if any(lost.values()):
-            what = " and ".join(name for name, there in lost.items() if there)
-            raise UserError(f"{path} has {what}, which would be lost: save it as a grey or RGB image of 8 bits first.")
+        image = pixels(path, exactly=True)
         if image.shape[-1] > channels:
             raise UserError(f"{path} has colours, and the model's images are grey.")
         yield str(path), image

@@ -87,15 +87,20 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def open_image(path: Path) -> Any:
+def open_image(path: Path, exactly: bool) -> Any:
     """Pillow's image: upright, of 8 bits, on white where it was transparent."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
+            lost = lost_of(file) if exactly else []
             image = ImageOps.exif_transpose(file)
     except Exception as error:  # decoders raise all sorts of things over damaged files
         raise UserError(f"{path}: not a readable image ({error}); replace or remove it") from error
+    if lost:
+        raise UserError(
+            f"{path} has {' and '.join(lost)}, which would be lost: save it as a grey or RGB image of 8 bits first."
+        )
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -104,9 +109,24 @@ def open_image(path: Path) -> Any:
     return image
 
 
-def pixels(path: Path) -> UInt8[np.ndarray, "h w c"]:
-    """The image, with a single channel if it has no colour, whatever its format calls itself: WebP knows no grey."""
-    image = open_image(path)
+def lost_of(file: Any) -> list[str]:
+    """What 8 bits of grey or of RGB do not hold of a file that Pillow has opened."""
+    found = {"several frames": getattr(file, "n_frames", 1) > 1, "transparency": file.has_transparency_data}
+    found |= {"more than 8 bits": file.mode[0] in "IF", "inks": file.mode == "CMYK"}
+    return [name for name, there in found.items() if there]
+
+
+def pixels(path: Path, exactly: bool = False) -> UInt8[np.ndarray, "h w c"]:
+    """The image, with a single channel if it has no colour, whatever its format calls itself: WebP knows no grey.
+
+    Args:
+        path: of the file.
+        exactly: whether to refuse a file that holds more than these pixels.
+
+    Raises:
+        UserError: it cannot be read, or holds more.
+    """
+    image = open_image(path, exactly)
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[..., None]
     rgb = np.asarray(image.convert("RGB"))
