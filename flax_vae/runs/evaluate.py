@@ -14,33 +14,29 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
-from flax_vae.console import busy, progress, say
-from flax_vae.data import ImageData, as_batch, draw_binary, is_binary
+from flax_vae.console import busy, progress
+from flax_vae.data import draw_binary, is_binary
 from flax_vae.errors import UserError
 from flax_vae.machine import device_memory
 from flax_vae.memory import refuse_larger
 from flax_vae.metrics.annealed import annealed_log_likelihood
-from flax_vae.metrics.disentanglement import dci, mig, sap
-from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
-from flax_vae.metrics.latents import active_units, elbo_surgery, posterior_means
+from flax_vae.metrics.latents import active_units, elbo_surgery
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, Defence, log_likelihood
 from flax_vae.metrics.means import look_at_each
 from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import bind
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
+from flax_vae.runs import labelled
 from flax_vae.runs.config import Binarize, refuse_seed
 from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.kept import Kept
 from flax_vae.runs.run import Run, load_run, run_data
-from flax_vae.sampling import encode, sample
+from flax_vae.sampling import encode
 from flax_vae.training.sharding import data_mesh
 
 IMAGES_SHARED, _ANNEALED_AT_ONCE = 100, 4  # images between two movements of the progress bar; devices share the 100
 _CHAINS = 16  # of annealed importance sampling
-_DECODED = 2000  # images that are held as floats at a time
-_PROBED = 10_000  # training images that classifiers of latents learn from
-_COMPARED = 10_000  # samples and images of a Fréchet distance
 
 
 class Bounds(NamedTuple):
@@ -101,15 +97,13 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
             nothing is written.
     """
     run = load_run(where, vae)
-    most, steps, there = max(plan.num_samples), plan.annealing_steps, device_memory()
-    refuse_larger(8 * IMAGES_AT_ONCE * most, f"--num-samples {most}", "lower it", there)  # of weights and their ranks
-    refuse_larger(12 * steps, f"--annealing-steps {steps}", "lower it", there)  # of numbers, betas and lengths
+    _refuse_too_large(plan)
     data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
     key, bound_key, surgery_key, sample_key = jax.random.split(jax.random.key(plan.seed), 4)
     if is_binary(test.images) and not is_binary(train.images):  # which were resampled in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
-    chosen = _chosen(test, plan.num_images, plan.seed)
+    chosen = labelled.some_of(test, plan.num_images, plan.seed)
     if len(chosen) < 2:
         raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
     batch = data.batch(test)
@@ -145,10 +139,10 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
             "active_units": None if means is None else active_units(means),
             "dimension_rates": mean.get("dimension_rates"),
             "surgery": _surgery(run, batch, chosen, surgery_key) if is_flat(run.vae) else None,
-            "accuracy": None if means is None else _accuracies(run, train, test, means),
-            "disentanglement": None if means is None else _disentanglement(test, means),
+            "accuracy": None if means is None else labelled.accuracies(run, train, test, means),
+            "disentanglement": None if means is None else labelled.disentanglement(test, means),
         }
-    result["frechet"] = _frechet(run, train, test, batch, sample_key)
+    result["frechet"] = labelled.frechet(run, train, test, batch, sample_key)
     result |= _kind_of_likelihood(run, batch, float(bounds[max(bounds)].bound.mean()))
     _refuse_not_finite(run, result)
     result["alarm"] = collapse_warning(elbo["rate"], result["active_units"], result["latent_dim"])
@@ -159,17 +153,19 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     return result
 
 
+def _refuse_too_large(plan: Plan) -> None:
+    """Raise where the device has less memory than the numbers of a plan take."""
+    most, steps, there = max(plan.num_samples), plan.annealing_steps, device_memory()
+    refuse_larger(8 * IMAGES_AT_ONCE * most, f"--num-samples {most}", "lower it", there)  # of weights and their ranks
+    refuse_larger(12 * steps, f"--annealing-steps {steps}", "lower it", there)  # of numbers, betas and lengths
+
+
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
     """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
     posterior = encode(run.vae, run.params, take(batch, slice(1)))
     images = batch if getattr(posterior, "cheap_log_prob", False) else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
     return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
-
-
-def _chosen(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Some of the images: the first may be of one class."""
-    return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 
 def _in_blocks(
@@ -238,85 +234,6 @@ def _draw(
     order = np.argsort(-bounds)
     shown = np.concatenate([order[:10], order[-10:]])
     plot_extremes(directory / "extremes.png", images[shown], bounds[shown], of)
-
-
-def _labels(train: ImageData, test: ImageData) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]] | None:
-    """Those of both, or None without two classes to tell apart."""
-    if train.labels is None or test.labels is None or np.ptp(train.labels) == 0:
-        return None
-    return train.labels, test.labels
-
-
-def _accuracies(
-    run: Run, train: ImageData, test: ImageData, means: Float[np.ndarray, "n d"]
-) -> dict[str, float] | None:
-    """k-NN and linear-probe accuracy of labels from posterior means, or None without two classes.
-
-    By the nearest ten, and by logistic regression: how much of the classes the latents encode, and how linearly.
-    """
-    if (labels := _labels(train, test)) is None:
-        return None
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    some = _chosen(train, _PROBED, 0)
-    batch = take(as_batch(train, run.class_names), some)
-    known = posterior_means(run.vae, run.params, batch)
-    nearest, linear = KNeighborsClassifier(min(10, len(some))), LogisticRegression(max_iter=1000)
-    probes = {"nearest_neighbours": nearest, "linear": linear}
-    return {
-        name: float(make_pipeline(StandardScaler(), probe).fit(known, labels[0][some]).score(means, labels[1]))
-        for name, probe in probes.items()
-    }
-
-
-def _disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[str, float] | None:
-    """MIG, SAP and DCI of the posterior means, or None where the images have no factors."""
-    if test.factors is None:
-        return None
-    of_dci = dci(means, test.factors)._asdict()
-    return {"MIG": mig(means, test.factors), "SAP": sap(means, test.factors)} | {
-        f"DCI {name}": score for name, score in of_dci.items()
-    }
-
-
-def _frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
-    """The distance of samples from test images, and that of as many training images, or None without two classes."""
-    if (labels := _labels(train, test)) is None:
-        say("Left out: accuracies of labels and the Fréchet distance, which need training images of two classes.")
-        return None
-    classifier = train_classifier(train.images, labels[0], seed=0)
-    count = min(len(train.images), len(test.images), _COMPARED)
-    some = _chosen(test, count, 0)
-    with busy("sampling"):
-        known = features(classifier, train.images[_chosen(train, count, 0)])
-        unseen = features(classifier, test.images[some])
-        made = features(classifier, _samples(run, key, take(images, some), is_binary(test.images)))
-        return {
-            "distance": frechet_distance(made, unseen),
-            "floor": frechet_distance(known, unseen),
-            "images": count,
-            "classifier": classifier.name,
-            "accuracy": accuracy(classifier, test.images, labels[1]),
-            "seed": classifier.seed,
-        }
-
-
-def _samples(run: Run, key: Key[Array, ""], like: Batch, binary: bool) -> UInt8[np.ndarray, "n h w c"]:
-    """Means of p(x | z) for z from the prior, as pixels; as many as there are images, and in their contexts.
-
-    Where pixels of the data are 0 or 255 they are draws from p(x | z).
-    """
-    blocks = []
-    for i in range(0, batch_size_of(like), _DECODED):
-        x, contexts = unpack(take(like, slice(i, i + _DECODED)))
-        latent_key, pixel_key = jax.random.split(jax.random.fold_in(key, i))
-        drawn = pixel_key if binary else None
-        made = np.asarray(sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, drawn))
-        blocks.append(np.rint(255 * made.clip(0, 1)).astype(np.uint8))
-    return np.concatenate(blocks)
 
 
 def _kind_of_likelihood(run: Run, images: Batch, bound: float) -> Record:
