@@ -357,3 +357,5 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
         return Config(**settings), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
+    except RecursionError:  # to show a value takes a deeper stack than to read it did
+        raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import atheris
 
@@ -68,18 +69,26 @@ def of_header(about: bytes) -> object:
     return read_header(content + sha256(content).digest()[:16])
 
 
-def of_settings(content: bytes) -> object:
-    """Lines "name value", of which each changes an entry of a configuration: in JSON most damage is to its form."""
-    found = config_content(Config(), (28, 28, 1)) | {"image_shape": [28, 28, 1]}
+def altered(found: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """Lines "name value", of which each changes an entry: most damage to JSON is to its form alone."""
     for line in content.decode(errors="replace").splitlines():
         name, _, value = line.partition(" ")
         try:
             found[name] = json.loads(value)
         except (ValueError, RecursionError):
             found[name] = value
-    return parse_config(found, FILE)
+    return found
 
 
+def of_altered_config(content: bytes) -> object:
+    return parse_config(altered(config_content(Config(), (28, 28, 1)) | {"image_shape": [28, 28, 1]}, content), FILE)
+
+
+def of_altered_header(content: bytes) -> object:
+    return of_header(json.dumps(altered(asdict(HEADER), content)).encode())
+
+
+HEADER = Header("0", "m", "0", (4, 3, 1), 2, 0, (1, 4), (9, 0), ("a.png",) * 5, "0")
 PARSERS: list[Callable[[bytes], object]] = [
     lambda content: parse_idx(content, "train-images-idx3-ubyte", "a file"),
     lambda content: parse_idx(content, "train-labels-idx1-ubyte", "a file"),
@@ -88,9 +97,10 @@ PARSERS: list[Callable[[bytes], object]] = [
     from_file(read_npy),
     from_file(of_npz),
     from_file(read_config),
-    of_settings,
+    of_altered_config,
     of_container,
     of_header,
+    of_altered_header,
 ]
 
 
@@ -108,13 +118,15 @@ def seeds() -> list[list[bytes]]:
         Config(preset="tutorial_dense(features=(8,))", objective="renyi(alpha=0.3)", prior="vamp(components=5)"),
         Config(likelihood="categorical", posterior="iaf(layers=2)", validation=0.1, early_stopping=2),
     ]
-    lines = ["\n".join(f"{name} {json.dumps(value)}" for name, value in asdict(each).items()) for each in settings]
+    *lines, line = (
+        "\n".join(f"{name} {json.dumps(value)}" for name, value in asdict(each).items()).encode()
+        for each in (*settings, HEADER)
+    )
     configs = [json.dumps(config_content(each, (28, 28, 1))).encode() for each in settings]
-    header = Header("0", "m", "0", (4, 3, 1), 2, 0, (1, 4), (9, 0), ("a.png",) * 5, "0")
-    compressed = container.write(header, np.arange(1, 9, dtype=np.uint32))[:-16]
-    about = json.dumps(asdict(header)).encode()
+    compressed = container.write(HEADER, np.arange(1, 9, dtype=np.uint32))[:-16]
+    about = json.dumps(asdict(HEADER)).encode()
     return [[idx, gzip.compress(idx)], [labels, gzip.compress(labels)], [idx], arrays, arrays, archives, configs,
-            [line.encode() for line in lines], [compressed], [about]]  # fmt: skip
+            lines, [compressed], [about], [line]]  # fmt: skip
 
 
 def saved(save: Callable[..., object], array: np.ndarray) -> bytes:
@@ -125,7 +137,7 @@ def saved(save: Callable[..., object], array: np.ndarray) -> bytes:
 
 def words() -> str:
     """Pieces of these files, as libFuzzer's dictionaries have them."""
-    names = [*config_content(Config(), (28, 28, 1)), *asdict(Header("", "", "", (1, 1, 1), 2, 0, (1,), (0,), (), ""))]
+    names = [*config_content(Config(), (28, 28, 1)), *asdict(HEADER)]
     found = [*(f'"{name}"' for name in names), "descr", "fortran_order", "shape", "|u1", "<f8", "|O", "null", "NaN",
              "1e999", "true", "PK\1\2", "PK\3\4", "PK\5\6", "my_module:f", "gated_mlp(", "**", "\x93NUMPY"]  # fmt: skip
     return "".join('"' + "".join(map("\\x{:02x}".format, word.encode("latin-1"))) + '"\n' for word in found)

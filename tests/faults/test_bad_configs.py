@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from refusals import assert_refused
 
-from flax_vae import Config
+from flax_vae import Config, UserError
 from flax_vae.cli.sample import make_samples
-from flax_vae.runs.config import config_content
+from flax_vae.runs.config import config_content, read_config
 
 pytestmark = pytest.mark.quick_compile
 
@@ -56,6 +56,17 @@ def test_a_run_directory(
     (tmp_path / "run" / "config.json").write_text(content)
     monkeypatch.chdir(tmp_path)
     assert_refused(make_samples, ["run"], message, capsys)
+
+
+@pytest.mark.parametrize("name", ["latent_dim", "preset"])
+@pytest.mark.usefixtures("unchecked_types")
+def test_of_any_depth(name: str, tmp_path: Path) -> None:
+    """There is one at which a value can be read and not be shown."""
+    path, content = tmp_path / "config.json", written({name: "X"})
+    for depth in range(500, 1000):
+        path.write_text(content.replace('"X"', "[" * depth + "]" * depth))
+        with pytest.raises(UserError, match=r"config\.json cannot be"):
+            read_config(path)
 
 
 def test_a_model_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
