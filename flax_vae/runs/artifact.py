@@ -135,5 +135,5 @@ def read_artifact(path: Path) -> Artifact:
             tuple(about["class_names"]),
             arrays.get(_LABELS),
         )
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or no model of flax_vae.") from None

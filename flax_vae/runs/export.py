@@ -106,7 +106,7 @@ def verify_export(directory: str | Path) -> Record:
         if about["schema"] != _SCHEMA:
             raise ValueError(f"its schema is {about['schema']}, this version of flax_vae reads schema {_SCHEMA}")
         sums = {str(name): str(of_file["sha256"]) for name, of_file in about["files"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{directory / _SUMS} cannot be read ({error}): it is damaged, or of no exported model."
         ) from None

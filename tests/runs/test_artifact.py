@@ -83,6 +83,7 @@ def rewrite_config(path: Path, **changes: object) -> None:
         (lambda path: path.with_suffix(".json").write_text("{"), "cannot be read"),
         (lambda path: path.with_suffix(".json").write_text("[]"), "cannot be read"),
         (lambda path: edit(path, format=99), "format is 99"),
+        (lambda path: edit(path, step=float("inf")), "cannot convert float infinity to integer"),
         (flip_a_bit, "does not have the checksum"),
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "does not have the checksum"),
         (

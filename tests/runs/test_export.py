@@ -114,6 +114,7 @@ def test_the_card_has_the_figures_of_an_evaluation(tmp_path: Path) -> None:
         (lambda folder: (folder / "README.md").write_text("---"), "README.md is not as it was exported"),
         (lambda folder: (folder / "export.json").unlink(), "export.json cannot be read"),
         (lambda folder: (folder / "export.json").write_text("[]"), "export.json cannot be read"),
+        (lambda folder: (folder / "export.json").write_text("[" * 200_000), "export.json cannot be read"),
         (lambda folder: (folder / "export.json").write_text('{"schema": 9}'), "its schema is 9"),
     ],
 )
