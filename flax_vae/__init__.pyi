@@ -1,5 +1,6 @@
-from flax_vae.data import ImageData, load_images
-from flax_vae.distributions import (
+from . import data, distributions, metrics, models, nn, objectives, plots, runs, training
+from .data import ImageData, load_images
+from .distributions import (
     Bernoulli,
     BetaBinomial,
     Categorical,
@@ -14,10 +15,10 @@ from flax_vae.distributions import (
     kl_divergence,
     register_kl,
 )
-from flax_vae.errors import UserError
-from flax_vae.machine import Cluster, use_machine
-from flax_vae.metrics.likelihood import log_likelihood
-from flax_vae.models import (
+from .errors import UserError
+from .machine import Cluster, use_machine
+from .metrics.likelihood import log_likelihood
+from .models import (
     VAE,
     BernoulliLikelihood,
     BetaBinomialLikelihood,
@@ -48,7 +49,7 @@ from flax_vae.models import (
     tutorial_conv,
     tutorial_dense,
 )
-from flax_vae.objectives import (
+from .objectives import (
     DIPVAE,
     ELBO,
     IWAE,
@@ -66,13 +67,13 @@ from flax_vae.objectives import (
     log_weights,
     rate,
 )
-from flax_vae.runs.config import RECIPES, Config
-from flax_vae.runs.evaluate import evaluate
-from flax_vae.runs.export import export_run, verify_export
-from flax_vae.runs.fit import fit, fit_many, resume, resume_many
-from flax_vae.runs.run import Run, load_run, write_run
-from flax_vae.runs.tables import compare
-from flax_vae.sampling import (
+from .runs.config import RECIPES, Config
+from .runs.evaluate import evaluate
+from .runs.export import export_run, verify_export
+from .runs.fit import fit, fit_many, resume, resume_many
+from .runs.run import Run, load_run, write_run
+from .runs.tables import compare
+from .sampling import (
     decode,
     encode,
     interpolate,
@@ -83,8 +84,8 @@ from flax_vae.sampling import (
     sample_gmm,
     traverse,
 )
-from flax_vae.training.optimizers import make_optimizer
-from flax_vae.training.step import TrainState, init_state, make_train_step
+from .training.optimizers import make_optimizer
+from .training.step import TrainState, init_state, make_train_step
 
 __version__: str
 
@@ -143,8 +144,10 @@ __all__ = [
     "Warmup",
     "bind",
     "compare",
+    "data",
     "decode",
     "distortion",
+    "distributions",
     "encode",
     "evaluate",
     "export_run",
@@ -164,6 +167,11 @@ __all__ = [
     "log_weights",
     "make_optimizer",
     "make_train_step",
+    "metrics",
+    "models",
+    "nn",
+    "objectives",
+    "plots",
     "rate",
     "reconstruct",
     "reconstruct_layers",
@@ -171,12 +179,14 @@ __all__ = [
     "residual_conv",
     "resume",
     "resume_many",
+    "runs",
     "sample",
     "sample_gmm",
+    "training",
     "traverse",
     "tutorial_conv",
     "tutorial_dense",
     "use_machine",
     "verify_export",
     "write_run",
-]  # fmt: skip
+]

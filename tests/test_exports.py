@@ -23,7 +23,7 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_other_names_are_none() -> None:
-    with pytest.raises(AttributeError, match="module 'flax_vae' has no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = flax_vae.nothing
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from flax_vae import nothing  # noqa: F401
