@@ -3,6 +3,7 @@
 __version__ = "0.1.0"
 
 from flax_vae.data import ImageData, load_images
+from flax_vae.data.prepare import prepare_images
 from flax_vae.distributions import (
     Bernoulli,
     BetaBinomial,
@@ -165,6 +166,7 @@ __all__ = [
     "log_weights",
     "make_optimizer",
     "make_train_step",
+    "prepare_images",
     "rate",
     "reconstruct",
     "reconstruct_layers",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from flax_vae.batches import epoch_indices
+from flax_vae.batches import OnDisk, epoch_indices
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.runs.config import Config, settings
@@ -24,6 +24,7 @@ from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
 _BLOCK_BYTES = 2**26
+_Dispatch = tuple[Any, Array, int, int]  # images, rows, and the steps from start to stop
 
 
 class Interrupted(Exception):
@@ -66,7 +67,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
             seeds = [member.training.config.seed for member in members]
             indices = stack([epoch_indices(len(data.train.images), training.batch_size, seed, epoch) for seed in seeds])
             first = epoch * steps_per_epoch
-            for block, rows, start, end in _dispatches(images, indices, step - first, ensemble):
+            for block, rows, start, end in clock.waiting(_dispatches(images, indices, step - first, ensemble)):
                 ensemble.advance(block, rows, start, end)
                 step += end - start
                 clock.count((end - start) * training.batch_size * len(ensemble.going()))
@@ -109,7 +110,7 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
 
 def _dispatches(
     images: Any, indices: Int[np.ndarray, "m s b"], position: int, ensemble: Ensemble
-) -> Iterator[tuple[Any, Array, int, int]]:
+) -> Iterator[_Dispatch]:
     """Cut the rest of an epoch into dispatches (images, indices, start, stop).
 
     Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
@@ -136,7 +137,7 @@ def _dispatches(
     def gather(start: int) -> tuple[Any, int]:
         wanted = indices[start : start + steps]
 
-        def of(leaf: np.ndarray) -> np.ndarray:
+        def of(leaf: np.ndarray | OnDisk) -> np.ndarray:
             block = np.zeros((steps * batch_size, *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
             block[: wanted.size] = leaf[wanted.ravel()]
             return block
@@ -149,12 +150,23 @@ def _dispatches(
 
 
 class _Clock:
-    """Seconds of the whole run, and images per second without what the first dispatch compiles."""
+    """Seconds of the whole run; images per second without what the first dispatch compiles; waiting for images."""
 
     def __init__(self, records: list[Record]) -> None:
         self.began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
         self.last = time.perf_counter()
         self.images, self.seconds, self.warm = 0, 0.0, False
+        self.waited, self.worked = 0.0, 0.0
+
+    def waiting(self, dispatches: Iterator[_Dispatch]) -> Iterator[_Dispatch]:
+        """The dispatches, once each is on the device, with the time kept that it took to come and that it worked."""
+        asked = time.perf_counter()
+        for dispatch in dispatches:
+            jax.block_until_ready(dispatch)
+            came = time.perf_counter()
+            yield dispatch
+            done = time.perf_counter()
+            self.waited, self.worked, asked = self.waited + came - asked, self.worked + done - came, done
 
     def count(self, images: int) -> None:
         now = time.perf_counter()
@@ -167,7 +179,8 @@ class _Clock:
 
     def finish_epoch(self) -> dict[str, float]:
         record = {"seconds": time.perf_counter() - self.began, "images_per_second": self.images_per_second()}
-        self.images, self.seconds = 0, 0.0
+        record["data_wait"] = self.waited / max(self.waited + self.worked, 1e-9)
+        self.images, self.seconds, self.waited, self.worked = 0, 0.0, 0.0, 0.0
         return record
 
 
