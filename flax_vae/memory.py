@@ -2,16 +2,17 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from flax_vae.errors import UserError
 
-_OF_CONTAINERS = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, version 2 and 1
+_GROUPS = Path("/sys/fs/cgroup")  # control groups, such as containers
 
 
 def whole_memory() -> int:
-    """Bytes that this process may ever have: those of the machine, of its container or of its own limit at most."""
+    """Bytes that this process may ever have: those of the machine, of its control groups or of its limit at most."""
     limits = []
     with suppress(OSError, ValueError, AttributeError):  # what Windows lacks
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -20,10 +21,22 @@ def whole_memory() -> int:
 
         own = [resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
         limits += [limit for limit in own if limit != resource.RLIM_INFINITY]
-    for name in _OF_CONTAINERS:
+    for path in _limits_of_groups():
         with suppress(OSError, ValueError):  # none, or "max"
-            limits.append(int(Path("/sys/fs/cgroup", name).read_text()))
+            limits.append(int(path.read_text()))
     return min(limits, default=sys.maxsize)
+
+
+def _limits_of_groups() -> Iterator[Path]:
+    """The files that may hold a limit: of the process's control group, version 1 or 2, and of those around it."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):
+                root = _GROUPS / controllers
+                group = root / path.strip("/")
+                name = "memory.limit_in_bytes" if controllers else "memory.max"
+                yield from (folder / name for folder in (group, *group.parents) if folder.is_relative_to(root))
 
 
 def free_memory() -> int:

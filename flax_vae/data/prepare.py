@@ -122,14 +122,16 @@ def _of_folder(root: Path) -> Source:
 
 
 def _of_array(path: Path) -> Source:
-    images = check_images(map_npy(path), str(path))
+    where = str(path)
+    number, *_, channels = check_images(map_npy(path), where).shape
 
     def read() -> Iterator[Image]:
-        for start in range(0, len(images), _AT_ONCE):
-            for image in to_bytes(images[start : start + _AT_ONCE], str(path)):
-                yield str(path), image, -1
+        for start in range(0, number, _AT_ONCE):
+            block = check_images(map_npy(path), where)[start : start + _AT_ONCE]  # anew: what was read is kept mapped
+            for image in to_bytes(block, where):
+                yield where, image, -1
 
-    return Source(nine_to_one(len(images), "test", str(path)), read, None, images.shape[-1])
+    return Source(nine_to_one(number, "test", where), read, None, channels)
 
 
 def _of_tfds(name: str, data_dir: Path | None) -> Source:

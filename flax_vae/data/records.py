@@ -27,6 +27,7 @@ _OPTIONS = "group_size:1,uncompressed"  # each image by itself, and none that gr
 _SHARD_BYTES = 2**30  # of pixels in a file, at most, unless a single image has more
 _MOST_WHOLE = 2**31  # bytes of images that are read into memory, where that is eight times as large
 _LONGEST_ABOUT = 2**24  # bytes of a `prepared.json`
+_READ_BYTES = 2**23  # that are held twice at a time
 _CHECKED = 2**28  # bytes that are asked for at once without a look at the memory
 _MEND = "get or prepare it again"
 
@@ -87,13 +88,15 @@ class RecordImages(OnDisk):
         if wanted.size * one > _CHECKED:
             what = f"{wanted.size:,} images of {self._where} at once"
             refuse_larger(2 * wanted.size * one, what, "this figure needs a set that fits in memory")
-        try:
-            records = self._source.__getitems__(wanted.ravel().tolist()) if wanted.size else []
-        except Exception as error:  # damaged files raise all sorts of things
-            raise _damaged(self._where, error) from None
-        if any(len(record) != one for record in records):
-            raise _damaged(self._where, f"a record is no image of {one} bytes")
-        pixels = np.frombuffer(bytearray().join(records), np.uint8)
+        pixels, rows, step = np.empty((wanted.size, one), np.uint8), wanted.ravel().tolist(), max(1, _READ_BYTES // one)
+        for start in range(0, len(rows), step):
+            try:
+                records = self._source.__getitems__(rows[start : start + step])
+            except Exception as error:  # damaged files raise all sorts of things
+                raise _damaged(self._where, error) from None
+            if any(len(record) != one for record in records):
+                raise _damaged(self._where, f"a record is no image of {one} bytes")
+            pixels[start : start + step] = np.frombuffer(b"".join(records), np.uint8).reshape(-1, one)
         return pixels.reshape(*wanted.shape, *self.shape[1:])
 
     def only(self, which: Any) -> "RecordImages":
