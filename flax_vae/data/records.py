@@ -8,6 +8,7 @@ may be a link: a stranger's folder makes nobody read what lies outside of it.
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class RecordImages(OnDisk):
             if chosen.size and not -count <= chosen.min() <= chosen.max() < count:
                 raise IndexError(f"an index beyond {count:,} images")
             chosen = chosen % count
-        return chosen if self._rows is None else self._rows[chosen]
+        return np.asarray(chosen if self._rows is None else self._rows[chosen])
 
 
 def is_prepared(path: Path) -> bool:
@@ -229,6 +230,15 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """What the writer of records says of a full disk and the like, as Python has it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).partition(";")[0]) from error
+
+
 class Writer:
     """Writes the images of one split as they come."""
 
@@ -256,7 +266,8 @@ class Writer:
             self._file = ArrayRecordWriter(str(shard_path(self._folder, self._split, self._shards)), _OPTIONS)
             self._shards += 1
         content = image.tobytes()
-        self._file.write(content)
+        with _system_errors():
+            self._file.write(content)
         self._digest.update(content)
         self._labels[self._written] = label
         self._written += 1
@@ -271,7 +282,8 @@ class Writer:
 
     def _end_shard(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with _system_errors():
+                self._file.close()
 
 
 def images_per_shard(shape: tuple[int, int, int]) -> int:
