@@ -111,21 +111,16 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
 def _dispatches(
     images: Any, indices: Int[np.ndarray, "m s b"], position: int, ensemble: Ensemble
 ) -> Iterator[_Dispatch]:
-    """Cut the rest of an epoch into dispatches (images, indices, start, stop).
+    """Cut the rest of an epoch into dispatches (images, indices, start, stop), each of about half a second.
 
-    Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
-    host in blocks, the next one while the device works on this one.
+    Images that are on the device stay there. Others are gathered on the host in blocks, the next one while the device
+    works on this one.
     """
+    rhythm = _Rhythm()
     if isinstance(jax.tree.leaves(images)[0], jax.Array):
         rows = jax.device_put(indices, ensemble.rows)
-        steps = 1
-        while position < indices.shape[1]:
-            began = time.perf_counter()
-            stop = min(position + steps, indices.shape[1])
-            yield images, rows, position, stop
-            rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
-            steps = max(1, int(steps * min(rhythm, 4.0)))
-            position = stop
+        for start, stop in rhythm.spans(position, indices.shape[1]):
+            yield images, rows, start, stop
         return
     import grain
 
@@ -146,7 +141,25 @@ def _dispatches(
 
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        yield jax.device_put(block, ensemble.everywhere), rows, 0, filled
+        placed = jax.device_put(block, ensemble.everywhere)
+        for start, stop in rhythm.spans(0, filled):
+            yield placed, rows, start, stop
+
+
+class _Rhythm:
+    """Steps in spans that take about half a second each."""
+
+    steps = 1
+
+    def spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        while start < end:
+            began = time.perf_counter()
+            stop = min(start + self.steps, end)
+            yield start, stop
+            if stop - start == self.steps:  # not the rest of a block
+                rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
+                self.steps = max(1, int(self.steps * min(rhythm, 4.0)))
+            start = stop
 
 
 class _Clock:
