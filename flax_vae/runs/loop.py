@@ -23,7 +23,7 @@ from flax_vae.runs.report import Report
 from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
-_BLOCK_BYTES = 2**26
+_BLOCK_BYTES = 2**24  # of images that are sent to the device at a time
 _Dispatch = tuple[Any, Array, int, int]  # images, rows, and the steps from start to stop
 
 

@@ -1,6 +1,8 @@
 """Prepared image sets: what was prepared comes back, from memory or from disk, whatever the source."""
 
+import os
 import pickle
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,7 +197,7 @@ import resource, sys
 import numpy as np
 from flax_vae import load_images, prepare_images
 
-resource.setrlimit(resource.RLIMIT_DATA, (450_000_000,) * 2)  # of which the libraries take a third
+resource.setrlimit(resource.RLIMIT_DATA, (450_000_000,) * 2)  # of which the libraries take a half
 try:
     np.ones(450_000_000, np.uint8)
     sys.exit("not limited")
@@ -214,7 +216,15 @@ def test_a_set_larger_than_the_memory_is_prepared_and_read(tmp_path: Path) -> No
     for start in range(0, len(large), 1000):
         large[start : start + 1000] = np.arange(start, start + 1000)[:, None, None, None] % 256
     large.flush()
-    done = subprocess.run([sys.executable, "-c", _BOUNDED], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", _BOUNDED],
+        cwd=tmp_path,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (2**20, 2**20)),  # of each of a hundred threads
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     size, mean = map(float, done.stdout.split())
     assert size == 54_000 * 64 * 64 * 3
