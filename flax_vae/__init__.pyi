@@ -1,5 +1,6 @@
 from . import data, distributions, metrics, models, nn, objectives, plots, runs, training
 from .data import ImageData, load_images
+from .data.prepare import prepare_images
 from .distributions import (
     Bernoulli,
     BetaBinomial,
@@ -172,6 +173,7 @@ __all__ = [
     "nn",
     "objectives",
     "plots",
+    "prepare_images",
     "rate",
     "reconstruct",
     "reconstruct_layers",

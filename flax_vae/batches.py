@@ -1,5 +1,7 @@
 """Batches as the model sees them: pixels in [0, 1], and contexts beside them."""
 
+import math
+from abc import ABC, abstractmethod
 from operator import itemgetter
 from typing import Any
 
@@ -8,7 +10,37 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-Images = UInt8[Array | np.ndarray, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
+
+class OnDisk(ABC):
+    """Images that are read when they are asked for: what a set beyond the memory can do of what an array does."""
+
+    shape: tuple[Any, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Those of an integer, a slice or an array of indices, as an array."""
+
+    @abstractmethod
+    def only(self, which: Any) -> "OnDisk":
+        """Those of a mask or an array of indices, still on disk."""
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """All of them."""
+        return self[:]
+
+
+StoredImages = UInt8[np.ndarray | OnDisk, "n h w c"]
+Images = UInt8[Array | np.ndarray | OnDisk, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
 # Images, or the pair of images and their contexts that a conditional model takes.
 Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
 

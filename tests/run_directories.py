@@ -8,7 +8,7 @@ import numpy as np
 
 from flax_vae import Run
 
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "data_wait")
 
 
 def untimed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -127,7 +127,7 @@ def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
     """
     if named is None:
         test = run_data(run).test
-        return NamedImages(test.images, labels=test.labels if run.class_names else None)
+        return NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
     _refuse_shape(run, named.images.shape[1:], "The images")
     if not run.class_names:
         return named._replace(labels=None)

@@ -11,11 +11,13 @@ from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.exits import run_command
 from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
+from flax_vae.cli.prepare import Prepare
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train
 
 _COMMANDS: dict[str, Any] = {
     "train": Train,
+    "prepare": Prepare,
     "sample": Sample,
     "evaluate": Evaluate,
     "compare": Compare,

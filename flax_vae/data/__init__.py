@@ -8,8 +8,9 @@ from pkgutil import iter_modules
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from flax_vae.batches import StoredImages
 from flax_vae.data.images import (
     SOURCES,
     ImageData,
@@ -23,9 +24,7 @@ from flax_vae.data.images import (
 from flax_vae.data.own_images import load_own
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.errors import UserError
-
-for _module in iter_modules(__path__):  # every file here may register a source
-    import_module(f"{__name__}.{_module.name}")
+from flax_vae.memory import refuse_larger
 
 MAX_CLASSES = 10_000  # of a conditional model
 
@@ -53,15 +52,16 @@ def load_images(
 
     Args:
         name_or_path: "fashion_mnist" (in a cache, on this machine, from the network, or else the bundled subset),
-            "sprites" (drawn here, with their factors), the path of a folder of images, of a .npy or a .npz file, or the
-            name of a TFDS image set. What exists on disk, holds a separator or ends in .npy or .npz is a path;
-            `./fashion_mnist` is a folder of that name.
+            "sprites" (drawn here, with their factors), the path of a folder of images, of one that `flax-vae prepare`
+            wrote, of a .npy or a .npz file, or the name of a TFDS image set. What exists on disk, holds a separator or
+            ends in .npy or .npz is a path; `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: where Fashion-MNIST's four IDX files lie and where TFDS keeps its sets; their usual places if None.
         image_size: side, or (height, width), in pixels, to which every image is brought with antialiasing.
 
     Returns:
-        The images, "n h w c", with labels, the names of the classes and factors where there are any.
+        The images, "n h w c", with labels, the names of the classes and factors where there are any. Those of a large
+        prepared set stay on disk: what is asked for by indices is read.
 
     Raises:
         UserError: nothing of that name or path, or data that are damaged or no images, in one line that says which.
@@ -81,7 +81,7 @@ def load_images(
 
 def as_batch(
     data: ImageData, class_names: tuple[str, ...]
-) -> UInt8[np.ndarray, "n h w c"] | tuple[UInt8[np.ndarray, "n h w c"], Float[np.ndarray, "n k"]]:
+) -> StoredImages | tuple[StoredImages, Float[np.ndarray, "n k"]]:
     """The images; for a conditional model, which has classes, a pair of them and their labels as one-hot vectors.
 
     Raises:
@@ -94,6 +94,8 @@ def as_batch(
     if not ((data.labels >= 0) & (data.labels < len(class_names))).all():
         found = f"{data.labels.min()} to {data.labels.max()}"
         raise UserError(f"{data.name}: labels from {found}, where 0 to {len(class_names) - 1} can be given to a model.")
+    size, count = 4 * len(data.labels) * len(class_names), len(class_names)
+    refuse_larger(size, f"{data.name}: labels of {count:,} classes as one-hot vectors", "train without --conditional")
     return data.images, one_hot(data.labels, len(class_names))
 
 
@@ -140,5 +142,9 @@ def resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:
     images = resize_all(data.images, size)
     if images is data.images:
         return data
-    provenance = data.provenance | {"shape": list(images.shape[1:]), "sha256": idx_sha256(images)}
+    provenance = data.provenance | {"shape": list(images.shape[1:]), "sha256": idx_sha256(np.asarray(images))}
     return replace(data, images=images, provenance=provenance)
+
+
+for _module in iter_modules(__path__):  # every file here may register a source
+    import_module(f"{__name__}.{_module.name}")

@@ -26,10 +26,19 @@ def read_npy(path: Path, content: bytes | None = None) -> np.ndarray:
     with _readable(path, ".npy"):
         if content is not None:
             return _read(io.BytesIO(content), len(content))
-        size = path.stat().st_size
+        refuse_larger(path.stat().st_size, str(path), _WAY_OUT)  # a sparse file has any size
+    return map_npy(path)
+
+
+def map_npy(path: Path) -> np.ndarray:
+    """The array of a .npy file of any size, which is read as it is used.
+
+    Raises:
+        UserError: it cannot be read, is cut off, or declares another size than it has.
+    """
+    with _readable(path, ".npy"):
         with path.open("rb") as file:
-            _check_header(file, size)
-        refuse_larger(size, str(path), _WAY_OUT)  # a sparse file has any size
+            _check_header(file, path.stat().st_size)
         return np.lib.format.open_memmap(path, mode="r")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
+from flax_vae.batches import OnDisk, StoredImages
 from flax_vae.console import progress
 from flax_vae.errors import UserError
 from flax_vae.memory import refuse_larger
@@ -28,7 +29,7 @@ class ImageData:
     what images were drawn from, where that is known: a column for each name, a value's index in each row.
     """
 
-    images: UInt8[np.ndarray, "n h w c"]
+    images: StoredImages
     labels: Int32[np.ndarray, " n"] | None
     class_names: tuple[str, ...] | None
     name: str
@@ -38,14 +39,15 @@ class ImageData:
 
 
 def image_data(
-    images: UInt8[np.ndarray, "n h w c"],
+    images: StoredImages,
     labels: np.ndarray | None,
     class_names: tuple[str, ...] | None,
     name: str,
     source: str,
+    sha256: str | None = None,
     **more: Any,
 ) -> ImageData:
-    """The images with their provenance; `more` is added to it.
+    """The images with their provenance; `more` is added to it, and the sum of the images where it is not given.
 
     Raises:
         UserError: a label that is negative or beyond int32.
@@ -55,7 +57,7 @@ def image_data(
             f"{name}: labels from {labels.min()} to {labels.max()}; number the classes from 0, or leave the labels out"
         )
     provenance = {"name": name, "source": source, "number": len(images), "shape": list(images.shape[1:])}
-    provenance |= {"sha256": idx_sha256(images), **more}
+    provenance |= {"sha256": sha256 or idx_sha256(np.asarray(images)), **more}
     return ImageData(images, None if labels is None else labels.astype(np.int32), class_names, name, provenance)
 
 
@@ -66,10 +68,14 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
 
 def idx_sha256(array: UInt8[np.ndarray, "..."]) -> str:
     """Sha256 of the array written as an IDX file; a single channel is no dimension there."""
-    shape = array.shape[:-1] if array.ndim == 4 and array.shape[-1] == 1 else array.shape
-    digest = hashlib.sha256(idx_header(shape))
+    digest = idx_digest(array.shape)
     digest.update(np.ascontiguousarray(array).reshape(-1).data)
     return digest.hexdigest()
+
+
+def idx_digest(shape: tuple[int, ...]) -> Any:
+    """The sum of an array of this shape, to be updated with its contents."""
+    return hashlib.sha256(idx_header(shape[:-1] if len(shape) == 4 and shape[-1] == 1 else shape))
 
 
 def resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 c"]:
@@ -82,12 +88,12 @@ def resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> UInt8[np
     return np.stack([np.asarray(plane.resize(size[::-1], Image.Resampling.BICUBIC)) for plane in planes], axis=-1)
 
 
-def resize_all(images: UInt8[np.ndarray, "n h w c"], size: tuple[int, int] | None) -> UInt8[np.ndarray, "n h2 w2 c"]:
+def resize_all(images: StoredImages, size: tuple[int, int] | None) -> UInt8[np.ndarray | OnDisk, "n h2 w2 c"]:
     """All images at (height, width); untouched when they have it or none is asked for."""
     if size is None or images.shape[1:3] == size:
         return images
     _refuse_larger(len(images), (*size, images.shape[-1]))
-    resized = (resize(image, size) for image in images)
+    resized = (resize(image, size) for image in np.asarray(images))
     return np.stack(list(progress(resized, len(images), "Resizing images")))
 
 
@@ -109,15 +115,9 @@ def stack(
         UserError: two images differ in size and no size is asked for.
     """
     kept: np.ndarray | None = None
-    first, position = "", 0
-    shape = size
+    one_size, position = OneSize(size), 0
     for (name, image), keep in zip(progress(named_images, len(wanted), "Reading images"), wanted, strict=True):
-        first, shape = first or name, shape or image.shape[:2]
-        if size is None and image.shape[:2] != shape:
-            raise UserError(
-                f"Images differ in size: {first} is {shape[0]} pixels high and {shape[1]} wide, "
-                f"{name} {image.shape[0]} and {image.shape[1]}; pass --image-size to bring them all to one"
-            )
+        shape = one_size.of(name, image)
         if kept is None:
             _refuse_larger(len(wanted), (*shape, channels))
             kept = np.empty((np.count_nonzero(wanted), *shape, channels), np.uint8)
@@ -126,6 +126,29 @@ def stack(
             position += 1
     assert kept is not None
     return kept
+
+
+class OneSize:
+    """The (height, width) that all images have, or are to be brought to."""
+
+    def __init__(self, size: tuple[int, int] | None) -> None:
+        """`size` is what they are brought to; None where they have to share their own."""
+        self._given, self._shape, self._first = size, size, ""
+
+    def of(self, name: str, image: UInt8[np.ndarray, "_h _w _c"]) -> tuple[int, int]:
+        """The size for one more image.
+
+        Raises:
+            UserError: it differs from that of the first, and no size was given.
+        """
+        own = image.shape[0], image.shape[1]
+        self._first, self._shape = self._first or name, self._shape or own
+        if self._given is None and own != self._shape:
+            raise UserError(
+                f"Images differ in size: {self._first} is {self._shape[0]} pixels high and {self._shape[1]} wide, "
+                f"{name} {own[0]} and {own[1]}; pass --image-size to bring them all to one"
+            )
+        return self._shape
 
 
 def _refuse_larger(number: int, shape: tuple[int, ...]) -> None:
@@ -164,7 +187,8 @@ def split_validation(data: ImageData, share: float) -> tuple[ImageData, ImageDat
 
     def part(chosen: Bool[np.ndarray, " n"]) -> ImageData:
         labels, factors = (None if each is None else each[chosen] for each in (data.labels, data.factors))
-        return replace(data, images=data.images[chosen], labels=labels, factors=factors)
+        images = data.images.only(chosen) if isinstance(data.images, OnDisk) else data.images[chosen]
+        return replace(data, images=images, labels=labels, factors=factors)
 
     return part(~held_out), part(held_out)
 
@@ -174,12 +198,18 @@ def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np
     return np.eye(classes, dtype=np.float32)[labels]
 
 
-def draw_binary(images: UInt8[np.ndarray, "n h w c"], seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
-    """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
+def draw_binary(images: StoredImages, seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
+    """Pixels of 0 and 255, drawn once with the grey value as probability of a one.
+
+    Raises:
+        UserError: they are on disk, being more than the memory is to hold.
+    """
+    if isinstance(images, OnDisk):
+        raise UserError(f"--binarize: {len(images):,} images are too many to draw: binarise them, then prepare them.")
     random, blocks = np.random.default_rng(seed), np.array_split(images, -(-len(images) // 1000))
     return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
 
 
-def is_binary(images: UInt8[np.ndarray, "n h w c"]) -> bool:
+def is_binary(images: StoredImages) -> bool:
     """Whether all pixels of the first images are 0 or 255."""
     return bool(np.isin(images[:1000], (0, 255)).all())

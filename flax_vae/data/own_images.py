@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import ImageData, image_data, nine_to_one, resize_all, stack
+from flax_vae.data.records import is_prepared, load_prepared
 from flax_vae.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -16,11 +17,13 @@ FLOAT_CHUNK = 1024  # images converted at a time: the floats may be larger than 
 
 
 def load_own(path: Path, split: str, size: tuple[int, int] | None) -> ImageData:
-    """The split of the images at the path: a folder, a .npy or a .npz file.
+    """The split of the images at the path: a folder, of files or prepared, a .npy or a .npz file.
 
     Raises:
         UserError: there is nothing at the path, or nothing that can be read as images.
     """
+    if is_prepared(path):
+        return load_prepared(path, split, size)
     if path.is_dir():
         return load_folder(path, split, size)
     if not path.exists():
@@ -38,15 +41,8 @@ def load_folder(root: Path, split: str, size: tuple[int, int] | None) -> ImageDa
     are, else RGB; transparent parts become white; 16 bits become 8; the camera's rotation is applied. Both splits are
     read, whichever is asked for: they have to fit each other.
     """
-    held_out = next((root / name for name in ("test", "val", "validation") if (root / name).is_dir()), None)
-    base = root / "train" if (root / "train").is_dir() else root
-    files = list_images(base)
-    if held_out is None or base == root:
-        wanted = nine_to_one(len(files), split, str(base))
-    else:
-        number = len(files)
-        files += list_images(held_out)
-        wanted = (np.arange(len(files)) < number) == (split == "train")
+    files, is_test = list_splits(root)
+    wanted = is_test if split == "test" else ~is_test
     colours = set()
 
     def named_images() -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
@@ -58,10 +54,27 @@ def load_folder(root: Path, split: str, size: tuple[int, int] | None) -> ImageDa
     images = stack(named_images(), wanted, 3, size)
     if colours == {1}:
         images = np.ascontiguousarray(images[..., :1])
-    class_names = tuple(sorted({name for _, name in files if name is not None})) or None
+    class_names = names_of_classes(files)
     names = [name for (_, name), keep in zip(files, wanted, strict=True) if keep]
     labels = np.array([class_names.index(name) for name in names]) if class_names and None not in names else None
     return image_data(images, labels, class_names, root.resolve().name, f"images in {root}")
+
+
+def list_splits(root: Path) -> tuple[list[tuple[Path, str | None]], Bool[np.ndarray, " n"]]:
+    """The image files of both splits, each with the name of its class, and which of them are the held-out ones."""
+    held_out = next((root / name for name in ("test", "val", "validation") if (root / name).is_dir()), None)
+    base = root / "train" if (root / "train").is_dir() else root
+    files = list_images(base)
+    if held_out is None or base == root:
+        return files, nine_to_one(len(files), "test", str(base))
+    number = len(files)
+    files += list_images(held_out)
+    return files, np.arange(len(files)) >= number
+
+
+def names_of_classes(files: list[tuple[Path, str | None]]) -> tuple[str, ...] | None:
+    """The classes of image files, in the order of their labels, or None."""
+    return tuple(sorted({name for _, name in files if name is not None})) or None
 
 
 def list_images(folder: Path) -> list[tuple[Path, str | None]]:

@@ -41,19 +41,29 @@ def load_tfds(name: str, split: str, data_dir: Path | None, size: tuple[int, int
         UserError: unknown name; no feature `image` of bytes; images of several sizes and no size to bring them to; the
             set has to be prepared and that needs TensorFlow or the network.
     """
+    return read(find_or_prepare(name, data_dir), name, split, size)
+
+
+def find_or_prepare(name: str, data_dir: Path | None) -> Any:
+    """The builder of a set that is there, or is prepared now."""
     root = data_root(data_dir)
-    return load_prepared(name, split, root, size) or read(prepare(name, root), name, split, size)
+    return find(name, root) or prepare(name, root)
 
 
-def load_prepared(name: str, split: str, root: Path, size: tuple[int, int] | None = None) -> ImageData | None:
+def load_prepared(name: str, split: str, root: Path) -> ImageData | None:
     """The split of a set that TFDS has prepared under the root, by whomever; None if there is none."""
+    builder = find(name, root)
+    return None if builder is None else read(builder, name, split, None)
+
+
+def find(name: str, root: Path) -> Any:
+    """The builder of a set that TFDS has prepared under the root, or None."""
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
     except ValueError:  # not found, or no such name is possible
         return None
-    return read(builder, name, split, size)
 
 
 def prepare(name: str, root: Path) -> Any:
@@ -105,38 +115,64 @@ def check_features(builder: Any, name: str) -> None:
 
 def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> ImageData:
     """The split of a prepared set."""
-    import tensorflow_datasets as tfds
-    from PIL import Image
-
-    check_features(builder, name)
-    features, splits = dict(builder.info.features.items()), builder.info.splits
-    if "train" not in splits:
-        raise UserError(f"{name} has no split `train`, only {', '.join(splits)}; another set is needed")
-    held_out = next((other for other in ("test", "validation") if other in splits), None)
-    stored = held_out if split == "test" and held_out else "train"
-    number = splits[stored].num_examples
+    train, held_out = stored_splits(builder, name)
+    stored = held_out if split == "test" and held_out else train
+    number = builder.info.splits[stored].num_examples
     wanted = np.ones(number, bool) if held_out else nine_to_one(number, split, name)
-    label, channels = features.get("label"), features["image"].shape[-1]
-    class_names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
     labels = []
 
     def named_images() -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
-        for i, record in enumerate(records(builder, stored)):
-            labels.append(record["label"] if class_names else -1)
-            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(MODES[channels]))
-            yield f"image {i} of {name}", image.reshape(*image.shape[:2], channels)
+        for what, image, label in examples(builder, name, stored):
+            labels.append(label)
+            yield what, image
 
+    images = stack(named_images(), wanted, builder.info.features["image"].shape[-1], size)
+    kept = np.array(labels)[wanted] if min(labels) >= 0 else None
+    return image_data(images, kept, names_of_classes(builder), name, f"TFDS in {builder.data_dir}")
+
+
+def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:
+    """The splits to train on and to test with, in TFDS's words; None where the second is a part of the first."""
+    check_features(builder, name)
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise UserError(f"{name} has no split `train`, only {', '.join(splits)}; another set is needed")
+    return "train", next((other for other in ("test", "validation") if other in splits), None)
+
+
+def names_of_classes(builder: Any) -> tuple[str, ...] | None:
+    """The classes of a set's labels, or None."""
+    import tensorflow_datasets as tfds
+
+    label = dict(builder.info.features.items()).get("label")
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+
+
+def examples(builder: Any, name: str, stored: str) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"], int]]:
+    """What each example of a split is called in an error, its image, and its label, -1 where it has none or hides it.
+
+    Raises:
+        UserError: they are damaged, or not as many as there should be.
+    """
+    from PIL import Image
+
+    channels, number = builder.info.features["image"].shape[-1], builder.info.splits[stored].num_examples
+    labelled, read = names_of_classes(builder) is not None, 0
     try:
-        images = stack(named_images(), wanted, channels, size)
-    except UserError:
-        raise
+        for record in records(builder, stored):
+            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(MODES[channels]))
+            read += 1
+            if read > number:
+                break
+            label = int(record["label"]) if labelled else -1
+            yield f"image {read - 1} of {name}", image.reshape(*image.shape[:2], channels), label
+        if read != number:
+            raise ValueError(f"other than {number} examples in split {stored}")
     except Exception as error:  # damaged records raise all sorts of things
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(
             f"{builder.data_dir}: not readable ({reason}); delete it, and let TFDS prepare it anew"
         ) from error
-    kept = np.array(labels)[wanted] if class_names and min(labels) >= 0 else None  # -1 stands for a hidden label
-    return image_data(images, kept, class_names, name, f"TFDS in {builder.data_dir}")
 
 
 def records(builder: Any, split: str) -> Iterator[dict[str, Any]]:

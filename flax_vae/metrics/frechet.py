@@ -13,8 +13,9 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from flax_vae.batches import Images, epoch_indices, to_unit
+from flax_vae.batches import Images, StoredImages, epoch_indices, to_unit
 from flax_vae.console import progress
+from flax_vae.metrics.means import in_blocks
 from flax_vae.models.vae import Params
 from flax_vae.nn.convolutions import max_pool
 from flax_vae.nn.networks import Conv, dense
@@ -75,7 +76,7 @@ class Classifier:
     seed: int
 
 
-def train_classifier(images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"], seed: int) -> Classifier:
+def train_classifier(images: StoredImages, labels: Int[np.ndarray, " n"], seed: int) -> Classifier:
     """Learn to classify images by their labels, any integers; a function of its arguments.
 
     Each step takes 200 images (of fewer, as many twenties as there are), which devices share. It takes 600 steps, two
@@ -154,10 +155,13 @@ def _outputs(module: ConvClassifier, params: Params, images: Images) -> tuple[Fl
     return jax.lax.map(one_image, images, batch_size=_AT_ONCE)
 
 
-def accuracy(classifier: Classifier, images: UInt8[np.ndarray, "n h w c"], labels: Int[np.ndarray, " n"]) -> float:
+def accuracy(classifier: Classifier, images: StoredImages, labels: Int[np.ndarray, " n"]) -> float:
     """Share of the images that are classified right; one whose label the classifier never saw cannot be."""
-    logits, _ = _outputs(classifier.module, classifier.params, images)
-    return float((classifier.classes[np.argmax(logits, -1)] == labels).mean())
+    found = []
+    for block, size in in_blocks(images, _AT_ONCE):
+        logits, _ = _outputs(classifier.module, classifier.params, block.reshape(-1, *block.shape[2:]))
+        found.append(np.argmax(logits, -1)[:size])
+    return float((classifier.classes[np.concatenate(found)] == labels).mean())
 
 
 def features(classifier: Classifier, images: Images) -> Float[np.ndarray, "n f"]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import flax.linen as nn
 import numpy as np
-from jaxtyping import UInt8
 
+from flax_vae.batches import StoredImages
 from flax_vae.errors import UserError
 from flax_vae.models.ladder import Ladder, TopDown
 from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
@@ -182,7 +182,9 @@ def ladder(
     return _assemble(Ladder, encoder, decoder, image_shape, latent_dim, posterior, prior, likelihood, mean)
 
 
-def channel_means(images: UInt8[np.ndarray, "n h w c"]) -> Mean:
+def channel_means(images: StoredImages) -> Mean:
     """The mean of each channel, in [0, 1]."""
-    some = images[:: max(1, len(images) // 10_000)]  # enough for a mean, and little to read from a large file
-    return tuple(float(mean) for mean in some.mean((0, 1, 2)) / 255)
+    step = max(1, len(images) // 10_000)  # enough for a mean, and little to read from a large file
+    blocks = [images[i : i + 500 * step : step] for i in range(0, len(images), 500 * step)]
+    count = sum(block[..., 0].size for block in blocks)
+    return tuple(float(total / count) / 255 for total in sum(block.sum((0, 1, 2), np.int64) for block in blocks))

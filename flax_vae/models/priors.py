@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logit
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
+from flax_vae.batches import StoredImages
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.compound import Chain, Flow, Mixture
 from flax_vae.distributions.normal import Normal
@@ -23,7 +24,6 @@ from flax_vae.nn.values import as_value
 from flax_vae.parts import Parts
 
 PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
-Images = UInt8[np.ndarray, "n h w c"]
 
 
 class StandardNormal(nn.Module):
@@ -65,7 +65,7 @@ class LearnedMixture(nn.Module):
 
 
 @PRIORS.register("vamp")
-def vamp(image_shape: ImageShape, images: Images | None = None, components: int = 128) -> "VampPrior":
+def vamp(image_shape: ImageShape, images: StoredImages | None = None, components: int = 128) -> "VampPrior":
     """The mean of the model's own posteriors at learned images (VampPrior, Tomczak & Welling 2018)."""
     if images is None:
         return VampPrior(image_shape, components=components)

@@ -12,12 +12,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 
-from flax_vae.batches import Batch
+from flax_vae.batches import Batch, StoredImages
 from flax_vae.cluster import is_first
 from flax_vae.console import say
 from flax_vae.data import ImageData, as_batch, class_names, draw_binary, is_binary, load_images, split_validation
@@ -99,9 +98,7 @@ def load_data(config: Config) -> Data:
     return Data(train, test, validation, names)
 
 
-def make_model(
-    config: Config, image_shape: ImageShape, images: UInt8[np.ndarray, "n h w c"] | None = None
-) -> nn.Module:
+def make_model(config: Config, image_shape: ImageShape, images: StoredImages | None = None) -> nn.Module:
     """The preset's networks with the likelihood, prior and posterior that are named.
 
     Args:

@@ -43,7 +43,8 @@ class Config:
     dataset: str = _setting(
         "data",
         "fashion_mnist",
-        f"{', '.join(SOURCES)}, the name of a TFDS image set, or a path: a folder of images, .npy or .npz.",
+        f"{', '.join(SOURCES)}, the name of a TFDS image set, or a path: a folder of images, .npy, .npz, or what "
+        "flax-vae prepare wrote.",
     )
     data_dir: str | None = _setting("data", None, "Folder that holds the data set's files, or is to hold them.")
     image_size: int | None = _setting("data", None, "Side in pixels that every image is resized to.")

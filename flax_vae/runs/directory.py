@@ -298,9 +298,9 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     return RunDirectory(path)
 
 
-def refuse_used(path: Path, way_out: str = "") -> None:
+def refuse_used(path: Path, way_out: str = "", name: str = "--out") -> None:
     """Raise UserError unless a path does not exist yet or is an empty directory."""
     if path.is_symlink() and not path.exists():
-        raise UserError(f"{path} is a link to something that does not exist: remove it, or name another --out.")
+        raise UserError(f"{path} is a link to something that does not exist: remove it, or name another {name}.")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{path} already holds something: name another --out{way_out}.")
+        raise UserError(f"{path} already holds something: name another {name}{way_out}.")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from flax_vae.batches import Batch, take
+from flax_vae.batches import Batch, OnDisk, take
 from flax_vae.cluster import agreed, by_first, is_first, put
 from flax_vae.console import say
 from flax_vae.errors import UserError
@@ -115,12 +115,13 @@ class Ensemble(ExitStack):
 
     def place(self, images: Batch) -> Batch:
         """On the devices, where they fit."""
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(images))
-        if size <= _RESIDENT_BYTES:
+        leaves = jax.tree.leaves(images)
+        size, on_disk = sum(leaf.nbytes for leaf in leaves), any(isinstance(leaf, OnDisk) for leaf in leaves)
+        if size <= _RESIDENT_BYTES and not on_disk:
             return put(images, self.everywhere)
         if len(self.members) > 1:
             raise UserError(
-                f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+                f"{size / 2**30:.1f} GiB of images do not stay on the device, which several members need: "
                 "train one seed, beta and learning rate at a time."
             )
         return images

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae import __version__
-from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.batches import Batch, OnDisk, batch_size_of, take, unpack
 from flax_vae.console import busy, progress
 from flax_vae.data import draw_binary, is_binary
 from flax_vae.errors import UserError
@@ -161,9 +161,13 @@ def _refuse_too_large(plan: Plan) -> None:
 
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:
-    """The parts of the rate, from all images where a density is a few sums, else from those that are chosen."""
+    """The parts of the rate, from all images where a density is a few sums, else from those that are chosen.
+
+    Of images on disk, too: a figure of all pairs wants them in memory.
+    """
     posterior = encode(run.vae, run.params, take(batch, slice(1)))
-    images = batch if getattr(posterior, "cheap_log_prob", False) else take(batch, chosen)
+    every = getattr(posterior, "cheap_log_prob", False) and not isinstance(jax.tree.leaves(batch)[0], OnDisk)
+    images = batch if every else take(batch, chosen)
     parts = elbo_surgery(run.vae, run.params, images, key)
     return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 

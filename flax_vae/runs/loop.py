@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int
 
-from flax_vae.batches import epoch_indices
+from flax_vae.batches import OnDisk, epoch_indices
 from flax_vae.cluster import agreed, is_first, put, together
 from flax_vae.console import say
 from flax_vae.errors import UserError
@@ -25,7 +25,8 @@ from flax_vae.runs.report import Report
 from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
-_BLOCK_BYTES = 2**26
+_BLOCK_BYTES = 2**24  # of images that are sent to the device at a time
+_Dispatch = tuple[Any, Array | None, int, int]  # images, rows, and the steps from start to stop
 
 
 class Interrupted(Exception):
@@ -69,7 +70,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
             seeds = [member.training.config.seed for member in members]
             indices = stack([epoch_indices(len(data.train.images), training.batch_size, seed, epoch) for seed in seeds])
             first = epoch * steps_per_epoch
-            for block, rows, start, end in _dispatches(images, indices, step - first, ensemble):
+            for block, rows, start, end in clock.waiting(_dispatches(images, indices, step - first, ensemble)):
                 ensemble.advance(block, rows, start, end)
                 step += end - start
                 clock.count((end - start) * training.batch_size * len(ensemble.going()))
@@ -113,23 +114,17 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
 
 def _dispatches(
     images: Any, indices: Int[np.ndarray, "m s b"], position: int, ensemble: Ensemble
-) -> Iterator[tuple[Any, Array | None, int, int]]:
-    """Cut the rest of an epoch into dispatches (images, indices, start, stop).
+) -> Iterator[_Dispatch]:
+    """Cut the rest of an epoch into dispatches (images, indices, start, stop), each of about half a second.
 
-    Images that are on the device stay there, and each dispatch takes about half a second. Others are gathered on the
-    host in blocks of batches, without indices, the next one while the device works on this one; each process gathers
-    those of its own devices.
+    Images that are on the device stay there. Others are gathered on the host in blocks of batches, without indices, the
+    next ones while the device works on this one; each process gathers those of its own devices.
     """
+    rhythm = _Rhythm()
     if isinstance(jax.tree.leaves(images)[0], jax.Array):
         rows = put(indices, ensemble.rows)
-        steps = 1
-        while position < indices.shape[1]:
-            began = time.perf_counter()
-            stop = min(position + steps, indices.shape[1])
-            yield images, rows, position, stop
-            rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
-            steps = agreed(max(1, int(steps * min(rhythm, 4.0))))
-            position = stop
+        for start, stop in rhythm.spans(position, indices.shape[1]):
+            yield images, rows, start, stop
         return
     import grain
 
@@ -141,9 +136,9 @@ def _dispatches(
     def gather(start: int) -> tuple[Any, int]:
         wanted = indices[start : start + steps, mine]
 
-        def of(leaf: np.ndarray) -> np.ndarray:
+        def of(leaf: np.ndarray | OnDisk) -> np.ndarray:
             block = np.zeros((steps, len(mine), *leaf.shape[1:]), leaf.dtype)  # one shape, one compilation
-            block[: len(wanted)] = leaf[wanted.ravel()].reshape(*wanted.shape, *leaf.shape[1:])
+            block[: len(wanted)] = leaf[wanted]
             return block
 
         return jax.tree.map(of, images), len(wanted)
@@ -151,7 +146,9 @@ def _dispatches(
     place = partial(jax.make_array_from_process_local_data, ensemble.blocks)
     blocks = grain.MapDataset.source(range(position, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        yield jax.tree.map(place, block), None, 0, filled
+        placed = jax.tree.map(place, block)
+        for start, stop in rhythm.spans(0, filled):
+            yield placed, None, start, stop
 
 
 def _columns(sharding: jax.NamedSharding, batch_size: int) -> Int[np.ndarray, " c"]:
@@ -161,13 +158,40 @@ def _columns(sharding: jax.NamedSharding, batch_size: int) -> Int[np.ndarray, " 
     return np.concatenate([np.arange(*each) for each in sorted(ranges)])
 
 
+class _Rhythm:
+    """Steps in spans that take about half a second each, the same ones in all processes."""
+
+    steps = 1
+
+    def spans(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        while start < end:
+            began = time.perf_counter()
+            stop = min(start + self.steps, end)
+            yield start, stop
+            if stop - start == self.steps:  # not the rest of a block
+                rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
+                self.steps = agreed(max(1, int(self.steps * min(rhythm, 4.0))))
+            start = stop
+
+
 class _Clock:
-    """Seconds of the whole run, and images per second without what the first dispatch compiles."""
+    """Seconds of the whole run; images per second without what the first dispatch compiles; waiting for images."""
 
     def __init__(self, records: list[Record]) -> None:
         self.began = time.perf_counter() - (records[-1]["seconds"] if records else 0.0)
         self.last = time.perf_counter()
         self.images, self.seconds, self.warm = 0, 0.0, False
+        self.waited, self.worked = 0.0, 0.0
+
+    def waiting(self, dispatches: Iterator[_Dispatch]) -> Iterator[_Dispatch]:
+        """The dispatches, once each is on the device, with the time kept that it took to come and that it worked."""
+        asked = time.perf_counter()
+        for dispatch in dispatches:
+            jax.block_until_ready(dispatch)
+            came = time.perf_counter()
+            yield dispatch
+            done = time.perf_counter()
+            self.waited, self.worked, asked = self.waited + came - asked, self.worked + done - came, done
 
     def count(self, images: int) -> None:
         now = time.perf_counter()
@@ -180,7 +204,8 @@ class _Clock:
 
     def finish_epoch(self) -> dict[str, float]:
         record = {"seconds": time.perf_counter() - self.began, "images_per_second": self.images_per_second()}
-        self.images, self.seconds = 0, 0.0
+        record["data_wait"] = self.waited / max(self.waited + self.worked, 1e-9)
+        self.images, self.seconds, self.waited, self.worked = 0, 0.0, 0.0, 0.0
         return record
 
 

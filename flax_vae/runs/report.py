@@ -117,6 +117,7 @@ class Report:
                 if name.startswith(("train_", "validation_", "test_")):
                     part, _, term = name.partition("_")
                     self.events[member].add_scalar(f"{term}/{part}", value, record["step"])
+            self.events[member].add_scalar("data_wait", record["data_wait"], record["step"])
             self.events[member].flush()
         for setting in dict.fromkeys(self.settings):
             self._print([record for member, record in records.items() if self.settings[member] == setting], setting)

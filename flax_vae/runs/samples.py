@@ -76,7 +76,7 @@ def from_gmm(run: Run, wish: Wish) -> Row:
     if run.class_names:
         raise UserError("--sampler gmm does not know labels: it goes with unconditional runs.")
     _refuse_too_many(run, wish)
-    images = run_data(run).train.images
+    images = run_data(run).train.images[:10_000]  # as many as it looks at
     made = sample_gmm(run.vae, run.params, images, wish.key, wish.num_samples, wish.pixel_key)
     return np.asarray(made), min(wish.num_samples, 10)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from files import DEBIAN, as_image, cached_files, full_set, picture
 
+from flax_vae import prepare_images
 from flax_vae.data import load_images
 from flax_vae.errors import UserError
 
@@ -101,12 +102,28 @@ def test_prepared_tfds_set(tfds_set, tmp_path, file_format):
     assert "TFDS" in data.provenance["source"]
 
 
+@pytest.mark.parametrize("splits", [("train", "test"), ("train",)], ids=str)
+def test_tfds_set_prepared_for_reading_from_disk(tfds_set, tmp_path, splits):
+    pictures = {split: [picture(10 * i + j) for j in range(12)] for i, split in enumerate(splits)}
+    examples = {s: [{"image": as_image(x), "label": i % 2} for i, x in enumerate(x)] for s, x in pictures.items()}
+    tfds_set("more_pets", image_features(), examples)
+    prepare_images("more_pets", tmp_path / "out")
+    for split in ("train", "test"):
+        expected, found = load_images("more_pets", split), load_images(tmp_path / "out", split)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert found.class_names == expected.class_names
+        assert found.provenance["sha256"] == expected.provenance["sha256"]
+
+
 def test_damaged_tfds_set(tfds_set, tmp_path):
     tfds_set("torn_pets", image_features(), {"train": [{"image": as_image(picture(i)), "label": 0} for i in range(9)]})
     path = next((tmp_path / "tfds/torn_pets/3.0.1").glob("*array_record-*"))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it anew"):
         load_images("torn_pets")
+    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it anew"):
+        prepare_images("torn_pets", tmp_path / "out")
 
 
 def test_tfds_set_of_one_split_and_several_sizes(tfds_set):

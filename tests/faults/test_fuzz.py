@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from flax_vae import Config, UserError, init, load_images
+from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.fashion_mnist import idx_header, parse_idx
@@ -93,6 +93,12 @@ def parts_of(path: Path) -> Any:
     return run.metrics(), run.best_step()
 
 
+def prepared(path: Path) -> None:
+    """A prepared image set of which this is a file."""
+    np.savez(path.parent.parent / "images.npz", images=IMAGES, labels=np.arange(5))
+    prepare_images(path.parent.parent / "images.npz", path.parent)
+
+
 RECORD = {"epoch": 1, "step": 12, "test_loss": 1.5, "train_loss": 2.0}
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
     "npy": ("a.npy", lambda path: np.save(path, IMAGES), read_npy),
@@ -118,8 +124,11 @@ FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
         lambda path: path.write_text(json.dumps({"schema": 1, "files": {"a": {"sha256": "0"}}})),
         lambda path: verify_export(path.parent),
     ),
+    "what a prepared set says": ("prepared.json", prepared, of_folder),
+    "records of a prepared set": ("train-00000.array_record", prepared, of_folder),
+    "labels of a prepared set": ("train-labels.npy", prepared, of_folder),
 }
-SHARE = max(1, CASES // (len(FILES) + 3))
+SHARE = max(1, CASES // (len(FILES) + 4))
 some_cases = settings(
     max_examples=SHARE,
     deadline=None,
@@ -146,7 +155,8 @@ def read_or_refuse(read: Callable[[Path], object], path: Path) -> None:
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(kind: str, tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     name, save, read = FILES[kind]
-    folder = tmp_path_factory.mktemp("fuzz")
+    folder = tmp_path_factory.mktemp("fuzz") / "files"
+    folder.mkdir()
     content = data.draw(damaged(saved(save, name, folder)))
     (folder / name).write_bytes(content)
     read_or_refuse(read, folder / name)
@@ -205,3 +215,15 @@ def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFa
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(about))
     read_or_refuse(read_artifact, path)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@some_cases
+@given(data=st.data())
+def test_a_prepared_set_that_says_anything_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: Any
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "set" / "prepared.json"
+    prepared(path)
+    path.write_text(json.dumps(data.draw(altered(json.loads(path.read_text())))))
+    read_or_refuse(of_folder, path)

@@ -1,0 +1,46 @@
+"""`flax-vae prepare`: image sets larger than memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import tyro
+
+from flax_vae.console import say, tell
+from flax_vae.data import absolute
+from flax_vae.data.prepare import prepare_images
+from flax_vae.errors import UserError
+from flax_vae.runs.directory import refuse_used
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Rewrite an image set so that trainings read it from disk as they need it: for sets larger than memory."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae prepare photos/ prepared --image-size 64
+  flax-vae train --dataset prepared --preset residual_conv
+  flax-vae prepare images.npy prepared
+"""
+
+    dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
+    """What train --dataset takes: a folder of images (class folders become labels), a .npy or .npz file, or the name of
+    a TFDS image set. Folders, .npy files and TFDS sets may be larger than memory."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Directory to write, new or empty."""
+    image_size: int | None = None
+    """Bring every image to this height and width, in pixels."""
+    data_dir: Path | None = None
+    """Folder with Fashion-MNIST's four IDX files, or where TFDS keeps its sets."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        refuse_used(self.out, name="OUT")
+        source, out = Path(absolute(self.dataset)).resolve(), self.out.resolve()
+        if source.is_dir() and out.is_relative_to(source):
+            raise UserError(f"{self.out} lies in {self.dataset}: name a directory beside it.")
+        splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size)
+        said = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
+        say(f"{said}. Train on them by: flax-vae train --dataset {self.out}")
+        tell(self.out)

@@ -1,0 +1,157 @@
+"""Prepared image sets that are damaged, or made by somebody who means harm: named in one line, and nothing else."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from refusals import assert_refused
+
+from flax_vae import prepare_images
+from flax_vae.cli.main import main
+from flax_vae.data import load_images
+
+pytestmark = pytest.mark.quick_compile
+
+SHAPE = (12, 8, 3)
+SHARD = "train-00001.array_record"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 36 training images in four files, ten a file, with labels."""
+    folder = tmp_path_factory.mktemp("data")
+    images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
+    np.savez(folder / "images.npz", images=images, labels=np.arange(40) % 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.data.records._SHARD_BYTES", 10 * images[0].nbytes)
+        prepare_images(folder / "images.npz", folder / "whole")
+    return folder / "whole"
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def rewrite(path: Path, records: list[bytes], options: str = "group_size:1,uncompressed") -> None:
+    writer = ArrayRecordWriter(str(path), options)
+    for record in records:
+        writer.write(record)
+    writer.close()
+
+
+def flip(path: Path, at: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(at * len(content))] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def link(path: Path) -> None:
+    """The same file, but outside of the folder."""
+    path.rename(path.parents[1] / "elsewhere")
+    path.symlink_to(path.parents[1] / "elsewhere")
+
+
+SIZE = 12 * 8 * 3
+HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no file": (lambda copy: (copy / SHARD).unlink(), f"{SHARD}: missing: get or prepare it again."),
+    "an empty file": (lambda copy: (copy / SHARD).write_bytes(b""), f"{SHARD}: damaged (ArrayRecord file should be"),
+    "a file that is cut": (lambda copy: cut(copy / SHARD, 0.6), f"{SHARD}: damaged ("),
+    "a flipped bit in the index": (lambda copy: flip(copy / SHARD, 0.5005), f"{SHARD}: damaged ("),
+    "a flipped bit in an image": (lambda copy: flip(copy / SHARD, 0.01), "copy: damaged ("),
+    "a folder": (lambda copy: ((copy / SHARD).unlink(), (copy / SHARD).mkdir()), f"{SHARD}: missing"),
+    "another's file": (
+        lambda copy: shutil.copy(copy / "train-00000.array_record", copy / SHARD),
+        "copy: damaged (the train images are others than prepared.json says): get or prepare it again.",
+    ),
+    "fewer images": (
+        lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 9),
+        f"{SHARD}: damaged (it has 9 records, and 10 images of 288 bytes are due)",
+    ),
+    "smaller images": (lambda copy: rewrite(copy / SHARD, [bytes(1)] * 10), "a record is no image of 288 bytes"),
+    "images of two sizes": (lambda copy: rewrite(copy / SHARD, [bytes(1), *[bytes(400)] * 9]), "no image of 288 bytes"),
+    "images that grow": (
+        lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:1,brotli"),
+        f"{SHARD}: damaged (its records are not single and uncompressed: group_size:1,",
+    ),
+    "images together": (
+        lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:10,uncompressed"),
+        "its records are not single and uncompressed",
+    ),
+    "a link to images": (lambda copy: link(copy / SHARD), f"{SHARD}: a link: get or prepare it again."),
+    "a link to labels": (lambda copy: link(copy / "train-labels.npy"), "train-labels.npy: a link"),
+    "a link to what it says": (lambda copy: link(copy / "prepared.json"), "prepared.json: a link"),
+    "no labels": (lambda copy: (copy / "train-labels.npy").unlink(), "train-labels.npy: missing"),
+    "fewer labels": (
+        lambda copy: np.save(copy / "train-labels.npy", np.zeros(35, np.int32)),
+        "train-labels.npy: damaged (labels of shape (35,) and type int32 for 36 images)",
+    ),
+    "labels below 0": (
+        lambda copy: np.save(copy / "train-labels.npy", np.arange(36, dtype=np.int32) - 1),
+        "train-labels.npy: damaged (labels from -1 to 34)",
+    ),
+    "labels that are objects": (
+        lambda copy: np.save(copy / "train-labels.npy", np.array([None] * 36), allow_pickle=True),
+        "train-labels.npy: not a readable .npy file of numbers",
+    ),
+    "text": (lambda copy: (copy / "prepared.json").write_text("text"), "prepared.json: damaged (Expecting value"),
+    "nested without end": (lambda copy: (copy / "prepared.json").write_text("[" * 10**5), "prepared.json: damaged ("),
+    "text without end": (lambda copy: (copy / "prepared.json").write_text(" " * 2**25), "prepared.json: damaged (too"),
+}  # fmt: skip
+SAID: dict[str, tuple[dict[str, Any], str]] = {
+    "another format": ({"format": 2}, "prepared.json: of format 2, where this version reads 1"),
+    "no shape": ({"shape": None}, "prepared.json: damaged (shape is height, width and channels)"),
+    "a side below 0": ({"shape": [12, -8, 3]}, "prepared.json: damaged (shape is height, width and channels)"),
+    "a side without end": ({"shape": [12, 10**12, 3]}, "prepared.json: damaged (shape is height, width and channels)"),
+    "a path for a shape": ({"shape": ["..", "..", 3]}, "prepared.json: damaged (shape is height, width and channels)"),
+    "larger images": ({"shape": [120, 8, 3]}, "copy: damaged (a record is no image of 2880 bytes)"),
+    "files without end": ({"images_per_shard": 2**31 - 1}, "prepared.json: damaged (images_per_shard is out of range)"),
+    "other files": ({"images_per_shard": 20}, "train-00000.array_record: damaged (it has 10 records, and 20 images"),
+    "no splits": ({"splits": []}, "prepared.json: damaged ("),
+    "images without end": (
+        {"splits": {"train": {"number": 2**31 - 1, "sha256": "0" * 64, "labels": False}}},
+        "train-00003.array_record: damaged (it has 6 records, and 10 images",
+    ),
+    "something else of a split": ({"splits": {"train": {"path": "/etc/passwd"}}}, "prepared.json: damaged ("),
+    "classes that are no names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names are strings)"),
+    "fewer classes": ({"class_names": ["a", "b"]}, "train-labels.npy: damaged (labels from 0 to 2)"),
+}
+
+
+def refused(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--preset", "tutorial_dense", "--dataset", "copy", "--epochs", "1", "--out", "run"]
+    assert_refused(main, words, message, capsys)
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_harm_to_its_files_is_named(harm: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    do, message = HARM[harm]
+    do(copy)
+    refused(message, capsys)
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_what_it_says_has_to_be_there(said: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, message = SAID[said]
+    about = json.loads((copy / "prepared.json").read_text())
+    if isinstance(change.get("splits"), dict):
+        change = {"splits": about["splits"] | change["splits"]}
+    (copy / "prepared.json").write_text(json.dumps(about | change))
+    refused(message, capsys)
+
+
+def test_a_set_that_is_whole_is_loaded(copy: Path) -> None:
+    data = load_images(copy)
+    assert data.images.shape == (36, *SHAPE)
+    assert data.labels is not None
