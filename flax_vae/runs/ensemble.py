@@ -20,6 +20,7 @@ from flax_vae.metrics.means import make_evaluate
 from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Training
+from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
@@ -61,6 +62,14 @@ def restore_member(directory: RunDirectory, training: Training, step: int, items
     state = TrainState(rest["step"], found["params"], rest["opt_state"], averaged, rest["skips"], train_key)
     by_first(partial(directory.keep_metrics_until, int(state.step)))
     return Member(directory, training, state, rest["totals"])
+
+
+def _advice(config: Config) -> str:
+    """What may help a training that skips its steps."""
+    other = (
+        f"raise --skip-norm (now {config.skip_norm:g})" if config.skip_norm else "bound the gradient by --clip-norm 1"
+    )
+    return f"Lower --learning-rate (now {config.learning_rate:g}), or {other}"
 
 
 class Ensemble(ExitStack):
@@ -148,20 +157,14 @@ class Ensemble(ExitStack):
         found = diagnose(training.model, objective, state.params, batch, key, step)
         if step < MOST_SKIPS and not config.skip_norm:
             return f"{found}. No step before them was finite: look at the objective and the data"
-        limit = f", raise --skip-norm (now {config.skip_norm:g})" if config.skip_norm else ""
-        return (
-            f"{found}. Lower --learning-rate (now {config.learning_rate:g}){limit}, or bound the gradient by "
-            "--clip-norm 1"
-        )
+        return f"{found}. {_advice(config)}"
 
     def stop_skipping(self, means: dict[int, dict[str, float]]) -> None:
         """Take out the members that skipped most steps of the epoch: they would go on so, and learn nothing."""
         for i in self.going():
-            config, skipped = self.members[i].training.config, means[i]["skipped"]
-            if skipped > 0.5:
-                limit = f"Raise --skip-norm (now {config.skip_norm:g}) or lower" if config.skip_norm else "Lower"
-                rate = f"{limit} --learning-rate (now {config.learning_rate:g})"
-                self._fail(i, f"{skipped:.0%} of the epoch's steps were skipped. {rate}")
+            if (skipped := means[i]["skipped"]) > 0.5:
+                advice = _advice(self.members[i].training.config)
+                self._fail(i, f"{skipped:.0%} of the epoch's steps were skipped. {advice}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
 
@@ -213,7 +216,7 @@ class Ensemble(ExitStack):
         """
         states, totals = self.states(self.state), self.unstack(self.totals)
         for i in self.going():
-            self.members[i].directory.config()
+            self.members[i].directory.config()  # raises where it is gone
             checkpoints.save(self.checkpoints[i], step, checkpoint_items(states[i], totals[i]))
 
     def finish(self) -> None:

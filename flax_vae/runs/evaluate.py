@@ -96,6 +96,8 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
         UserError: no run, its data cannot be had, fewer than two test images, or a figure that is not finite; then
             nothing is written.
     """
+    if jax.process_count() > 1:
+        raise UserError("An evaluation is of one process, with the devices of its machine: start it by itself.")
     run = load_run(where, vae)
     _refuse_too_large(plan)
     data = run_data(run, plan.binarize, plan.binarize_seed)
