@@ -123,13 +123,14 @@ def measure(arguments: Arguments, folder: Path, group: Path) -> dict[str, Any]:
     for prepared, count in ((large, arguments.images), (small, arguments.compared)):
         make(prepared.with_suffix(".npy"), count)
     size = large.with_suffix(".npy").stat().st_size
+    code, refusal, _ = call(["-m", "flax_vae", "train", "--dataset", large.with_suffix(".npy")], group)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
         "bytes": size,
         "limit": arguments.limit,
         "array_in_memory": call(["-c", f"import numpy; numpy.ones({size}, 'u1')"], group)[0],
-        "train_in_memory": call(["-m", "flax_vae", "train", "--dataset", large.with_suffix(".npy")], group)[:2],
+        "train_in_memory": [code, refusal.replace(f"{folder}/", "")],
         "prepare": succeed(["prepare", large.with_suffix(".npy"), large], group),
         "train": train(arguments.preset, large, 1, run, group),
     }

@@ -199,14 +199,8 @@ def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np
 
 
 def draw_binary(images: StoredImages, seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
-    """Pixels of 0 and 255, drawn once with the grey value as probability of a one.
-
-    Raises:
-        UserError: they are on disk, being more than the memory is to hold.
-    """
-    if isinstance(images, OnDisk):
-        raise UserError(f"--binarize: {len(images):,} images are too many to draw: binarise them, then prepare them.")
-    random, blocks = np.random.default_rng(seed), np.array_split(images, -(-len(images) // 1000))
+    """Pixels of 0 and 255, drawn once with the grey value as probability of a one."""
+    random, blocks = np.random.default_rng(seed), np.array_split(np.asarray(images), -(-len(images) // 1000))
     return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
 
 

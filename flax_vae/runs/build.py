@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from flax_vae.batches import Batch, StoredImages
+from flax_vae.batches import Batch, OnDisk, StoredImages
 from flax_vae.cluster import is_first
 from flax_vae.console import say
 from flax_vae.data import ImageData, as_batch, class_names, draw_binary, is_binary, load_images, split_validation
@@ -80,6 +80,11 @@ def load_data(config: Config) -> Data:
     if test.images.shape[1:] != train.images.shape[1:]:
         raise UserError(
             f"{config.dataset}: train images are {train.images.shape[1:]}, test images {test.images.shape[1:]}."
+        )
+    if config.binarize != "none" and any(isinstance(part.images, OnDisk) for part in (train, test)):
+        raise UserError(
+            f"--binarize {config.binarize}: pixels are drawn in memory, and {config.dataset} is too large for that: "
+            "binarise its images, then prepare them."
         )
     names = class_names(train) if config.conditional else ()
     if config.conditional and not names:

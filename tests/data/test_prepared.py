@@ -16,7 +16,7 @@ from files import as_image, picture
 from flax_vae import prepare_images
 from flax_vae.batches import OnDisk
 from flax_vae.cli.main import main
-from flax_vae.data import ImageData, draw_binary, load_images, split_validation
+from flax_vae.data import ImageData, load_images, split_validation
 from flax_vae.errors import UserError
 from flax_vae.models.presets import channel_means
 
@@ -162,8 +162,6 @@ def test_what_needs_all_images_in_memory_says_so(
     two: tuple[np.ndarray, ImageData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = two[1].images
-    with pytest.raises(UserError, match=r"--binarize: 27 images are too many to draw"):
-        draw_binary(images, (0, 0))
     monkeypatch.setattr("flax_vae.data.records._CHECKED", 100)
     monkeypatch.setattr("flax_vae.memory.free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"27 images of .*out at once: 0 MiB of memory are needed"):
