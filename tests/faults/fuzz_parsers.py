@@ -15,6 +15,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import struct
 import sys
 import tempfile
@@ -39,7 +40,7 @@ with atheris.instrument_imports(include=["flax_vae", "zipfile", "gzip", "json", 
     from flax_vae.runs.config import config_content, parse_config, read_config
 
 FOLDER = Path(tempfile.gettempdir()) / "flax_vae_fuzz"
-FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / "flax_vae_fuzz_input"
+FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / f"flax_vae_fuzz_{os.getpid()}"
 
 
 def from_file(read: Callable[[Path], object]) -> Callable[[bytes], object]:
