@@ -247,18 +247,22 @@ class Training:
         """Whether the objective compares the images of a batch with each other, so that no batch may be cut."""
         return getattr(self.objective, "whole_batch", False)
 
-    def train_step(self, own: dict[str, Any], mesh: Mesh | None) -> Any:
-        """The jitted step, given the values of `config` that are a member's own, on the devices of a mesh."""
-        on_cpu = jax.default_backend() == "cpu"  # other devices take their share of a batch at once
+    @property
+    def microbatch_size(self) -> int:
+        """Images that a CPU core works on at a time; 0 where a batch is not cut."""
         prior = getattr(self.model, "prior", None)
         # Every microbatch would encode a prior's images again.
-        cut = on_cpu and not self.whole_batch and not getattr(prior, "encodes_each_step", False)
+        at_once = self.whole_batch or getattr(prior, "encodes_each_step", False)
+        return 0 if at_once or jax.default_backend() != "cpu" else self.config.microbatch_size
+
+    def train_step(self, own: dict[str, Any], mesh: Mesh | None) -> Any:
+        """The jitted step, given the values of `config` that are a member's own, on the devices of a mesh."""
         return make_train_step(
             self.model,
             self.objective_at(own["beta"]),
             self.tx(own["learning_rate"]),
             ema_decay=self.config.ema_decay,
-            microbatch_size=self.config.microbatch_size if cut else 0,
+            microbatch_size=self.microbatch_size,
             accumulate=self.config.accumulate,
             mesh=mesh,
             skip_norm=self.config.skip_norm,

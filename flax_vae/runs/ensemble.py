@@ -24,8 +24,8 @@ from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
-from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_specs
-from flax_vae.training.step import MOST_SKIPS, TrainState
+from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_specs, sharing
+from flax_vae.training.step import MOST_SKIPS, TrainState, each_has_its_own
 
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
 
@@ -89,8 +89,9 @@ class Ensemble(ExitStack):
         of_one = jax.tree.map(partial(jax.NamedSharding, mesh), specs)
         of_all = jax.tree.map(lambda spec: jax.NamedSharding(mesh, jax.P(MEMBERS_AXIS, *spec)), specs)
         own = put(stack([member.training.own() for member in members]), self.split)
-        step = partial(training.train_step, mesh=mesh if mesh.size > mesh.shape[MEMBERS_AXIS] else None)
-        self.steps = partial(make_ensemble_steps(step, mesh, (of_all, self.split)), own)
+        step = partial(training.train_step, mesh=mesh if sharing(mesh) > 1 else None)
+        dealt = each_has_its_own(mesh, training.batch_size // config.accumulate, training.microbatch_size)
+        self.steps = partial(make_ensemble_steps(step, mesh, (of_all, self.split), dealt), own)
         self.state = put(stack([member.state for member in members]), of_all)
         self.totals = put(stack([member.totals for member in members]), self.split)
         self.unstack = jax.jit(partial(unstack, count=len(members)), out_shardings=self.everywhere)

@@ -85,20 +85,29 @@ def parameter_specs(mesh: Mesh, tree: Any) -> Any:
     return jax.tree.map(of, tree)
 
 
+def sharing(mesh: Mesh) -> int:
+    """How many devices share a batch."""
+    return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
+
+
+def by_hand() -> bool:
+    """Whether this is traced for a device's own share of a batch, within a `jax.shard_map` over those that share it."""
+    return DATA_AXIS in get_abstract_mesh().manual_axes
+
+
 def share(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
     """Within jit: the same arrays, shared by the devices of a mesh as the spec says."""
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(here(mesh), spec))
+    return tree if mesh is None or by_hand() else jax.lax.with_sharding_constraint(tree, _on(mesh)(spec))
 
 
 def share_parameters(tree: Any, mesh: Mesh | None) -> Any:
     """Within jit: the same parameters, or what an optimiser keeps of them, shared as `parameter_specs` says."""
-    if mesh is None:
+    if mesh is None or by_hand():
         return tree
-    at = partial(NamedSharding, here(mesh))
-    return jax.lax.with_sharding_constraint(tree, jax.tree.map(at, parameter_specs(mesh, tree)))
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(_on(mesh), parameter_specs(mesh, tree)))
 
 
-def here(mesh: Mesh) -> Any:
-    """The mesh; within a `jax.shard_map` over its members, as it is there."""
+def _on(mesh: Mesh) -> Any:
+    """From a spec to a sharding; within a `jax.shard_map` over members, on the mesh as it is there."""
     around = get_abstract_mesh()
-    return mesh if around.empty else around
+    return partial(NamedSharding, mesh if around.empty else around)

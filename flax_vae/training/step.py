@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, Key
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.vae import Params, init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
-from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, MEMBERS_AXIS, here, share, share_parameters
+from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, by_hand, share, share_parameters, sharing
 
 MOST_SKIPS = 10  # steps in a row, after which a training would go on skipping for ever
 
@@ -135,7 +135,7 @@ def _make_mean_gradient(
     model: nn.Module, objective: Objective, microbatch_size: int, accumulate: int, mesh: Mesh | None
 ) -> Callable[..., tuple[Params, Metrics]]:
     """A function (params, batch, key, step) -> gradient and metrics, averaged over parts, microbatches and devices."""
-    devices = mesh.size // mesh.shape[MEMBERS_AXIS] if mesh else 1
+    devices = sharing(mesh) if mesh else 1
 
     def mean_loss(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
         terms = apply_objective(model, objective, params, batch, key, step)
@@ -148,41 +148,48 @@ def _make_mean_gradient(
         return gradient(params, batch, jax.random.fold_in(key, number), step)
 
     def of_part(params: Params, batch: Any, numbers: Array, key: Array, step: Array) -> tuple[Params, Metrics]:
-        """Of microbatches "m b ..."."""
-        if mesh is None or len(numbers) % devices:
-            if jax.tree.leaves(batch)[0].shape[1] % devices == 0:
-                batch = share(batch, PartitionSpec(None, BATCH_AXES), mesh)
-            return _mean_over(of_microbatch, params, batch, numbers, key, step)
+        """Of microbatches "m b ..."; where no device has its own, all share each of them."""
+        if not by_hand() and jax.tree.leaves(batch)[0].shape[1] % devices == 0:
+            batch = share(batch, PartitionSpec(None, BATCH_AXES), mesh)
+        return _mean_over(of_microbatch, params, batch, numbers, key, step)
 
-        def of_share(*args: Any) -> tuple[Params, Metrics]:
-            return jax.lax.pmean(_mean_over(of_microbatch, *args), BATCH_AXES)
-
-        # Each device has whole microbatches: averaged by hand, once, and not by JAX for each microbatch.
-        shared = PartitionSpec(BATCH_AXES)
-        return jax.shard_map(
-            of_share,
-            mesh=here(mesh),
-            axis_names=set(BATCH_AXES),
-            in_specs=(EVERYWHERE, shared, shared, EVERYWHERE, EVERYWHERE),
-            out_specs=EVERYWHERE,
-            check_vma=False,
-        )(params, batch, numbers, key, step)
-
-    def mean_gradient(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
-        part, rest = divmod(batch_size_of(batch), accumulate)
-        if rest:
-            raise ValueError(f"a batch of {batch_size_of(batch)} images cannot be cut into {accumulate} equal parts")
-        size = next(n for n in range(min(microbatch_size or part, part), 0, -1) if part % n == 0)
+    def of_share(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
+        """Of the images that a device has; of all, where JAX shares them."""
+        parties, device = (devices, jax.lax.axis_index(BATCH_AXES)) if by_hand() else (1, 0)
+        part = batch_size_of(batch) // accumulate
+        size = microbatch_of(parties * part, microbatch_size)
 
         def cut(leaf: Array) -> Array:
             # Images of a part are not beside each other: so each device has as many of every part.
             parts = leaf.reshape(part, accumulate, *leaf.shape[1:]).swapaxes(0, 1)
             return parts.reshape(accumulate, part // size, size, *leaf.shape[1:])
 
-        numbers = jnp.arange(accumulate * part // size).reshape(accumulate, -1)
-        return _mean_over(of_part, params, jax.tree.map(cut, batch), numbers, key, step)
+        numbers = jnp.arange(accumulate * parties * part // size).reshape(accumulate, parties, -1)[:, device]
+        means = _mean_over(of_part, params, jax.tree.map(cut, batch), numbers, key, step)
+        return jax.lax.pmean(means, BATCH_AXES) if by_hand() else means
+
+    def mean_gradient(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
+        batch_size = batch_size_of(batch)
+        if batch_size % accumulate:
+            raise ValueError(f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts")
+        if mesh is None or by_hand() or not each_has_its_own(mesh, batch_size // accumulate, microbatch_size):
+            return of_share(params, batch, key, step)
+        # Averaged by hand, once, and not by JAX for each microbatch.
+        specs = (EVERYWHERE, PartitionSpec(BATCH_AXES), EVERYWHERE, EVERYWHERE)
+        apart = jax.shard_map(of_share, mesh=mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False)
+        return apart(params, batch, key, step)
 
     return mean_gradient
+
+
+def microbatch_of(batch_size: int, largest: int) -> int:
+    """The largest size of equal microbatches that is none above `largest`; the whole batch if that is 0."""
+    return next(n for n in range(min(largest or batch_size, batch_size), 0, -1) if batch_size % n == 0)
+
+
+def each_has_its_own(mesh: Mesh, batch_size: int, microbatch_size: int) -> bool:
+    """Whether microbatches can be dealt out, as many to each of the devices that share a batch."""
+    return batch_size // microbatch_of(batch_size, microbatch_size) % sharing(mesh) == 0
 
 
 def _mean_over(of_each: Callable[..., Any], params: Params, batches: Any, numbers: Array, *rest: Array) -> Any:

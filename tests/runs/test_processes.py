@@ -63,14 +63,17 @@ def test_a_run_of_two_processes_goes_on_in_one_and_on_eight_devices(
         np.testing.assert_allclose(losses(copy), alone, rtol=1e-5)
 
 
-def test_an_ensemble_on_two_processes_is_that_of_one(few_images: Path, tmp_path: Path) -> None:
-    words = [*TRAINING, "--seeds", 2, "--dataset", few_images]
-    for processes in (1, 2):
-        done = together(processes, "train.py", *words, "--devices", 2, "--out", tmp_path / str(processes), cwd=tmp_path)
+def test_members_and_their_microbatches_are_shared(few_images: Path, tmp_path: Path) -> None:
+    """By two groups of devices, in one process and in two: each device has half of the microbatches of one member."""
+    words = ["--preset", "tutorial_conv", "--image-size", 8, "--batch-size", 48, "--microbatch-size", 6, "--seeds", 2]
+    for processes, devices in ((1, 1), (1, 4), (2, 4)):
+        where = ["--devices", devices, "--dataset", few_images, "--out", tmp_path / f"{processes} {devices}"]
+        done = together(processes, "train.py", *words, *where, cwd=tmp_path)
         assert all(code == 0 for code, *_ in done), done
-    one, two = (RunDirectory(tmp_path / str(processes)).members() for processes in (1, 2))
-    for run, other in zip(one, two, strict=True):
-        np.testing.assert_allclose(losses(run.path), losses(other.path), rtol=1e-5)
+    one, *others = (RunDirectory(tmp_path / name).members() for name in ("1 1", "1 4", "2 4"))
+    for runs in others:
+        for run, other in zip(one, runs, strict=True):
+            np.testing.assert_allclose(losses(run.path), losses(other.path), rtol=1e-5)
 
 
 def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:
