@@ -73,6 +73,7 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
         jax.config.update("jax_num_cpu_devices", cpu_devices)
     if cluster is not None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.config.update("jax_cpu_enable_async_dispatch", False)  # Gloo mixes up programs that run side by side
         jax.config.update("jax_enable_preemption_service", False)  # which would take SIGTERM from those who save
         address = None if cluster.coordinator == "auto" else cluster.coordinator
         try:
