@@ -27,8 +27,8 @@ from flax_vae.runs.ensemble import checkpoint_items
 class Arguments:
     """What to measure."""
 
-    width: int = 5600
-    """Of the model's hidden layers; 5,600 make 103 million parameters."""
+    width: int = 4720
+    """Of the model's hidden layers; 4,720 make 100 million parameters."""
     batch_size: int = 64
     saves: int = 3
     seconds: float = 60.0
