@@ -175,6 +175,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes Orbax raise
+        if lost(error):
+            raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
 
 

@@ -45,6 +45,11 @@ class RunDirectory:
         return str(self.path)
 
     @property
+    def way_on(self) -> str:
+        """What to do after a training ended before its end, in words."""
+        return f"Checkpoints are whole: mend that, and go on by flax-vae train --resume {self}."
+
+    @property
     def pictures(self) -> Path:
         """The folder of the pictures."""
         return self.path / "pictures"

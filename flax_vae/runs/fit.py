@@ -7,7 +7,7 @@ from pathlib import Path
 
 import flax.linen as nn
 
-from flax_vae.cluster import by_first
+from flax_vae.cluster import by_first, together
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.files import new_directory
@@ -207,8 +207,9 @@ def _begun_again(run: RunDirectory, training: Training) -> Member:
 
 def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:
     """Train to the end, and look at the results."""
-    diverged = train(whole, members)
-    return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
+    with together(whole.way_on):
+        diverged = train(whole, members)
+        return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 
 
 def _finish(directory: RunDirectory, training: Training) -> Run:

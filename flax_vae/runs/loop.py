@@ -61,8 +61,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     clock = _Clock(furthest.directory.metrics())
     directories = [member.directory for member in members] if is_first() else []
     report = Report(directories, settings([m.training.config for m in members]), config.epochs, steps_per_epoch, step)
-    go_on = f"Checkpoints are whole: go on by flax-vae train --resume {directory}."
-    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop, together(go_on):
+    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop, together(directory.way_on):
         images = ensemble.place(data.batch(data.train))
         for epoch in range(step // steps_per_epoch, config.epochs):
             if not ensemble.going():
@@ -106,10 +105,7 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"{error.filename or directory}: {error.strerror or error}"
-        raise UserError(
-            f"{where}. Checkpoints are whole: mend that, and go on by flax-vae train --resume {directory}."
-        ) from error
+        raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.way_on}") from error
 
 
 def _dispatches(
