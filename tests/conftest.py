@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Tests that run in the background may ignore SIGINT, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything asks for them, so that no test reads or writes the user's caches. Many tests, and the programs
 # they start, compile the same functions: compilations are kept for the session, and shared by its workers.
