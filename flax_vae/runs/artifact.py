@@ -20,7 +20,8 @@ from flax_vae.files import write_json, write_whole
 from flax_vae.models.vae import Params
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs.checkpoints import check_shapes, named, names
-from flax_vae.runs.config import Config, config_content, parse_config
+from flax_vae.runs.config import Config
+from flax_vae.runs.config_file import config_content, parse_config
 from flax_vae.runs.directory import Record
 
 FORMAT = 1

@@ -1,16 +1,12 @@
 """What a run is made of, as one value: the flags of `train.py`, and what `config.json` holds."""
 
-import difflib
 import functools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
 from flax_vae.data import SOURCES
 from flax_vae.errors import UserError
-from flax_vae.files import write_json
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.presets import PRESETS
@@ -19,7 +15,6 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
 
 Binarize = Literal["none", "fixed", "dynamic"]
-FORMAT = 2  # of config.json; raised when an older program could misread a newer file
 _SEEDS, _LARGEST_SEED = ("seed", "binarize_seed"), 2**32 - 1  # of a larger one JAX takes the lowest 32 bits
 _MOST_DEVICES = 1024  # on CPUs each is made, with threads of its own, before anything else
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES)}
@@ -309,54 +304,3 @@ def settings(configs: Sequence[Config]) -> list[str]:
 def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
     varied = [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
     return [[(name, getattr(config, name)) for name in varied] for config in configs]
-
-
-def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
-    """Write `config.json`: everything that is needed to build the model again."""
-    write_json(path, config_content(config, image_shape))
-
-
-def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What `parse_config` reads."""
-    return {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
-
-
-def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
-    """Read `config.json`.
-
-    Raises:
-        UserError: missing, damaged, of another program, or of another version of this one.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
-    return parse_config(content, path)
-
-
-def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
-    """The configuration and the shape of the images that the content of a file says.
-
-    Raises:
-        UserError: damaged, or of another version of this program; it names the path.
-    """
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
-    shape = content.get("image_shape")
-    settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
-        raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
-    names = [each.name for each in fields(Config)]
-    for name in settings:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-    try:
-        return Config(**settings), (shape[0], shape[1], shape[2])
-    except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}") from None
-    except RecursionError:  # to show a value takes a deeper stack than to read it did
-        raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None

@@ -24,8 +24,10 @@ from flax_vae.errors import UserError
 from flax_vae.files import write_json, write_whole
 from flax_vae.nn.networks import ImageShape
 from flax_vae.runs import checkpoints
-from flax_vae.runs.build import Data, Training
-from flax_vae.runs.config import SWEPT, Config, read_config, write_config
+from flax_vae.runs.build import Training
+from flax_vae.runs.config import SWEPT, Config
+from flax_vae.runs.config_file import read_config, write_config
+from flax_vae.runs.data import Data
 
 Record = dict[str, Any]  # an epoch, as a line of metrics.jsonl
 Content = TypeVar("Content")

@@ -18,7 +18,7 @@ from flax_vae.export.stablehlo import PLATFORMS
 from flax_vae.files import new_directory, write_json
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.card import model_card
-from flax_vae.runs.config import config_content
+from flax_vae.runs.config_file import config_content
 from flax_vae.runs.directory import Record, refuse_used
 from flax_vae.runs.hub import MODEL
 from flax_vae.runs.run import Run, write_run

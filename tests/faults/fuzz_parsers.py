@@ -8,7 +8,7 @@ five seconds end the fuzzing, and the input is written to the current directory;
 The first byte of an input chooses the parser. Inputs that reach new code are kept among the temporary files, from where
 the next start goes on; another folder may be given. The flags are those of libFuzzer.
 
-It is no test, since it needs time and a package of its own; what it found stands in test_fuzz.py and its neighbours.
+It is not collected as a test: it takes an hour and needs atheris. What it found is tested in the files beside it.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["flax_vae", "zipfile", "gzip", "json", 
     from flax_vae.compress import Header, container, read_header
     from flax_vae.data.arrays import open_npz, read_npy
     from flax_vae.data.fashion_mnist import idx_header, parse_idx
-    from flax_vae.runs.config import config_content, parse_config, read_config
+    from flax_vae.runs.config_file import config_content, parse_config, read_config
 
 FOLDER = Path(tempfile.gettempdir()) / "flax_vae_fuzz"
 FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / f"flax_vae_fuzz_{os.getpid()}"

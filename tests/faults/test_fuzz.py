@@ -26,7 +26,7 @@ from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.fashion_mnist import idx_header, parse_idx
 from flax_vae.runs.artifact import PRETRAINED, read_artifact
 from flax_vae.runs.build import make_model
-from flax_vae.runs.config import read_config, write_config
+from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.export import verify_export
 

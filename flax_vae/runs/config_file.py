@@ -1,0 +1,64 @@
+"""`config.json`: a configuration as a file, from which the model can be built again."""
+
+import difflib
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from flax_vae.errors import UserError
+from flax_vae.files import write_json
+from flax_vae.runs.config import Config
+
+FORMAT = 2  # raised when an older program could misread a newer file
+
+
+def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Write `config.json`: everything that is needed to build the model again."""
+    write_json(path, config_content(config, image_shape))
+
+
+def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What `parse_config` reads."""
+    return {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
+
+
+def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Read `config.json`.
+
+    Raises:
+        UserError: missing, damaged, of another program, or of another version of this one.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
+    return parse_config(content, path)
+
+
+def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """The configuration and the shape of the images that the content of a file says.
+
+    Raises:
+        UserError: damaged, or of another version of this program; it names the path.
+    """
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
+    shape = content.get("image_shape")
+    settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
+        raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
+    names = [each.name for each in fields(Config)]
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+    try:
+        return Config(**settings), (shape[0], shape[1], shape[2])
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    except RecursionError:  # to show a value takes a deeper stack than to read it did
+        raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None
