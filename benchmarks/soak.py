@@ -94,7 +94,7 @@ def size_of(paths: list[Path]) -> int:
 
 @contextlib.contextmanager
 def stopped_after(seconds: float) -> Iterator[None]:
-    """SIGTERM to this process in so many seconds, unless the block has ended by then."""
+    """Send SIGTERM to this process after some seconds, unless the block has ended before."""
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     try:

@@ -96,7 +96,7 @@ class RecordImages(OnDisk):
             except Exception as error:  # damaged files raise all sorts of things
                 raise _damaged(self._where, error) from None
             if any(len(record) != one for record in records):
-                raise _damaged(self._where, f"a record is no image of {one} bytes")
+                raise _damaged(self._where, f"a record is not an image of {one} bytes")
             pixels[start : start + step] = np.frombuffer(b"".join(records), np.uint8).reshape(-1, one)
         return pixels.reshape(*wanted.shape, *self.shape[1:])
 
