@@ -60,7 +60,7 @@ def _gathered(value: Any) -> Int[np.ndarray, "p ..."]:
     return process_allgather(value)
 
 
-def lost(error: Exception) -> bool:
+def lost(error: BaseException) -> bool:
     """Whether an error is that another process has ended: JAX has no type of its own for what Gloo reports of CPUs."""
     return jax.process_count() > 1 and (isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error))
 

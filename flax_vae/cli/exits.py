@@ -1,8 +1,6 @@
 """Exit codes."""
 
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Never
 
 import jax
 
-from flax_vae.cli.start import Terminated, on_signal, signal_of
+from flax_vae.cli.start import Terminated, leave, on_signal, on_signals, signal_of
 from flax_vae.cluster import Lost
 from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import UserError
@@ -39,33 +37,26 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         return 2
     except Lost as lost:
         say(f"error: {lost}")
-        return _leave(1)
+        leave(1)  # JAX would wait for the others, and then abort
     except Interrupted as interrupted:
         say(str(interrupted))
         jax.distributed.shutdown()  # where there are other processes, once they have saved as well
         return 128 + interrupted.signum
     except KeyboardInterrupt as interrupted:
         say("Interrupted.")
-        return _leave(128 + signal_of(interrupted))
+        return 128 + signal_of(interrupted)
     except OSError as error:
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
     return 0
 
 
-def _leave(code: int) -> int:
-    """End at once, where JAX would wait for other processes that have ended or wait for this one."""
-    if jax.distributed.is_initialized():
-        sys.stdout.flush()
-        os._exit(code)
-    return code
-
-
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
     """Let SIGINT and SIGTERM end the program while it waits in a library, where Python's handlers do not run."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        on_signals(signal.SIG_DFL)
         yield
     finally:
         for number, handler in before.items():

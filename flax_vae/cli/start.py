@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import FrameType
+from typing import Never
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -26,15 +27,20 @@ def start(command: Callable[[], int]) -> int:
     """
     sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
     try:
-        _end_at_once()
+        on_signals(_end)
         code = command()
     finally:
-        _end_at_once()
-    if code > 128:  # XLA may be compiling still, in threads that crash when Python goes
-        with suppress(OSError):
-            sys.stdout.flush()
-        os._exit(code)
+        on_signals(_end)
+    if code > 128:
+        leave(code)  # XLA may be compiling still, in threads that crash when Python goes
     return code
+
+
+def leave(code: int) -> Never:
+    """End at once, without what Python and JAX do, or wait for, at the end of a program."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    os._exit(code)
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> int:
@@ -42,15 +48,16 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
     return signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
 
 
-def on_signal(signum: int, handler: Handler) -> None:
+def on_signal(signum: int, handler: Handler | signal.Handlers) -> None:
     """Set what a signal does, unless it is ignored, as SIGINT by jobs that a script starts in the background."""
     if signal.getsignal(signum) is not signal.SIG_IGN:
         signal.signal(signum, handler)
 
 
-def _end_at_once() -> None:
+def on_signals(handler: Handler | signal.Handlers) -> None:
+    """Set what SIGINT and SIGTERM do."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        on_signal(signum, _end)
+        on_signal(signum, handler)
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from flax_vae.data.images import (
     idx_sha256,
     is_binary,
     one_hot,
+    pixel_size,
     resize_all,
     split_validation,
 )
@@ -68,9 +69,7 @@ def load_images(
     """
     if split not in ("train", "test"):
         raise ValueError(f"split is 'train' or 'test', not {split!r}")
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and min(size) < 1:
-        raise UserError(f"image size {image_size}: at least one pixel each way is needed")
+    size = pixel_size(image_size)
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if is_source(name_or_path):
         return resized(SOURCES.make(str(name_or_path), split=split, data_dir=folder), size)

@@ -78,6 +78,18 @@ def idx_digest(shape: tuple[int, ...]) -> Any:
     return hashlib.sha256(idx_header(shape[:-1] if len(shape) == 4 and shape[-1] == 1 else shape))
 
 
+def pixel_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """(height, width) of a side, or of both; None if none is asked for.
+
+    Raises:
+        UserError: no pixel is left.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and min(size) < 1:
+        raise UserError(f"image size {image_size}: at least one pixel each way is needed")
+    return size
+
+
 def resize(image: UInt8[np.ndarray, "h w c"], size: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 c"]:
     """The image at another (height, width): bicubic, with antialiasing where it shrinks (Pillow)."""
     from PIL import Image

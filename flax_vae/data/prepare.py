@@ -11,12 +11,11 @@ from jaxtyping import Bool, UInt8
 from flax_vae.console import progress
 from flax_vae.data import is_path, is_source, load_images
 from flax_vae.data.arrays import map_npy
-from flax_vae.data.images import OneSize, nine_to_one, resize
+from flax_vae.data.images import OneSize, nine_to_one, pixel_size, resize
 from flax_vae.data.own_images import check_images, list_splits, names_of_classes, pixels, to_bytes
 from flax_vae.data.records import Split, Writer, is_prepared, write_about
 from flax_vae.data.tfds_images import examples, find_or_prepare, stored_splits
 from flax_vae.data.tfds_images import names_of_classes as names_of_labels
-from flax_vae.errors import UserError
 from flax_vae.files import new_directory
 
 _AT_ONCE = 500  # images of an array
@@ -65,9 +64,7 @@ def prepare_images(
     Raises:
         UserError: no such images, or the folder cannot be written.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and min(size) < 1:
-        raise UserError(f"image size {image_size}: at least one pixel each way is needed")
+    size = pixel_size(image_size)
     source = _source(name_or_path, None if data_dir is None else Path(data_dir).expanduser())
     with new_directory(Path(out)) as folder:
         try:

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
-from flax_vae.cluster import Lost, added_up, lost
+from flax_vae.cluster import added_up, lost
 from flax_vae.errors import UserError
 
 _SUMS = "sums"  # an item of each checkpoint, beside those of arrays
@@ -60,11 +60,10 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
         manager = ocp.CheckpointManager(directory.absolute(), options=options)
     try:
         yield manager
-    except Lost:
-        raise  # to close would wait for the others
-    except BaseException:
-        with suppress(Exception):  # that of the block says more
-            manager.close()
+    except BaseException as error:
+        if not lost(error):  # to close would wait for other processes
+            with suppress(Exception):  # that of the block says more
+                manager.close()
         raise
     with _writing(directory):
         manager.close()
@@ -146,9 +145,9 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         UserError: it is of another model.
     """
     ocp = _orbax()
-    path, here = directory / str(step), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    everywhere = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P())
-    sharding = here if jax.process_count() == 1 else everywhere
+    path, several = directory / str(step), jax.process_count() > 1
+    here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if several else here
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -166,7 +165,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             args = ocp.args.Composite(**wanted, **{_SUMS: ocp.args.JsonRestore()})
             found = dict(reader.restore(path.absolute(), args=args))
         sums = found.pop(_SUMS)
-        if sharding is everywhere:
+        if several:
             found = jax.device_put(jax.device_get(found), here)
         for name, tree in found.items():
             if sum_of(tree) != sums[name]:

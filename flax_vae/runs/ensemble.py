@@ -24,7 +24,7 @@ from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
-from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_specs, sharing
+from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_shardings, sharing
 from flax_vae.training.step import MOST_SKIPS, TrainState, each_has_its_own
 
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
@@ -85,9 +85,8 @@ class Ensemble(ExitStack):
             jax.NamedSharding(mesh, spec)
             for spec in (EVERYWHERE, EACH_MEMBER, jax.P(MEMBERS_AXIS, None, BATCH_AXES), jax.P(None, BATCH_AXES))
         )
-        specs = parameter_specs(mesh, members[0].state)
-        of_one = jax.tree.map(partial(jax.NamedSharding, mesh), specs)
-        of_all = jax.tree.map(lambda spec: jax.NamedSharding(mesh, jax.P(MEMBERS_AXIS, *spec)), specs)
+        of_one = parameter_shardings(mesh, members[0].state)
+        of_all = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS)
         own = put(stack([member.training.own() for member in members]), self.split)
         step = partial(training.train_step, mesh=mesh if sharing(mesh) > 1 else None)
         dealt = each_has_its_own(mesh, training.batch_size // config.accumulate, training.microbatch_size)
@@ -126,8 +125,8 @@ class Ensemble(ExitStack):
     def place(self, images: Batch) -> Batch:
         """On the devices, where they fit."""
         leaves = jax.tree.leaves(images)
-        size, on_disk = sum(leaf.nbytes for leaf in leaves), any(isinstance(leaf, OnDisk) for leaf in leaves)
-        if size <= _RESIDENT_BYTES and not on_disk:
+        size = sum(leaf.nbytes for leaf in leaves)
+        if size <= _RESIDENT_BYTES and not isinstance(leaves[0], OnDisk):
             return put(images, self.everywhere)
         if len(self.members) > 1:
             raise UserError(
@@ -176,8 +175,8 @@ class Ensemble(ExitStack):
         self.failed[i] = UserError(f"{why}; {kept}.")
         if is_first():
             member.directory.failure_file.write_text(f"{self.failed[i]}\n")
-        if is_first() and self.going():
-            say(f"{member.directory} stops. {self.failed[i]}")
+            if self.going():
+                say(f"{member.directory} stops. {self.failed[i]}")
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
         """Each member's train metrics over the epoch's steps so far but those skipped, and the share of these."""
@@ -198,8 +197,7 @@ class Ensemble(ExitStack):
         states, found = self.states(self.state), {}
         for i in self.going():
             training, params = self.members[i].training, states[i].best_params
-            specs = parameter_specs(self.data_mesh, params)
-            params = put(params, jax.tree.map(partial(jax.NamedSharding, self.data_mesh), specs))
+            params = put(params, parameter_shardings(self.data_mesh, params))
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
             batch = training.data.batch(training.data.held_out)
             found[i] = evaluate(params, batch, test_key, training.total_steps)

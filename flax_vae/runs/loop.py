@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from flax_vae.batches import OnDisk, epoch_indices
-from flax_vae.cluster import agreed, is_first, put, together
+from flax_vae.cluster import agreed, is_first, put
 from flax_vae.console import say
 from flax_vae.errors import UserError
 from flax_vae.runs.config import Config, settings
@@ -61,7 +61,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     clock = _Clock(furthest.directory.metrics())
     directories = [member.directory for member in members] if is_first() else []
     report = Report(directories, settings([m.training.config for m in members]), config.epochs, steps_per_epoch, step)
-    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop, together(directory.way_on):
+    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop:
         images = ensemble.place(data.batch(data.train))
         for epoch in range(step // steps_per_epoch, config.epochs):
             if not ensemble.going():

@@ -6,7 +6,6 @@ optimiser keeps of them; parameters are gathered for each step (ZeRO, Rajbhandar
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -69,18 +68,24 @@ def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
     return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
 
-def parameter_specs(mesh: Mesh, tree: Any) -> Any:
-    """Along which axis the devices of `FSDP_AXIS` share each array: the largest that they can share evenly.
+def parameter_shardings(mesh: Any, tree: Any, *lead: str) -> Any:
+    """Where the arrays of a tree lie: the devices of `FSDP_AXIS` share the largest axis of each that they can evenly.
 
     Small arrays are whole on every device.
+
+    Args:
+        mesh: of the devices.
+        tree: arrays, or their shapes.
+        lead: axes of the mesh along which as many of these arrays are stacked, before their own.
     """
     parts = mesh.shape[FSDP_AXIS]
 
-    def of(leaf: Any) -> PartitionSpec:
+    def of(leaf: Any) -> NamedSharding:
         fits = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
         if parts == 1 or not fits or math.prod(leaf.shape) < _SMALL:
-            return EVERYWHERE
-        return PartitionSpec(*(None,) * max(fits, key=lambda axis: leaf.shape[axis]), FSDP_AXIS)
+            return NamedSharding(mesh, PartitionSpec(*lead))
+        shared = max(fits, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*lead, *(None,) * shared, FSDP_AXIS))
 
     return jax.tree.map(of, tree)
 
@@ -97,17 +102,19 @@ def by_hand() -> bool:
 
 def share(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
     """Within jit: the same arrays, shared by the devices of a mesh as the spec says."""
-    return tree if mesh is None or by_hand() else jax.lax.with_sharding_constraint(tree, _on(mesh)(spec))
+    if mesh is None or by_hand():
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(_here(mesh), spec))
 
 
 def share_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """Within jit: the same parameters, or what an optimiser keeps of them, shared as `parameter_specs` says."""
+    """Within jit: the same parameters, or what an optimiser keeps of them, where `parameter_shardings` has them."""
     if mesh is None or by_hand():
         return tree
-    return jax.lax.with_sharding_constraint(tree, jax.tree.map(_on(mesh), parameter_specs(mesh, tree)))
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(_here(mesh), tree))
 
 
-def _on(mesh: Mesh) -> Any:
-    """From a spec to a sharding; within a `jax.shard_map` over members, on the mesh as it is there."""
+def _here(mesh: Mesh) -> Any:
+    """The mesh; within a `jax.shard_map` over members, as it is there."""
     around = get_abstract_mesh()
-    return partial(NamedSharding, mesh if around.empty else around)
+    return mesh if around.empty else around

@@ -80,7 +80,10 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
         f"{SHARD}: damaged (it has 9 records, and 10 images of 288 bytes are due)",
     ),
     "smaller images": (lambda copy: rewrite(copy / SHARD, [bytes(1)] * 10), "a record is not an image of 288 bytes"),
-    "images of two sizes": (lambda copy: rewrite(copy / SHARD, [bytes(1), *[bytes(400)] * 9]), "a record is not an image of 288 bytes"),
+    "images of two sizes": (
+        lambda copy: rewrite(copy / SHARD, [bytes(1), *[bytes(400)] * 9]),
+        "a record is not an image of 288 bytes",
+    ),
     "images that grow": (
         lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:1,brotli"),
         f"{SHARD}: damaged (its records are not single and uncompressed: group_size:1,",

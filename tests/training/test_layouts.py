@@ -16,7 +16,7 @@ import jax, numpy as np
 from flax_vae import ELBO, DIPVAE, init_state, ladder, load_images, make_optimizer, make_train_step, tutorial_conv
 from flax_vae import tutorial_dense, use_machine
 from flax_vae.batches import epoch_indices
-from flax_vae.training.sharding import data_mesh, parameter_specs, shardings
+from flax_vae.training.sharding import data_mesh, parameter_shardings, shardings
 from flax_vae.training.step import make_train_steps, zero_metrics
 
 use_machine(8)
@@ -32,8 +32,7 @@ def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
     mesh = data_mesh(batch // options.get("accumulate", 1), devices, fsdp)
     everywhere, split = shardings(mesh)
     if mesh:
-        specs = jax.tree.map(partial(jax.NamedSharding, mesh), parameter_specs(mesh, state))
-        state = jax.device_put(state, specs)
+        state = jax.device_put(state, parameter_shardings(mesh, state))
     held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
     totals, on_device, cut = *jax.device_put((totals, images), everywhere), jax.device_put(rows, split)
     where = jax.tree.map(lambda leaf: leaf.sharding, state), everywhere
