@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -215,10 +214,17 @@ def test_a_set_larger_than_the_memory_is_prepared_and_read(tmp_path: Path) -> No
         large[start : start + 1000] = np.arange(start, start + 1000)[:, None, None, None] % 256
     large.flush()
     done = subprocess.run(
-        [sys.executable, "-c", _BOUNDED],
+        [
+            "sh",
+            "-c",
+            'ulimit -s 1024 && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            _BOUNDED,
+        ],  # KiB of each of many threads
         cwd=tmp_path,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_STACK, (2**20, 2**20)),  # of each of a hundred threads
         capture_output=True,
         text=True,
         timeout=300,
