@@ -1,5 +1,6 @@
 """What a program does first: from then on a signal ends it by its exit code, also while packages are imported."""
 
+import atexit
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ def start(command: Callable[[], int]) -> int:
     Args:
         command: what imports and runs it. This module imports next to nothing.
     """
+    # Registered first, so called last: all is done by then, and Python would give signals back what they do by default.
+    atexit.register(on_signals, signal.SIG_IGN)
     sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
     try:
         on_signals(_end)
