@@ -37,7 +37,7 @@ class Arguments:
 
     images: int = 360_000
     """Of the large set."""
-    preset: str = "tutorial_dense"
+    preset: str = "tutorial_conv"
     """That trains on the large set."""
     compared: int = 20_000
     """Of the set that is trained on in turns."""
