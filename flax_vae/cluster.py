@@ -62,7 +62,9 @@ def _gathered(value: Any) -> Int[np.ndarray, "p ..."]:
 
 def lost(error: BaseException) -> bool:
     """Whether an error is that another process has ended: JAX has no type of its own for what Gloo reports of CPUs."""
-    return jax.process_count() > 1 and (isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error))
+    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+        return False
+    return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 
 
 @contextmanager

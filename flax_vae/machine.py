@@ -17,7 +17,7 @@ from flax_vae.errors import UserError
 from flax_vae.memory import free_memory
 
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
-_GOODBYE = 30  # seconds that processes which have ended their work wait for each other
+_HELLO, _GOODBYE = 300, 30  # seconds that processes wait for each other, at the start and when their work is done
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
 
@@ -78,7 +78,11 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
         address = None if cluster.coordinator == "auto" else cluster.coordinator
         try:
             jax.distributed.initialize(
-                address, cluster.num_processes, cluster.process_id, shutdown_timeout_seconds=_GOODBYE
+                address,
+                cluster.num_processes,
+                cluster.process_id,
+                initialization_timeout=_HELLO,
+                shutdown_timeout_seconds=_GOODBYE,
             )
         except (ValueError, RuntimeError) as error:  # no cluster that JAX knows; nobody there
             raise UserError(f"--coordinator {cluster.coordinator}: {' '.join(str(error).split())}.") from None

@@ -27,12 +27,16 @@ def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
-def start_together(count: int, program: str | Path, *arguments: object, cwd: Path) -> list[subprocess.Popen[str]]:
-    """Several processes of one training; the program finds out which one it is from its last flags."""
+def free_address() -> str:
+    """Where nothing listens yet."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        where = f"localhost:{free.getsockname()[1]}"
-    flags = ["--coordinator", where, "--num-processes", count, "--process-id"]
+        return f"localhost:{free.getsockname()[1]}"
+
+
+def start_together(count: int, program: str | Path, *arguments: object, cwd: Path) -> list[subprocess.Popen[str]]:
+    """Several processes of one training; the program finds out which one it is from its last flags."""
+    flags = ["--coordinator", free_address(), "--num-processes", count, "--process-id"]
     return [start(program, *arguments, *([*flags, i] if count > 1 else []), cwd=cwd) for i in range(count)]
 
 

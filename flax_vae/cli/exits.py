@@ -1,19 +1,24 @@
 """Exit codes."""
 
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from select import select
+from socket import socket, socketpair
+from threading import Thread
 from types import FrameType
 from typing import Never
 
 import jax
 
-from flax_vae.cli.start import Terminated, leave, on_signal, on_signals, signal_of
-from flax_vae.cluster import Lost
+from flax_vae.cli.start import Terminated, end, leave, on_signals, signal_of
+from flax_vae.cluster import Lost, together
 from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
+
+_ANSWER, _PATIENCE = b"\0", 2.0  # seconds
 
 
 def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> int:
@@ -24,10 +29,11 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         examples: shown below the help.
     """
     try:
-        on_signal(signal.SIGINT, signal.default_int_handler)
-        on_signal(signal.SIGTERM, _terminate)
+        _watch()
+        on_signals(_interrupt)
         degrade_output()
-        parse()()
+        with together("Start all of them again."):
+            parse()()
     except SystemExit as done:
         if done.code == 0 and examples:
             tell(examples)
@@ -51,20 +57,30 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     return 0
 
 
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end the program while it waits in a library, where Python's handlers do not run."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        on_signals(signal.SIG_DFL)
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _interrupt(signum: int, frame: FrameType | None) -> Never:
+    _watch().send(_ANSWER)
+    raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
 
-def _terminate(signum: int, frame: FrameType | None) -> Never:
-    raise Terminated
+@cache
+def _watch() -> socket:
+    """Where Python writes signals as they come, and handlers their answers: a thread ends the program without one.
+
+    Handlers run in the main thread, and not while a library computes there, or waits for another process.
+    """
+    signals, written = socketpair()
+    written.setblocking(False)
+    signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    Thread(target=_end_unanswered, args=[signals], daemon=True).start()
+    return written
+
+
+def _end_unanswered(signals: socket) -> Never:
+    """End the program by a signal that has no answer in time."""
+    while True:
+        read = signals.recv(1)
+        if read != _ANSWER and not select([signals], [], [], _PATIENCE)[0]:
+            end(read[0], None)
 
 
 def refuse_unwritable(path: Path, suffix: str = ".png", flag: str = "--out") -> None:

@@ -30,10 +30,10 @@ def start(command: Callable[[], int]) -> int:
     atexit.register(on_signals, signal.SIG_IGN)
     sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
     try:
-        on_signals(_end)
+        on_signals(end)
         code = command()
     finally:
-        on_signals(_end)
+        on_signals(end)
     if code > 128:
         leave(code)  # XLA may be compiling still, in threads that crash when Python goes
     return code
@@ -51,19 +51,15 @@ def signal_of(interrupt: KeyboardInterrupt) -> int:
     return signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
 
 
-def on_signal(signum: int, handler: Handler | signal.Handlers) -> None:
-    """Set what a signal does, unless it is ignored, as SIGINT by jobs that a script starts in the background."""
-    if signal.getsignal(signum) is not signal.SIG_IGN:
-        signal.signal(signum, handler)
-
-
 def on_signals(handler: Handler | signal.Handlers) -> None:
-    """Set what SIGINT and SIGTERM do."""
+    """Set what SIGINT and SIGTERM do, unless they are ignored, as SIGINT is by background jobs of scripts."""
     for signum in (signal.SIGINT, signal.SIGTERM):
-        on_signal(signum, handler)
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, handler)
 
 
-def _end(signum: int, frame: FrameType | None) -> None:
+def end(signum: int, frame: FrameType | None) -> Never:
+    """End at once, by a signal."""
     os.write(2, b"Interrupted.\n")
     os._exit(128 + signum)
 

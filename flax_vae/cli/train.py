@@ -10,9 +10,9 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from flax_vae.cli.exits import ended_by_signals, run_command
+from flax_vae.cli.exits import run_command
 from flax_vae.cluster import is_first
-from flax_vae.console import printable, tell
+from flax_vae.console import printable, say, tell
 from flax_vae.errors import UserError
 from flax_vae.machine import Cluster, cpu_cores, use_machine
 from flax_vae.runs.build import load_objective
@@ -208,5 +208,5 @@ def _use_machine(config: Config, members: int, cluster: Cluster | None) -> None:
     if cluster is None:
         use_machine(count)
     else:
-        with ended_by_signals():  # it waits for the others to come
-            use_machine(-(-count // (cluster.num_processes or 1)), cluster)
+        say(f"Waiting for the other processes ({cluster.coordinator}), five minutes at most.")
+        use_machine(-(-count // (cluster.num_processes or 1)), cluster)

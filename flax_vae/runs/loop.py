@@ -216,12 +216,19 @@ def _stop_signal() -> Iterator[list[int]]:
     def remember(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
         say("Stopping after this dispatch, then saving; once more ends at once.")
+        restore()
+
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(watch)
 
-    before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    watch = signal.set_wakeup_fd(-1)  # who watches that signals are answered has to wait for the dispatch
     try:
+        for number in before:
+            signal.signal(number, remember)
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

@@ -78,10 +78,32 @@ start(command)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "lost\n", "Interrupted.\n")
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_while_a_library_computes_without_end(signum: signal.Signals) -> None:
+    """There Python's handlers never run."""
+    program = f"""
+import os, sys, threading
+from flax_vae.cli.start import start
+
+def work():
+    import jax
+    threading.Timer(2, os.kill, [os.getpid(), {int(signum)}]).start()
+    jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: 1 - x, x))(0).block_until_ready()
+
+def command():
+    from flax_vae.cli.exits import run_command
+    return run_command(lambda: work)
+
+sys.exit(start(command))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path: Path) -> None:
-    for moment in np.random.default_rng(signum).uniform(0, 4, 20):
+    for moment in np.random.default_rng(signum).uniform(0, 4, 10):
         code, err = interrupted([*PROGRAMS["train.py"], *words_of(config, 9999)], moment, signum, tmp_path)
         assert code == 128 + signum, (moment, err)
         assert "Traceback" not in err, moment
@@ -91,7 +113,7 @@ def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_end(signum: signal.Signals, tmp_path: Path) -> None:
     """Or after it, when there is nothing to interrupt any more."""
-    for moment in np.random.default_rng(signum).uniform(0, 4, 20):
+    for moment in np.random.default_rng(signum).uniform(0, 4, 10):
         code, err = interrupted([str(ROOT / "sample.py"), "pretrained:mlp"], moment, signum, tmp_path)
         assert code in (0, 128 + signum), (moment, err)
         assert "Traceback" not in err, moment
