@@ -19,6 +19,7 @@ from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
+_raised: list[int] = []  # signals that became exceptions
 
 
 def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> int:
@@ -30,6 +31,7 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     """
     try:
         _watch()
+        _raised.clear()
         on_signals(_interrupt)
         degrade_output()
         with together("Start all of them again."):
@@ -54,11 +56,17 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     except OSError as error:
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
+    except Exception:
+        if not _raised:
+            raise
+        say("Interrupted.")  # in the midst of an import, which makes another error of it
+        return 128 + _raised[-1]
     return 0
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> Never:
     _watch().send(_ANSWER)
+    _raised.append(signum)
     raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
 
 

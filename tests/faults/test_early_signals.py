@@ -79,6 +79,28 @@ start(command)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_where_an_import_makes_another_error_of_it(signum: signal.Signals) -> None:
+    program = f"""
+import signal, sys
+from flax_vae.cli.start import start
+
+def work():
+    try:
+        signal.raise_signal({int(signum)})
+    except KeyboardInterrupt:
+        raise ImportError("initialization failed") from None
+
+def command():
+    from flax_vae.cli.exits import run_command
+    return run_command(lambda: work)
+
+sys.exit(start(command))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_while_a_library_computes_without_end(signum: signal.Signals) -> None:
     """There Python's handlers never run."""
     program = f"""
