@@ -19,7 +19,7 @@ from flax_vae.errors import UserError
 from flax_vae.runs.loop import Interrupted
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
-_raised: list[int] = []  # signals that became exceptions
+_raised: list[KeyboardInterrupt] = []  # what signals became
 
 
 def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> int:
@@ -34,8 +34,7 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         _raised.clear()
         on_signals(_interrupt)
         degrade_output()
-        with together("Start all of them again."):
-            parse()()
+        _call(parse)
     except SystemExit as done:
         if done.code == 0 and examples:
             tell(examples)
@@ -56,18 +55,25 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     except OSError as error:
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
-    except Exception:
-        if not _raised:
-            raise
-        say("Interrupted.")  # in the midst of an import, which makes another error of it
-        return 128 + _raised[-1]
     return 0
+
+
+def _call(parse: Callable[[], Callable[[], None]]) -> None:
+    try:
+        with together("Start all of them again."):
+            parse()()
+    except Interrupted:
+        raise
+    except Exception:
+        if _raised:  # in the midst of an import, which makes another error of it
+            raise _raised[-1] from None
+        raise
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> Never:
     _watch().send(_ANSWER)
-    _raised.append(signum)
-    raise Terminated if signum == signal.SIGTERM else KeyboardInterrupt
+    _raised.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
+    raise _raised[-1]
 
 
 @cache

@@ -42,6 +42,21 @@ def interrupted(words: list[str], moment: float, signum: signal.Signals, cwd: Pa
     return process.returncode, err
 
 
+def run(program: str) -> "subprocess.CompletedProcess[str]":
+    """A program whose command is the function `work`, to its end."""
+    program += """
+import sys
+from flax_vae.cli.start import start
+
+def command():
+    from flax_vae.cli.exits import run_command
+    return run_command(lambda: work)
+
+sys.exit(start(command))
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_while_packages_are_imported(program: str, signum: signal.Signals, config: Config, tmp_path: Path) -> None:
@@ -55,8 +70,7 @@ def test_while_packages_are_imported(program: str, signum: signal.Signals, confi
 def test_where_exceptions_are_lost(signum: signal.Signals, tmp_path: Path) -> None:
     """JAX has a callback of the garbage collector: Python drops what is raised in it, and would go on."""
     program = f"""
-import gc, signal, sys, time
-from flax_vae.cli.start import start
+import gc, signal, time
 
 def lose(*_):
     gc.callbacks.remove(lose)
@@ -67,36 +81,23 @@ def work():
     gc.collect()
     print("lost", flush=True)
     time.sleep(60)
-
-def command():
-    from flax_vae.cli.exits import run_command
-    return run_command(lambda: work)
-
-start(command)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
+    done = run(program)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "lost\n", "Interrupted.\n")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_where_an_import_makes_another_error_of_it(signum: signal.Signals) -> None:
     program = f"""
-import signal, sys
-from flax_vae.cli.start import start
+import signal
 
 def work():
     try:
         signal.raise_signal({int(signum)})
     except KeyboardInterrupt:
         raise ImportError("initialization failed") from None
-
-def command():
-    from flax_vae.cli.exits import run_command
-    return run_command(lambda: work)
-
-sys.exit(start(command))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    done = run(program)
     assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
 
 
@@ -104,21 +105,14 @@ sys.exit(start(command))
 def test_while_a_library_computes_without_end(signum: signal.Signals) -> None:
     """There Python's handlers never run."""
     program = f"""
-import os, sys, threading
-from flax_vae.cli.start import start
+import os, threading
 
 def work():
     import jax
     threading.Timer(2, os.kill, [os.getpid(), {int(signum)}]).start()
     jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: 1 - x, x))(0).block_until_ready()
-
-def command():
-    from flax_vae.cli.exits import run_command
-    return run_command(lambda: work)
-
-sys.exit(start(command))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=30)
+    done = run(program)
     assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
 
 

@@ -50,6 +50,12 @@ def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], wh
             _, other = processes[1 - told].communicate(timeout=5)
         assert "Traceback" not in one + other, (moment, told, one, other)
         assert ("Stopped and saved" in one) == ("Stopped and saved" in other), (moment, told, one, other)
+        codes = [processes[told].returncode, processes[1 - told].returncode]
+        assert codes[0] in (0, -signum, 128 + signum), (moment, told, codes, one)
+        if "Stopped and saved" in other:
+            assert codes == [128 + signal.SIGTERM] * 2, (moment, told, codes, one, other)
+        if "Checkpoints are whole" in other or "another task died" in other:
+            assert codes[1] in ((1,) if told else (1, -signal.SIGABRT)), (moment, told, codes, other)
         said.append(other)
     # JAX itself ends those whose first process is gone: whoever is quicker says so.
     ways = ["Stopped and saved"] if signum == signal.SIGTERM else ["Checkpoints are whole", "another task died"]
