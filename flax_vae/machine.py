@@ -13,6 +13,7 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
+from flax_vae.cluster import Lost
 from flax_vae.errors import UserError
 from flax_vae.memory import free_memory
 
@@ -86,6 +87,10 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
             )
         except (ValueError, RuntimeError) as error:  # no cluster that JAX knows; nobody there
             raise UserError(f"--coordinator {cluster.coordinator}: {' '.join(str(error).split())}.") from None
+        try:
+            jax.devices()  # where the processes tell each other of theirs
+        except RuntimeError as error:
+            raise Lost(f"The processes lost each other: {' '.join(str(error).split())}.") from None
 
 
 def warn_of_wrong_sums() -> None:
