@@ -10,11 +10,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Int
 
-from flax_vae.errors import UserError
-
-
-class Lost(Exception):
-    """Another process has ended, and this one can only end as well."""
+from flax_vae.errors import Lost, UserError
 
 
 def is_first() -> bool:

@@ -13,8 +13,7 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
-from flax_vae.cluster import Lost
-from flax_vae.errors import UserError
+from flax_vae.errors import Lost, UserError
 from flax_vae.memory import free_memory
 
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103

@@ -13,9 +13,9 @@ from typing import Never
 import jax
 
 from flax_vae.cli.start import Terminated, end, leave, on_signals, signal_of
-from flax_vae.cluster import Lost, together
+from flax_vae.cluster import together
 from flax_vae.console import degrade_output, say, tell
-from flax_vae.errors import UserError
+from flax_vae.errors import Lost, UserError
 from flax_vae.runs.loop import Interrupted
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
