@@ -51,13 +51,18 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
             return [info.step == step for info in checkpoints]
 
     ocp = _orbax()
+
+    class Manager(ocp.CheckpointManager):  # type: ignore[misc]
+        def reached_preemption(self, step: int) -> bool:
+            return False  # the training loop answers signals, so JAX's service for that is off
+
     options = ocp.CheckpointManagerOptions(
         preservation_policy=AnyPreservationPolicy([LatestN(keep), Best()]),
         # By its name processes tell apart where they wait for each other, for one member of an ensemble or another.
         multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=directory.parent.name),
     )
     with _writing(directory):
-        manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        manager = Manager(directory.absolute(), options=options)
     try:
         yield manager
     except BaseException as error:
