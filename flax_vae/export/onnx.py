@@ -19,11 +19,6 @@ from flax_vae.export.graphs import Rule, flat_graph, free_shapes
 _OPSET = 18  # of December 2022, the oldest that jax2onnx writes without faults
 
 
-def _stack(*arrays: Array, axis: int) -> Array:
-    """jax2onnx 0.13 does not know the operation."""
-    return lax.concatenate([lax.expand_dims(array, [axis]) for array in arrays], axis)
-
-
 def _pad(x: Array, value: Array, *, padding_config: Sequence[tuple[Any, Any, Any]]) -> Array:
     """jax2onnx cannot write the shape of what is padded where a size of it is free."""
     for axis, (before, after, between) in enumerate(padding_config):
@@ -35,7 +30,7 @@ def _pad(x: Array, value: Array, *, padding_config: Sequence[tuple[Any, Any, Any
     return x
 
 
-_RULES: dict[str, Rule] = {"stack": _stack, "pad": _pad}
+_RULES: dict[str, Rule] = {"pad": _pad}
 
 
 def to_onnx(function: ModelFunction) -> bytes:
@@ -82,8 +77,8 @@ def run_onnx(content: bytes) -> Callable[..., np.ndarray]:
 def _clean(graph: Any) -> set[str]:
     """Remove what ONNX Runtime stumbles over or warns of; returns the names that the graph uses.
 
-    jax2onnx takes some values that are broadcast for larger than they are, for whose shapes ONNX Runtime would use
-    another value's memory: it finds the shapes by itself. Loops come with constants that nothing uses.
+    jax2onnx states wrong shapes of some values, by which ONNX Runtime could give them the memory of another one: it
+    finds the shapes by itself. Loops come with constants that nothing uses.
     """
     graph.ClearField("value_info")
     used = {output.name for output in graph.output} | {name for node in graph.node for name in node.input}
