@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import Int
 
 from flax_vae.errors import Lost, UserError
+from flax_vae.memory import used_up
 
 
 def is_first() -> bool:
@@ -58,7 +59,7 @@ def _gathered(value: Any) -> Int[np.ndarray, "p ..."]:
 
 def lost(error: BaseException) -> bool:
     """Whether an error is that another process has ended: JAX has no type of its own for what Gloo reports of CPUs."""
-    if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+    if jax.process_count() == 1 or used_up(error):
         return False
     return isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import jax
+
 from flax_vae.errors import UserError
 
 _GROUPS = Path("/sys/fs/cgroup")  # control groups, such as containers
@@ -46,6 +48,12 @@ def free_memory() -> int:
         words = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         spare = 1024 * int(words["MemAvailable"].split()[0])
     return min(spare, whole_memory())
+
+
+def used_up(error: BaseException) -> bool:
+    """Whether an error is that a device has no memory left."""
+    said = str(error).lower()
+    return isinstance(error, jax.errors.JaxRuntimeError) and ("resource_exhausted" in said or "out of memory" in said)
 
 
 def refuse_larger(needed: int, what: str, way_out: str, there: int | None = None) -> None:

@@ -16,6 +16,7 @@ from flax_vae.cli.start import Terminated, end, leave, on_signals, signal_of
 from flax_vae.cluster import together
 from flax_vae.console import degrade_output, say, tell
 from flax_vae.errors import Lost, UserError
+from flax_vae.memory import used_up
 from flax_vae.runs.loop import Interrupted
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
@@ -45,6 +46,13 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
     except Lost as lost:
         say(f"error: {lost}")
         leave(1)  # JAX would wait for the others, and then abort
+    except jax.errors.JaxRuntimeError as error:
+        if not used_up(error):
+            raise
+        said = str(error).splitlines()[0].removesuffix(".")
+        way_out = "Training needs less with --accumulate, --remat or a smaller --batch-size."
+        say(f"error: Too little memory: {said}. {way_out}")
+        leave(2)  # as above
     except Interrupted as interrupted:
         say(str(interrupted))
         jax.distributed.shutdown()  # where there are other processes, once they have saved as well

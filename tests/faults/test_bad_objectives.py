@@ -1,9 +1,12 @@
 """An objective of the user's own that cannot be one is refused; it never ends the program as if all were well."""
 
+import re
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from programs import together
 from refusals import assert_refused
 
 from flax_vae.cli.train import train
@@ -11,6 +14,7 @@ from flax_vae.cli.train import train
 pytestmark = pytest.mark.quick_compile
 
 OBJECTIVES = """
+import jax
 import jax.numpy as jnp
 
 def integer(model, x, key, step):
@@ -27,6 +31,10 @@ class Weighted:
     def __call__(self, model, x, key, step): ...
 
 class Silent: ...
+
+def greedy(model, x, key, step):
+    largest = jnp.sort(jax.random.normal(key, (2**21, 2**20)), 0)[-1, -1]
+    return counting(model, x, key, step)[0] + 0 * jax.lax.stop_gradient(largest), {}
 """
 
 
@@ -61,3 +69,15 @@ def test_it_is_said_why(
     monkeypatch.delitem(sys.modules, "odd_losses", raising=False)
     words = ["--preset", "tutorial_dense", "--likelihood", "normal", "--dataset", str(few_images), "--out", "run"]
     assert_refused(train, [*words, "--objective", written], message, capsys)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_one_that_takes_more_memory_than_there_is(processes: int, few_images: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd_losses.py").write_text(OBJECTIVES)
+    words = ["--preset", "tutorial_dense", "--dataset", few_images, "--objective", "odd_losses:greedy", "--out", "run"]
+    (code, _, err), *others = together(processes, "train.py", *words, cwd=tmp_path)
+    assert code == 2, err
+    assert re.search(r"\nerror: Too little memory: .* bytes\. Training needs less with .* --batch-size\.\n$", err)
+    for code, _, err in others:  # JAX itself ends those that are later than the first
+        assert code in (2, -signal.SIGABRT), err
+        assert "Traceback" not in err
