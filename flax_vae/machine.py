@@ -18,6 +18,7 @@ from flax_vae.memory import free_memory
 
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
 _HELLO, _GOODBYE = 300, 30  # seconds that processes wait for each other, at the start and when their work is done
+_SILENCE = 30  # seconds after which one that shows no sign of life counts as dead
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # what XLA leaves to the library that does
 
 
@@ -82,6 +83,7 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
                 cluster.num_processes,
                 cluster.process_id,
                 initialization_timeout=_HELLO,
+                heartbeat_timeout_seconds=_SILENCE,
                 shutdown_timeout_seconds=_GOODBYE,
             )
         except (ValueError, RuntimeError) as error:  # no cluster that JAX knows; nobody there

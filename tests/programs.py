@@ -3,6 +3,8 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flax_vae import Config
@@ -19,6 +21,18 @@ def words_of(config: Config, epochs: int | None = None) -> list[str]:
 def start(program: str | Path, *arguments: object, cwd: Path) -> subprocess.Popen[str]:
     words = [sys.executable, str(ROOT / program), *map(str, arguments)]
     return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@contextmanager
+def within(*processes: subprocess.Popen[str]) -> Iterator[None]:
+    """None of them outlives the block, however it ends."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            with process:
+                pass  # closes what it writes to, and waits
 
 
 def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from flax_vae.batches import Batch, OnDisk, take
 from flax_vae.cluster import agreed, by_first, is_first, put
 from flax_vae.console import say
 from flax_vae.errors import UserError
-from flax_vae.metrics.means import make_evaluate
+from flax_vae.metrics.means import Spans, first_block, make_evaluate
 from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.build import Training
@@ -36,7 +37,13 @@ class Member(NamedTuple):
     directory: RunDirectory
     training: Training
     state: TrainState
-    totals: Metrics
+    totals: Metrics  # of the steps that no epoch has reported yet
+
+    @property
+    def epochs_reported(self) -> int:
+        """One fewer than were made where it was stopped before an epoch had been evaluated."""
+        unreported = any(np.any(total) for total in self.totals.values())
+        return (int(self.state.step) - unreported) // self.training.steps_per_epoch
 
 
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
@@ -60,8 +67,9 @@ def restore_member(directory: RunDirectory, training: Training, step: int, items
     _, train_key, _ = training.keys()
     averaged = found.get("averaged_params")
     state = TrainState(rest["step"], found["params"], rest["opt_state"], averaged, rest["skips"], train_key)
-    by_first(partial(directory.keep_metrics_until, int(state.step)))
-    return Member(directory, training, state, rest["totals"])
+    member = Member(directory, training, state, rest["totals"])
+    by_first(partial(directory.keep_metrics_until, member.epochs_reported * training.steps_per_epoch))
+    return member
 
 
 def _advice(config: Config) -> str:
@@ -135,6 +143,11 @@ class Ensemble(ExitStack):
             )
         return images
 
+    def compile(self, images: Any, rows: Array | None, held_out: Batch) -> None:
+        """Make no step and evaluate no batch, of arguments as those of `advance` and `evaluate` will be."""
+        self.advance(images, rows, 0, 0)
+        self.evaluate(first_block(held_out, self.members[0].training.batch_size), lambda start, end: [(start, start)])
+
     def advance(self, images: Any, rows: Array | None, start: int, stop: int) -> None:
         """Make the steps of a dispatch, and take out the members that skip every step by now."""
         self.state, self.totals = self.steps(self.state, self.totals, images, rows, start, stop)
@@ -189,18 +202,21 @@ class Ensemble(ExitStack):
 
         return {i: of(totals[i]) for i in self.going()}
 
-    def evaluate(self) -> dict[int, dict[str, float]]:
+    def evaluate(self, images: Batch, spans: Spans) -> dict[int, dict[str, float]]:
         """Each member's metrics on the set that chooses, by the objective as it is after the last step of the training.
 
         A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
+
+        Args:
+            images: that set.
+            spans: cuts the batches into dispatches.
         """
         states, found = self.states(self.state), {}
         for i in self.going():
             training, params = self.members[i].training, states[i].best_params
             params = put(params, parameter_shardings(self.data_mesh, params))
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
-            batch = training.data.batch(training.data.held_out)
-            found[i] = evaluate(params, batch, test_key, training.total_steps)
+            found[i] = evaluate(params, images, test_key, training.total_steps, spans)
         return found
 
     def clear_totals(self) -> None:

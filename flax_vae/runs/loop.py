@@ -57,45 +57,65 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     training, steps_per_epoch = members[0].training, members[0].training.steps_per_epoch
     config, data = training.config, training.data
     furthest = max(members, key=lambda member: int(member.state.step))
-    step = int(furthest.state.step)
+    step = saved = int(furthest.state.step)
+    epochs = range(furthest.epochs_reported, config.epochs)
     clock = _Clock(furthest.directory.metrics())
     directories = [member.directory for member in members] if is_first() else []
     report = Report(directories, settings([m.training.config for m in members]), config.epochs, steps_per_epoch, step)
-    with _writing(directory), Ensemble(members) as ensemble, report, _stop_signal() as stop:
-        images = ensemble.place(data.batch(data.train))
-        for epoch in range(step // steps_per_epoch, config.epochs):
-            if not ensemble.going():
-                break
+    with _writing(directory), Ensemble(members) as ensemble, report:
+        if not (epochs and ensemble.going()):
+            return set(ensemble.failed)
+        images, held_out, evaluation = ensemble.place(data.batch(data.train)), data.batch(data.held_out), _Rhythm()
+
+        def dispatches(epoch: int, position: int) -> Iterator[_Dispatch]:
             seeds = [member.training.config.seed for member in members]
             indices = stack([epoch_indices(len(data.train.images), training.batch_size, seed, epoch) for seed in seeds])
-            first = epoch * steps_per_epoch
-            for block, rows, start, end in clock.waiting(_dispatches(images, indices, step - first, ensemble)):
-                ensemble.advance(block, rows, start, end)
-                step += end - start
-                clock.count((end - start) * training.batch_size * len(ensemble.going()))
-                report.advance(step, ensemble.means(step - first), clock.images_per_second())
-                signum = agreed(stop[0] if stop else 0)
-                if signum and step < first + steps_per_epoch:
-                    ensemble.save(step)
+            return _dispatches(images, indices, position, ensemble)
+
+        block, rows, *_ = next(dispatches(epochs[0], 0))
+        ensemble.compile(block, rows, held_out)  # a signal may end this at once: there is nothing to save yet
+        agreed(0)  # all have compiled, so none that is told to stop has to wait for another's compiler
+        with _stop_signal() as received:
+
+            def stop_if_told() -> None:
+                if signum := agreed(received[0] if received else 0):
+                    if step > saved:
+                        ensemble.save(step)
                     ensemble.finish()
                     raise Interrupted(signum, directory, config)
-            means = ensemble.means(steps_per_epoch)
-            ensemble.stop_skipping(means)
-            held_out, times = ensemble.evaluate(), clock.finish_epoch()
-            records = {
-                i: {"epoch": epoch + 1, "step": step}
-                | times
-                | {f"train_{name}": value for name, value in means[i].items()}
-                | {f"{data.held_out_name}_{name}": value for name, value in held_out[i].items()}
-                for i in ensemble.going()
-            }
-            report.finish_epoch(records if is_first() else {})
-            ensemble.clear_totals()
-            ensemble.save(step)
-            ensemble.stop_stale()
-            if signum and epoch + 1 < config.epochs:
-                ensemble.finish()
-                raise Interrupted(signum, directory, config)
+
+            def spans(start: int, end: int) -> Iterator[tuple[int, int]]:
+                for span in evaluation.spans(start, end):
+                    yield span
+                    stop_if_told()
+
+            for epoch in epochs:
+                if not ensemble.going():
+                    break
+                first = epoch * steps_per_epoch
+                for block, rows, start, end in clock.waiting(dispatches(epoch, step - first)):
+                    ensemble.advance(block, rows, start, end)
+                    step += end - start
+                    clock.count((end - start) * training.batch_size * len(ensemble.going()))
+                    report.advance(step, ensemble.means(step - first), clock.images_per_second())
+                    stop_if_told()
+                means = ensemble.means(steps_per_epoch)
+                ensemble.stop_skipping(means)
+                found, times = ensemble.evaluate(held_out, spans), clock.finish_epoch()
+                records = {
+                    i: {"epoch": epoch + 1, "step": step}
+                    | times
+                    | {f"train_{name}": value for name, value in means[i].items()}
+                    | {f"{data.held_out_name}_{name}": value for name, value in found[i].items()}
+                    for i in ensemble.going()
+                }
+                report.finish_epoch(records if is_first() else {})
+                ensemble.clear_totals()
+                if step > saved:
+                    ensemble.save(step)
+                    saved = step
+                ensemble.stop_stale()
+                stop_if_told()
     return set(ensemble.failed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import ROOT, words_of
+from programs import ROOT, start, within, words_of
 
 from flax_vae import Config
 
@@ -123,6 +123,21 @@ def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path:
         code, err = interrupted([*PROGRAMS["train.py"], *words_of(config, 9999)], moment, signum, tmp_path)
         assert code == 128 + signum, (moment, err)
         assert "Traceback" not in err, moment
+
+
+@pytest.mark.slow
+def test_while_a_step_is_compiled(config: Config, tmp_path: Path) -> None:
+    """Of a model that takes over ten seconds to compile: there is nothing to save yet, so nothing to wait for."""
+    words = f"--preset ladder --dataset {config.dataset} --batch-size 50 --out run"
+    process = start("train.py", *words.split(), cwd=tmp_path)
+    with within(process):
+        while not (tmp_path / "run" / "config.json").exists():
+            time.sleep(0.1)
+        time.sleep(3)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=5)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert err.endswith("Interrupted.\n")
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import free_address, start, start_together, together
+from programs import free_address, start, start_together, together, within
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
 
 pytestmark = pytest.mark.slow
 EPOCHS, LONGEST = 30, 8.0  # seconds: from importing to drawing the pictures
+SILENCE = 45  # seconds: after 30 JAX takes a process for dead, if nothing tells sooner
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +33,36 @@ def whole(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     return load_run(run)
 
 
+def wait_for_an_epoch(run: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Or for the end, where none was left."""
+    metrics = run / "metrics.jsonl"
+    before = metrics.stat().st_size if metrics.exists() else 0
+    while all(process.poll() is None for process in processes):
+        if metrics.exists() and metrics.stat().st_size > before:
+            break
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], whole: Run, tmp_path: Path) -> None:
     """One of two processes dies or is told to stop, from importing to drawing: the other ends as well, or when told."""
     run, random, said = tmp_path / "run", np.random.default_rng(signum), []
-    for moment in random.uniform(0.3, LONGEST, 20):
+    for number, moment in enumerate(random.uniform(0.3, LONGEST, 20)):
         there = ["--resume", run] if run.exists() else [*words, "--out", run]
         processes = start_together(2, "train.py", *there, cwd=tmp_path)
-        time.sleep(moment)
-        told = int(random.integers(2))
-        processes[told].send_signal(signum)
-        _, one = processes[told].communicate(timeout=5)
-        try:
-            _, other = processes[1 - told].communicate(timeout=5)
-        except subprocess.TimeoutExpired:  # it waits for the first meeting, minutes if need be, or for the first step
-            processes[1 - told].terminate()
-            _, other = processes[1 - told].communicate(timeout=5)
+        with within(*processes):
+            if number % 2:  # in the midst of it, however long it takes to get there
+                wait_for_an_epoch(run, processes)
+                moment /= 2 * LONGEST
+            time.sleep(moment)
+            told = int(random.integers(2))
+            processes[told].send_signal(signum)
+            _, one = processes[told].communicate(timeout=5)
+            try:
+                _, other = processes[1 - told].communicate(timeout=3)
+            except subprocess.TimeoutExpired:  # it waits for the first meeting, minutes if need be, or the first step
+                processes[1 - told].terminate()
+                _, other = processes[1 - told].communicate(timeout=SILENCE if signum == signal.SIGKILL else 5)
         assert "Traceback" not in one + other, (moment, told, one, other)
         assert ("Stopped and saved" in one) == ("Stopped and saved" in other), (moment, told, one, other)
         codes = [processes[told].returncode, processes[1 - told].returncode]
@@ -55,7 +70,7 @@ def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], wh
         if "Stopped and saved" in other:
             assert codes == [128 + signal.SIGTERM] * 2, (moment, told, codes, one, other)
         if "Checkpoints are whole" in other or "another task died" in other:
-            assert codes[1] in ((1,) if told else (1, -signal.SIGABRT)), (moment, told, codes, other)
+            assert codes[1] in (1, -signal.SIGABRT), (moment, told, codes, other)
         said.append(other)
     # JAX itself ends those whose first process is gone: whoever is quicker says so.
     ways = ["Stopped and saved"] if signum == signal.SIGTERM else ["Checkpoints are whole", "another task died"]
@@ -65,17 +80,33 @@ def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], wh
     assert_same_run(load_run(run), whole)
 
 
+def test_one_that_is_frozen(words: list[str], tmp_path: Path) -> None:
+    """And can go on later: the other has ended, and one process resumes what both began."""
+    run = tmp_path / "run"
+    first, second = processes = start_together(2, "train.py", *words, "--out", run, cwd=tmp_path)
+    with within(first, second):
+        wait_for_an_epoch(run, processes)
+        second.send_signal(signal.SIGSTOP)
+        _, err = first.communicate(timeout=SILENCE)
+        assert first.returncode in (1, -signal.SIGABRT), err
+        assert "Checkpoints are whole" in err or "another task died" in err
+        assert "Traceback" not in err
+    (done,) = together(1, "train.py", "--resume", run, cwd=tmp_path)
+    assert done[0] == 0, done
+    assert load_run(run).metrics[-1]["epoch"] == EPOCHS
+
+
 @pytest.mark.parametrize("moment", [1.0, 3.0, 5.0])
 def test_a_process_that_waits_for_the_others_ends_when_it_is_told_to(
     moment: float, words: list[str], tmp_path: Path
 ) -> None:
     """Whatever it does, or waits for: alone, it waits for the second one."""
     first, second = start_together(2, "train.py", *words, "--out", tmp_path / "run", cwd=tmp_path)
-    second.kill()
-    second.communicate()
-    time.sleep(moment)
-    first.send_signal(signal.SIGTERM)
-    _, err = first.communicate(timeout=5)
+    with within(first, second):
+        second.kill()
+        time.sleep(moment)
+        first.send_signal(signal.SIGTERM)
+        _, err = first.communicate(timeout=5)
     assert first.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM), err
     assert "Traceback" not in err
 
@@ -92,8 +123,9 @@ os._exit(3)
 """
     flags = ["--coordinator", where, "--num-processes", 2, "--process-id", 0]
     first = start("train.py", *words, "--out", tmp_path / "run", *flags, cwd=tmp_path)
-    subprocess.run([sys.executable, "-c", second], timeout=60)
-    _, err = first.communicate(timeout=60)
+    with within(first):
+        subprocess.run([sys.executable, "-c", second], timeout=60)
+        _, err = first.communicate(timeout=60)
     assert first.returncode == 1, err
     assert err.endswith("error: Another of the 2 processes has ended. Start all of them again.\n")
     assert "Traceback" not in err

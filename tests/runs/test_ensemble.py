@@ -84,14 +84,15 @@ def test_a_member_that_goes_bad_does_not_spoil_the_rest(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("last", [STEPS, STEPS + 5], ids=["after an epoch", "within an epoch"])
 def test_interrupted_members_go_on_as_if_they_had_never_stopped(
-    runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     advance = Report.advance
 
     def advance_and_interrupt(self, step, *arguments):
         advance(self, step, *arguments)
-        if step == STEPS + 5:
+        if step == last:
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Report, "advance", advance_and_interrupt)

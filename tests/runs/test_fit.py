@@ -5,9 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +19,9 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
+from flax_vae.metrics.means import Spans
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.ensemble import Ensemble
 from flax_vae.runs.loop import Interrupted
 from flax_vae.runs.report import Report
 
@@ -120,14 +125,15 @@ def test_latest_is_a_convenience_that_ends_no_run(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_in_mid_epoch_and_resumed_is_never_interrupted(
-    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int
+@pytest.mark.parametrize("last", [12, 17, 36], ids=["after an epoch", "within an epoch", "after the last epoch"])
+def test_interrupted_and_resumed_is_never_interrupted(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, last: int
 ) -> None:
     advance = Report.advance
 
     def advance_and_interrupt(self, step, *arguments):
         advance(self, step, *arguments)
-        if step == 17:
+        if step == last:
             signal.raise_signal(signum)
 
     monkeypatch.setattr(Report, "advance", advance_and_interrupt)
@@ -135,9 +141,41 @@ def test_interrupted_in_mid_epoch_and_resumed_is_never_interrupted(
     with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
         fit(config, tmp_path / "broken")
     assert stopped.value.signum == signum
-    assert (tmp_path / "broken" / "checkpoints" / "17").is_dir()
+    assert (tmp_path / "broken" / "checkpoints" / str(last)).is_dir()
     monkeypatch.undo()
     assert_same_run(resume(tmp_path / "broken"), run)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_evaluation_that_is_interrupted_is_made_when_the_run_is_resumed(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """However often."""
+    broken, evaluate = tmp_path / "broken", Ensemble.evaluate
+
+    def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
+        number = next(calls)  # the first evaluates nothing, it compiles
+
+        def interrupted_spans(start: int, end: int) -> Iterator[tuple[int, int]]:
+            for i, span in enumerate(spans(start, end)):
+                assert (number, i) != (stopped_at, 1), "it goes on"
+                yield span
+                if number == stopped_at:
+                    signal.raise_signal(signal.SIGTERM)
+
+        return evaluate(self, images, interrupted_spans)
+
+    monkeypatch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
+    calls, stopped_at = count(), epoch
+    with pytest.raises(Interrupted):
+        fit(config, broken)
+    calls, stopped_at = count(), 1
+    with pytest.raises(Interrupted):
+        resume(broken)
+    assert [record["epoch"] for record in RunDirectory(broken).metrics()] == [*range(1, epoch)]
+    assert (broken / "checkpoints" / str(12 * epoch)).is_dir()
+    monkeypatch.undo()
+    assert_same_run(resume(broken), run)
 
 
 @pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f", " --objective mine:f")])

@@ -72,7 +72,7 @@ def test_a_training_from_disk_is_that_from_memory(run: Run, config: Config, tmp_
 
 
 @pytest.mark.usefixtures("on_disk", "without_pictures")
-@pytest.mark.parametrize("last", [4, 17], ids=["after a block", "within a block"])
+@pytest.mark.parametrize("last", [4, 12, 17], ids=["after a block", "after an epoch", "within a block"])
 def test_stopped_in_the_midst_of_an_epoch_it_goes_on_with_the_next_image(
     last: int, run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
