@@ -132,6 +132,7 @@ def test_while_a_step_is_compiled(config: Config, tmp_path: Path) -> None:
     process = start("train.py", *words.split(), cwd=tmp_path)
     with within(process):
         while not (tmp_path / "run" / "config.json").exists():
+            assert process.poll() is None
             time.sleep(0.1)
         time.sleep(3)
         process.send_signal(signal.SIGTERM)
