@@ -41,7 +41,7 @@ class Member(NamedTuple):
 
     @property
     def epochs_reported(self) -> int:
-        """One fewer than were made where it was stopped before an epoch had been evaluated."""
+        """The epochs that it was trained for, but the last one if it was stopped before that had been evaluated."""
         unreported = any(np.any(total) for total in self.totals.values())
         return (int(self.state.step) - unreported) // self.training.steps_per_epoch
 
@@ -144,7 +144,7 @@ class Ensemble(ExitStack):
         return images
 
     def compile(self, images: Any, rows: Array | None, held_out: Batch) -> None:
-        """Make no step and evaluate no batch, of arguments as those of `advance` and `evaluate` will be."""
+        """Compile what `advance` and `evaluate` run, by a dispatch of no steps and an evaluation of no batches."""
         self.advance(images, rows, 0, 0)
         self.evaluate(first_block(held_out, self.members[0].training.batch_size), lambda start, end: [(start, start)])
 
@@ -224,7 +224,7 @@ class Ensemble(ExitStack):
         self.totals = jax.tree.map(jnp.zeros_like, self.totals)
 
     def save(self, step: int) -> None:
-        """A checkpoint of each member that still trains.
+        """A checkpoint of each member that still trains, where it has none of this step.
 
         Raises:
             UserError: it cannot be written; or the run directory is gone, which Orbax would make anew.
@@ -232,7 +232,8 @@ class Ensemble(ExitStack):
         states, totals = self.states(self.state), self.unstack(self.totals)
         for i in self.going():
             self.members[i].directory.config()  # raises where it is gone
-            checkpoints.save(self.checkpoints[i], step, checkpoint_items(states[i], totals[i]))
+            if self.checkpoints[i].latest_step() != step:
+                checkpoints.save(self.checkpoints[i], step, checkpoint_items(states[i], totals[i]))
 
     def finish(self) -> None:
         """Wait until the checkpoints are written."""

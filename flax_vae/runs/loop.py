@@ -57,7 +57,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     training, steps_per_epoch = members[0].training, members[0].training.steps_per_epoch
     config, data = training.config, training.data
     furthest = max(members, key=lambda member: int(member.state.step))
-    step = saved = int(furthest.state.step)
+    step = int(furthest.state.step)
     epochs = range(furthest.epochs_reported, config.epochs)
     clock = _Clock(furthest.directory.metrics())
     directories = [member.directory for member in members] if is_first() else []
@@ -79,8 +79,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
 
             def stop_if_told() -> None:
                 if signum := agreed(received[0] if received else 0):
-                    if step > saved:
-                        ensemble.save(step)
+                    ensemble.save(step)
                     ensemble.finish()
                     raise Interrupted(signum, directory, config)
 
@@ -111,9 +110,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                 }
                 report.finish_epoch(records if is_first() else {})
                 ensemble.clear_totals()
-                if step > saved:
-                    ensemble.save(step)
-                    saved = step
+                ensemble.save(step)
                 ensemble.stop_stale()
                 stop_if_told()
     return set(ensemble.failed)
