@@ -2,7 +2,7 @@
 
 import sys
 
-from flax_vae.cli.start import start
+from flax_vae.system.signals import start
 
 
 def _command() -> int:

@@ -2,7 +2,7 @@
 
 from math import prod
 
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 
 
 def macs(model: str, image_shape: ImageShape = (28, 28, 1), latent_dim: int = 2) -> int:

@@ -19,8 +19,8 @@ import numpy as np
 import tyro
 
 from flax_vae import ELBO, gated_mlp, init_state, load_images, make_optimizer, make_train_step, use_machine
+from flax_vae.fitting.members import checkpoint_items
 from flax_vae.runs import checkpoints
-from flax_vae.runs.ensemble import checkpoint_items
 
 
 @dataclass(frozen=True)

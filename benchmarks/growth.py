@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import ELBO, init_state, make_optimizer, make_train_step, use_machine
-from flax_vae.models.presets import PRESETS
+from flax_vae.presets import PRESETS
 from flax_vae.runs.config import RECIPES
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps

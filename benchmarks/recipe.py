@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import RECIPES, Config, fit, load_images, use_machine
-from flax_vae.machine import cpu_cores
+from flax_vae.system.machine import cpu_cores
 
 HERE = Path(__file__).parent
 Preset = Literal["gated_mlp", "residual_conv", "tutorial_conv"]

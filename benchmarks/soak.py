@@ -28,9 +28,9 @@ import numpy as np
 import tyro
 
 from flax_vae import Config, Run, evaluate, fit, load_images, load_run, resume, sample, use_machine
+from flax_vae.evaluation.evaluate import Plan
+from flax_vae.fitting.loop import Interrupted
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.evaluate import Plan
-from flax_vae.runs.loop import Interrupted
 
 Look = dict[str, float]
 TURNS = 4

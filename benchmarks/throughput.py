@@ -39,7 +39,8 @@ from flax_vae import (
     use_machine,
 )
 from flax_vae.batches import epoch_indices
-from flax_vae.models.presets import PRESETS, channel_means
+from flax_vae.presets import PRESETS
+from flax_vae.presets.given import channel_means
 from flax_vae.training.ensemble import make_ensemble_steps, stack
 from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, ensemble_mesh
 

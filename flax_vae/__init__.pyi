@@ -16,8 +16,10 @@ from .distributions import (
     kl_divergence,
     register_kl,
 )
-from .errors import UserError
-from .machine import Cluster, use_machine
+from .evaluation.evaluate import evaluate
+from .evaluation.tables import compare
+from .export.directory import export_run, verify_export
+from .fitting.fit import fit, fit_many, resume, resume_many
 from .metrics.likelihood import log_likelihood
 from .models import (
     VAE,
@@ -43,12 +45,7 @@ from .models import (
     TopDownPrior,
     VampPrior,
     bind,
-    gated_mlp,
     init,
-    ladder,
-    residual_conv,
-    tutorial_conv,
-    tutorial_dense,
 )
 from .objectives import (
     DIPVAE,
@@ -68,23 +65,13 @@ from .objectives import (
     log_weights,
     rate,
 )
+from .presets import gated_mlp, ladder, residual_conv, tutorial_conv, tutorial_dense
 from .runs.config import RECIPES, Config
-from .runs.evaluate import evaluate
-from .runs.export import export_run, verify_export
-from .runs.fit import fit, fit_many, resume, resume_many
 from .runs.run import Run, load_run, write_run
-from .runs.tables import compare
-from .sampling import (
-    decode,
-    encode,
-    interpolate,
-    latent_grid,
-    reconstruct,
-    reconstruct_layers,
-    sample,
-    sample_gmm,
-    traverse,
-)
+from .samplers.mixture import sample_gmm
+from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
+from .system.errors import UserError
+from .system.machine import Cluster, use_machine
 from .training.optimizers import make_optimizer
 from .training.step import TrainState, init_state, make_train_step
 

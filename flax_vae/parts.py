@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of the 32 bits that JAX counts and computes in

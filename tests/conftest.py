@@ -68,7 +68,7 @@ def images() -> np.ndarray:
 @pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
-    monkeypatch.setattr("flax_vae.runs.fit.draw_pictures", lambda *_: None)
+    monkeypatch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import numpy as np
 
 from flax_vae import Config, init
 from flax_vae.export.functions import ModelFunction, model_functions
-from flax_vae.models import LIKELIHOODS, POSTERIORS, PRESETS, PRIORS
-from flax_vae.runs.build import make_model
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
+from flax_vae.presets import PRESETS
+from flax_vae.runs.models import make_model
 
 CLASSES = 2
 _SMALL = {

@@ -14,8 +14,8 @@ from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train, given
-from flax_vae.models import PRESETS
 from flax_vae.objectives import OBJECTIVES
+from flax_vae.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}

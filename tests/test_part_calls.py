@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from flax_vae.errors import UserError
 from flax_vae.parts import Parts, read_call
 from flax_vae.runs.config import PARTS
+from flax_vae.system.errors import UserError
 
 EVERY_PART = [(parts, name) for parts in PARTS.values() for name in parts]
 

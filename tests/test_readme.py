@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flax_vae import Config, fit
-from flax_vae.runs.build import load_objective
+from flax_vae.fitting.build import load_objective
 from flax_vae.runs.config import PARTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

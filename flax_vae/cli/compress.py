@@ -11,12 +11,12 @@ import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.compress import Header, compress, decompress, read_header
-from flax_vae.console import say, tell
 from flax_vae.data.image_files import NamedImages, is_one_file, read_images, write_images
-from flax_vae.errors import UserError
-from flax_vae.files import write_whole
-from flax_vae.machine import use_machine
 from flax_vae.runs.run import Run, load_run, run_data
+from flax_vae.system.console import say, tell
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_whole
+from flax_vae.system.machine import use_machine
 
 _PIPE = Path("-")
 

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
-from flax_vae.console import tell
-from flax_vae.errors import UserError
-from flax_vae.files import write_json
-from flax_vae.machine import cpu_cores, use_machine
+from flax_vae.evaluation.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluate
+from flax_vae.evaluation.tables import compare, show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize, flag
-from flax_vae.runs.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluate
-from flax_vae.runs.tables import compare, show
+from flax_vae.system.console import tell
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json
+from flax_vae.system.machine import cpu_cores, use_machine
 
 
 @dataclass(frozen=True)

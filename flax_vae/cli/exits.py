@@ -12,12 +12,12 @@ from typing import Never
 
 import jax
 
-from flax_vae.cli.start import Terminated, end, leave, on_signals, signal_of
-from flax_vae.cluster import together
-from flax_vae.console import degrade_output, say, tell
-from flax_vae.errors import Lost, UserError
-from flax_vae.memory import used_up
-from flax_vae.runs.loop import Interrupted
+from flax_vae.fitting.loop import Interrupted
+from flax_vae.system.console import degrade_output, say, tell
+from flax_vae.system.errors import Lost, UserError
+from flax_vae.system.memory import used_up
+from flax_vae.system.processes import together
+from flax_vae.system.signals import Terminated, end, leave, on_signals, signal_of
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
 _raised: list[KeyboardInterrupt] = []  # what signals became

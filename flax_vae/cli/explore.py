@@ -7,10 +7,10 @@ from typing import Annotated, ClassVar
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
-from flax_vae.console import tell
-from flax_vae.machine import use_machine
-from flax_vae.runs.explore import write_explorer
+from flax_vae.explore.write import write_explorer
 from flax_vae.runs.run import load_run
+from flax_vae.system.console import tell
+from flax_vae.system.machine import use_machine
 
 
 @dataclass(frozen=True)

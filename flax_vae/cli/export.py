@@ -6,12 +6,12 @@ from typing import ClassVar
 
 import tyro
 
-from flax_vae.console import tell
-from flax_vae.machine import use_machine
+from flax_vae.export.directory import ExportFormat, export_run
 from flax_vae.runs import hub
 from flax_vae.runs.directory import refuse_used
-from flax_vae.runs.export import ExportFormat, export_run
 from flax_vae.runs.run import load_run
+from flax_vae.system.console import tell
+from flax_vae.system.machine import use_machine
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from flax_vae.console import say, tell
 from flax_vae.data import absolute
 from flax_vae.data.prepare import prepare_images
-from flax_vae.errors import UserError
 from flax_vae.runs.directory import refuse_used
+from flax_vae.system.console import say, tell
+from flax_vae.system.errors import UserError
 
 
 @dataclass(frozen=True)

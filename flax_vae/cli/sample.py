@@ -9,13 +9,13 @@ import numpy as np
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable, run_command
-from flax_vae.console import tell
-from flax_vae.errors import UserError
-from flax_vae.files import write_whole
-from flax_vae.machine import use_machine
+from flax_vae.evaluation.samples import MODES, Wish, from_gmm
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.run import load_run
-from flax_vae.runs.samples import MODES, Wish, from_gmm
+from flax_vae.system.console import tell
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_whole
+from flax_vae.system.machine import use_machine
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from flax_vae.cli.exits import run_command
-from flax_vae.cluster import is_first
-from flax_vae.console import printable, say, tell
-from flax_vae.errors import UserError
-from flax_vae.machine import Cluster, cpu_cores, use_machine
-from flax_vae.runs.build import load_objective
+from flax_vae.fitting.build import load_objective
+from flax_vae.fitting.fit import Run, fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.fit import Run, fit, fit_many, resume, resume_many
+from flax_vae.system.console import printable, say, tell
+from flax_vae.system.errors import UserError
+from flax_vae.system.machine import Cluster, cpu_cores, use_machine
+from flax_vae.system.processes import is_first
 
 _MOST_MEMBERS = 1000  # each has a run directory of its own, and files in it open all the time
 EXAMPLES = """

@@ -20,8 +20,8 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
-from flax_vae.errors import UserError
 from flax_vae.models.vae import Params
+from flax_vae.system.errors import UserError
 
 MAGIC, VERSION = b"\x89FVAE\r\n\x1a", 1  # as of PNG: a transfer that takes it for text damages it visibly
 _FIXED, _SUM = struct.Struct("<8sBI"), 16

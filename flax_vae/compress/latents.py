@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from flax_vae.compress import stack as stacks
 from flax_vae.compress.stack import STEP, Stack
 from flax_vae.distributions import Flow, LatentDistribution, Mixture, MultivariateNormal, Normal
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 _WEIGHTS = 2**20  # probabilities are rounded to this part of one
 Values = Int[np.ndarray, "_b ..."]  # of the latents of a block, in steps

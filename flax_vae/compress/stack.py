@@ -10,7 +10,7 @@ import constriction
 import numpy as np
 from jaxtyping import Float, Int, UInt32
 
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 Stack = Any  # constriction's AnsCoder, which has no types
 Symbols = Int[np.ndarray, " n"]

@@ -24,8 +24,8 @@ from flax_vae.data.images import (
 )
 from flax_vae.data.own_images import load_own
 from flax_vae.data.tfds_images import is_known, load_tfds
-from flax_vae.errors import UserError
-from flax_vae.memory import refuse_larger
+from flax_vae.system.errors import UserError
+from flax_vae.system.memory import refuse_larger
 
 MAX_CLASSES = 10_000  # of a conditional model
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flax_vae.errors import UserError
-from flax_vae.memory import refuse_larger
+from flax_vae.system.errors import UserError
+from flax_vae.system.memory import refuse_larger
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _WAY_OUT = "save fewer images, or smaller ones"

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.console import say_once
 from flax_vae.data import tfds_images
 from flax_vae.data.images import SOURCES, ImageData, idx_header, idx_sha256, image_data
 from flax_vae.data.network import check_reachable, fetch
-from flax_vae.errors import UserError
+from flax_vae.system.console import say_once
+from flax_vae.system.errors import UserError
 
 NAME = "fashion_mnist"
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

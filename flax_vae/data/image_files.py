@@ -10,8 +10,8 @@ from jaxtyping import Int, UInt8
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import stack
 from flax_vae.data.own_images import EXTENSIONS, list_images, pixels
-from flax_vae.errors import UserError
-from flax_vae.files import write_whole
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_whole
 
 
 class NamedImages(NamedTuple):

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
 from flax_vae.batches import OnDisk, StoredImages
-from flax_vae.console import progress
-from flax_vae.errors import UserError
-from flax_vae.memory import refuse_larger
 from flax_vae.parts import Parts
+from flax_vae.system.console import progress
+from flax_vae.system.errors import UserError
+from flax_vae.system.memory import refuse_larger
 
 SOURCES = Parts("dataset", supplied=("split", "data_dir"))  # image sets with a loader of their own
 

@@ -6,7 +6,7 @@ import urllib.request
 from concurrent.futures import Future
 from http.client import HTTPException
 
-from flax_vae.console import progress
+from flax_vae.system.console import progress
 
 TIMEOUT = 5.0  # seconds that a server may be silent
 CHUNK = 1 << 16  # bytes

@@ -10,7 +10,7 @@ from jaxtyping import Bool, UInt8
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import ImageData, image_data, nine_to_one, resize_all, stack
 from flax_vae.data.records import is_prepared, load_prepared
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 FLOAT_CHUNK = 1024  # images converted at a time: the floats may be larger than memory

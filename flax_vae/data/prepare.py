@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from flax_vae.console import progress
 from flax_vae.data import is_path, is_source, load_images
 from flax_vae.data.arrays import map_npy
 from flax_vae.data.images import OneSize, nine_to_one, pixel_size, resize
@@ -16,7 +15,8 @@ from flax_vae.data.own_images import check_images, list_splits, names_of_classes
 from flax_vae.data.records import Split, Writer, is_prepared, write_about
 from flax_vae.data.tfds_images import examples, find_or_prepare, stored_splits
 from flax_vae.data.tfds_images import names_of_classes as names_of_labels
-from flax_vae.files import new_directory
+from flax_vae.system.console import progress
+from flax_vae.system.files import new_directory
 
 _AT_ONCE = 500  # images of an array
 Image = tuple[str, UInt8[np.ndarray, "_h _w _c"], int]  # what it is called in an error, its pixels, its label or -1

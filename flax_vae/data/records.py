@@ -19,8 +19,8 @@ from jaxtyping import Int, UInt8
 from flax_vae.batches import OnDisk
 from flax_vae.data.arrays import read_npy
 from flax_vae.data.images import ImageData, idx_digest, idx_sha256, image_data, resize_all
-from flax_vae.errors import UserError
-from flax_vae.memory import refuse_larger, whole_memory
+from flax_vae.system.errors import UserError
+from flax_vae.system.memory import refuse_larger, whole_memory
 
 ABOUT = "prepared.json"
 _FORMAT = 1

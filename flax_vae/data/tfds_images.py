@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from flax_vae.data.images import ImageData, image_data, nine_to_one, stack
 from flax_vae.data.network import check_reachable
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for the number of channels
 

@@ -5,9 +5,9 @@ const {encode, decode, sample} = engine.open(program)    // JavaScript: the text
 page(vae, params, images, labels, class_names, about)    # HTML: all of that, test images, and what to explore them by
 """
 
+from flax_vae.explore.compiler.graph import Graph, Weights, graph
+from flax_vae.explore.compiler.program import ENGINE, halved, program
 from flax_vae.explore.functions import Functions, graphs
-from flax_vae.explore.graph import Graph, Weights, graph
 from flax_vae.explore.page import About, page
-from flax_vae.explore.program import ENGINE, halved, program
 
 __all__ = ["ENGINE", "About", "Functions", "Graph", "Weights", "graph", "graphs", "halved", "page", "program"]

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions import Distribution, LatentDistribution, Normal
-from flax_vae.explore.graph import Graph, Weights, graph
+from flax_vae.explore.compiler.graph import Graph, Weights, graph
 from flax_vae.models.ladder import Ladder
 from flax_vae.models.protocol import is_flat, require_flat
 from flax_vae.models.vae import Params, beside, bind, with_dtype
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 
 Choose = Callable[[Normal], Float[Array, "k b h w c"]]  # the prior of a map of latents -> the map
 

@@ -21,12 +21,12 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.errors import UserError
+from flax_vae.explore.compiler.program import ENGINE, halved, program
 from flax_vae.explore.functions import Functions, graphs
 from flax_vae.explore.planes import DEPTH, Axes, Posteriors, density, dimensions, pairs, posteriors, principal_axes
 from flax_vae.explore.planes import shades as shades_of
-from flax_vae.explore.program import ENGINE, halved, program
 from flax_vae.models.vae import Params
+from flax_vae.system.errors import UserError
 
 _WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from flax_vae.errors import UserError
 from flax_vae.export.functions import Argument, ModelFunction
 from flax_vae.export.onnx import run_onnx, to_onnx
 from flax_vae.export.stablehlo import run_stablehlo, to_stablehlo
+from flax_vae.system.errors import UserError
 
 TOLERANCE = 1e-5  # of the largest number, or of 1: float32 in another order
 _FACTOR = 10  # by which a format may exceed the error of rounding the arguments alone

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.models.protocol import Inference, Layer
 from flax_vae.models.vae import Context, Params, bind, with_dtype
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 from flax_vae.objectives.terms import log_weights
 
 Shape = tuple[int | str, ...]

@@ -12,9 +12,9 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array
 
-from flax_vae.errors import UserError
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import Rule, flat_graph, free_shapes
+from flax_vae.system.errors import UserError
 
 _OPSET = 18  # of December 2022, the oldest that jax2onnx writes without faults
 

@@ -14,11 +14,11 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.batches import Images, StoredImages, epoch_indices, to_unit
-from flax_vae.console import progress
-from flax_vae.metrics.means import in_blocks
+from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.vae import Params
 from flax_vae.nn.convolutions import max_pool
-from flax_vae.nn.networks import Conv, dense
+from flax_vae.nn.layers import Conv, dense
+from flax_vae.system.console import progress
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import DATA_AXIS, EVERYWHERE, data_mesh, shardings
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
-from flax_vae.metrics.means import in_blocks
+from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.vae import Params, bind
 
 

@@ -12,10 +12,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
-from flax_vae.errors import UserError
 from flax_vae.models.protocol import Inference
 from flax_vae.models.vae import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
+from flax_vae.system.errors import UserError
 from flax_vae.training.sharding import DATA_AXIS
 
 IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # in `log_likelihood`: enough rows for fast matrix products, few enough to fit

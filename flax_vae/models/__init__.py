@@ -20,15 +20,6 @@ from flax_vae.models.posteriors import (
     InverseAutoregressive,
     TopDownPosterior,
 )
-from flax_vae.models.presets import (
-    PRESETS,
-    channel_means,
-    gated_mlp,
-    ladder,
-    residual_conv,
-    tutorial_conv,
-    tutorial_dense,
-)
 from flax_vae.models.priors import (
     PRIORS,
     ConditionalNormal,
@@ -44,7 +35,6 @@ from flax_vae.models.vae import VAE, Context, Params, bind, init, variables
 __all__ = [
     "LIKELIHOODS",
     "POSTERIORS",
-    "PRESETS",
     "PRIORS",
     "VAE",
     "AutoregressiveLikelihood",
@@ -74,13 +64,7 @@ __all__ = [
     "TopDownPrior",
     "VampPrior",
     "bind",
-    "channel_means",
-    "gated_mlp",
     "init",
-    "ladder",
     "require_flat",
-    "residual_conv",
-    "tutorial_conv",
-    "tutorial_dense",
     "variables",
 ]

@@ -14,7 +14,7 @@ from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
 from flax_vae.models.vae import beside, context_of, draw, with_priors
-from flax_vae.nn.networks import (
+from flax_vae.nn.layers import (
     Conv,
     ImageShape,
     Maps,

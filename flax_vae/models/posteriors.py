@@ -15,7 +15,7 @@ from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.compound import Chain, Flow
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.nn.bijectors import Autoregressive
-from flax_vae.nn.values import Function, as_value
+from flax_vae.nn.bound_functions import Function, as_value
 from flax_vae.parts import Parts
 
 POSTERIORS = Parts("posterior", supplied=("latent_dim",))

@@ -16,12 +16,12 @@ from flax_vae.batches import StoredImages
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.compound import Chain, Flow, Mixture
 from flax_vae.distributions.normal import Normal
-from flax_vae.memory import refuse_larger
 from flax_vae.models.posteriors import DiagonalNormal, conditionals
 from flax_vae.nn.bijectors import Couplings
-from flax_vae.nn.networks import ImageShape
-from flax_vae.nn.values import as_value
+from flax_vae.nn.bound_functions import as_value
+from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
+from flax_vae.system.memory import refuse_larger
 
 PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 
 class Layer(NamedTuple):

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
 from flax_vae.distributions.compound import Draw, draw_layers, layers, layers_at
-from flax_vae.errors import UserError
-from flax_vae.machine import warn_of_wrong_sums
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
+from flax_vae.system.errors import UserError
+from flax_vae.system.machine import warn_of_wrong_sums
 
 Params = Mapping[str, Any]  # a pytree of arrays by the names of Linen's modules
 Context = Float[Array | np.ndarray, "b v"] | None

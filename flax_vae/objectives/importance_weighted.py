@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.errors import UserError
 from flax_vae.models.protocol import Inference, Model
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
+from flax_vae.system.errors import UserError
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 Schedule = float | Array | Callable[[Array], Array]
 

@@ -4,7 +4,6 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from flax_vae.files import write_whole
 from flax_vae.plots.style import (
     FilePath,
     Images,
@@ -16,6 +15,7 @@ from flax_vae.plots.style import (
     shown_latents,
     to_uint8,
 )
+from flax_vae.system.files import write_whole
 
 
 def save_image_grid(path: FilePath, images: Images, columns: int, padding: int = 1) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from flax_vae.files import write_whole
+from flax_vae.system.files import write_whole
 
 Axes = Any  # matplotlib's, which is not imported up here
 FilePath = str | os.PathLike[str]

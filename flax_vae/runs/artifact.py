@@ -15,14 +15,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from flax_vae.errors import UserError
-from flax_vae.files import write_json, write_whole
 from flax_vae.models.vae import Params
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 from flax_vae.runs.checkpoints import check_shapes, named, names
 from flax_vae.runs.config import Config
 from flax_vae.runs.config_file import config_content, parse_config
 from flax_vae.runs.directory import Record
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json, write_whole
 
 FORMAT = 1
 SUFFIX = ".safetensors"

@@ -21,8 +21,8 @@ import jax
 import numpy as np
 from jax.tree_util import keystr
 
-from flax_vae.cluster import added_up, lost
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
+from flax_vae.system.processes import added_up, lost
 
 _SUMS = "sums"  # an item of each checkpoint, beside those of arrays
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
 from flax_vae.data import SOURCES
-from flax_vae.errors import UserError
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS
-from flax_vae.models.presets import PRESETS
 from flax_vae.models.priors import PRIORS
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
+from flax_vae.presets import PRESETS
+from flax_vae.system.errors import UserError
 
 Binarize = Literal["none", "fixed", "dynamic"]
 _SEEDS, _LARGEST_SEED = ("seed", "binarize_seed"), 2**32 - 1  # of a larger one JAX takes the lowest 32 bits

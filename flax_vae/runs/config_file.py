@@ -6,9 +6,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from flax_vae.errors import UserError
-from flax_vae.files import write_json
 from flax_vae.runs.config import Config
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json
 
 FORMAT = 2  # raised when an older program could misread a newer file
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 from flax_vae.batches import Batch, OnDisk
 from flax_vae.data import ImageData, as_batch, class_names, draw_binary, load_images, split_validation
-from flax_vae.errors import UserError
 from flax_vae.runs.config import Config
+from flax_vae.system.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,18 +16,17 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from flax_vae.cluster import by_first
-from flax_vae.console import say
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
-from flax_vae.errors import UserError
-from flax_vae.files import write_json, write_whole
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 from flax_vae.runs import checkpoints
-from flax_vae.runs.build import Training
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.data import Data
+from flax_vae.system.console import say
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json, write_whole
+from flax_vae.system.processes import by_first
 
 Record = dict[str, Any]  # an epoch, as a line of metrics.jsonl
 Content = TypeVar("Content")
@@ -104,17 +103,16 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def create(self, training: Training) -> None:
+    def create(self, config: Config, data: Data, objective: str) -> None:
         """Write provenance, a few test images with their labels, and the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
-        config, data = training.config, training.data
         device = jax.devices()[0]
         provenance = {
             "command": sys.argv,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "data": data_sums(data),
             "sources": {"train": data.train.provenance, "test": data.test.provenance},
-            "objective": repr(training.objective_at(config.beta)),
+            "objective": objective,
             "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
             "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         }

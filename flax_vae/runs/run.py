@@ -8,15 +8,15 @@ import jax
 import numpy as np
 
 from flax_vae.data import one_hot
-from flax_vae.errors import UserError
 from flax_vae.models.vae import Params, init, with_dtype
-from flax_vae.nn.networks import ImageShape
+from flax_vae.nn.layers import ImageShape
 from flax_vae.runs import artifact, checkpoints, hub
 from flax_vae.runs.artifact import Artifact
-from flax_vae.runs.build import make_model
 from flax_vae.runs.config import Binarize, Config
 from flax_vae.runs.data import Data, load_data
 from flax_vae.runs.directory import Record, RunDirectory, data_sums
+from flax_vae.runs.models import make_model
+from flax_vae.system.errors import UserError
 
 _PRETRAINED = "pretrained:"
 

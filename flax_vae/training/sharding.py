@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding, get_abstract_mesh
 
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 MEMBERS_AXIS, DATA_AXIS, FSDP_AXIS = "members", "data", "fsdp"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)

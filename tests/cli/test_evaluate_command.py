@@ -72,10 +72,10 @@ def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return log_likelihood(*args)
 
-    monkeypatch.setattr("flax_vae.runs.evaluate.log_likelihood", interrupted)
+    monkeypatch.setattr("flax_vae.evaluation.evaluate.log_likelihood", interrupted)
     assert main([*command, str(figures)]) == 130
     with monkeypatch.context() as of_another:
-        of_another.setattr("flax_vae.runs.evaluate.__version__", "0.0.1")
+        of_another.setattr("flax_vae.evaluation.evaluate.__version__", "0.0.1")
         assert main([*command, str(figures)]) == 130
     assert not figures.exists()
     assert main([*command, str(figures)]) == 0
@@ -107,7 +107,7 @@ def test_figures_that_are_not_finite_are_named(
 ) -> None:
     run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
     run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
-    monkeypatch.setattr("flax_vae.runs.evaluate.load_run", lambda *_: run)
+    monkeypatch.setattr("flax_vae.evaluation.evaluate.load_run", lambda *_: run)
     assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error

@@ -9,7 +9,7 @@ import pytest
 
 from flax_vae import Config, load_run
 from flax_vae.cli.main import main
-from flax_vae.runs.explore import about
+from flax_vae.explore.write import about
 
 pytestmark = pytest.mark.quick_compile
 

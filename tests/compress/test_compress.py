@@ -13,7 +13,7 @@ import pytest
 
 from flax_vae import Config, UserError, bind, init, load_run, log_weights
 from flax_vae.compress import Header, compress, container, decompress, read_header
-from flax_vae.runs.build import make_model
+from flax_vae.runs.models import make_model
 
 KEY = jax.random.key(0)
 SHAPE, CLASSES = (6, 5, 1), 3

@@ -17,7 +17,7 @@ from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
 
 from flax_vae import console
 from flax_vae.data import ImageData, fashion_mnist, load_images
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 
 def copies(source: Path, folder: Path, **damage) -> Path:

@@ -8,7 +8,7 @@ import pytest
 from files import as_image, cut, picture
 
 from flax_vae.data import class_names, load_images
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 
 def save(path: Path, array: np.ndarray, **options) -> None:

@@ -16,8 +16,8 @@ from flax_vae import prepare_images
 from flax_vae.batches import OnDisk
 from flax_vae.cli.main import main
 from flax_vae.data import ImageData, load_images, split_validation
-from flax_vae.errors import UserError
-from flax_vae.models.presets import channel_means
+from flax_vae.presets.given import channel_means
+from flax_vae.system.errors import UserError
 
 
 def save(path: Path, array: np.ndarray) -> None:
@@ -162,7 +162,7 @@ def test_what_needs_all_images_in_memory_says_so(
 ) -> None:
     images = two[1].images
     monkeypatch.setattr("flax_vae.data.records._CHECKED", 100)
-    monkeypatch.setattr("flax_vae.memory.free_memory", lambda: 1000)
+    monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"27 images of .*out at once: 0 MiB of memory are needed"):
         np.asarray(images)
 

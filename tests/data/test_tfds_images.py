@@ -11,7 +11,7 @@ from files import DEBIAN, as_image, cached_files, full_set, picture
 
 from flax_vae import prepare_images
 from flax_vae.data import load_images
-from flax_vae.errors import UserError
+from flax_vae.system.errors import UserError
 
 
 def tfds_builder(set_name: str, features: dict, examples: dict[str, list[dict]], registered: bool, urls=()) -> type:

@@ -12,8 +12,9 @@ import pytest
 
 from flax_vae import Config, UserError, bind, init
 from flax_vae.explore import Functions, graphs, halved, program
-from flax_vae.models import LIKELIHOODS, POSTERIORS, PRESETS, PRIORS
-from flax_vae.runs.build import make_model
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
+from flax_vae.presets import PRESETS
+from flax_vae.runs.models import make_model
 from flax_vae.runs.run import load_run
 
 Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]

@@ -16,7 +16,7 @@ from flax_vae import Config, UserError, init
 from flax_vae.data.fashion_mnist import CLASS_NAMES
 from flax_vae.explore import page
 from flax_vae.explore.page import _number, png
-from flax_vae.runs.build import make_model
+from flax_vae.runs.models import make_model
 
 pytestmark = pytest.mark.quick_compile  # images are compared by their bytes; test_functions.py compares numbers
 

@@ -17,7 +17,7 @@ from flax_vae.explore.planes import (
     principal_axes,
     shades,
 )
-from flax_vae.runs.build import make_model
+from flax_vae.runs.models import make_model
 
 SPREAD = np.float32([0.2, 2.0, 1.0, 0.0])
 

@@ -7,7 +7,7 @@ from jax import export
 
 from flax_vae.export.formats import largest_error, random_arguments
 from flax_vae.export.stablehlo import run_stablehlo, to_stablehlo
-from flax_vae.models import PRESETS
+from flax_vae.presets import PRESETS
 
 # Types are checked where functions are tested: here that would take most of the time.
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]

@@ -14,7 +14,7 @@ from refusals import assert_refused
 from flax_vae import Config, fit
 from flax_vae.cli.main import main
 from flax_vae.data.fashion_mnist import FILES
-from flax_vae.runs.evaluate import Plan, evaluate
+from flax_vae.evaluation.evaluate import Plan, evaluate
 
 pytestmark = pytest.mark.quick_compile
 
@@ -98,7 +98,7 @@ def test_what_would_fill_the_memory(
         with Path(kind).open("wb") as file:
             file.write(header)
             file.truncate(len(header) + size)
-    monkeypatch.setattr("flax_vae.memory.free_memory", lambda: 2**25)
+    monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 2**25)
     what = "bomb.npz: images" if kind == "bomb.npz" else kind
     assert_refused(main, command(kind), f"{what}: 49 MiB of memory are needed, and 32 are free: save fewer", capsys)
 
@@ -110,7 +110,7 @@ def test_a_folder_that_would_fill_the_memory(
     Path("photos").mkdir()
     for number in range(40):
         Image.new("L", (side, side)).save(f"photos/{number}.png")
-    monkeypatch.setattr("flax_vae.memory.free_memory", lambda: 2**24)
+    monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 2**24)
     said = "40 images of 500 x 500 x 3: 28 MiB of memory are needed, and 16 are free: pass a smaller --image-size"
     assert_refused(main, [*COMMANDS["train"]("photos"), *words], said, capsys)
 

@@ -10,7 +10,7 @@ from flax_vae import Config, UserError
 from flax_vae.cli.main import main
 from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
-from flax_vae.runs.build import build
+from flax_vae.fitting.build import build
 
 pytestmark = pytest.mark.quick_compile
 
@@ -91,8 +91,8 @@ def test_a_training_that_just_fits_is_not_refused(few_images: Path, monkeypatch:
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=1)
     state = build(config).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state, state.params)))
-    monkeypatch.setattr("flax_vae.runs.build.device_memory", lambda: size)
+    monkeypatch.setattr("flax_vae.fitting.build.device_memory", lambda: size)
     build(config)
-    monkeypatch.setattr("flax_vae.runs.build.device_memory", lambda: size - 1)
+    monkeypatch.setattr("flax_vae.fitting.build.device_memory", lambda: size - 1)
     with pytest.raises(UserError, match="MiB of memory are needed"):
         build(config)

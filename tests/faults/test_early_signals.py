@@ -46,7 +46,7 @@ def run(program: str) -> "subprocess.CompletedProcess[str]":
     """A program whose command is the function `work`, to its end."""
     program += """
 import sys
-from flax_vae.cli.start import start
+from flax_vae.system.signals import start
 
 def command():
     from flax_vae.cli.exits import run_command

@@ -24,11 +24,11 @@ from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.fashion_mnist import idx_header, parse_idx
+from flax_vae.export.directory import verify_export
 from flax_vae.runs.artifact import PRETRAINED, read_artifact
-from flax_vae.runs.build import make_model
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.export import verify_export
+from flax_vae.runs.models import make_model
 
 CASES = int(os.environ.get("FLAX_VAE_FUZZ", "500"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 1), np.uint8)

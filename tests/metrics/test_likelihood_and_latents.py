@@ -28,6 +28,7 @@ from flax_vae import (
     tutorial_dense,
 )
 from flax_vae.data import draw_binary
+from flax_vae.evaluation.evaluate import collapse_warning
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.latents import (
     active_units,
@@ -36,11 +37,11 @@ from flax_vae.metrics.latents import (
     posterior_means,
 )
 from flax_vae.metrics.likelihood import Defence, pareto_k
-from flax_vae.metrics.means import look_at_each, make_evaluate
-from flax_vae.models.presets import channel_means
+from flax_vae.metrics.objective_means import make_evaluate
+from flax_vae.metrics.per_example import look_at_each
 from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.objectives.terms import apply_objective
-from flax_vae.runs.evaluate import collapse_warning
+from flax_vae.presets.given import channel_means
 
 KEY = jax.random.key(0)
 PARAMS = {shift: init(linear_gaussian(shift), KEY, (2, 2, 1)) for shift in (0.0, 0.15, 0.3)}

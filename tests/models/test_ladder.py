@@ -21,7 +21,7 @@ from flax_vae import (
     tutorial_dense,
 )
 from flax_vae.models.ladder import Ladder
-from flax_vae.runs.build import make_model
+from flax_vae.runs.models import make_model
 
 KEY = jax.random.key(0)
 

@@ -11,10 +11,11 @@ import scipy.special
 import scipy.stats
 
 from flax_vae import ELBO, Config, UserError, bind, encode, init, init_state, make_optimizer, make_train_step, sample
+from flax_vae.fitting.build import make_objective
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.terms import apply_objective
-from flax_vae.runs.build import make_model, make_objective
+from flax_vae.runs.models import make_model
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 

@@ -47,7 +47,8 @@ from flax_vae.distributions import (
     Normal,
 )
 from flax_vae.metrics.latents import elbo_surgery, posterior_means
-from flax_vae.metrics.means import look_at_each, make_evaluate
+from flax_vae.metrics.objective_means import make_evaluate
+from flax_vae.metrics.per_example import look_at_each
 from flax_vae.models.priors import CouplingFlow
 
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)

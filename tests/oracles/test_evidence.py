@@ -11,8 +11,8 @@ from scipy.special import logsumexp
 
 from flax_vae import VAE, Config, FullNormal, StandardNormal, bind, init, log_likelihood
 from flax_vae.batches import to_unit
-from flax_vae.nn.networks import DenseDecoder, DenseEncoder
-from flax_vae.runs.build import make_model
+from flax_vae.nn.dense import DenseDecoder, DenseEncoder
+from flax_vae.runs.models import make_model
 
 KEY = jax.random.key(0)
 

@@ -16,7 +16,7 @@ from flax_vae import Bernoulli, Config, Normal, bind, init, kl_divergence, log_w
 from flax_vae.distributions.compound import Mixture
 from flax_vae.distributions.levels import LEVELS, BetaBinomial, Categorical
 from flax_vae.distributions.normal import MultivariateNormal
-from flax_vae.runs.build import make_model
+from flax_vae.runs.models import make_model
 
 
 class Parameters:

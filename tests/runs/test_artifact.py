@@ -25,7 +25,7 @@ def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, ema_decay=0.9, conditional=True
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_vae.runs.fit.draw_pictures", lambda *_: None)
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
         return fit(config, tmp_path_factory.mktemp("runs") / "run")
 
 

@@ -1,0 +1,1 @@
+"""A compiler from jaxprs to the instructions that the page's engine runs."""

@@ -1,0 +1,70 @@
+"""Sums of products as one instruction: JAX's `dot_general`, and convolutions as products with a view of windows."""
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from flax_vae.explore.compiler.memory import Recorder, Value, known, unknown
+from flax_vae.explore.compiler.primitives import Rule, padded, refuse, reshape
+
+
+def _contract(record: Recorder, a: Value, b: Value, batch: int, sums: int) -> Value:
+    """out[t, i, j] = Σ_k a[t, i, k] b[t, j, k], where t, i, j and k are some axes each.
+
+    Args:
+        record: takes the instruction.
+        a, b: the factors.
+        batch: how many axes t has.
+        sums: how many axes k has.
+    """
+    rows, columns = a.view.ndim - batch - sums, b.view.ndim - batch - sums
+    lead, summed = a.view.shape[: batch + rows], a.view.shape[batch + rows :]
+    out = unknown(lead + b.view.shape[batch : batch + columns])
+    shape = out.view.shape + summed
+    whole = out.seen_as(lambda view: view.reshape(view.shape + (1,) * sums)).to(shape)
+    spread = a.seen_as(lambda view: np.expand_dims(view, tuple(range(batch + rows, batch + rows + columns))))
+    record.emit("dot", whole, spread, b.seen_as(lambda view: np.expand_dims(view, tuple(range(batch, batch + rows)))))
+    return out
+
+
+def _dot(record: Recorder, equation: JaxprEqn, a: Value, b: Value) -> Value:
+    (sums_a, sums_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
+
+    def ordered(x: Value, batch: tuple[int, ...], sums: tuple[int, ...]) -> Value:
+        free = [axis for axis in range(x.view.ndim) if axis not in (*batch, *sums)]
+        return x.seen_as(lambda view: view.transpose([*batch, *free, *sums]))
+
+    return _contract(record, ordered(a, batch_a, sums_a), ordered(b, batch_b, sums_b), len(batch_a), len(sums_a))
+
+
+def _convolution(record: Recorder, equation: JaxprEqn, x: Value, kernel: Value) -> Value:
+    """The kernel times each window of the image: windows are a view of the padded image, in which pixels recur."""
+    params = equation.params
+    if params["batch_group_count"] != 1:
+        raise refuse(equation, " with groups of the batch")
+    of_x, of_kernel, of_out = params["dimension_numbers"]
+    groups, space = params["feature_group_count"], len(of_x) - 2
+    x = x.seen_as(lambda view: view.transpose(of_x[0], *of_x[2:], of_x[1]))  # n, space, channels
+    kernel = kernel.seen_as(lambda view: view.transpose(of_kernel[0], *of_kernel[2:], of_kernel[1]))
+    around = [(*map(int, sides), by - 1) for sides, by in zip(params["padding"], params["lhs_dilation"], strict=True)]
+    x = padded(record, x, known(0.0), ((0, 0, 0), *around, (0, 0, 0)))
+    steps, apart, sides = params["window_strides"], params["rhs_dilation"], kernel.view.shape[1:-1]
+    reach = [(side - 1) * by + 1 for side, by in zip(sides, apart, strict=True)]
+    axes = tuple(range(1, 1 + space))
+
+    def windows(view: np.ndarray) -> np.ndarray:
+        """Groups, n, space, channels, sides of the window."""
+        every = np.lib.stride_tricks.sliding_window_view(view, tuple(reach), axes)
+        some = every[(slice(None), *(slice(None, None, step) for step in steps), slice(None),
+                      *(slice(None, None, by) for by in apart))]  # fmt: skip
+        of_window = np.moveaxis(some, 1 + space, -1)  # n, space, sides of the window, channels
+        return np.moveaxis(of_window.reshape(*of_window.shape[:-1], groups, -1, copy=False), -2, 0)
+
+    by_group = kernel.seen_as(lambda view: view.reshape(groups, -1, *view.shape[1:], copy=False))
+    out = _contract(record, x.seen_as(windows), by_group, 1, space + 1)
+    out = out.seen_as(lambda view: np.moveaxis(view, 0, -2))
+    out = reshape(record, out, (*out.view.shape[:-2], out.view.shape[-2] * out.view.shape[-1]))
+    found = np.argsort([of_out[0], *of_out[2:], of_out[1]])
+    return out.seen_as(lambda view: view.transpose(found))
+
+
+CONTRACTIONS: dict[str, Rule] = {"conv_general_dilated": _convolution, "dot_general": _dot}

@@ -1,0 +1,62 @@
+"""Networks of dense layers on flattened images."""
+
+from math import prod
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from flax_vae.nn.layers import ImageShape, OutputBias, bias_init, dense
+
+
+class ReluDense(nn.Module):
+    """max(0, Wx + b)."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+        """Features "b i" -> "b o"."""
+        return nn.relu(dense(self.features)(x))
+
+
+class GatedDense(nn.Module):
+    """(Wx + b) · sigmoid(Vx + c): a layer that learns what to let through (Dauphin et al. 2017)."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
+        """Features "b i" -> "b o"."""
+        return dense(self.features, name="value")(x) * nn.sigmoid(dense(self.features, name="gate")(x))
+
+
+class DenseEncoder(nn.Module):
+    """A stack of dense layers on the flattened image."""
+
+    features: tuple[int, ...]
+    layer: type[nn.Module] = ReluDense
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+        """Images "b h w c" -> features "b f"."""
+        x = x.reshape(x.shape[0], -1)
+        for features in self.features:
+            x = self.layer(features)(x)
+        return x
+
+
+class DenseDecoder(nn.Module):
+    """A stack of dense layers from the latents to the flattened image."""
+
+    image_shape: ImageShape
+    features: tuple[int, ...]
+    layer: type[nn.Module] = ReluDense
+    output_bias: OutputBias = 0.0
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
+        """Latents "b d" -> images "b h w c", unbounded."""
+        for features in self.features:
+            z = self.layer(features)(z)
+        start = bias_init(self.output_bias, self.image_shape)
+        return dense(prod(self.image_shape), bias_init=start)(z).reshape(z.shape[0], *self.image_shape)

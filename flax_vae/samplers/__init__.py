@@ -1,0 +1,1 @@
+"""Latents of new images, from a trained model."""

@@ -1,0 +1,102 @@
+"""The evaluation of runs: bits per dimension and scores, where they are defined."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flax_vae import Config, fit, load_run, sample
+from flax_vae.evaluation.evaluate import Plan, evaluate
+from flax_vae.evaluation.pictures import draw_pictures
+from flax_vae.metrics.frechet import Classifier, features
+from flax_vae.runs.run import run_data
+
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+
+
+@pytest.mark.slow
+def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
+    monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
+    parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "levels": 2}
+    config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
+    run = fit(config, tmp_path / "parts")
+    loaded = load_run(run.directory)
+    assert loaded.config == config
+    made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
+    np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
+    assert made.shape == (4, 8, 8, 1)
+    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
+    bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
+    np.testing.assert_allclose(found["bits_per_dim"], bits)
+    assert 1 < bits < 8
+    assert found["latent_dim"] == 6
+    assert found["dimension_rates"] is None  # a mixture has no KL of each dimension
+    scores = found["disentanglement"]
+    assert scores.keys() == {"MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness"}
+    assert all(0 <= score <= 1 for score in scores.values())
+    assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
+
+
+@pytest.mark.slow
+def test_binarised_pixels_make_bits_per_dimension(
+    few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
+    compared: list[np.ndarray] = []
+
+    def seen(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+        compared.append(images)
+        return features(classifier, images)
+
+    monkeypatch.setattr("flax_vae.evaluation.labelled.features", seen)
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
+    fixed = fit(config, tmp_path / "fixed")
+    dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
+    assert np.isin(fixed.examples, (0, 255)).all()
+    np.testing.assert_array_equal(fixed.examples, dynamic.examples)
+    with np.load(few_images) as grey:
+        np.testing.assert_allclose(fixed.examples.mean(), grey["x_test"][:64].mean(), rtol=0.02)
+    assert fixed.metrics[-1]["train_loss"] != dynamic.metrics[-1]["train_loss"]
+
+    assert 0 < evaluate(fixed.directory, Plan(num_samples=(4,), num_images=10))["bits_per_dim"] < 1
+    assert len(compared) == 3
+    assert all(np.isin(images, (0, 255)).all() for images in compared)  # samples of the model too
+    np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
+    assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
+    assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
+
+
+@pytest.mark.slow
+def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> None:
+    """What needs one flat latent vector is left out, and the rest is as of every model."""
+    preset = "ladder(widths=(8, 8), depths=(1, 2))"
+    run = fit(Config(preset=preset, dataset=str(few_images), epochs=1, latent_dim=3), tmp_path / "ladder")
+    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
+    assert len(found["layer_rates"]) == 4
+    np.testing.assert_allclose(sum(found["layer_rates"]), found["elbo"]["rate"], rtol=1e-5)
+    assert found["latent_dim"] == 3
+    assert found["surgery"] is None
+    assert found["dimension_rates"] is None
+    assert 0 < found["reconstruction_mse"] < 0.3
+    assert found["frechet"]["distance"] > found["frechet"]["floor"]
+    assert found["accuracy"].keys() == {"nearest_neighbours", "linear"}
+    draw_pictures(tmp_path / "pictures", run.vae, run.params, run_data(run).test, run.metrics, jax.random.key(0))
+    drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
+    assert drawn == {"reconstructions", "samples", "curves", "layers", "temperatures"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [1, 2])
+def test_few_images_of_one_class_or_two_are_evaluated(classes: int, few_images: Path, tmp_path: Path) -> None:
+    """Classes that cannot be told apart have no accuracy and no distance; the rest is measured."""
+    with np.load(few_images) as found:
+        train, test = found["x_train"][:8], found["x_test"][:3]
+    labels = {"y_train": np.arange(8) % classes, "y_test": np.arange(3) % classes}
+    np.savez(tmp_path / "few.npz", x_train=train, x_test=test, **labels)
+    config = Config(preset="tutorial_dense", dataset=str(tmp_path / "few.npz"), epochs=1, batch_size=4)
+    found = evaluate(fit(config, tmp_path / "run").directory, Plan(num_samples=(4,)))
+    assert found["importance_weighted"][0]["images"] == 3
+    assert (found["accuracy"] is None) == (found["frechet"] is None) == (classes == 1)

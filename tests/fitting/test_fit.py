@@ -1,0 +1,345 @@
+"""Run directories: what is written, read back, resumed and refused."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from run_directories import TIMES, assert_same_run, untimed
+
+from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
+from flax_vae.fitting.loop import Interrupted
+from flax_vae.fitting.members import Ensemble
+from flax_vae.fitting.report import Report
+from flax_vae.metrics.objective_means import Spans
+from flax_vae.runs.directory import RunDirectory
+
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+
+
+@pytest.fixture(scope="module")
+def config(few_images: Path) -> Config:
+    return Config(
+        preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3, ema_decay=0.5
+    )
+
+
+def test_a_run_directory_holds_everything(run: Run, config: Config) -> None:
+    assert [record["epoch"] for record in run.metrics] == [1, 2, 3]
+    assert [record["step"] for record in run.metrics] == [12, 24, 36]
+    terms = ("loss", "elbo", "rate", "distortion")
+    expected = {
+        "epoch",
+        "step",
+        *TIMES,
+        "train_gradient_norm",
+        "train_skipped",
+        *(f"{s}_{t}" for s in ("train", "test") for t in terms),
+    }
+    assert set(run.metrics[-1]) == expected
+    assert run.metrics[-1]["test_loss"] < run.metrics[0]["test_loss"]
+    last = run.metrics[-1]
+    np.testing.assert_allclose(last["test_loss"], last["test_rate"] + last["test_distortion"], rtol=1e-5)
+    assert run.config == config
+    assert json.loads((run.directory / "config.json").read_text())["learning_rate"] == 3e-3
+    provenance = json.loads((run.directory / "provenance.json").read_text())
+    assert provenance["versions"]["jax"] == jax.__version__
+    assert len(provenance["data"]["train"]) == 64
+    assert provenance["device"]["platform"] == jax.default_backend()
+    assert list((run.directory / "tensorboard").glob("events*"))
+    for picture in ("reconstructions", "samples", "latent_grid", "latent_map", "curves"):
+        with Image.open(run.directory / "pictures" / f"{picture}.png") as image:
+            assert min(image.size) > 100
+    assert (run.directory.parent / "latest").resolve() == run.directory.resolve()
+
+
+def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(copy)
+    loaded = load_run(".")
+    key = jax.random.key(1)
+    np.testing.assert_array_equal(sample(loaded.vae, loaded.params, key, 4), sample(run.vae, run.params, key, 4))
+    assert loaded.examples.shape == (64, 28, 28, 1)
+
+
+def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
+    """An objective that gets worse after the first epoch leaves that epoch's parameters to sample with.
+
+    Its checkpoint is kept beside the last two.
+    """
+
+    def worsens(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        climbs = 2 * jax.lax.stop_gradient(distortion) - distortion  # the same value, its gradient turned round
+        return jax.numpy.where(step < 12, distortion, climbs), {}
+
+    config = replace(config, epochs=1, warmup_steps=0, schedule="constant", ema_decay=0.0)
+    one = fit(config, tmp_path / "one", objective=worsens)
+    three = fit(replace(config, epochs=3), tmp_path / "three", objective=worsens)
+    assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
+    jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
+    assert three.step == 12
+    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 24, 36]
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_every_test_loss_has_the_weight_that_a_warmup_ends_at(config: Config, tmp_path: Path) -> None:
+    """Else those of the warm-up would be lower, and the best checkpoint one of its first."""
+    run = fit(replace(config, kl_warmup_epochs=2, kl_cycles=1, beta=2.0), tmp_path / "run")
+    for record in run.metrics:
+        np.testing.assert_allclose(record["test_loss"], record["test_distortion"] + 2 * record["test_rate"], rtol=1e-5)
+    first = run.metrics[0]
+    assert first["train_loss"] < first["train_distortion"] + 1.5 * first["train_rate"]
+    assert run.step == min(run.metrics, key=lambda record: record["test_loss"])["step"]
+    assert load_run(run.directory).config == run.config  # 2 epochs of warm-up were given as an int
+
+
+def test_latest_is_a_convenience_that_ends_no_run(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many runs may start in one folder at once, in the folder they stand in, or under that very name."""
+    names = [tmp_path / f"run{i}" for i in range(40)]
+    for name in names:
+        name.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: RunDirectory(name).point_latest(), names))
+    assert (tmp_path / "latest").resolve() in names
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").symlink_to("run3")
+    monkeypatch.chdir(tmp_path / "run5")
+    short = replace(config, epochs=1)
+    assert fit(short, tmp_path / "latest").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run3"
+    assert fit(short, ".").metrics[-1]["step"] == 12
+    assert (tmp_path / "latest").resolve() == tmp_path / "run5"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("last", [12, 17, 36], ids=["after an epoch", "within an epoch", "after the last epoch"])
+def test_interrupted_and_resumed_is_never_interrupted(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, last: int
+) -> None:
+    advance = Report.advance
+
+    def advance_and_interrupt(self, step, *arguments):
+        advance(self, step, *arguments)
+        if step == last:
+            signal.raise_signal(signum)
+
+    monkeypatch.setattr(Report, "advance", advance_and_interrupt)
+    monkeypatch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
+        fit(config, tmp_path / "broken")
+    assert stopped.value.signum == signum
+    assert (tmp_path / "broken" / "checkpoints" / str(last)).is_dir()
+    monkeypatch.undo()
+    assert_same_run(resume(tmp_path / "broken"), run)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_an_evaluation_that_is_interrupted_is_made_when_the_run_is_resumed(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """However often."""
+    broken, evaluate = tmp_path / "broken", Ensemble.evaluate
+
+    def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
+        number = next(calls)  # the first evaluates nothing, it compiles
+
+        def interrupted_spans(start: int, end: int) -> Iterator[tuple[int, int]]:
+            for i, span in enumerate(spans(start, end)):
+                assert (number, i) != (stopped_at, 1), "it goes on"
+                yield span
+                if number == stopped_at:
+                    signal.raise_signal(signal.SIGTERM)
+
+        return evaluate(self, images, interrupted_spans)
+
+    monkeypatch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
+    calls, stopped_at = count(), epoch
+    with pytest.raises(Interrupted):
+        fit(config, broken)
+    calls, stopped_at = count(), 1
+    with pytest.raises(Interrupted):
+        resume(broken)
+    assert [record["epoch"] for record in RunDirectory(broken).metrics()] == [*range(1, epoch)]
+    assert (broken / "checkpoints" / str(12 * epoch)).is_dir()
+    monkeypatch.undo()
+    assert_same_run(resume(broken), run)
+
+
+@pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f", " --objective mine:f")])
+def test_what_goes_on_with_a_run_names_an_objective_of_your_own_only(objective: str, flag: str) -> None:
+    stopped = Interrupted(signal.SIGINT, RunDirectory(Path("run")), Config(objective=objective))
+    assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
+
+
+def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
+    assert_same_run(resume(copy), run)
+
+
+def test_a_run_on_a_relative_path_resumes_from_anywhere(
+    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(few_images, tmp_path / "mine.npz")
+    monkeypatch.chdir(tmp_path)
+    fit(replace(config, dataset="mine.npz"), "run")
+    monkeypatch.chdir(tmp_path.parent)
+    assert_same_run(resume(tmp_path / "run"), run)
+
+
+@pytest.mark.slow
+def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
+    half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
+    assert half.vae.dtype == load_run(tmp_path / "half").vae.dtype == "bfloat16"
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype("float32")}
+    assert half.metrics[-1]["test_loss"] != run.metrics[-1]["test_loss"]
+    np.testing.assert_allclose(half.metrics[-1]["test_loss"], run.metrics[-1]["test_loss"], rtol=0.01)
+
+
+def test_images_that_do_not_fit_are_fed_in_blocks(
+    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flax_vae.fitting.members._RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 5 * 50 * 784)  # blocks of 5 steps, so 12 are 5 + 5 + 2
+    fed = fit(config, tmp_path / "fed")
+    for one, other in zip(untimed(fed.metrics), untimed(run.metrics), strict=True):
+        np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config, tmp_path: Path) -> None:
+    def explodes(vae, x, key, step):
+        loss = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return loss * jax.numpy.where(step < 14, 1.0, jax.numpy.inf), {"calm": loss}
+
+    message = (
+        r"step 24 and the 9 before were skipped: loss is inf, calm is \d+\.?\d*; the gradient is not finite in "
+        r"decoder\.Dense_0\.bias and \d more; the largest log-scale is .*, in layers\.0\.posterior\. "
+        r"Lower --learning-rate.*of step 12 is intact"
+    )
+    with pytest.raises(UserError, match=message):
+        fit(config, tmp_path / "run", objective=explodes)
+    assert load_run(tmp_path / "run").metrics[-1]["step"] == 12
+
+
+def test_a_run_that_skips_its_steps_says_so_and_stops(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"step 10 and .*the gradient is \d+\.\d* long; .* raise --skip-norm \(now 0\.001\)"
+    ):
+        fit(replace(config, skip_norm=1e-3), tmp_path / "run")
+
+
+def test_a_directory_in_use_is_never_overwritten(run: Run, config: Config) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
+    with pytest.raises(UserError, match="already holds something"):
+        fit(config, run.directory)
+    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
+
+
+def test_nothing_is_written_for_an_objective_that_cannot_train(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must return"):
+        fit(config, tmp_path / "run", objective=lambda vae, x, key, step: vae.infer(x, key))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_schedule_that_would_not_end_is_refused_with_the_numbers(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"beta of ELBO\(.*\) would rise for 1000 steps, and the training has \d+"):
+        fit(config, tmp_path / "run", objective=ELBO(Warmup(1000)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_data_than_the_runs_are_refused(copy: Path, few_images: Path, tmp_path: Path) -> None:
+    with np.load(few_images) as arrays:
+        np.savez(tmp_path / "other.npz", **{name: array[::-1] for name, array in arrays.items()})
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
+    with pytest.raises(UserError, match="not the data"):
+        resume(copy)
+
+
+@pytest.mark.slow
+def test_parts_are_written_as_calls_and_kept_in_one_form(few_images: Path, tmp_path: Path) -> None:
+    """In Python and in config.json alike; the same value however it is written."""
+    parts = {"objective": "renyi( 0, num_samples = 3 )", "prior": "mixture(components=4)", "posterior": "iaf(layers=1)"}
+    config = Config(preset="tutorial_dense(features=(20, 10))", dataset=str(few_images), epochs=1, **parts)
+    assert config.objective == "renyi(alpha=0.0, num_samples=3)"
+    assert config.num_samples == 3
+    run = fit(config, tmp_path / "run")
+    stored = json.loads((run.directory / "config.json").read_text())
+    assert stored["preset"] == "tutorial_dense(features=(20, 10))"
+    assert load_run(run.directory).config == config
+    assert run.params["prior"]["loc"].shape == (4, 2)
+    assert run.params["encoder"]["ReluDense_1"]["Dense_0"]["kernel"].shape == (20, 10)
+    assert json.loads((run.directory / "provenance.json").read_text())["objective"] == "Renyi(alpha=0.0, num_samples=3)"
+
+
+def test_a_share_held_out_of_training_chooses_the_checkpoint_and_when_to_stop(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test set is measured once, at the end, with the parameters that were chosen without it."""
+
+    def worsens(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        climbs = 2 * jax.lax.stop_gradient(distortion) - distortion
+        return jax.numpy.where(step < 10, distortion, climbs), {}
+
+    config = replace(config, validation=1 / 6, epochs=6, early_stopping=2, keep=2, ema_decay=0.0, warmup_steps=0)
+    run = fit(config, tmp_path / "run", objective=worsens)
+    assert [record["step"] for record in run.metrics] == [10, 20, 30]  # of 500 images, and no more after two worse
+    assert not any(name.startswith("test_") for record in run.metrics for name in record)
+    losses = [record["validation_loss"] for record in run.metrics]
+    assert losses[0] == min(losses)
+    assert run.step == 10
+    assert sorted(int(path.name) for path in (run.directory / "checkpoints").iterdir()) == [10, 20, 30]
+    tested = json.loads((run.directory / "test.json").read_text())
+    assert tested["step"] == 10
+    assert abs(tested["loss"] - losses[0]) < 0.1 * losses[0]
+    assert f"test loss {tested['loss']:.2f} at the best validation loss, step 10" in capsys.readouterr().err
+    assert_same_run(resume(run.directory, objective=worsens), run)  # it knows that it has stopped
+
+
+def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
+    """Whatever the microbatches, which other objectives are cut into."""
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50, objective="dip_vae_i")
+    whole, cut = (fit(replace(config, microbatch_size=n), tmp_path / str(n)) for n in (0, 10))
+    assert_same_run(whole, cut)
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_devices(few_images: Path) -> None:
+    """Beyond rounding: four steps of a convolutional model on one and on two CPU devices."""
+    program = """
+import sys, jax, numpy as np; jax.config.update("jax_num_cpu_devices", 2)
+from flax_vae import ELBO, init_state, load_images, make_optimizer, make_train_step, tutorial_conv
+from flax_vae.batches import epoch_indices
+from flax_vae.training.sharding import data_mesh, shardings
+from flax_vae.training.step import make_train_steps
+images = load_images(sys.argv[1], "train", image_size=8).images
+vae, tx = tutorial_conv((8, 8, 1)), make_optimizer("adam", 1e-3, 10)
+fresh = jax.device_get(init_state(vae, tx, jax.random.key(0), (8, 8, 1)).replace(key=None))
+zeros = {name: np.zeros((), np.float32) for name in ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")}
+for mesh in (None, data_mesh(16)):
+    repeated, split = shardings(mesh)
+    rows = jax.device_put(epoch_indices(600, 16, seed=0, epoch=0), split)
+    state = fresh.replace(key=jax.random.key(1))
+    state, totals, resident = jax.device_put((state, zeros, images), repeated)
+    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), repeated)
+    state, totals = run(state, totals, resident, rows, 0, 2)
+    _, totals = run(state, totals, resident, rows, 2, 4)
+    print(len(rows.sharding.device_set), run._cache_size(), *(float(total) for total in totals.values()))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(few_images)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [list(map(float, line.split())) for line in done.stdout.splitlines()]
+    assert [line[:2] for line in found] == [[1, 1], [2, 1]]  # devices, compilations
+    np.testing.assert_allclose(found[0][2:], found[1][2:], rtol=1e-5)

@@ -1,0 +1,138 @@
+"""Trainings on images that stay on disk: the same bits as from memory, in the midst of an epoch, too."""
+
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from run_directories import assert_same_run
+
+from flax_vae import Config, Run, UserError, fit, fit_many, prepare_images, resume, sample_gmm
+from flax_vae.batches import OnDisk
+from flax_vae.evaluation.evaluate import Plan, evaluate
+from flax_vae.fitting.loop import Interrupted
+from flax_vae.fitting.report import Report
+from flax_vae.runs.run import run_data
+
+pytestmark = pytest.mark.quick_compile
+
+
+@pytest.fixture(scope="module")
+def prepared(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "prepared"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.data.records._SHARD_BYTES", 784 * 250)  # three files
+        prepare_images(few_images, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def config(prepared: Path) -> Config:
+    return Config(
+        preset="tutorial_dense", dataset=str(prepared), epochs=2, batch_size=50, learning_rate=3e-3, conditional=True,
+        validation=0.1,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def streamed() -> Iterator[None]:
+    """Images are sent to the device in blocks of three steps, so that the ten of an epoch are 3 + 3 + 3 + 1."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.members._RESIDENT_BYTES", 0)
+        patch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 3 * 50 * (784 + 40))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(config: Config, few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A training on the same images in memory."""
+    return fit(replace(config, dataset=str(few_images)), tmp_path_factory.mktemp("runs") / "memory")
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flax_vae.data.records._MOST_WHOLE", 0)
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_a_training_from_disk_is_that_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
+    fed = fit(config, tmp_path / "run")
+    assert isinstance(run_data(fed).train.images, OnDisk)
+    assert_same_run(fed, run)
+    assert json.loads((tmp_path / "run/test.json").read_text()) == json.loads((run.directory / "test.json").read_text())
+    assert fed.data == run.data
+    np.testing.assert_array_equal(fed.examples, run.examples)
+    assert all(0 < record["data_wait"] < 1 for record in fed.metrics)
+
+
+@pytest.mark.usefixtures("on_disk", "without_pictures")
+@pytest.mark.parametrize("last", [4, 12, 17], ids=["after a block", "after an epoch", "within a block"])
+def test_stopped_in_the_midst_of_an_epoch_it_goes_on_with_the_next_image(
+    last: int, run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position of the iterator is the step of the checkpoint, wherever a block began before."""
+    advance = Report.advance
+
+    def advance_and_stop(self: Report, step: int, *arguments: Any) -> None:
+        advance(self, step, *arguments)
+        if step == last:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "advance", advance_and_stop)
+        patch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 2 * 50 * (784 + 40))
+        patch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+        with pytest.raises(Interrupted):
+            fit(config, tmp_path / "run")
+    assert (tmp_path / "run/checkpoints" / str(last)).is_dir()
+    assert_same_run(resume(tmp_path / "run"), run)
+
+
+@pytest.mark.usefixtures("on_disk", "without_pictures")
+def test_a_run_from_disk_is_evaluated_as_one_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
+    """But for the figure of all pairs of images, which takes those that are chosen."""
+    fed = shutil.copytree(run.directory, tmp_path / "run")
+    about = json.loads((fed / "config.json").read_text())
+    (fed / "config.json").write_text(json.dumps(about | {"dataset": config.dataset}))
+    plan = Plan(num_samples=(3,), num_images=40)
+    found, expected = evaluate(fed, plan), evaluate(run.name, plan)
+    assert (found.pop("surgery")["images"], expected.pop("surgery")["images"]) == (40, 100)
+    assert found == expected
+
+
+@pytest.mark.usefixtures("on_disk", "without_pictures")
+@pytest.mark.parametrize("part", [{"prior": "vamp(components=7)"}, {"binarize": "dynamic"}], ids=str)
+def test_parts_that_look_at_images_take_those_on_disk_or_refuse_them(
+    part: dict[str, Any], config: Config, tmp_path: Path
+) -> None:
+    own = replace(config, conditional=False, validation=0.0, epochs=1, **part)
+    if "binarize" in part:
+        with pytest.raises(UserError, match=r"--binarize dynamic: pixels are drawn in memory, and .* is too large"):
+            fit(own, tmp_path / "run")
+    else:
+        run = fit(own, tmp_path / "run")
+        assert sample_gmm(run.vae, run.params, run_data(run).train.images[:50], jax.random.key(0), 3).shape[0] == 3
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_several_members_need_their_images_on_the_device(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"do not stay on the device.*one seed, beta and learning rate at a time"):
+        fit_many([config, replace(config, seed=1)], tmp_path / "runs")
+
+
+@pytest.mark.usefixtures("on_disk")
+def test_images_that_are_damaged_end_a_training_in_one_line(config: Config, prepared: Path, tmp_path: Path) -> None:
+    """As their turn comes: nothing else has read them all."""
+    damaged = shutil.copytree(prepared, tmp_path / "damaged")
+    path = damaged / "train-00001.array_record"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged: damaged \(.*hash mismatch.*get or prepare it again"):
+        fit(replace(config, dataset=str(damaged)), tmp_path / "run")

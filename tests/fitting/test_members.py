@@ -1,0 +1,151 @@
+"""Several trainings in one program: each is what it would have been alone."""
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from run_directories import assert_same_run
+
+from flax_vae import Config, Run, UserError, fit, fit_many, load_run, resume_many
+from flax_vae.fitting.loop import Interrupted
+from flax_vae.fitting.report import Report
+
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+
+STEPS = 12  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def configs(few_images: Path) -> list[Config]:
+    config = Config(
+        preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, warmup_steps=0, schedule="constant"
+    )
+    return [replace(config, beta=1.0), replace(config, beta=4.0), replace(config, beta=4.0, seed=1)]
+
+
+@pytest.fixture(scope="module")
+def runs(configs: list[Config], tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+        return fit_many(configs, tmp_path_factory.mktemp("runs") / "group")
+
+
+def test_every_member_is_the_run_alone(runs: list[Run], configs: list[Config], tmp_path: Path) -> None:
+    assert [run.directory.name for run in runs] == ["beta-1-seed-0", "beta-4-seed-0", "beta-4-seed-1"]
+    for run, config in zip(runs[::2], configs[::2], strict=True):
+        assert run.config == config == load_run(run.directory).config
+        alone = fit(config, tmp_path / run.directory.name)
+        for record, expected in zip(run.metrics, alone.metrics, strict=True):
+            for name in ("train_loss", "test_loss", "test_rate", "test_distortion"):
+                np.testing.assert_allclose(record[name], expected[name], rtol=1e-4)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), run.params, alone.params)
+
+
+def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) -> None:
+    summary = json.loads((runs[0].directory.parent / "summary.json").read_text())
+    assert [(row["beta"], row["seeds"]) for row in summary] == [(1.0, [0]), (4.0, [0, 1])]
+    losses = [run.metrics[-1]["test_loss"] for run in runs[1:]]
+    assert summary[1]["test_loss"] == pytest.approx({"mean": np.mean(losses), "sd": np.std(losses, ddof=1)})
+    with pytest.raises(UserError, match=r"holds 3 runs: name one of them, as .*beta-1-seed-0"):
+        load_run(runs[0].directory.parent)
+    assert (runs[0].directory.parents[1] / "latest").resolve() == runs[0].directory.parent.resolve()
+    assert not (runs[0].directory.parent / "latest").exists()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_member_that_goes_bad_does_not_spoil_the_rest(
+    backend: str,
+    runs: list[Run],
+    configs: list[Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One after another, as on CPUs, and side by side, as on GPUs and TPUs: what is left is the run alone."""
+    monkeypatch.setattr("flax_vae.training.ensemble.jax.default_backend", lambda: backend)
+    good, bad = configs[0], replace(configs[0], learning_rate=1e30)
+    (left,) = fit_many([bad, good], tmp_path / "group")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), left.params, runs[0].params)
+    reason = (tmp_path / "group" / "learning-rate-1e+30" / "failed.txt").read_text()
+    assert reason.startswith("step 11 and the 9 before were skipped: loss is nan")
+    assert "learning-rate-1e+30 stops. step 11" in capsys.readouterr().err
+    summary = json.loads((tmp_path / "group" / "summary.json").read_text())
+    assert [(row["learning_rate"], row["seeds"], row["failed"]) for row in summary] == [
+        (0.002, [0], []),
+        (1e30, [], [0]),
+    ]
+    with pytest.raises(UserError, match="step 11 and the 9 before were skipped: loss is nan"):
+        fit_many([bad, replace(bad, seed=1)], tmp_path / "worse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [STEPS, STEPS + 5], ids=["after an epoch", "within an epoch"])
+def test_interrupted_members_go_on_as_if_they_had_never_stopped(
+    runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    advance = Report.advance
+
+    def advance_and_interrupt(self, step, *arguments):
+        advance(self, step, *arguments)
+        if step == last:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Report, "advance", advance_and_interrupt)
+    monkeypatch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    with pytest.raises(Interrupted, match=r"--resume .*broken$"):
+        fit_many(configs, tmp_path / "broken")
+    monkeypatch.undo()
+    monkeypatch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+    for resumed, run in zip(resume_many(tmp_path / "broken"), runs, strict=True):
+        assert_same_run(resumed, run)
+
+
+def test_killed_while_only_some_had_saved_they_go_on_from_their_last_common_step(
+    runs: list[Run], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(runs[0].directory.parent, tmp_path / "copy")
+    shutil.rmtree(copy / "beta-4-seed-0" / "checkpoints" / str(2 * STEPS))
+    for resumed, run in zip(resume_many(copy), runs, strict=True):
+        assert_same_run(resumed, run)
+
+
+def test_members_that_stopped_early_stay_as_they_are_when_the_others_are_resumed(
+    configs: list[Config], tmp_path: Path
+) -> None:
+    def climbs(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        return 2 * jax.lax.stop_gradient(distortion) - distortion, {}
+
+    config = replace(configs[0], validation=1 / 6, epochs=6, early_stopping=2)
+    rates = [replace(config, learning_rate=rate) for rate in (1e-12, 1e-3)]  # one that stays, one that gets worse
+    runs = fit_many(rates, tmp_path / "group", objective=climbs)
+    assert [run.metrics[-1]["epoch"] for run in runs] == [6, 3]
+    shutil.rmtree(runs[0].directory / "checkpoints" / str(runs[0].metrics[-1]["step"]))  # killed in the last epoch
+    for resumed, run in zip(resume_many(tmp_path / "group", objective=climbs), runs, strict=True):
+        assert_same_run(resumed, run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([{}, {"epochs": 3}], "may differ in learning_rate, beta, seed only"),
+        ([{"seed": 1}, {"seed": 1}], "must differ"),
+    ],
+)
+def test_configurations_that_are_no_members_are_refused(
+    changes: list[dict], message: str, configs: list[Config], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit_many([replace(configs[0], **change) for change in changes], tmp_path / "group")
+    assert not (tmp_path / "group").exists()
+
+
+def test_runs_that_were_not_trained_together_are_not_resumed_together(runs: list[Run], tmp_path: Path) -> None:
+    shutil.copytree(runs[0].directory, tmp_path / "mine")
+    with pytest.raises(UserError, match="does not hold runs that were trained together"):
+        resume_many(tmp_path)

@@ -1,0 +1,125 @@
+"""One training in several processes: the same losses, and runs that go on in other ones."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from programs import call, together
+
+from flax_vae import prepare_images
+from flax_vae.runs import checkpoints
+from flax_vae.runs.directory import RunDirectory
+
+pytestmark = pytest.mark.slow
+TRAINING = [
+    "--preset",
+    "tutorial_dense",
+    "--learning-rate",
+    "3e-3",
+    "--batch-size",
+    "48",
+    "--epochs",
+    "5",
+]  # of 600 images: 60 steps
+
+
+def losses(directory: Path) -> np.ndarray:
+    """Of training and test, of each epoch."""
+    records = RunDirectory(directory).metrics()
+    return np.array([[record["train_loss"], record["test_loss"]] for record in records])
+
+
+@pytest.fixture(scope="module")
+def alone(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """The losses on one device."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    done = together(1, "train.py", *TRAINING, "--dataset", few_images, "--out", out, cwd=out.parent)
+    assert [code for code, *_ in done] == [0], done
+    return losses(out)
+
+
+def test_four_processes_train_as_one(alone: np.ndarray, few_images: Path, tmp_path: Path) -> None:
+    words = [*TRAINING, "--devices", 4, "--dataset", few_images, "--out", tmp_path / "run"]
+    done = together(4, "train.py", *words, cwd=tmp_path)
+    assert [code for code, *_ in done] == [0] * 4, done
+    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
+    assert ["epoch 5/5" in out for _, out, _ in done] == [True, False, False, False]  # one of them speaks
+
+
+def test_a_run_of_two_processes_goes_on_in_one_and_on_eight_devices(
+    alone: np.ndarray, few_images: Path, tmp_path: Path
+) -> None:
+    """As if it had been killed after its second epoch. On two, the devices share the parameters as well."""
+    layout = ["--devices", 4, "--fsdp", 2, "--keep", 9, "--dataset", few_images]
+    done = together(2, "train.py", *TRAINING, *layout, "--out", tmp_path / "two", cwd=tmp_path)
+    assert [code for code, *_ in done] == [0, 0], done
+    np.testing.assert_allclose(losses(tmp_path / "two"), alone, rtol=1e-5)
+    checkpoints.forget_after(tmp_path / "two" / "checkpoints", 24)
+    for devices, fsdp in ((1, 1), (8, 1)):
+        copy = shutil.copytree(tmp_path / "two", tmp_path / str(devices))
+        code, out, err = call("train.py", "--resume", copy, "--devices", devices, "--fsdp", fsdp, cwd=tmp_path)
+        assert code == 0, err
+        assert [f"epoch {number}/5" in out for number in (2, 3)] == [False, True]
+        np.testing.assert_allclose(losses(copy), alone, rtol=1e-5)
+
+
+def test_members_and_their_microbatches_are_shared(few_images: Path, tmp_path: Path) -> None:
+    """By two groups of devices, in one process and in two: each device has half of the microbatches of one member."""
+    calm = ["--optimizer", "adam", "--learning-rate", 1e-3]  # with the recipe's Muon roundings grow faster
+    words = [
+        "--preset",
+        "tutorial_conv",
+        "--image-size",
+        8,
+        "--batch-size",
+        48,
+        "--microbatch-size",
+        6,
+        "--seeds",
+        2,
+        *calm,
+    ]
+    for processes, devices in ((1, 1), (1, 4), (2, 4)):
+        where = ["--devices", devices, "--dataset", few_images, "--out", tmp_path / f"{processes} {devices}"]
+        done = together(processes, "train.py", *words, *where, cwd=tmp_path)
+        assert all(code == 0 for code, *_ in done), done
+    one, *others = (RunDirectory(tmp_path / name).members() for name in ("1 1", "1 4", "2 4"))
+    for runs in others:
+        for run, other in zip(one, runs, strict=True):
+            np.testing.assert_allclose(losses(run.path), losses(other.path), rtol=1e-5)
+
+
+def test_each_process_reads_the_images_of_its_own_devices(alone: np.ndarray, few_images: Path, tmp_path: Path) -> None:
+    """From a set on disk, as if it did not fit in memory."""
+    program = """
+import sys
+import flax_vae.data.records
+from flax_vae.cli.train import train
+flax_vae.data.records._MOST_WHOLE = 0
+sys.exit(train())
+"""
+    (tmp_path / "program.py").write_text(program)
+    prepare_images(few_images, tmp_path / "prepared")
+    words = [*TRAINING, "--devices", 4, "--dataset", tmp_path / "prepared", "--out", tmp_path / "run"]
+    done = together(2, tmp_path / "program.py", *words, cwd=tmp_path)
+    assert [code for code, *_ in done] == [0, 0], done
+    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
+
+
+def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:
+    """What `fit` returns is the same in all of them; only the first one writes."""
+    program = """
+import sys, jax
+from flax_vae import Config, fit, sample, use_machine
+from flax_vae.system.machine import Cluster
+images, out, _, where, _, count, _, number = sys.argv[1:]
+use_machine(1, Cluster(where, int(count), int(number)))
+run = fit(Config(preset="tutorial_dense", dataset=images, epochs=1, batch_size=50), out)
+print(run.metrics[-1]["test_loss"], float(sample(run.vae, run.params, jax.random.key(0), 9).sum()))
+"""
+    (tmp_path / "program.py").write_text(program)
+    done = together(2, tmp_path / "program.py", few_images, tmp_path / "run", cwd=tmp_path)
+    assert [code for code, *_ in done] == [0, 0], done
+    first, second = (out.splitlines()[-1] for _, out, _ in done)
+    assert first == second
