@@ -13,8 +13,10 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -163,6 +165,15 @@ class Parts(Mapping[str, Callable[..., Any]]):
             return self[call.name](**wanted, **dict(call.kwargs))
         except ValueError as error:
             raise UserError(f"--{self.kind} {call}: {error}.") from None
+
+
+def import_siblings(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that each registers its parts.
+
+    Called as `import_siblings(__name__, __path__)` in the package's `__init__.py`.
+    """
+    for module in iter_modules(path):
+        import_module(f"{package}.{module.name}")
 
 
 @functools.cache

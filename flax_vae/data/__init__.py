@@ -2,9 +2,7 @@
 
 import os
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Literal
 
 import numpy as np
@@ -24,6 +22,7 @@ from flax_vae.data.images import (
 )
 from flax_vae.data.own_images import load_own
 from flax_vae.data.tfds_images import is_known, load_tfds
+from flax_vae.parts import import_siblings
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import refuse_larger
 
@@ -145,5 +144,4 @@ def resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:
     return replace(data, images=images, provenance=provenance)
 
 
-for _module in iter_modules(__path__):  # every file here may register a source
-    import_module(f"{__name__}.{_module.name}")
+import_siblings(__name__, __path__)
