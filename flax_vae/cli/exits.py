@@ -1,5 +1,6 @@
 """Exit codes."""
 
+import re
 import signal
 from collections.abc import Callable
 from functools import cache
@@ -41,7 +42,7 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
             tell(examples)
         raise
     except UserError as error:
-        say(f"error: {error}")
+        say(f"error: {with_flags(str(error))}")
         return 2
     except Lost as lost:
         say(f"error: {lost}")
@@ -64,6 +65,11 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
     return 0
+
+
+def with_flags(message: str) -> str:
+    """Replace each argument name in backquotes by its flag: `batch_size` becomes --batch-size."""
+    return re.sub("`([a-z_]+)`", lambda name: "--" + name[1].replace("_", "-"), message)
 
 
 def _call(parse: Callable[[], Callable[[], None]]) -> None:
