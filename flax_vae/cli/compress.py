@@ -13,9 +13,9 @@ from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.compress import Header, compress, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, read_images, write_images
 from flax_vae.runs.run import Run, load_run, run_data
-from flax_vae.system.console import say, tell
+from flax_vae.system.console import log, print_result
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 from flax_vae.system.machine import use_machine
 
 _PIPE = Path("-")
@@ -57,7 +57,7 @@ examples:
         _write(self.out, content)
         header = read_header(content)
         net = header.bits_per_dim(8 * len(content) - header.initial_bits)
-        say(
+        log(
             f"{header.images:,} images: {len(content):,} bytes, {header.bits_per_dim(8 * len(content)):.3f} bits per "
             f"dimension; {net:.3f} without the {header.initial_bits:,} random bits of the first images' latents. "
             f"{header.images / seconds:.0f} images/s."
@@ -104,7 +104,7 @@ examples:
             np.save(sys.stdout.buffer, images)
         else:
             write_images(self.out, NamedImages(images, header.names, labels=labels))
-            tell(self.out)
+            print_result(self.out)
 
 
 def _refuse_output(out: Path, count: int) -> None:
@@ -162,7 +162,7 @@ def _write(path: Path, content: bytes) -> None:
     if path == _PIPE:
         sys.stdout.buffer.write(content)
         return
-    write_whole(path, lambda part: part.write_bytes(content))
+    write_atomically(path, lambda part: part.write_bytes(content))
 
 
 def _show(header: Header, size: int) -> None:
@@ -177,4 +177,4 @@ def _show(header: Header, size: int) -> None:
         "jax": header.jax,
     }
     for name, value in lines.items():
-        tell(f"{name:22}{value}")
+        print_result(f"{name:22}{value}")

@@ -12,7 +12,7 @@ from flax_vae.evaluation.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluat
 from flax_vae.evaluation.tables import compare, show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize, flag
-from flax_vae.system.console import tell
+from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
 from flax_vae.system.machine import cpu_cores, use_machine
@@ -108,4 +108,4 @@ examples:
             raise UserError("flax-vae compare: name the run directories.")
         refuse_unwritable(self.out)
         compare(self.runs, self.out)
-        tell(self.out)
+        print_result(self.out)

@@ -14,10 +14,10 @@ from typing import Never
 import jax
 
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.system.console import degrade_output, say, tell
-from flax_vae.system.errors import Lost, UserError
-from flax_vae.system.memory import used_up
-from flax_vae.system.processes import together
+from flax_vae.system.console import escape_unencodable_output, log, print_result
+from flax_vae.system.errors import ProcessLost, UserError
+from flax_vae.system.memory import is_out_of_memory
+from flax_vae.system.processes import detect_lost_processes
 from flax_vae.system.signals import Terminated, end, leave, on_signals, signal_of
 
 _ANSWER, _PATIENCE = b"\0", 2.0  # seconds
@@ -35,34 +35,34 @@ def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> 
         _watch()
         _raised.clear()
         on_signals(_interrupt)
-        degrade_output()
+        escape_unencodable_output()
         _call(parse)
     except SystemExit as done:
         if done.code == 0 and examples:
-            tell(examples)
+            print_result(examples)
         raise
     except UserError as error:
-        say(f"error: {with_flags(str(error))}")
+        log(f"error: {with_flags(str(error))}")
         return 2
-    except Lost as lost:
-        say(f"error: {lost}")
+    except ProcessLost as lost:
+        log(f"error: {lost}")
         leave(1)  # JAX would wait for the others, and then abort
     except jax.errors.JaxRuntimeError as error:
-        if not used_up(error):
+        if not is_out_of_memory(error):
             raise
         said = str(error).splitlines()[0].removesuffix(".")
         way_out = "Training needs less with --accumulate, --remat or a smaller --batch-size."
-        say(f"error: Too little memory: {said}. {way_out}")
+        log(f"error: Too little memory: {said}. {way_out}")
         leave(2)  # as above
     except Interrupted as interrupted:
-        say(str(interrupted))
+        log(str(interrupted))
         jax.distributed.shutdown()  # where there are other processes, once they have saved as well
         return 128 + interrupted.signum
     except KeyboardInterrupt as interrupted:
-        say("Interrupted.")
+        log("Interrupted.")
         return 128 + signal_of(interrupted)
     except OSError as error:
-        say(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
+        log(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2
     return 0
 
@@ -74,7 +74,7 @@ def with_flags(message: str) -> str:
 
 def _call(parse: Callable[[], Callable[[], None]]) -> None:
     try:
-        with together("Start all of them again."):
+        with detect_lost_processes("Start all of them again."):
             parse()()
     except Interrupted:
         raise

@@ -9,7 +9,7 @@ import tyro
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.explore.write import write_explorer
 from flax_vae.runs.run import load_run
-from flax_vae.system.console import tell
+from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 
 
@@ -32,4 +32,4 @@ examples:
         """Run the command."""
         refuse_unwritable(self.out, ".html")
         use_machine()
-        tell(write_explorer(load_run(self.run), self.out))
+        print_result(write_explorer(load_run(self.run), self.out))

@@ -10,7 +10,7 @@ from flax_vae.export.directory import ExportFormat, export_run
 from flax_vae.runs import hub
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.run import load_run
-from flax_vae.system.console import tell
+from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 
 
@@ -44,6 +44,6 @@ examples:
         if self.push is not None:
             hub.refuse_unpushable(self.push)
         use_machine()
-        tell(export_run(load_run(self.run), self.format, self.out, self.push))
+        print_result(export_run(load_run(self.run), self.format, self.out, self.push))
         if self.push is not None:
-            tell(hub.push(self.out, self.push))
+            print_result(hub.push(self.out, self.push))

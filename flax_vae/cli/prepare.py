@@ -9,7 +9,7 @@ import tyro
 from flax_vae.data import absolute
 from flax_vae.data.prepare import prepare_images
 from flax_vae.runs.directory import refuse_used
-from flax_vae.system.console import say, tell
+from flax_vae.system.console import log, print_result
 from flax_vae.system.errors import UserError
 
 
@@ -42,5 +42,5 @@ examples:
             raise UserError(f"{self.out} lies in {self.dataset}: name a directory beside it.")
         splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size)
         said = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
-        say(f"{said}. Train on them by: flax-vae train --dataset {self.out}")
-        tell(self.out)
+        log(f"{said}. Train on them by: flax-vae train --dataset {self.out}")
+        print_result(self.out)

@@ -12,9 +12,9 @@ from flax_vae.cli.exits import refuse_unwritable, run_command
 from flax_vae.evaluation.samples import MODES, Wish, from_gmm
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.run import load_run
-from flax_vae.system.console import tell
+from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 from flax_vae.system.machine import use_machine
 
 
@@ -72,8 +72,8 @@ examples:
         images, columns = make(load_run(self.run), wish)
         save_image_grid(self.out, images, columns)
         if self.npy:
-            write_whole(self.npy, lambda part: np.save(part, images))
-        tell(self.out)
+            write_atomically(self.npy, lambda part: np.save(part, images))
+        print_result(self.out)
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:

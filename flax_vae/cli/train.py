@@ -15,10 +15,10 @@ from flax_vae.fitting.build import load_objective
 from flax_vae.fitting.fit import Run, fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.system.console import printable, say, tell
+from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import Cluster, cpu_cores, use_machine
-from flax_vae.system.processes import is_first
+from flax_vae.system.processes import is_first_process
 
 _MOST_MEMBERS = 1000  # each has a run directory of its own, and files in it open all the time
 EXAMPLES = """
@@ -140,10 +140,10 @@ def _run(parsed: Any) -> None:
     """Run the command."""
     flags = given(parsed)
     for run in _resume(flags) if flags.resume else _start(flags):
-        if not is_first():
+        if not is_first_process():
             return
         name = printable(run.name)
-        tell(f"{name}: look at {Path(name) / 'pictures'}, make images by flax-vae sample {name}")
+        print_result(f"{name}: look at {Path(name) / 'pictures'}, make images by flax-vae sample {name}")
 
 
 Train: Any = make_dataclass(
@@ -208,5 +208,5 @@ def _use_machine(config: Config, members: int, cluster: Cluster | None) -> None:
     if cluster is None:
         use_machine(count)
     else:
-        say(f"Waiting for the other processes ({cluster.coordinator}), five minutes at most.")
+        log(f"Waiting for the other processes ({cluster.coordinator}), five minutes at most.")
         use_machine(-(-count // (cluster.num_processes or 1)), cluster)

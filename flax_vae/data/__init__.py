@@ -24,7 +24,7 @@ from flax_vae.data.own_images import load_own
 from flax_vae.data.tfds_images import is_known, load_tfds
 from flax_vae.parts import import_siblings
 from flax_vae.system.errors import UserError
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 
 MAX_CLASSES = 10_000  # of a conditional model
 
@@ -93,7 +93,7 @@ def as_batch(
         found = f"{data.labels.min()} to {data.labels.max()}"
         raise UserError(f"{data.name}: labels from {found}, where 0 to {len(class_names) - 1} can be given to a model.")
     size, count = 4 * len(data.labels) * len(class_names), len(class_names)
-    refuse_larger(size, f"{data.name}: labels of {count:,} classes as one-hot vectors", "train without --conditional")
+    require_memory(size, f"{data.name}: labels of {count:,} classes as one-hot vectors", "train without --conditional")
     return data.images, one_hot(data.labels, len(class_names))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flax_vae.system.errors import UserError
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _WAY_OUT = "save fewer images, or smaller ones"
@@ -26,7 +26,7 @@ def read_npy(path: Path, content: bytes | None = None) -> np.ndarray:
     with _readable(path, ".npy"):
         if content is not None:
             return _read(io.BytesIO(content), len(content))
-        refuse_larger(path.stat().st_size, str(path), _WAY_OUT)  # a sparse file has any size
+        require_memory(path.stat().st_size, str(path), _WAY_OUT)  # a sparse file has any size
     return map_npy(path)
 
 
@@ -61,7 +61,7 @@ class _Members(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         size = self._files[name].file_size
         # Images of one colour shrink to a thousandth: how much an array has shrunk does not tell a bomb from a file.
-        refuse_larger(size, f"{self._path}: {name}", _WAY_OUT)
+        require_memory(size, f"{self._path}: {name}", _WAY_OUT)
         with self._archive.open(self._files[name]) as file:
             return _read(file, size)
 

@@ -22,7 +22,7 @@ from jaxtyping import UInt8
 from flax_vae.data import tfds_images
 from flax_vae.data.images import SOURCES, ImageData, idx_header, idx_sha256, image_data
 from flax_vae.data.network import check_reachable, fetch
-from flax_vae.system.console import say_once
+from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 
 NAME = "fashion_mnist"
@@ -83,7 +83,7 @@ def attempt(find: Callable[..., ImageData | None], *arguments: Any) -> ImageData
     try:
         return find(*arguments)
     except UserError as error:
-        say_once(f"Passed over: {error}")
+        log_once(f"Passed over: {error}")
         return None
 
 
@@ -96,7 +96,7 @@ def from_data_dir(data_dir: Path, split: str) -> ImageData | None:
         if (found := from_folder(folder, split, f"IDX files in {folder}")) is not None:
             return found
     if not (data_dir / NAME).is_dir():
-        say_once(f"{data_dir} holds no IDX files of Fashion-MNIST; looking elsewhere")
+        log_once(f"{data_dir} holds no IDX files of Fashion-MNIST; looking elsewhere")
     return None
 
 
@@ -199,7 +199,7 @@ def download(url: str) -> dict[str, ImageData] | str:
 
 def from_subset(split: str, reason: str) -> ImageData:
     """The part of the split that comes with the package: its first 8,000 or 2,000 images."""
-    say_once(
+    log_once(
         "WARNING: this is only the bundled subset of Fashion-MNIST, 8,000 training and 2,000 test images. "
         f"The full set was not found on this machine or the network ({reason}). To get all 70,000: "
         "`apt-get install dataset-fashion-mnist`, or a network connection or --data-dir DIR with the four IDX files."
@@ -229,4 +229,4 @@ def write_cache(data: ImageData, split: str) -> None:
                     file.write(np.ascontiguousarray(array).data)
                 os.replace(temporary, folder / name)
     except OSError as error:
-        say_once(f"No cache of Fashion-MNIST, each start will look for it again: {error}")
+        log_once(f"No cache of Fashion-MNIST, each start will look for it again: {error}")

@@ -11,7 +11,7 @@ from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import stack
 from flax_vae.data.own_images import EXTENSIONS, list_images, pixels
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 
 
 class NamedImages(NamedTuple):
@@ -85,10 +85,10 @@ def write_images(out: Path, found: NamedImages) -> None:
 
     images = found.images
     if out.suffix.lower() == ".npy":
-        write_whole(out, lambda part: np.save(part, images))
+        write_atomically(out, lambda part: np.save(part, images))
     elif out.suffix.lower() == ".npz":
         arrays = {"images": images} | ({} if found.labels is None else {"labels": found.labels})
-        write_whole(out, lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]  # see its stub
+        write_atomically(out, lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]  # see its stub
     else:
         paths = [out] if out.suffix.lower() == ".png" else _paths(out, found)
         for path, image in zip(paths, images, strict=True):

@@ -14,7 +14,7 @@ from flax_vae.batches import OnDisk, StoredImages
 from flax_vae.parts import Parts
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 
 SOURCES = Parts("dataset", supplied=("split", "data_dir"))  # image sets with a loader of their own
 
@@ -165,7 +165,7 @@ class OneSize:
 
 def _refuse_larger(number: int, shape: tuple[int, ...]) -> None:
     what = f"{number:,} images of {' x '.join(map(str, shape))}"
-    refuse_larger(number * math.prod(shape), what, "pass a smaller --image-size, or fewer images")
+    require_memory(number * math.prod(shape), what, "pass a smaller --image-size, or fewer images")
 
 
 def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:

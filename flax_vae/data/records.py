@@ -20,7 +20,7 @@ from flax_vae.batches import OnDisk
 from flax_vae.data.arrays import read_npy
 from flax_vae.data.images import ImageData, idx_digest, idx_sha256, image_data, resize_all
 from flax_vae.system.errors import UserError
-from flax_vae.system.memory import refuse_larger, whole_memory
+from flax_vae.system.memory import memory_limit, require_memory
 
 ABOUT = "prepared.json"
 _FORMAT = 1
@@ -88,7 +88,7 @@ class RecordImages(OnDisk):
         wanted, one = self._wanted(index), math.prod(self.shape[1:])
         if wanted.size * one > _CHECKED:
             what = f"{wanted.size:,} images of {self._where} at once"
-            refuse_larger(2 * wanted.size * one, what, "this figure needs a set that fits in memory")
+            require_memory(2 * wanted.size * one, what, "this figure needs a set that fits in memory")
         pixels, rows, step = np.empty((wanted.size, one), np.uint8), wanted.ravel().tolist(), max(1, _READ_BYTES // one)
         for start in range(0, len(rows), step):
             try:
@@ -134,7 +134,7 @@ def load_prepared(folder: Path, split: str, size: tuple[int, int] | None) -> Ima
     what, names = about.splits[split], about.class_names
     images: Any = _open(folder, split, about)
     labels = _read_labels(folder, split, about) if what.labels else None
-    if images.nbytes <= min(_MOST_WHOLE, whole_memory() // 8):
+    if images.nbytes <= min(_MOST_WHOLE, memory_limit() // 8):
         images = images[:]
         if idx_sha256(images) != what.sha256:
             raise _damaged(folder, f"the {split} images are others than {ABOUT} says")

@@ -29,10 +29,10 @@ from flax_vae.runs.config import Binarize, refuse_seed
 from flax_vae.runs.directory import Record, RunDirectory
 from flax_vae.runs.run import Run, load_run, run_data
 from flax_vae.sampling import encode
-from flax_vae.system.console import busy, progress
+from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 from flax_vae.training.sharding import data_mesh
 
 IMAGES_SHARED, _ANNEALED_AT_ONCE = 100, 4  # images between two movements of the progress bar; devices share the 100
@@ -116,7 +116,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     kept = Kept(part if vae is None else None, (run.params, repr((__version__, run.config, plan)), some))
     bounds = _bounds(run, some, bound_key, plan, kept)
     annealed = _annealed(run, some, bound_key, plan.annealing_steps, kept) if plan.annealing_steps else None
-    with busy("encoding and decoding"):
+    with spinner("encoding and decoding"):
         each = look_at_each(run.vae, run.params, batch, key)
     means = each.pop("posterior_mean", None)
     mean = {name: array.mean(0, dtype=np.float64).tolist() for name, array in each.items()}
@@ -124,7 +124,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     weighted = [_summary(k, bounds[k]) for k in bounds]
     total = 0.0 if means is None else float(means.sum(dtype=np.float64))
     _refuse_not_finite(run, {"elbo": elbo, "importance_weighted": weighted, "posterior_means": total})
-    with busy("comparing latents"):
+    with spinner("comparing latents"):
         result: Record = {
             "step": run.step,
             "seed": plan.seed,
@@ -158,8 +158,8 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
 def _refuse_too_large(plan: Plan) -> None:
     """Raise where the device has less memory than the numbers of a plan take."""
     most, steps, there = max(plan.num_samples), plan.annealing_steps, device_memory()
-    refuse_larger(8 * IMAGES_AT_ONCE * most, f"--num-samples {most}", "lower it", there)  # of weights and their ranks
-    refuse_larger(12 * steps, f"--annealing-steps {steps}", "lower it", there)  # of numbers, betas and lengths
+    require_memory(8 * IMAGES_AT_ONCE * most, f"--num-samples {most}", "lower it", there)  # of weights and their ranks
+    require_memory(12 * steps, f"--annealing-steps {steps}", "lower it", there)  # of numbers, betas and lengths
 
 
 def _surgery(run: Run, batch: Batch, chosen: Int[np.ndarray, " n"], key: Key[Array, ""]) -> dict[str, float | int]:

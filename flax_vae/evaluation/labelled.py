@@ -12,7 +12,7 @@ from flax_vae.metrics.latents import posterior_means
 from flax_vae.runs.directory import Record
 from flax_vae.runs.run import Run
 from flax_vae.sampling import sample
-from flax_vae.system.console import busy, say
+from flax_vae.system.console import log, spinner
 
 _DECODED = 2000  # images that are held as floats at a time
 _PROBED = 10_000  # training images that classifiers of latents learn from
@@ -67,12 +67,12 @@ def disentanglement(test: ImageData, means: Float[np.ndarray, "n d"]) -> dict[st
 def frechet(run: Run, train: ImageData, test: ImageData, images: Batch, key: Key[Array, ""]) -> Record | None:
     """The distance of samples from test images, and that of as many training images, or None without two classes."""
     if (labels := _labels(train, test)) is None:
-        say("Left out: accuracies of labels and the Fréchet distance, which need training images of two classes.")
+        log("Left out: accuracies of labels and the Fréchet distance, which need training images of two classes.")
         return None
     classifier = train_classifier(train.images, labels[0], seed=0)
     count = min(len(train.images), len(test.images), _COMPARED)
     some = some_of(test, count, 0)
-    with busy("sampling"):
+    with spinner("sampling"):
         known = features(classifier, train.images[some_of(train, count, 0)])
         unseen = features(classifier, test.images[some])
         made = features(classifier, _samples(run, key, take(images, some), is_binary(test.images)))

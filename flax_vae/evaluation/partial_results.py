@@ -10,7 +10,7 @@ import numpy as np
 
 from flax_vae.data.arrays import open_npz
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 
 
 class Kept:
@@ -41,7 +41,7 @@ class Kept:
 
     def _write(self) -> None:
         if self._path is not None:
-            write_whole(self._path, lambda part: np.savez(part, of=self._of, allow_pickle=False, **self._parts))
+            write_atomically(self._path, lambda part: np.savez(part, of=self._of, allow_pickle=False, **self._parts))
 
     def forget(self) -> None:
         """Remove the file, once what was computed stands elsewhere."""

@@ -21,7 +21,7 @@ from flax_vae.samplers.mixture import sample_gmm
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, traverse
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 
 _BYTES = 16  # for each number of a pixel, while floats are rounded and laid out as a picture
 Row = tuple[Float[np.ndarray, "n h w c"], int]
@@ -133,8 +133,8 @@ MODES: dict[str, Callable[[Run, Wish], Row]] = {
 def _refuse_too_many(run: Run, wish: Wish, rows: int = 1) -> None:
     """Raise UserError where images do not fit in the memory: a float for each number of a pixel, and a picture."""
     size = rows * wish.num_samples * math.prod(run.examples.shape[1:])
-    refuse_larger(_BYTES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
-    refuse_larger(4 * size, f"--num-samples {wish.num_samples}", "make fewer at a time", device_memory())
+    require_memory(_BYTES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
+    require_memory(4 * size, f"--num-samples {wish.num_samples}", "make fewer at a time", device_memory())
 
 
 def _two(run: Run, wish: Wish) -> tuple[np.ndarray, np.ndarray]:

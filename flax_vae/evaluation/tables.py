@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flax_vae.plots.curves import plot_comparison
 from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_set
-from flax_vae.system.console import printable, say, show_table
+from flax_vae.system.console import log, print_table, printable
 from flax_vae.system.errors import UserError
 
 
@@ -67,9 +67,9 @@ def show(result: Record) -> None:
         table.add_row("", "", note.format(**frechet, percent=100 * frechet["accuracy"]))
     for name, score in (result["disentanglement"] or {}).items():
         table.add_row(name, f"{score:.2f}", "posterior means and factors, 0 to 1")
-    show_table(table)
+    print_table(table)
     if result["alarm"]:
-        say(f"WARNING: {result['alarm']}")
+        log(f"WARNING: {result['alarm']}")
 
 
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
@@ -103,5 +103,5 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
             f"{found['active_units']}/{found['latent_dim']}" if found and found["latent_dim"] else "",
             f"{found['frechet']['distance']:.2f}" if found and found["frechet"] else "",
         )  # fmt: skip
-    show_table(table)
+    print_table(table)
     plot_comparison(picture, curves)

@@ -7,8 +7,8 @@ from flax_vae.data import class_names
 from flax_vae.explore import About, page
 from flax_vae.runs.directory import held_out_set
 from flax_vae.runs.run import Run, run_data
-from flax_vae.system.console import busy
-from flax_vae.system.files import write_whole
+from flax_vae.system.console import spinner
+from flax_vae.system.files import write_atomically
 
 
 def write_explorer(run: Run, path: str | Path) -> Path:
@@ -26,10 +26,10 @@ def write_explorer(run: Run, path: str | Path) -> Path:
     """
     data = run_data(run)
     test = data.test
-    with busy("encoding test images"):
+    with spinner("encoding test images"):
         text = page(run.vae, run.params, data.batch(test), test.labels, class_names(test), about(run, test.name))
     path = Path(path)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
 
 

@@ -20,7 +20,7 @@ from flax_vae.runs.config_file import config_content
 from flax_vae.runs.directory import Record, refuse_used
 from flax_vae.runs.hub import MODEL
 from flax_vae.runs.run import Run, write_run
-from flax_vae.system.console import busy
+from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory, write_json
 
@@ -59,12 +59,12 @@ def _fill(folder: Path, run: Run, format: ExportFormat, title: str) -> None:
     if format in FORMATS:
         for function in functions:
             name = function.name + FORMATS[format].suffix
-            with busy(f"writing {name}"):
+            with spinner(f"writing {name}"):
                 (folder / name).write_bytes(written(function, FORMATS[format]))
             signatures[name] = _signature(function)
     else:
         write_run(run, folder / MODEL)
-    with busy("drawing"):
+    with spinner("drawing"):
         for name, make in _PICTURES.items():
             save_image_grid(folder / name, *make(run, Wish(min(10, len(run.examples)))))
     (folder / "README.md").write_text(model_card(run, title, format, functions, _PICTURES))

@@ -24,11 +24,11 @@ from flax_vae.parts import LARGEST_INT, read_call
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data, load_data
 from flax_vae.runs.models import make_model
-from flax_vae.system.console import say
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory
-from flax_vae.system.memory import refuse_larger
-from flax_vae.system.processes import is_first
+from flax_vae.system.memory import require_memory
+from flax_vae.system.processes import is_first_process
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import ensemble_mesh
 from flax_vae.training.step import TrainState, init_state, make_train_step, zero_metrics
@@ -230,8 +230,8 @@ def build(
         raise UserError(f"--accumulate {config.accumulate}: {reason} a batch of {batch_size}.")
     _refuse_too_large(training, members)
     levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
-    if is_first() and levels == 2 and not is_binary(data.held_out.images):
-        say(
+    if is_first_process() and levels == 2 and not is_binary(data.held_out.images):
+        log(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but is not a density; compare it only with the same loss. --likelihood names others."
         )
@@ -249,7 +249,7 @@ def _refuse_too_large(training: Training, members: int) -> None:
     state = jax.eval_shape(training.fresh_state)
     arrays = jax.tree.leaves((state, state.params))  # the gradient is as large as the parameters
     size = members * sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
-    refuse_larger(
+    require_memory(
         size,
         f"{members} models with their optimisers" if members > 1 else "The model with its optimiser",
         "lower --latent-dim, or choose a smaller --preset",
@@ -259,4 +259,4 @@ def _refuse_too_large(training: Training, members: int) -> None:
     draws, at_once = config.num_samples or 1, min(config.microbatch_size or share, share)
     size = 4 * draws * at_once * math.prod(training.data.train.images.shape[1:])
     way_out = "lower --num-samples, --batch-size or --microbatch-size"
-    refuse_larger(size, f"{draws:,} draws for each of {at_once:,} images at a time", way_out, there)
+    require_memory(size, f"{draws:,} draws for each of {at_once:,} images at a time", way_out, there)

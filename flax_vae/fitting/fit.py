@@ -18,10 +18,10 @@ from flax_vae.runs import checkpoints
 from flax_vae.runs.config import Config, member_names
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.run import Run, load_run
-from flax_vae.system.console import say
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
-from flax_vae.system.processes import by_first, together
+from flax_vae.system.processes import detect_lost_processes, run_in_first_process
 
 
 def fit(
@@ -86,7 +86,7 @@ def _start(
                 RunDirectory(folder / name).create(own.config, own.data, repr(own.objective_at(own.config.beta)))
         whole.point_latest()
 
-    by_first(create)
+    run_in_first_process(create)
     with whole.locked():
         members = [
             Member(RunDirectory(whole.path / name), own, own.fresh_state(), totals) for name, own in trainings.items()
@@ -172,7 +172,7 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
         if not common and all(saved):
             raise UserError(f"{going[0].path.parent}: its runs have no checkpoint of one step; start them again.")
         for run in going:
-            by_first(partial(checkpoints.forget_after, run.checkpoints, max(common, default=0)))
+            run_in_first_process(partial(checkpoints.forget_after, run.checkpoints, max(common, default=0)))
     items, members = abstract_items(trainings[0]), []
     for run, training in zip(runs, trainings, strict=True):
         steps = checkpoints.saved_steps(run.checkpoints)
@@ -185,14 +185,14 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
         except checkpoints.Damaged as damaged:
             if len(checkpoints.saved_steps(run.checkpoints)) == 1:
                 raise UserError(f"{damaged} It is the only one: start the run again.") from None
-            by_first(partial(_set_aside, run, step, damaged))
+            run_in_first_process(partial(_set_aside, run, step, damaged))
             return None
     return members
 
 
 def _set_aside(run: RunDirectory, step: int, damaged: checkpoints.Damaged) -> None:
     aside = checkpoints.set_aside(run.checkpoints, step)
-    say(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
+    log(f"WARNING: {damaged} It is called {aside.name} now, and the training goes on from the one before.")
 
 
 def _begun_again(run: RunDirectory, training: Training) -> Member:
@@ -201,13 +201,13 @@ def _begun_again(run: RunDirectory, training: Training) -> Member:
         raise UserError(
             f"{run} has {epochs} epochs in its metrics.jsonl and no checkpoint: they were moved or deleted."
         )
-    by_first(partial(run.keep_metrics_until, 0))
+    run_in_first_process(partial(run.keep_metrics_until, 0))
     return Member(run, training, training.fresh_state(), training.fresh_totals())
 
 
 def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:
     """Train to the end, and look at the results."""
-    with together(whole.way_on):
+    with detect_lost_processes(whole.way_on):
         diverged = train(whole, members)
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 
@@ -215,7 +215,7 @@ def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:
 def _finish(directory: RunDirectory, training: Training) -> Run:
     """Draw the pictures; with a validation set, measure the test set, this once."""
     run = load_run(directory.path, training.model)
-    by_first(partial(_look, run, directory, training))
+    run_in_first_process(partial(_look, run, directory, training))
     return run
 
 
@@ -226,11 +226,11 @@ def _look(run: Run, directory: RunDirectory, training: Training) -> None:
         evaluate = make_evaluate(run.vae, objective, training.batch_size)
         found = evaluate(run.params, data.batch(data.test), key, training.total_steps)
         directory.write_test({"step": run.step} | found)
-        say(f"{directory}: test loss {found['loss']:.2f} at the best validation loss, step {run.step}.")
+        log(f"{directory}: test loss {found['loss']:.2f} at the best validation loss, step {run.step}.")
     draw_pictures(directory.pictures, run.vae, run.params, data.test, run.metrics, key, run.class_names)
 
 
 def _sum_up(whole: RunDirectory) -> None:
     """Mean and deviation over the seeds of an ensemble."""
     found = [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in whole.members()]
-    by_first(partial(write_summary, whole.path, found))
+    run_in_first_process(partial(write_summary, whole.path, found))

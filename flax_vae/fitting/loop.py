@@ -19,9 +19,9 @@ from flax_vae.fitting.members import Ensemble, Member
 from flax_vae.fitting.report import Report
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory
-from flax_vae.system.console import say
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.processes import agreed, is_first, put
+from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices
 from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
@@ -60,7 +60,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     step = int(furthest.state.step)
     epochs = range(furthest.epochs_reported, config.epochs)
     clock = _Clock(furthest.directory.metrics())
-    directories = [member.directory for member in members] if is_first() else []
+    directories = [member.directory for member in members] if is_first_process() else []
     report = Report(directories, settings([m.training.config for m in members]), config.epochs, steps_per_epoch, step)
     with _writing(directory), Ensemble(members) as ensemble, report:
         if not (epochs and ensemble.going()):
@@ -74,11 +74,11 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
 
         block, rows, *_ = next(dispatches(epochs[0], 0))
         ensemble.compile(block, rows, held_out)  # a signal may end this at once: there is nothing to save yet
-        agreed(0)  # all have compiled, so none that is told to stop has to wait for another's compiler
+        maximum_over_processes(0)  # all have compiled, so none that is told to stop has to wait for another's compiler
         with _stop_signal() as received:
 
             def stop_if_told() -> None:
-                if signum := agreed(received[0] if received else 0):
+                if signum := maximum_over_processes(received[0] if received else 0):
                     ensemble.save(step)
                     ensemble.finish()
                     raise Interrupted(signum, directory, config)
@@ -108,7 +108,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                     | {f"{data.held_out_name}_{name}": value for name, value in found[i].items()}
                     for i in ensemble.going()
                 }
-                report.finish_epoch(records if is_first() else {})
+                report.finish_epoch(records if is_first_process() else {})
                 ensemble.clear_totals()
                 ensemble.save(step)
                 ensemble.stop_stale()
@@ -135,7 +135,7 @@ def _dispatches(
     """
     rhythm = _Rhythm()
     if isinstance(jax.tree.leaves(images)[0], jax.Array):
-        rows = put(indices, ensemble.rows)
+        rows = place_on_devices(indices, ensemble.rows)
         for start, stop in rhythm.spans(position, indices.shape[1]):
             yield images, rows, start, stop
         return
@@ -183,7 +183,7 @@ class _Rhythm:
             yield start, stop
             if stop - start == self.steps:  # not the rest of a block
                 rhythm = _SECONDS_PER_DISPATCH / (time.perf_counter() - began)
-                self.steps = agreed(max(1, int(self.steps * min(rhythm, 4.0))))
+                self.steps = maximum_over_processes(max(1, int(self.steps * min(rhythm, 4.0))))
             start = stop
 
 
@@ -232,7 +232,7 @@ def _stop_signal() -> Iterator[list[int]]:
 
     def remember(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        say("Stopping after this dispatch, then saving; once more ends at once.")
+        log("Stopping after this dispatch, then saving; once more ends at once.")
         restore()
 
     def restore() -> None:

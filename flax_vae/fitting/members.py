@@ -20,9 +20,9 @@ from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.system.console import say
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.processes import agreed, by_first, is_first, put
+from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices, run_in_first_process
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
 from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_shardings, sharing
@@ -68,7 +68,7 @@ def restore_member(directory: RunDirectory, training: Training, step: int, items
     averaged = found.get("averaged_params")
     state = TrainState(rest["step"], found["params"], rest["opt_state"], averaged, rest["skips"], train_key)
     member = Member(directory, training, state, rest["totals"])
-    by_first(partial(directory.keep_metrics_until, member.epochs_reported * training.steps_per_epoch))
+    run_in_first_process(partial(directory.keep_metrics_until, member.epochs_reported * training.steps_per_epoch))
     return member
 
 
@@ -95,12 +95,12 @@ class Ensemble(ExitStack):
         )
         of_one = parameter_shardings(mesh, members[0].state)
         of_all = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS)
-        own = put(stack([member.training.own() for member in members]), self.split)
+        own = place_on_devices(stack([member.training.own() for member in members]), self.split)
         step = partial(training.train_step, mesh=mesh if sharing(mesh) > 1 else None)
         dealt = each_has_its_own(mesh, training.batch_size // config.accumulate, training.microbatch_size)
         self.steps = partial(make_ensemble_steps(step, mesh, (of_all, self.split), dealt), own)
-        self.state = put(stack([member.state for member in members]), of_all)
-        self.totals = put(stack([member.totals for member in members]), self.split)
+        self.state = place_on_devices(stack([member.state for member in members]), of_all)
+        self.totals = place_on_devices(stack([member.totals for member in members]), self.split)
         self.unstack = jax.jit(partial(unstack, count=len(members)), out_shardings=self.everywhere)
         self.states = jax.jit(partial(unstack, count=len(members)), out_shardings=[of_one] * len(members))
         self.reached = [int(member.state.step) for member in members]
@@ -109,7 +109,7 @@ class Ensemble(ExitStack):
         betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
         keep = max(config.keep, 2)  # one more than is read, since that may be damaged, or of some members only
-        for member in members if is_first() else ():
+        for member in members if is_first_process() else ():
             self.callback(checkpoints.clear_unfinished, member.directory.checkpoints)
             checkpoints.clear_unfinished(member.directory.checkpoints)
         self.checkpoints = [
@@ -127,7 +127,8 @@ class Ensemble(ExitStack):
     def stop_stale(self) -> None:
         """Stop the members whose validation loss has not improved for as many epochs as they wait for."""
         for i in self.going():
-            if agreed(is_first() and self.members[i].directory.stopped_early(self.members[i].training.config)):
+            member = self.members[i]
+            if maximum_over_processes(is_first_process() and member.directory.stopped_early(member.training.config)):
                 self.stopped.add(i)
 
     def place(self, images: Batch) -> Batch:
@@ -135,7 +136,7 @@ class Ensemble(ExitStack):
         leaves = jax.tree.leaves(images)
         size = sum(leaf.nbytes for leaf in leaves)
         if size <= _RESIDENT_BYTES and not isinstance(leaves[0], OnDisk):
-            return put(images, self.everywhere)
+            return place_on_devices(images, self.everywhere)
         if len(self.members) > 1:
             raise UserError(
                 f"{size / 2**30:.1f} GiB of images do not stay on the device, which several members need: "
@@ -157,7 +158,7 @@ class Ensemble(ExitStack):
             self.reached[i] = step
             if skips >= MOST_SKIPS:
                 at = start + step - before - 1
-                last = put(take(images, at if rows is None else rows[i, at]), self.everywhere)
+                last = place_on_devices(take(images, at if rows is None else rows[i, at]), self.everywhere)
                 self._fail(i, f"step {step} and the {skips - 1} before were skipped: {self._why(i, last, step - 1)}")
         if len(self.failed) == len(self.members):
             raise self.failed[0]
@@ -186,10 +187,10 @@ class Ensemble(ExitStack):
         member, saved = self.members[i], self.checkpoints[i].latest_step()
         kept = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
         self.failed[i] = UserError(f"{why}; {kept}.")
-        if is_first():
+        if is_first_process():
             member.directory.failure_file.write_text(f"{self.failed[i]}\n")
             if self.going():
-                say(f"{member.directory} stops. {self.failed[i]}")
+                log(f"{member.directory} stops. {self.failed[i]}")
 
     def means(self, steps: int) -> dict[int, dict[str, float]]:
         """Each member's train metrics over the epoch's steps so far but those skipped, and the share of these."""
@@ -214,7 +215,7 @@ class Ensemble(ExitStack):
         states, found = self.states(self.state), {}
         for i in self.going():
             training, params = self.members[i].training, states[i].best_params
-            params = put(params, parameter_shardings(self.data_mesh, params))
+            params = place_on_devices(params, parameter_shardings(self.data_mesh, params))
             evaluate, (*_, test_key) = self.evaluate_at[training.config.beta], training.keys()
             found[i] = evaluate(params, images, test_key, training.total_steps, spans)
         return found

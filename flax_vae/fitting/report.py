@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory, held_out_set
-from flax_vae.system.console import show_table, stdout_console
+from flax_vae.system.console import print_table, stdout_console
 from flax_vae.system.files import write_json
 
 
@@ -46,7 +46,7 @@ def write_summary(directory: Path, members: Sequence[tuple[Config, Record | None
         numbers = [mean_and_deviation(values[name]) if seeds else "" for name in shown]
         table.add_row(label, str(len(seeds)), str(len(failed)), *numbers)
     write_json(directory / "summary.json", rows)
-    show_table(table)
+    print_table(table)
 
 
 class Report:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Key
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.vae import Params
 from flax_vae.objectives.terms import Objective, apply_objective
-from flax_vae.system.processes import put
+from flax_vae.system.processes import place_on_devices
 from flax_vae.training.sharding import shardings
 
 _BLOCK_BYTES = 2**26  # what is sent to the device at a time
@@ -76,7 +76,7 @@ def make_evaluate(
     ) -> dict[str, float]:
         sums: dict[str, float] = {}
         for i, (block, size) in enumerate(in_blocks(images, batch_size)):
-            sharded, own_key = put(block, split), jax.random.fold_in(key, i)
+            sharded, own_key = place_on_devices(block, split), jax.random.fold_in(key, i)
             parts = [
                 jax.device_get(batch_sums(params, sharded, size, own_key, step, start, stop))
                 for start, stop in spans(0, batch_size_of(block))

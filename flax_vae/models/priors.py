@@ -21,7 +21,7 @@ from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_value
 from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
-from flax_vae.system.memory import refuse_larger
+from flax_vae.system.memory import require_memory
 
 PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
 
@@ -70,7 +70,7 @@ def vamp(image_shape: ImageShape, images: StoredImages | None = None, components
     if images is None:
         return VampPrior(image_shape, components=components)
     size = components * (8 + math.prod(image_shape))  # which image, and its pixels
-    refuse_larger(size, f"--prior vamp(components={components})", "learn fewer pseudo-inputs")
+    require_memory(size, f"--prior vamp(components={components})", "learn fewer pseudo-inputs")
     chosen = np.random.default_rng(0).choice(len(images), components)
     return VampPrior(image_shape, images[chosen].tobytes(), components)
 

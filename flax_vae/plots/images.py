@@ -15,7 +15,7 @@ from flax_vae.plots.style import (
     shown_latents,
     to_uint8,
 )
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 
 
 def save_image_grid(path: FilePath, images: Images, columns: int, padding: int = 1) -> None:
@@ -24,7 +24,7 @@ def save_image_grid(path: FilePath, images: Images, columns: int, padding: int =
     Small images are magnified by a whole number; `padding` is the white gap between two of them in their own pixels.
     """
     mosaic = Image.fromarray(make_mosaic(images, columns, padding))
-    write_whole(path, lambda part: mosaic.save(part, format="PNG"))
+    write_atomically(path, lambda part: mosaic.save(part, format="PNG"))
 
 
 def plot_reconstructions(path: FilePath, originals: Images, reconstructions: Images, title: str) -> None:

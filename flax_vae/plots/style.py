@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from flax_vae.system.files import write_whole
+from flax_vae.system.files import write_atomically
 
 Axes = Any  # matplotlib's, which is not imported up here
 FilePath = str | os.PathLike[str]
@@ -110,4 +110,4 @@ def save_figure(path: FilePath, ax: Axes, title: str, note: str = "") -> None:
     add_heading(ax, title, note)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks becomes boxes
-        write_whole(path, lambda part: ax.figure.savefig(part, format="png", metadata={"Software": None}))
+        write_atomically(path, lambda part: ax.figure.savefig(part, format="png", metadata={"Software": None}))

@@ -22,7 +22,7 @@ from flax_vae.runs.config import Config
 from flax_vae.runs.config_file import config_content, parse_config
 from flax_vae.runs.directory import Record
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_json, write_whole
+from flax_vae.system.files import write_atomically, write_json
 
 FORMAT = 1
 SUFFIX = ".safetensors"
@@ -95,7 +95,7 @@ def write_artifact(path: Path, artifact: Artifact, half: bool = False) -> None:
     if artifact.labels is not None:
         arrays[_LABELS] = artifact.labels
     content = save(arrays)
-    write_whole(path, lambda part: part.write_bytes(content))
+    write_atomically(path, lambda part: part.write_bytes(content))
     about = {
         "format": FORMAT,
         "sha256": sha256(content).hexdigest(),

@@ -22,7 +22,7 @@ import numpy as np
 from jax.tree_util import keystr
 
 from flax_vae.system.errors import UserError
-from flax_vae.system.processes import added_up, lost
+from flax_vae.system.processes import is_process_loss, sum_over_processes
 
 _SUMS = "sums"  # an item of each checkpoint, beside those of arrays
 
@@ -66,7 +66,7 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
     try:
         yield manager
     except BaseException as error:
-        if not lost(error):  # to close would wait for other processes
+        if not is_process_loss(error):  # to close would wait for other processes
             with suppress(Exception):  # that of the block says more
                 manager.close()
         raise
@@ -82,7 +82,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     """
     ocp = _orbax()
     saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    sums = {name: added_up(sum_of(tree)) for name, tree in items.items()}
+    sums = {name: sum_over_processes(sum_of(tree)) for name, tree in items.items()}
     with _writing(manager.directory):
         manager.save(step, args=ocp.args.Composite(**saved, **{_SUMS: ocp.args.JsonSave(sums)}))
 
@@ -102,7 +102,7 @@ def _writing(directory: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # TensorStore has no type of its own for a full disk
-        if lost(error):
+        if is_process_loss(error):
             raise
         raise UserError(
             f"{directory}: a checkpoint cannot be written: {_reason(error)}. Those before it are whole: mend that, and "
@@ -179,7 +179,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes Orbax raise
-        if lost(error):
+        if is_process_loss(error):
             raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
 

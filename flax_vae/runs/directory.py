@@ -23,10 +23,10 @@ from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.data import Data
-from flax_vae.system.console import say
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_json, write_whole
-from flax_vae.system.processes import by_first
+from flax_vae.system.files import write_atomically, write_json
+from flax_vae.system.processes import run_in_first_process
 
 Record = dict[str, Any]  # an epoch, as a line of metrics.jsonl
 Content = TypeVar("Content")
@@ -96,7 +96,7 @@ class RunDirectory:
 
         lock = FileLock(self.path / ".lock", timeout=0)
         try:
-            by_first(lock.acquire)
+            run_in_first_process(lock.acquire)
             yield
         except Timeout:
             raise UserError(f"{self}: another process trains here. Wait for it, or stop it.") from None
@@ -199,7 +199,7 @@ class RunDirectory:
         """Drop what was written after the checkpoint of `step`, so that a resumed run repeats no epoch."""
         records = [record for record in self.metrics() if record["step"] <= step]
         text = "".join(json.dumps(record) + "\n" for record in records)
-        write_whole(self.metrics_file, lambda part: part.write_text(text))
+        write_atomically(self.metrics_file, lambda part: part.write_text(text))
 
     def best_step(self) -> int | None:
         """The step of the best epoch so far."""
@@ -225,11 +225,11 @@ class RunDirectory:
             except checkpoints.Damaged as damaged:
                 tried.add(step)
                 if (self.checkpoints / str(step)).exists():  # else a training beside this has replaced it
-                    say(f"WARNING: {damaged}")
+                    log(f"WARNING: {damaged}")
                 continue
             if step != best:
                 missing = "no epoch is finished" if best is None else f"that of the best, step {best}, is not there"
-                say(f"WARNING: {self}: the parameters are those of its checkpoint of step {step}: {missing}.")
+                log(f"WARNING: {self}: the parameters are those of its checkpoint of step {step}: {missing}.")
             return step, found
 
     def stale_epochs(self) -> int:
@@ -299,7 +299,7 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
         raise UserError("--out DIR is needed where several processes train, the same for all of them.")
     name = config.preset.partition("(")[0]
     path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    by_first(partial(refuse_used, path, ", or resume a run by --resume DIR"))
+    run_in_first_process(partial(refuse_used, path, ", or resume a run by --resume DIR"))
     return RunDirectory(path)
 
 

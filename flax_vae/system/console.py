@@ -18,24 +18,24 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """Tell the user one thing, in one line: names of files and messages of others may hold anything."""
     print(printable(line), file=sys.stderr, flush=True)
 
 
-def degrade_output() -> None:
+def escape_unencodable_output() -> None:
     """Let stdout have escapes for characters that its encoding lacks, as stderr has: a program calls this first."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
-def say_once(line: str) -> None:
+def log_once(line: str) -> None:
     """Tell the user one thing, once: the training and the test part often have the same to say."""
-    say(line)
+    log(line)
 
 
-def tell(line: object) -> None:
+def print_result(line: object) -> None:
     """Print a result, on stdout."""
     try:
         print(line, flush=True)
@@ -54,7 +54,7 @@ def stdout_console() -> Any:
     return Patient(markup=False)  # names may hold brackets
 
 
-def show_table(table: Any) -> None:
+def print_table(table: Any) -> None:
     """Print one of Rich's tables: a narrow terminal breaks its lines, where Rich would leave out names and numbers."""
     console = stdout_console()
     console.width = max(console.width, _NARROWEST)
@@ -89,7 +89,7 @@ def progress(
             bar.stop()
 
 
-def busy(what: str) -> AbstractContextManager[object]:
+def spinner(what: str) -> AbstractContextManager[object]:
     """A sign of life while something takes its time."""
     from rich.console import Console
 

@@ -1,13 +1,13 @@
-"""The errors that the command line says in one line, without a traceback."""
+"""Errors that the command line reports in one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input, in one line that says what is wrong, where, and how to mend it.
+    """Bad input: one line that says what is wrong, where, and how to fix it.
 
-    The command line prints the line and exits with 2; a script may catch it like any other exception. Everything else
-    that is raised is a fault of the program and keeps its traceback, but for `Lost`, and JAX's error of full memory.
+    The command line prints the line and exits with code 2; a script may catch it like any other exception. Any other
+    exception is a bug and keeps its traceback, except `ProcessLost` and JAX's out-of-memory error.
     """
 
 
-class Lost(Exception):
-    """Another process has ended, and this one can only end as well."""
+class ProcessLost(Exception):
+    """Another process has died, so this one has to stop as well."""

@@ -11,7 +11,7 @@ from typing import Any
 from flax_vae.system.errors import UserError
 
 
-def write_whole(path: str | os.PathLike[str], save: Callable[[Path], object]) -> None:
+def write_atomically(path: str | os.PathLike[str], save: Callable[[Path], object]) -> None:
     """Let `save` write a file beside the path, and move it there: nobody finds half of it, and a failure leaves none.
 
     Raises:
@@ -34,7 +34,7 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    write_whole(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
+    write_atomically(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 @contextmanager

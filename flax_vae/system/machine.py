@@ -13,7 +13,7 @@ import jaxlib
 from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
-from flax_vae.system.errors import Lost, UserError
+from flax_vae.system.errors import ProcessLost, UserError
 from flax_vae.system.memory import free_memory
 
 _WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
@@ -91,7 +91,7 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
         try:
             jax.devices()  # where the processes tell each other of theirs
         except RuntimeError as error:
-            raise Lost(f"The processes lost each other: {' '.join(str(error).split())}.") from None
+            raise ProcessLost(f"The processes lost each other: {' '.join(str(error).split())}.") from None
 
 
 def warn_of_wrong_sums() -> None:

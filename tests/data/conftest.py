@@ -14,5 +14,5 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", ())
     monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
-    console.say_once.cache_clear()
+    console.log_once.cache_clear()
     fashion_mnist.download.cache_clear()

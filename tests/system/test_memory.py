@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flax_vae import UserError
-from flax_vae.system.memory import free_memory, refuse_larger, whole_memory
+from flax_vae.system.memory import free_memory, memory_limit, require_memory
 
 
 def test_there_is_some_and_not_without_end() -> None:
@@ -15,18 +15,18 @@ def test_there_is_some_and_not_without_end() -> None:
 
 
 def test_what_fits_is_not_refused() -> None:
-    refuse_larger(2**30, "this", "do that", there=2**30)
+    require_memory(2**30, "this", "do that", available=2**30)
     with pytest.raises(UserError, match=r"^this: 1,024 MiB of memory are needed, and 1,023 are free: do that\.$"):
-        refuse_larger(2**30, "this", "do that", there=2**30 - 1)
+        require_memory(2**30, "this", "do that", available=2**30 - 1)
 
 
 def test_a_limit_of_the_process_is_known() -> None:
     code = """
 import resource
-from flax_vae.system.memory import free_memory, whole_memory
+from flax_vae.system.memory import free_memory, memory_limit
 
 resource.setrlimit(resource.RLIMIT_DATA, (500_000_000,) * 2)
-assert free_memory() <= whole_memory() == 500_000_000
+assert free_memory() <= memory_limit() == 500_000_000
 """
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -34,7 +34,7 @@ assert free_memory() <= whole_memory() == 500_000_000
 def test_a_limit_of_a_control_group_around_the_process_is_known(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flax_vae.system.memory._GROUPS", tmp_path)
+    monkeypatch.setattr("flax_vae.system.memory._CGROUPS", tmp_path)
     groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     kinds = {"": "memory.max", "memory": "memory.limit_in_bytes"}
     limited = [tmp_path / kind / path.strip("/") / kinds[kind] for _, kind, path in groups if kind in kinds]
@@ -42,6 +42,6 @@ def test_a_limit_of_a_control_group_around_the_process_is_known(
     for file in limited:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("max\n")
-    before = whole_memory()
+    before = memory_limit()
     limited[-1].write_text("123456\n")
-    assert (before > 123456, whole_memory()) == (True, 123456)
+    assert (before > 123456, memory_limit()) == (True, 123456)
