@@ -123,17 +123,27 @@ class Ladder(nn.Module):
         below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 
+    def decode_top(
+        self, z: Float[Array, "n d"], draw: Callable[[int, Normal], Float[Array, "1 n h w c"]]
+    ) -> Distribution:
+        """Decode the top layer's latents: p(x | z), batch shape "n", with `draw(number, prior)` for the maps below."""
+
+        def choose(number: int, prior: Normal, _: Normal) -> Draw:
+            z_l = draw(number, prior)
+            return z_l, prior.log_prob(z_l), prior
+
+        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, choose)
+        return self.likelihood(output[0])
+
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
         """p(x | z) for `num_samples` draws z from the prior, the scale of every layer times `temperature`."""
         top_key, key = jax.random.split(key)
         z = draw(self.prior().tempered(temperature), top_key, num_samples)
 
-        def choose(number: int, prior: Normal, _: Normal) -> Draw:
-            prior = prior.tempered(temperature)
-            return *prior.sample_and_log_prob(jax.random.fold_in(key, number)), prior
+        def draw_below(number: int, prior: Normal) -> Float[Array, "1 n h w c"]:
+            return prior.tempered(temperature).sample(jax.random.fold_in(key, number))
 
-        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, choose)
-        return self.likelihood(output[0])
+        return self.decode_top(z, draw_below)
 
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
         """`infer`, which runs every part: what initialising needs."""

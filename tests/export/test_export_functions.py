@@ -10,8 +10,9 @@ import pytest
 from exported_models import CLASSES, Case, make_case
 
 from flax_vae import bind, log_weights
-from flax_vae.export.functions import ModelFunction, layer_shapes
+from flax_vae.export.functions import ModelFunction
 from flax_vae.models import POSTERIORS, PRIORS
+from flax_vae.models.layerwise import layer_shapes
 
 pytestmark = pytest.mark.quick_compile
 

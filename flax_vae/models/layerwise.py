@@ -1,0 +1,121 @@
+"""A hierarchy layer by layer: its shapes, its latents as one flat vector, and draws from given noise.
+
+A layer depends only on the layers above it. So zeros stand for the layers that are not yet drawn, and `infer_at` is
+called once for each layer. A compiler removes the parts that these calls have in common or do not need.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from math import prod
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_vae.distributions import Distribution, Normal
+from flax_vae.models.protocol import Layer
+from flax_vae.models.vae import Params, bind
+from flax_vae.nn.layers import ImageShape
+
+Shape = tuple[int, ...]
+
+
+class LayerShape(NamedTuple):
+    """The shapes of a stochastic layer, without batch axes.
+
+    Attributes:
+        event: the shape of its latents.
+        posterior, prior: the shapes of the noise that each of the two maps to latents.
+    """
+
+    event: Shape
+    posterior: Shape
+    prior: Shape
+
+
+def layer_shapes(
+    model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0
+) -> tuple[LayerShape, ...]:
+    """Return the shapes of the stochastic layers, top first. Nothing is computed."""
+
+    def trace(params: Params) -> list[tuple[Array, Array, Array]]:
+        bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
+        layers = bound.infer(jnp.zeros((1, *image_shape)), jax.random.key(0)).layers
+        return [
+            (layer.z[0, 0], jnp.zeros(layer.posterior.noise_shape), jnp.zeros(layer.prior.noise_shape))
+            for layer in layers
+        ]
+
+    return tuple(LayerShape(*(leaf.shape for leaf in leaves)) for leaves in jax.eval_shape(trace, params))
+
+
+def fill_layers(latents: Sequence[Any], draw: Callable[[int, tuple[Any, ...]], Any]) -> tuple[Any, ...]:
+    """Replace the latents of one layer after another, top first.
+
+    Args:
+        latents: one array per layer, usually zeros.
+        draw: maps the number of a layer and the latents of all layers, of which those above it are final, to its
+            latents.
+    """
+    filled = list(latents)
+    for number in range(len(filled)):
+        filled[number] = draw(number, tuple(filled))
+    return tuple(filled)
+
+
+def draw_by_layer(
+    bound: Any,
+    x: Float[Array, "b h w c"],
+    noise: Float[Array, "k b n"],
+    shapes: Sequence[LayerShape],
+    which: Literal["posterior", "prior"],
+) -> tuple[tuple[Float[Array, "k b ..."], ...], tuple[Float[Array, "k b"], ...]]:
+    """Map noise to the latents of every layer, each under its posterior or its prior given the layers above.
+
+    Args:
+        bound: a bound model with `infer_at`.
+        x: images; zeros if only the prior is needed.
+        noise: draws from N(0, I) for all layers, concatenated, top first.
+        shapes: the model's `layer_shapes`.
+        which: the distribution of each layer that maps its noise to latents.
+
+    Returns:
+        The latents and their log-densities in nats under that distribution, one array per layer.
+    """
+    noise_of_layer = split_layers(noise, [getattr(shape, which) for shape in shapes])
+    log_densities: list[Array] = []
+
+    def draw(number: int, latents: tuple[Array, ...]) -> Array:
+        layer: Layer = bound.infer_at(x, latents).layers[number]
+        z_l, log_density = getattr(layer, which).from_noise_and_log_prob(noise_of_layer[number])
+        log_densities.append(log_density)
+        return z_l
+
+    latents = fill_layers([jnp.zeros((*noise.shape[:2], *shape.event)) for shape in shapes], draw)
+    return latents, tuple(log_densities)
+
+
+def decode_top(bound: Any, z: Float[Array, "n d"], draw: Callable[[int, Normal], Array]) -> Distribution:
+    """Decode the top layer's latents: p(x | z), batch shape "n".
+
+    Args:
+        bound: a bound model with one latent vector, or a ladder.
+        z: the vector, or the ladder's top layer.
+        draw: maps the number and the prior of each layer of maps below the top to its latents "1 n h w c"; not called
+            if there are none.
+    """
+    return bound.decode_top(z, draw) if hasattr(bound, "decode_top") else bound.decode(z)
+
+
+def join_layers(latents: Sequence[Float[Array, "k b ..."]]) -> Float[Array, "k b n"]:
+    """Concatenate the latents of all layers into one flat vector, top first."""
+    return jnp.concatenate([z_l.reshape(*z_l.shape[:2], -1) for z_l in latents], axis=-1)
+
+
+def split_layers(flat: Float[Array, "k b n"], shapes: Sequence[Shape]) -> tuple[Float[Array, "k b ..."], ...]:
+    """Split a flat vector into one array per layer, in the given shapes: the inverse of `join_layers`."""
+    ends = list(accumulate(map(prod, shapes)))
+    parts = jnp.split(flat, ends[:-1], axis=-1)
+    return tuple(part.reshape(*flat.shape[:2], *shape) for part, shape in zip(parts, shapes, strict=True))
