@@ -2,7 +2,7 @@
 
 import sys
 
-from flax_vae.system.signals import start
+from flax_vae.system.signals import run_program
 
 
 def _command() -> int:
@@ -12,4 +12,4 @@ def _command() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(start(_command))
+    sys.exit(run_program(_command))

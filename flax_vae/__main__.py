@@ -2,7 +2,7 @@
 
 import sys
 
-from flax_vae.system.signals import start
+from flax_vae.system.signals import run_program
 
 
 def _command() -> int:
@@ -13,7 +13,7 @@ def _command() -> int:
 
 def main() -> int:
     """Run it; returns the exit code."""
-    return start(_command)
+    return run_program(_command)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """The training loop: dispatches steps, evaluates every epoch, saves, and stops when told to."""
 
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import jax
@@ -19,9 +16,9 @@ from flax_vae.fitting.members import Ensemble, Member
 from flax_vae.fitting.report import Report
 from flax_vae.runs.config import Config, settings
 from flax_vae.runs.directory import Record, RunDirectory
-from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices
+from flax_vae.system.signals import deferred_signals
 from flax_vae.training.ensemble import stack
 
 _SECONDS_PER_DISPATCH = 0.5  # how long a Ctrl-C or the progress bar may have to wait
@@ -75,7 +72,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
         block, rows, *_ = next(dispatches(epochs[0], 0))
         ensemble.compile(block, rows, held_out)  # a signal may end this at once: there is nothing to save yet
         maximum_over_processes(0)  # all have compiled, so none that is told to stop has to wait for another's compiler
-        with _stop_signal() as received:
+        with deferred_signals() as received:
 
             def stop_if_told() -> None:
                 if signum := maximum_over_processes(received[0] if received else 0):
@@ -220,32 +217,3 @@ class _Clock:
         record["data_wait"] = self.waited / max(self.waited + self.worked, 1e-9)
         self.images, self.seconds, self.waited, self.worked = 0, 0.0, 0.0, 0.0
         return record
-
-
-@contextmanager
-def _stop_signal() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM puts its number into; a second one ends the program at once."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield received
-        return
-
-    def remember(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        log("Stopping after this dispatch, then saving; once more ends at once.")
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(watch)
-
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-    watch = signal.set_wakeup_fd(-1)  # who watches that signals are answered has to wait for the dispatch
-    try:
-        for number in before:
-            signal.signal(number, remember)
-        yield received
-    finally:
-        restore()

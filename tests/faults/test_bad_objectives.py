@@ -77,7 +77,7 @@ def test_one_that_takes_more_memory_than_there_is(processes: int, few_images: Pa
     words = ["--preset", "tutorial_dense", "--dataset", few_images, "--objective", "odd_losses:greedy", "--out", "run"]
     (code, _, err), *others = together(processes, "train.py", *words, cwd=tmp_path)
     assert code == 2, err
-    assert re.search(r"\nerror: Too little memory: .* bytes\. Training needs less with .* --batch-size\.\n$", err)
+    assert re.search(r"\nerror: Out of memory: .* bytes\. To train with less, .* --batch-size\.\n$", err)
     for code, _, err in others:  # JAX itself ends those that are later than the first
         assert code in (2, -signal.SIGABRT), err
         assert "Traceback" not in err

@@ -46,13 +46,13 @@ def run(program: str) -> "subprocess.CompletedProcess[str]":
     """A program whose command is the function `work`, to its end."""
     program += """
 import sys
-from flax_vae.system.signals import start
+from flax_vae.system.signals import run_program
 
 def command():
     from flax_vae.cli.exits import run_command
     return run_command(lambda: work)
 
-sys.exit(start(command))
+sys.exit(run_program(command))
 """
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
 
