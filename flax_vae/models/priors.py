@@ -1,6 +1,7 @@
 """Linen modules that give p(z).
 
-A prior that passes images through the encoder in each step says so by `encodes_each_step`.
+A prior that passes images through the encoder in each step says so by `encodes_each_step`. It is registered with its
+`tables`: the names of parameters with one row per component, which are not linear maps, as Muon has to know.
 """
 
 import math
@@ -43,7 +44,7 @@ def normal(latent_dim: int, conditional: bool = False) -> "StandardNormal | Cond
     return ConditionalNormal(latent_dim) if conditional else StandardNormal(latent_dim)
 
 
-@PRIORS.register("mixture")
+@PRIORS.register("mixture", tables=("loc", "log_scale"))
 class LearnedMixture(nn.Module):
     """p(z) = Σ_m softmax(logits)_m N(z; loc_m, exp(log_scale_m)²), all of it learned with the model.
 
@@ -64,7 +65,7 @@ class LearnedMixture(nn.Module):
         return Mixture(logits, Normal(loc, jnp.clip(log_scale, -MAX_LOG_SCALE, MAX_LOG_SCALE)))
 
 
-@PRIORS.register("vamp")
+@PRIORS.register("vamp", tables=("pseudo_inputs",))
 def vamp(image_shape: ImageShape, images: StoredImages | None = None, components: int = 128) -> "VampPrior":
     """The mean of the model's own posteriors at learned images (VampPrior, Tomczak & Welling 2018)."""
     if images is None:

@@ -13,11 +13,12 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
+from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
 
 Binarize = Literal["none", "fixed", "dynamic"]
 _SEEDS, _LARGEST_SEED = ("seed", "binarize_seed"), 2**32 - 1  # of a larger one JAX takes the lowest 32 bits
 _MOST_DEVICES = 1024  # on CPUs each is made, with threads of its own, before anything else
-PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES)}
+PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
 
 
 def _setting(group: str, usual: Any, meaning: str) -> Any:
@@ -87,14 +88,12 @@ class Config:
         "optimisation", 0, "Epochs without a better validation loss after which training stops; 0 for never."
     )
     batch_size: int = _setting("optimisation", 128, "Images per step.")
-    optimizer: Literal["adam", "adamax", "adamw", "muon"] = _setting("optimisation", "adam", "Optax optimiser.")
+    optimizer: str = _setting("optimisation", "adam", "Optax optimiser.")
     learning_rate: float = _setting("optimisation", 2e-3, "Peak learning rate.")
     warmup_steps: int = _setting(
         "optimisation", 100, "Steps over which the learning rate rises from 0, at most a tenth of the training."
     )
-    schedule: Literal["constant", "linear", "cosine"] = _setting(
-        "optimisation", "cosine", "Learning-rate schedule after that: constant, linear to 0, or cosine to 1 %."
-    )
+    schedule: str = _setting("optimisation", "cosine", "Learning-rate schedule after the warm-up.")
     clip_norm: float = _setting("optimisation", 0.0, "Largest global norm of the gradient; 0 for none.")
     skip_norm: float = _setting(
         "optimisation",

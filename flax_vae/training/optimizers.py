@@ -1,4 +1,8 @@
-"""Optax optimisers by name, and the schedule of their rate."""
+"""Optax optimisers and learning-rate schedules by name.
+
+Each is a function registered under the name that users type, with the defaults of Optax:
+`adam`, `adamw(weight_decay=1e-2)`, `cosine(end=0.1)`.
+"""
 
 import math
 from functools import partial
@@ -9,24 +13,87 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-# Of the quintic c0·s + c1·s³ + c2·s⁵, whose repetition takes every singular value s in (0, 1] to about 1 (Jordan 2024).
+from flax_vae.models.priors import PRIORS
+from flax_vae.parts import Parts
+
+OPTIMIZERS = Parts("optimizer", supplied=("learning_rate",))
+SCHEDULES = Parts("schedule", supplied=("peak", "steps"))
+
+# Coefficients of the quintic c0·s + c1·s³ + c2·s⁵, whose iteration drives every singular value s in (0, 1] towards 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
-_REPETITIONS = 5
-_TABLES = ("pseudo_inputs", "loc", "log_scale")  # parameters of priors with a row for each component: they map nothing
+_ITERATIONS = 5
+
+
+@OPTIMIZERS.register("adam")
+def adam(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam: the mean gradient over the root of its mean square (Kingma & Ba 2015)."""
+    return optax.adam(learning_rate, b1, b2, eps)
+
+
+@OPTIMIZERS.register("adamax")
+def adamax(
+    learning_rate: optax.ScalarOrSchedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam with the largest recent gradient in place of the root mean square (Kingma & Ba 2015)."""
+    return optax.adamax(learning_rate, b1, b2, eps)
+
+
+@OPTIMIZERS.register("adamw")
+def adamw(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+) -> optax.GradientTransformation:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    return optax.adamw(learning_rate, b1, b2, eps, weight_decay=weight_decay)
+
+
+@OPTIMIZERS.register("muon")
+def muon(
+    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.95, b1: float = 0.9, b2: float = 0.99
+) -> optax.GradientTransformation:
+    """Nesterov momentum, orthogonalised for matrices; Adam with b1 and b2 for the rest (Jordan et al. 2024).
+
+    Convolution kernels "kh kw i o" count as matrices "(kh kw i) o". Adam, at the same rate, updates vectors, kernels
+    with a single output, and the tables of priors: parameters with one row per component, which are not linear maps.
+    Equals `optax.contrib.muon` without bias correction, in a third of the time on CPUs.
+    """
+    tables = {name for facts in PRIORS.facts.values() for name in facts.get("tables", ())}
+
+    def kind(path: tuple[Any, ...], leaf: Array) -> str:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        return "matrix" if leaf.ndim > 1 and leaf.shape[-1] > 1 and name not in tables else "vector"
+
+    matrices = optax.chain(
+        optax.trace(decay=momentum, nesterov=True),
+        optax.stateless(lambda updates, _: jax.tree.map(orthogonalize, updates)),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    return optax.partition(
+        {"matrix": matrices, "vector": optax.adam(learning_rate, b1, b2, nesterov=True)},
+        partial(jax.tree.map_with_path, kind),
+    )
 
 
 def orthogonalize(update: Float[Array, "*i o"]) -> Float[Array, "*i o"]:
-    """The nearest matrix with singular values about 1 (0.7 to 1.2), by five Newton-Schulz steps (Jordan et al. 2024).
+    """Return the nearest matrix with singular values of about 1 (0.7 to 1.2), by five Newton-Schulz steps.
 
-    An update X of several input axes is a matrix "(i) o". With its smaller side first, a step takes X to P X with
-    P = c0 + c1·A + c2·A² and A = X Xᵀ, and so A to P A P: it is enough to repeat that on the small, symmetric A and to
-    multiply X once, by the product of all P. What maps i inputs to o outputs is scaled by √max(1, o/i).
+    An update X with several input axes is a matrix "(i) o". With the smaller side first, a step maps X to P X, where
+    P = c0 + c1·A + c2·A² and A = X Xᵀ, and therefore A to P A P. So the iteration runs on the small, symmetric A, and X
+    is multiplied once, by the product of all P. A map from i inputs to o outputs is scaled by √max(1, o/i).
+
+    References:
+        Jordan et al. 2024, Muon: An optimizer for hidden layers in neural networks.
     """
     matrix = update.reshape(-1, update.shape[-1])
     inputs, outputs = matrix.shape
     x = matrix if inputs < outputs else matrix.T
     gram = x @ x.T
-    norm = jnp.sqrt(jnp.trace(gram)) + 1e-8  # of all singular values together: none is above 1 after dividing by it
+    norm = jnp.sqrt(jnp.trace(gram)) + 1e-8  # Frobenius norm: dividing by it leaves no singular value above 1
     identity = jnp.eye(len(gram))
 
     def step(_: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -34,35 +101,27 @@ def orthogonalize(update: Float[Array, "*i o"]) -> Float[Array, "*i o"]:
         p = _QUINTIC[0] * identity + _QUINTIC[1] * a + _QUINTIC[2] * (a @ a)
         return p @ product, p @ a @ p
 
-    product, _ = jax.lax.fori_loop(0, _REPETITIONS, step, (identity, gram / norm**2))
+    product, _ = jax.lax.fori_loop(0, _ITERATIONS, step, (identity, gram / norm**2))
     x = (product * math.sqrt(max(1, outputs / inputs)) / norm) @ x
     return (x if inputs < outputs else x.T).reshape(update.shape)
 
 
-def muon(learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024): Nesterov momentum whose matrices are made orthogonal before the step.
-
-    Convolution kernels "kh kw i o" count as matrices "(kh kw i) o". Vectors, kernels with a single output, and the
-    components of priors get Adam at the same rate. The updates are those of `optax.contrib.muon`, without its
-    correction of the momentum's first steps, in a third of the time on CPUs.
-    """
-
-    def kind(path: tuple[Any, ...], leaf: Array) -> str:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        return "matrix" if leaf.ndim > 1 and leaf.shape[-1] > 1 and name not in _TABLES else "vector"
-
-    matrices = optax.chain(
-        optax.trace(decay=0.95, nesterov=True),
-        optax.stateless(lambda updates, _: jax.tree.map(orthogonalize, updates)),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    return optax.partition(
-        {"matrix": matrices, "vector": optax.adam(learning_rate, b2=0.99, nesterov=True)},
-        partial(jax.tree.map_with_path, kind),
-    )
+@SCHEDULES.register("constant")
+def constant(peak: float | Array) -> optax.Schedule:
+    """The peak rate throughout."""
+    return optax.constant_schedule(peak)
 
 
-OPTIMIZERS = {"adam": optax.adam, "adamax": optax.adamax, "adamw": optax.adamw, "muon": muon}
+@SCHEDULES.register("linear")
+def linear(peak: float | Array, steps: int, end: float = 0.0) -> optax.Schedule:
+    """A straight line from the peak to the fraction `end` of it."""
+    return optax.linear_schedule(peak, end * peak, steps)
+
+
+@SCHEDULES.register("cosine")
+def cosine(peak: float | Array, steps: int, end: float = 0.01) -> optax.Schedule:
+    """Half a cosine wave from the peak to the fraction `end` of it (Loshchilov & Hutter 2017)."""
+    return optax.cosine_decay_schedule(peak, steps, alpha=end)
 
 
 def make_optimizer(
@@ -73,22 +132,21 @@ def make_optimizer(
     schedule: str = "constant",
     clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """An Optax optimiser whose rate warms up linearly, then stays or falls.
+    """Return an Optax optimiser whose learning rate warms up linearly, then follows a schedule.
 
     Args:
-        name: a key of `OPTIMIZERS`.
+        name: an optimiser of `OPTIMIZERS`, as a name or a call: `adamw(weight_decay=1e-2)`.
         learning_rate: the peak.
-        total_steps: updates in the whole training, warm-up included.
-        schedule: "constant", "linear" (to 0) or "cosine" (to 1 %).
-        clip_norm: largest global norm of the gradient; 0 leaves it as it is.
+        total_steps: the number of updates, warm-up included.
+        warmup_steps: the number of updates over which the rate rises from 0.
+        schedule: a schedule of `SCHEDULES` for the remaining updates, as a name or a call.
+        clip_norm: the largest global norm of the gradient; 0 for no limit.
+
+    Raises:
+        UserError: unknown optimiser or schedule, or an argument that it does not take.
     """
-    steps = max(total_steps - warmup_steps, 1)
-    rate = {
-        "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, steps),
-        "cosine": optax.cosine_decay_schedule(learning_rate, steps, alpha=0.01),
-    }[schedule]
+    rate = SCHEDULES.make(schedule, peak=learning_rate, steps=max(total_steps - warmup_steps, 1))
     if warmup_steps:
         rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
-    optimizer = OPTIMIZERS[name](rate)
+    optimizer = OPTIMIZERS.make(name, learning_rate=rate)
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
