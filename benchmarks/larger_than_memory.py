@@ -28,7 +28,8 @@ import tyro
 
 _SIDE, _COARSE, _AT_ONCE = 64, 8, 2000
 _COMMAND = "import sys; from flax_vae.cli.main import main; sys.exit(main(sys.argv[1:]))"
-_ON_DISK = f"import flax_vae.data.records as records; records._MOST_WHOLE = 0; {_COMMAND}"  # however small the set is
+# However small the set is.
+_ON_DISK = f"import flax_vae.data.sources.prepared as prepared; prepared._MOST_IN_MEMORY = 0; {_COMMAND}"
 
 
 @dataclass(frozen=True)

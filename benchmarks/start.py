@@ -22,7 +22,7 @@ from processes import lines_of
 from rich.console import Console
 from rich.table import Table
 
-from flax_vae.data.fashion_mnist import from_subset
+from flax_vae.data.sources.fashion_mnist import from_subset
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

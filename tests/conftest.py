@@ -25,7 +25,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 
 from flax_vae import Config, Run, fit, use_machine  # noqa: E402
-from flax_vae.data.fashion_mnist import from_subset  # noqa: E402
+from flax_vae.data.sources.fashion_mnist import from_subset  # noqa: E402
 
 use_machine()  # as the programs do: it leaves the cache above, and sets what jaxlib needs, also for programs they start
 

@@ -1,21 +1,100 @@
-"""Images read from files as they are, with their names, and written back: for what has to restore them."""
+"""Read and write PNG, JPEG and WebP files, and sets of images with their names."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.images import stack
-from flax_vae.data.own_images import EXTENSIONS, list_images, pixels
+from flax_vae.data.resizing import stack
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def list_images(folder: Path) -> list[tuple[Path, str | None]]:
+    """List the image files of a folder in order, each with its class name or None; hidden files are skipped.
+
+    Raises:
+        UserError: the folder or a class folder holds no images, or the folder holds both images and folders.
+    """
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files: list[tuple[Path, str | None]] = [(path, None) for path in visible if _is_image(path)]
+    classes = [path for path in visible if path.is_dir()]
+    if files and classes:
+        raise UserError(f"{folder} holds both images and folders ({classes[0].name}); move one of the two elsewhere.")
+    for subfolder in classes:
+        images = sorted(path for path in subfolder.rglob("*") if _is_image(path))
+        if not images:
+            raise UserError(f"{subfolder}: an empty class folder; add PNG, JPEG or WebP files, or remove it.")
+        files += [(path, subfolder.name) for path in images]
+    if not files:
+        raise UserError(f"{folder}: no images (PNG, JPEG or WebP files); check that it is the right folder.")
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
+def read_image(path: Path, lossless: bool = False) -> UInt8[np.ndarray, "h w c"]:
+    """Read an image, with one channel if it has no colour, whatever its format: WebP has no greyscale mode.
+
+    Args:
+        path: the file.
+        lossless: whether to refuse a file that 8-bit grey or RGB pixels cannot represent.
+
+    Raises:
+        UserError: the file is unreadable, or refused.
+    """
+    image = _open_image(path, lossless)
+    if image.mode in ("1", "L"):
+        return np.asarray(image.convert("L"))[..., None]
+    rgb = np.asarray(image.convert("RGB"))
+    return rgb[..., :1] if (rgb == rgb[..., :1]).all() else rgb
+
+
+def _open_image(path: Path, lossless: bool) -> Any:
+    """Open an image with Pillow, convert it to 8 bits, rotate it upright and put transparent areas on white."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            losses = _losses(file) if lossless else []
+            image = ImageOps.exif_transpose(file)
+    except Exception as error:  # decoders raise many types of error for damaged files
+        raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
+    if losses:
+        raise UserError(
+            f"{path} has {' and '.join(losses)}, which would be lost: save it as an 8-bit grey or RGB image first."
+        )
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image
+
+
+def _losses(file: Any) -> list[str]:
+    """Return what would be lost in converting an opened file to 8-bit grey or RGB."""
+    features = {"several frames": getattr(file, "n_frames", 1) > 1, "transparency": file.has_transparency_data}
+    features |= {"more than 8 bits": file.mode[0] in "IF", "inks": file.mode == "CMYK"}
+    return [name for name, present in features.items() if present]
+
 
 class NamedImages(NamedTuple):
-    """Images "n h w c", the names of their files if they have any, and the names of their classes or their labels."""
+    """Images that can be written back.
+
+    Attributes:
+        images: pixels "n h w c".
+        names: the file names; empty if they come from an array.
+        classes: the class name of each image, or None.
+        labels: the label of each image, or None.
+    """
 
     images: UInt8[np.ndarray, "n h w c"]
     names: tuple[str, ...] = ()
@@ -24,91 +103,93 @@ class NamedImages(NamedTuple):
 
 
 def read_images(paths: Sequence[Path], channels: int, stdin: bytes | None = None) -> NamedImages:
-    """Images of files and folders, or of one array.
+    """Read the images of files and folders, or of one array.
 
     Args:
-        paths: PNG, JPEG and WebP files, and folders of them, folders in which are classes; or one .npy file, uint8
-            "n h w" or "n h w c"; or a .npz with such `images` and perhaps `labels`.
-        channels: of the result; grey images fill all.
-        stdin: a .npy array, which "-" stands for.
+        paths: PNG, JPEG and WebP files, and folders of them, with subfolders as classes; or one .npy file, uint8
+            "n h w" or "n h w c"; or one .npz file with such `images` and optionally `labels`.
+        channels: the number of channels of the result; grey images are repeated.
+        stdin: the content of a .npy file, read for the path "-".
 
     Raises:
-        UserError: nothing of the kind, or images that do not fit.
+        UserError: the files are not images, or have too many channels or different sizes.
     """
     if len(paths) == 1 and (paths[0].suffix.lower() in (".npy", ".npz") or str(paths[0]) == "-"):
-        return _arrays(paths[0], channels, stdin)
-    files = [found for path in paths for found in _files(path)]
-    images = stack(_pixels([path for path, _, _ in files], channels), np.ones(len(files), bool), channels, None)
+        return _read_array(paths[0], channels, stdin)
+    files = [file for path in paths for file in _named_files(path)]
+    images = stack(_grey_or_rgb([path for path, _, _ in files], channels), np.ones(len(files), bool), channels, None)
     classes = tuple(name for _, _, name in files if name is not None)
     return NamedImages(images, tuple(name for _, name, _ in files), classes if len(classes) == len(files) else None)
 
 
-def _files(path: Path) -> list[tuple[Path, str, str | None]]:
-    """Image files at a path: where each is, what it is called, and the name of its class."""
+def _named_files(path: Path) -> list[tuple[Path, str, str | None]]:
+    """List the image files at a path as (path, name, class name)."""
     if path.is_dir():
-        return [(found, found.relative_to(path).as_posix(), name) for found, name in list_images(path)]
+        return [(file, file.relative_to(path).as_posix(), name) for file, name in list_images(path)]
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder; check the spelling.")
     if path.suffix.lower() not in EXTENSIONS:
-        raise UserError(f"{path}: images are PNG, JPEG or WebP files, folders of them, or one .npy or .npz file.")
+        raise UserError(f"{path}: not images; pass PNG, JPEG or WebP files, folders of them, or one .npy or .npz file.")
     return [(path, path.name, None)]
 
 
-def _pixels(paths: Sequence[Path], channels: int) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
+def _grey_or_rgb(paths: Sequence[Path], channels: int) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
     for path in paths:
-        image = pixels(path, exactly=True)
+        image = read_image(path, lossless=True)
         if image.shape[-1] > channels:
-            raise UserError(f"{path} has colours, and the model's images are grey.")
+            raise UserError(f"{path} is in colour, but the model's images are grey.")
         yield str(path), image
 
 
-def _arrays(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
+def _read_array(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
     labels = None
     if path.suffix.lower() == ".npz":
         with open_npz(path) as archive:
             if "images" not in archive:
-                raise UserError(f"{path} holds {', '.join(sorted(archive)) or 'nothing'}; images are due.")
-            found, labels = archive["images"], archive.get("labels")
+                raise UserError(f"{path} holds {', '.join(sorted(archive)) or 'nothing'}, but no array named images.")
+            array, labels = archive["images"], archive.get("labels")
     else:
-        found = read_npy(path, stdin)
-    if found.dtype != np.uint8 or found.ndim not in (3, 4):
-        raise UserError(f'{path}: images are uint8, "n h w" or "n h w c", not {found.dtype} of shape {found.shape}.')
-    images = found.reshape(*found.shape[:3], -1)
+        array = read_npy(path, stdin)
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise UserError(
+            f'{path}: images must be uint8, "n h w" or "n h w c", not {array.dtype} of shape {array.shape}.'
+        )
+    images = array.reshape(*array.shape[:3], -1)
     if images.shape[-1] not in (1, channels):
-        raise UserError(f"{path}: images of {images.shape[-1]} channels, and the model's have {channels}.")
+        raise UserError(f"{path}: images of {images.shape[-1]} channels, but the model's images have {channels}.")
     return NamedImages(np.repeat(images, channels // images.shape[-1], axis=-1), labels=labels)
 
 
-def write_images(out: Path, found: NamedImages) -> None:
-    """Write images as one .npy or .npz file, as the one PNG that there is, or as PNG files in a new directory."""
+def write_images(out: Path, named: NamedImages) -> None:
+    """Write images as one .npy or .npz file, a single image as a PNG file, or all as PNG files in a new directory."""
     from PIL import Image
 
-    images = found.images
+    images = named.images
     if out.suffix.lower() == ".npy":
         write_atomically(out, lambda part: np.save(part, images))
     elif out.suffix.lower() == ".npz":
-        arrays = {"images": images} | ({} if found.labels is None else {"labels": found.labels})
+        arrays = {"images": images} | ({} if named.labels is None else {"labels": named.labels})
         write_atomically(out, lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]  # see its stub
     else:
-        paths = [out] if out.suffix.lower() == ".png" else _paths(out, found)
+        paths = [out] if out.suffix.lower() == ".png" else _paths(out, named)
         for path, image in zip(paths, images, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
 def is_one_file(out: Path) -> bool:
-    """Whether images go into one file of this name, not into a directory."""
+    """Return whether `write_images` writes one file of this name, not a directory."""
     return out.suffix.lower() in (".npy", ".npz", ".png")
 
 
-def _paths(out: Path, found: NamedImages) -> list[Path]:
-    """Where images go, by their names, none of which leads out of the directory."""
-    if not found.names:
-        return [out / f"{number:05}.png" for number in range(len(found.images))]
-    names = [PurePosixPath(name).with_suffix(".png") for name in found.names]
+def _paths(out: Path, named: NamedImages) -> list[Path]:
+    """Return the paths of images by their names; no name may lead out of the directory."""
+    if not named.names:
+        return [out / f"{number:05}.png" for number in range(len(named.images))]
+    names = [PurePosixPath(name).with_suffix(".png") for name in named.names]
     for name in names:
         if name.is_absolute() or not set(name.parts).isdisjoint(("..", "")) or "\\" in str(name) or "\0" in str(name):
-            raise UserError(f"{out}: an image is called {str(name)!r}, which does not lie in that directory.")
+            raise UserError(f"{out}: the image name {str(name)!r} leads out of that directory.")
     if len(set(names)) < len(names):
         return [out / f"{number:05}-{name.name}" for number, name in enumerate(names)]
     return [out / name for name in names]

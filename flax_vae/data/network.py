@@ -1,4 +1,4 @@
-"""The network with a time limit: whether a server answers, and the bytes of a file."""
+"""Downloads with a timeout."""
 
 import threading
 import urllib.error
@@ -8,14 +8,14 @@ from http.client import HTTPException
 
 from flax_vae.system.console import progress
 
-TIMEOUT = 5.0  # seconds that a server may be silent
+TIMEOUT = 5.0  # seconds without an answer
 CHUNK = 1 << 16  # bytes
 
 
 def check_reachable(url: str) -> None:
-    """Return once the server has answered, whatever it says; raises OSError after TIMEOUT seconds at most.
+    """Return once the server has answered anything; raise OSError after TIMEOUT seconds.
 
-    It waits on a thread, because looking up a host's name may hang and knows no time-out itself.
+    The request runs on a thread, because DNS lookups can hang and have no timeout.
     """
     answer: Future[None] = Future()
 
@@ -37,7 +37,7 @@ def check_reachable(url: str) -> None:
 
 
 def fetch(url: str) -> bytes:
-    """The bytes behind the URL; raises OSError when the server fails or falls silent for TIMEOUT seconds."""
+    """Return the content of a URL; raise OSError if the server fails or is silent for TIMEOUT seconds."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as reply:
             chunks = iter(lambda: reply.read(CHUNK), b"")
@@ -45,6 +45,6 @@ def fetch(url: str) -> bytes:
             return b"".join(progress(chunks, expected, f"Downloading {url.rsplit('/', 1)[-1]}"))
     except urllib.error.HTTPError as refusal:
         refusal.close()
-        raise OSError(f"the server answers {refusal.code} {refusal.reason}") from None
+        raise OSError(f"the server answered {refusal.code} {refusal.reason}") from None
     except (HTTPException, ValueError) as error:
         raise OSError(str(error)) from error

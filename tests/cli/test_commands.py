@@ -18,7 +18,7 @@ from flax_vae import load_run
 from flax_vae.cli.main import main
 from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
-from flax_vae.data.fashion_mnist import USUAL_PLACES
+from flax_vae.data.sources.fashion_mnist import USUAL_PLACES
 from flax_vae.runs.config import PARTS
 from flax_vae.runs.run import run_data
 

@@ -131,10 +131,10 @@ def test_what_cannot_be_done_is_one_line(
     for words, said in {
         ("compress", MODEL, "grey.npy"): "pixels are 0 or 1, and these images have values between",
         ("compress", MODEL, "small.npy"): "The images are 20 x 28 x 1, and the model's are 28 x 28 x 1.",
-        ("compress", MODEL, "floats.npy"): "images are uint8",
+        ("compress", MODEL, "floats.npy"): "images must be uint8",
         ("compress", MODEL, "clear.png"): "has transparency, which would be lost",
         ("compress", MODEL, "deep.png"): "has more than 8 bits, which would be lost",
-        ("compress", MODEL, "text.txt"): "images are PNG, JPEG or WebP files",
+        ("compress", MODEL, "text.txt"): "not images; pass PNG, JPEG or WebP files",
         ("compress", MODEL, "nothing.png"): "no such file or folder",
         ("compress", MODEL, "images.npy", "-o", "no/such/place.fvae"): "is not a directory to write place.fvae to",
         ("compress", "pretrained:nobody", "images.npy"): "There is no pretrained model 'nobody'",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from flax_vae import console
-from flax_vae.data import fashion_mnist
+from flax_vae.data.sources import fashion_mnist
+from flax_vae.system import console
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flax_vae.data import fashion_mnist
+from flax_vae.data.sources import fashion_mnist
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 SUBSET = fashion_mnist.SUBSET

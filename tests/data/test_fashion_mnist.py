@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
 
-from flax_vae import console
-from flax_vae.data import ImageData, fashion_mnist, load_images
+from flax_vae.data import ImageData, load_images
+from flax_vae.data.sources import fashion_mnist
+from flax_vae.system import console
 from flax_vae.system.errors import UserError
 
 
@@ -116,7 +117,7 @@ def test_unwritable_cache_is_no_obstacle(monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     data = ImageData(np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32), None, "", {})
     fashion_mnist.write_cache(data, "test")
-    assert "No cache" in capsys.readouterr().err
+    assert "is not cached" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_damage_in_data_dir(tmp_path, damage, line):
     with pytest.raises(UserError, match=line) as error:
         load_images("fashion_mnist", "test", data_dir=folder)
     assert str(folder) in str(error.value)
-    assert "get it again" in str(error.value)
+    assert "download it again" in str(error.value)
     assert not cached_files(tmp_path)
 
 
@@ -159,9 +160,9 @@ def test_subset_without_network(tmp_path, monkeypatch, capsys):
     assert (train.labels[:4].tolist(), test.labels[:4].tolist()) == ([9, 0, 0, 3], [9, 2, 1, 1])
     assert train.provenance["subset"]
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["Passed over", "WARNING", "Passed over"]
+    assert [line.split(":")[0] for line in lines] == ["Skipped", "WARNING", "Skipped"]
     assert "apt-get install dataset-fashion-mnist" in lines[1]
-    assert "--data-dir" in lines[1]
+    assert "data directory" in lines[1]
     assert not cached_files(tmp_path)
 
 

@@ -134,7 +134,7 @@ def test_bad_archives(tmp_path):
         with pytest.raises(UserError, match="labels"):
             load_images(path)
     np.savez(path, images=x, labels=np.array([0, 10**8, 1, 10**8]))
-    with pytest.raises(UserError, match="labels up to 100000000, where a conditional model takes 10,000 classes"):
+    with pytest.raises(UserError, match="labels up to 100000000, but a conditional model takes at most 10,000 classes"):
         class_names(load_images(path))
     np.savez(path, images=np.array([{}] * 4))
     with pytest.raises(UserError, match="Object arrays"):
@@ -159,7 +159,7 @@ def test_bad_folders(tmp_path):
     save(tmp_path / "bad/a.png", picture(0))
     refused("single image")
     save(tmp_path / "bad/b.png", picture(1, (3, 9, 3)))
-    refused(r"a.png is 6 pixels high and 5 wide, .*b.png 3 and 9; pass --image-size")
+    refused(r"a.png has height 6 and width 5, .*b.png has 3 and 9; pass `image_size`")
     (tmp_path / "bad/b.png").write_bytes(cut((tmp_path / "bad/a.png").read_bytes()))
     refused("b.png: not a readable image")
     save(tmp_path / "bad/dog/c.png", picture(0))

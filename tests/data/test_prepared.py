@@ -74,16 +74,16 @@ SOURCES: list[Callable[[Path], Path]] = [
 @pytest.fixture(params=["in memory", "on disk"])
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "on disk":
-        monkeypatch.setattr("flax_vae.data.records._MOST_WHOLE", 0)
+        monkeypatch.setattr("flax_vae.data.sources.prepared._MOST_IN_MEMORY", 0)
     return request.param
 
 
 @pytest.fixture
 def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, ImageData]:
     """Images, and the same ones on disk, in nine files."""
-    monkeypatch.setattr("flax_vae.data.records._MOST_WHOLE", 0)
+    monkeypatch.setattr("flax_vae.data.sources.prepared._MOST_IN_MEMORY", 0)
     monkeypatch.setattr("flax_vae.data.records._SHARD_BYTES", 24 * 3)
-    monkeypatch.setattr("flax_vae.data.records._READ_BYTES", 24 * 4)
+    monkeypatch.setattr("flax_vae.data.sources.prepared._READ_BYTES", 24 * 4)
     prepare_images(arrays(tmp_path / "images"), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("train-*.array_record"))) == 9
     return np.asarray(load_images(tmp_path / "images.npz").images), load_images(tmp_path / "out")
@@ -109,7 +109,7 @@ def test_what_is_prepared_is_the_same_set(source: Callable[[Path], Path], where:
 def test_images_are_prepared_at_another_size(where: str, tmp_path: Path) -> None:
     for i in range(9):
         save(tmp_path / f"images/{i}.png", picture(i, (6 + i, 5, 3)))
-    with pytest.raises(UserError, match=r"differ in size.*--image-size"):
+    with pytest.raises(UserError, match=r"differ in size.*`image_size`"):
         prepare_images(tmp_path / "images", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     prepare_images(tmp_path / "images", tmp_path / "out", image_size=(4, 8))
@@ -120,7 +120,7 @@ def test_images_are_prepared_at_another_size(where: str, tmp_path: Path) -> None
     if where == "in memory":
         assert load_images(tmp_path / "out", image_size=3).images.shape[1:] == (3, 3, 3)
     else:
-        with pytest.raises(UserError, match=r"images of 4 x 8 on disk: prepare them again with --image-size"):
+        with pytest.raises(UserError, match=r"images of 4 x 8 on disk: prepare them again with this `image_size`"):
             load_images(tmp_path / "out", image_size=3)
 
 
@@ -161,7 +161,7 @@ def test_what_needs_all_images_in_memory_says_so(
     two: tuple[np.ndarray, ImageData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = two[1].images
-    monkeypatch.setattr("flax_vae.data.records._CHECKED", 100)
+    monkeypatch.setattr("flax_vae.data.sources.prepared._CHECKED", 100)
     monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 1000)
     with pytest.raises(UserError, match=r"27 images of .*out at once: 0 MiB of memory are needed"):
         np.asarray(images)

@@ -120,16 +120,16 @@ def test_damaged_tfds_set(tfds_set, tmp_path):
     tfds_set("torn_pets", image_features(), {"train": [{"image": as_image(picture(i)), "label": 0} for i in range(9)]})
     path = next((tmp_path / "tfds/torn_pets/3.0.1").glob("*array_record-*"))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it anew"):
+    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it again"):
         load_images("torn_pets")
-    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it anew"):
+    with pytest.raises(UserError, match=r"torn_pets.*not readable.*prepare it again"):
         prepare_images("torn_pets", tmp_path / "out")
 
 
 def test_tfds_set_of_one_split_and_several_sizes(tfds_set):
     examples = [{"image": as_image(picture(i, (6 + i, 5, 3))), "label": 0} for i in range(20)]
     tfds_set("my_sizes", image_features((None, None, 3)), {"train": examples})
-    with pytest.raises(UserError, match=r"image \d+ of my_sizes.*--image-size"):
+    with pytest.raises(UserError, match=r"image \d+ of my_sizes.*`image_size`"):
         load_images("my_sizes")
     train, test = load_images("my_sizes", "train", image_size=8), load_images("my_sizes", "test", image_size=8)
     assert (train.images.shape, test.images.shape) == ((18, 8, 8, 3), (2, 8, 8, 3))
@@ -139,7 +139,7 @@ def test_tfds_set_without_images(tfds_set):
     import tensorflow_datasets as tfds
 
     tfds_set("my_words", {"text": tfds.features.Text()}, {"train": [{"text": "one"}]})
-    with pytest.raises(UserError, match=r"my_words is no set of 8-bit images.*text"):
+    with pytest.raises(UserError, match=r"my_words is not a set of 8-bit images.*text"):
         load_images("my_words")
 
 

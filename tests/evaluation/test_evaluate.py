@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictur
 @pytest.mark.slow
 def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
-    monkeypatch.setattr("flax_vae.data.sprites.POSITIONS", 4)  # a ninth of the images
+    monkeypatch.setattr("flax_vae.data.sources.sprites.POSITIONS", 4)  # a ninth of the images
     parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "levels": 2}
     config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
     run = fit(config, tmp_path / "parts")

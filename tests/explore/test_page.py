@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
 from flax_vae import Config, UserError, init
-from flax_vae.data.fashion_mnist import CLASS_NAMES
+from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 from flax_vae.explore import page
 from flax_vae.explore.page import _number, png
 from flax_vae.runs.models import make_model

@@ -6,7 +6,7 @@ from explored import Read, Reader, same
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 
-from flax_vae.data.fashion_mnist import CLASS_NAMES
+from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 
 pytestmark = pytest.mark.quick_compile  # images are compared by their bytes; test_functions.py compares numbers
 

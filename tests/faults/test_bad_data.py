@@ -13,7 +13,7 @@ from refusals import assert_refused
 
 from flax_vae import Config, fit
 from flax_vae.cli.main import main
-from flax_vae.data.fashion_mnist import FILES
+from flax_vae.data.sources.fashion_mnist import FILES
 from flax_vae.evaluation.evaluate import Plan, evaluate
 
 pytestmark = pytest.mark.quick_compile
@@ -44,11 +44,11 @@ def marked(archive: bytes, local: int, central: int, value: int) -> bytes:
 
 
 DECLARED = {
-    "negative.npy": (npy((-4, 28, 28)), "its header declares uint8 of shape (-4, 28, 28), and 3,136 bytes follow"),
-    "negatives.npy": (npy((-4, -28, 28)), "its header declares uint8 of shape (-4, -28, 28), and 3,136 bytes follow"),
-    "endless.npy": (npy((10**12, 28, 28)), "its header declares uint8 of shape (1000000000000, 28, 28), and 3,136"),
-    "overflowing.npy": (npy((10**30, 28, 28)), "and 3,136 bytes follow"),
-    "longer.npy": (npy((4, 28, 28), PIXELS + b"\0"), "and 3,137 bytes follow"),
+    "negative.npy": (npy((-4, 28, 28)), "its header declares uint8 of shape (-4, 28, 28), but 3,136 bytes follow"),
+    "negatives.npy": (npy((-4, -28, 28)), "its header declares uint8 of shape (-4, -28, 28), but 3,136 bytes follow"),
+    "endless.npy": (npy((10**12, 28, 28)), "its header declares uint8 of shape (1000000000000, 28, 28), but 3,136"),
+    "overflowing.npy": (npy((10**30, 28, 28)), "but 3,136 bytes follow"),
+    "longer.npy": (npy((4, 28, 28), PIXELS + b"\0"), "but 3,137 bytes follow"),
     "version.npy": (npy((4, 28, 28), version=9), "version (9, 0) of the format"),
     "nested.npy": (b"\x93NUMPY\1\0\x28\x23" + b"(" * 9000, "not a readable .npy file of numbers"),
     "objects.npy": (npy((4, 28, 28), kind="|O"), "not a readable .npy file of numbers"),
@@ -57,7 +57,7 @@ DECLARED = {
     "endless.npz": (npz(images=npy((10**12, 28, 28))), "its header declares uint8 of shape (1000000000000, 28, 28)"),
     "labels.npz": (
         npz(images=npy((4, 28, 28)), labels=npy((10**12,), bytes(32), "<i8")),
-        "its header declares int64 of shape (1000000000000,), and 32 bytes follow",
+        "its header declares int64 of shape (1000000000000,), but 32 bytes follow",
     ),
     "text.npz": (npz(images=b"no array"), "not a readable .npz file of numbers"),
     "encrypted.npz": (marked(npz(images=npy((4, 28, 28))), 6, 8, 1), "is encrypted"),
@@ -111,8 +111,8 @@ def test_a_folder_that_would_fill_the_memory(
     for number in range(40):
         Image.new("L", (side, side)).save(f"photos/{number}.png")
     monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 2**24)
-    said = "40 images of 500 x 500 x 3: 28 MiB of memory are needed, and 16 are free: pass a smaller --image-size"
-    assert_refused(main, [*COMMANDS["train"]("photos"), *words], said, capsys)
+    message = "40 images of 500 x 500 x 3: 28 MiB of memory are needed, and 16 are free: use fewer images, or a smaller"
+    assert_refused(main, [*COMMANDS["train"]("photos"), *words], f"{message} --image-size.", capsys)
 
 
 def test_an_idx_file_that_grows_without_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +120,7 @@ def test_an_idx_file_that_grows_without_end(capsys: pytest.CaptureFixture[str]) 
         head = bytes((0, 0, 8, 3 if "images" in name else 1))
         Path(f"{name}.gz").write_bytes(gzip.compress(head + bytes(2**27), 1))
     words = ["train", "--data-dir", ".", "--out", "run"]
-    said = "train-images-idx3-ubyte.gz: truncated: 67108864 bytes, not those that its header promises"
+    said = "train-images-idx3-ubyte.gz: truncated: 67,108,864 bytes do not match its header"
     assert_refused(main, words, said, capsys)
 
 

@@ -22,8 +22,7 @@ from PIL import Image
 
 from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
-from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.fashion_mnist import idx_header, parse_idx
+from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
 from flax_vae.export.directory import verify_export
 from flax_vae.runs.artifact import PRETRAINED, read_artifact
 from flax_vae.runs.config_file import read_config, write_config
@@ -115,7 +114,7 @@ FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]]
     "IDX": (
         "images.gz",
         lambda path: path.write_bytes(gzip.compress(idx_header((5, 4, 3)) + IMAGES.tobytes())),
-        lambda path: parse_idx(path.read_bytes(), "train-images-idx3-ubyte", str(path)),
+        lambda path: parse_idx(path.read_bytes(), 3, str(path)),
     ),
     "config": ("config.json", lambda path: write_config(path, Config(), (28, 28, 1)), read_config),
     "metrics": ("metrics.jsonl", lambda path: path.write_text(3 * (json.dumps(RECORD) + "\n")), parts_of),

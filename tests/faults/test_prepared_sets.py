@@ -65,7 +65,7 @@ def link(path: Path) -> None:
 
 SIZE = 12 * 8 * 3
 HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no file": (lambda copy: (copy / SHARD).unlink(), f"{SHARD}: missing: get or prepare it again."),
+    "no file": (lambda copy: (copy / SHARD).unlink(), f"{SHARD}: missing: prepare or download it again."),
     "an empty file": (lambda copy: (copy / SHARD).write_bytes(b""), f"{SHARD}: damaged (ArrayRecord file should be"),
     "a file that is cut": (lambda copy: cut(copy / SHARD, 0.6), f"{SHARD}: damaged ("),
     "a flipped bit in the index": (lambda copy: flip(copy / SHARD, 0.5005), f"{SHARD}: damaged ("),
@@ -73,11 +73,11 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a folder": (lambda copy: ((copy / SHARD).unlink(), (copy / SHARD).mkdir()), f"{SHARD}: missing"),
     "another's file": (
         lambda copy: shutil.copy(copy / "train-00000.array_record", copy / SHARD),
-        "copy: damaged (the train images are others than prepared.json says): get or prepare it again.",
+        "copy: damaged (the train images differ from their checksum in prepared.json): prepare or download it again.",
     ),
     "fewer images": (
         lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 9),
-        f"{SHARD}: damaged (it has 9 records, and 10 images of 288 bytes are due)",
+        f"{SHARD}: damaged (9 records instead of 10 images of 288 bytes)",
     ),
     "smaller images": (lambda copy: rewrite(copy / SHARD, [bytes(1)] * 10), "a record is not an image of 288 bytes"),
     "images of two sizes": (
@@ -92,9 +92,9 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:10,uncompressed"),
         "its records are not single and uncompressed",
     ),
-    "a link to images": (lambda copy: link(copy / SHARD), f"{SHARD}: a link: get or prepare it again."),
-    "a link to labels": (lambda copy: link(copy / "train-labels.npy"), "train-labels.npy: a link"),
-    "a link to what it says": (lambda copy: link(copy / "prepared.json"), "prepared.json: a link"),
+    "a link to images": (lambda copy: link(copy / SHARD), f"{SHARD}: a symlink: prepare or download it again."),
+    "a link to labels": (lambda copy: link(copy / "train-labels.npy"), "train-labels.npy: a symlink"),
+    "a link to what it says": (lambda copy: link(copy / "prepared.json"), "prepared.json: a symlink"),
     "no labels": (lambda copy: (copy / "train-labels.npy").unlink(), "train-labels.npy: missing"),
     "fewer labels": (
         lambda copy: np.save(copy / "train-labels.npy", np.zeros(35, np.int32)),
@@ -113,21 +113,27 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text without end": (lambda copy: (copy / "prepared.json").write_text(" " * 2**25), "prepared.json: damaged (too"),
 }  # fmt: skip
 SAID: dict[str, tuple[dict[str, Any], str]] = {
-    "another format": ({"format": 2}, "prepared.json: of format 2, where this version reads 1"),
-    "no shape": ({"shape": None}, "prepared.json: damaged (shape is height, width and channels)"),
-    "a side below 0": ({"shape": [12, -8, 3]}, "prepared.json: damaged (shape is height, width and channels)"),
-    "a side without end": ({"shape": [12, 10**12, 3]}, "prepared.json: damaged (shape is height, width and channels)"),
-    "a path for a shape": ({"shape": ["..", "..", 3]}, "prepared.json: damaged (shape is height, width and channels)"),
+    "another format": ({"format": 2}, "prepared.json: format 2, but this version reads 1"),
+    "no shape": ({"shape": None}, "prepared.json: damaged (shape must be height, width and channels)"),
+    "a side below 0": ({"shape": [12, -8, 3]}, "prepared.json: damaged (shape must be height, width and channels)"),
+    "a side without end": (
+        {"shape": [12, 10**12, 3]},
+        "prepared.json: damaged (shape must be height, width and channels)",
+    ),
+    "a path for a shape": (
+        {"shape": ["..", "..", 3]},
+        "prepared.json: damaged (shape must be height, width and channels)",
+    ),
     "larger images": ({"shape": [120, 8, 3]}, "copy: damaged (a record is not an image of 2880 bytes)"),
     "files without end": ({"images_per_shard": 2**31 - 1}, "prepared.json: damaged (images_per_shard is out of range)"),
-    "other files": ({"images_per_shard": 20}, "train-00000.array_record: damaged (it has 10 records, and 20 images"),
+    "other files": ({"images_per_shard": 20}, "train-00000.array_record: damaged (10 records instead of 20 images"),
     "no splits": ({"splits": []}, "prepared.json: damaged ("),
     "images without end": (
         {"splits": {"train": {"number": 2**31 - 1, "sha256": "0" * 64, "labels": False}}},
-        "train-00003.array_record: damaged (it has 6 records, and 10 images",
+        "train-00003.array_record: damaged (6 records instead of 10 images",
     ),
     "something else of a split": ({"splits": {"train": {"path": "/etc/passwd"}}}, "prepared.json: damaged ("),
-    "classes that are no names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names are strings)"),
+    "classes that are no names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names must be strings)"),
     "fewer classes": ({"class_names": ["a", "b"]}, "train-labels.npy: damaged (labels from 0 to 2)"),
 }
 

@@ -57,7 +57,7 @@ def run(config: Config, few_images: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flax_vae.data.records._MOST_WHOLE", 0)
+    monkeypatch.setattr("flax_vae.data.sources.prepared._MOST_IN_MEMORY", 0)
 
 
 @pytest.mark.usefixtures("on_disk")
@@ -134,5 +134,5 @@ def test_images_that_are_damaged_end_a_training_in_one_line(config: Config, prep
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged: damaged \(.*hash mismatch.*get or prepare it again"):
+    with pytest.raises(UserError, match=r"damaged: damaged \(.*hash mismatch.*prepare or download it again"):
         fit(replace(config, dataset=str(damaged)), tmp_path / "run")

@@ -94,9 +94,9 @@ def test_each_process_reads_the_images_of_its_own_devices(alone: np.ndarray, few
     """From a set on disk, as if it did not fit in memory."""
     program = """
 import sys
-import flax_vae.data.records
+import flax_vae.data.sources.prepared
 from flax_vae.cli.train import train
-flax_vae.data.records._MOST_WHOLE = 0
+flax_vae.data.sources.prepared._MOST_IN_MEMORY = 0
 sys.exit(train())
 """
     (tmp_path / "program.py").write_text(program)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from flax_vae.data.fashion_mnist import from_subset
+from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.metrics.frechet import Classifier, accuracy, features, frechet_distance, train_classifier
 
 RNG = np.random.default_rng(0)

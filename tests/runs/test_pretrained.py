@@ -9,7 +9,7 @@ import pytest
 from flax_vae import load_run, log_likelihood
 from flax_vae.cli.main import main
 from flax_vae.data import draw_binary
-from flax_vae.data.fashion_mnist import from_subset
+from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.runs.artifact import pretrained
 
 # Draws, and their bound on the first 500 test images, in nats: that of the runs whose parameters were written; of

@@ -1,0 +1,199 @@
+"""Image sets of TensorFlow Datasets by name, read without TensorFlow."""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.network import check_reachable
+from flax_vae.data.resizing import stack
+from flax_vae.data.splits import nine_to_one
+from flax_vae.system.errors import UserError
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for the number of channels
+
+
+def data_root(data_dir: Path | None) -> Path:
+    """Return TFDS's data directory: `data_dir`, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return data_dir or Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+def is_known(name: str) -> bool:
+    """Return whether TFDS has a set of this name; a config and a version may follow, as in "emnist/letters:3.1.0"."""
+    import tensorflow_datasets as tfds
+
+    return re.split("[/:]", name)[0] in tfds.list_builders(with_community_datasets=False)
+
+
+def load_tfds(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> ImageData:
+    """Load a split of a TFDS image set, preparing the set first if needed.
+
+    For a set without a test split, the validation split is used instead, or a tenth of the training images.
+
+    Raises:
+        UserError: unknown name; no `image` feature of bytes; images of different sizes without `size`; or preparing
+            the set requires TensorFlow or a network connection.
+    """
+    return read(find_or_prepare(name, data_dir), name, split, size)
+
+
+def find_or_prepare(name: str, data_dir: Path | None) -> Any:
+    """Return the builder of a prepared set, preparing the set first if needed."""
+    root = data_root(data_dir)
+    return find(name, root) or _prepare(name, root)
+
+
+def find(name: str, root: Path) -> Any:
+    """Return the builder of a set already prepared under the root, or None."""
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+    except ValueError:  # the set does not exist, or its name is invalid
+        return None
+
+
+def _prepare(name: str, root: Path) -> Any:
+    """Download and prepare a set with TFDS, and return its builder."""
+    import tensorflow_datasets as tfds
+
+    if not is_known(name):
+        raise UserError(f"{name}: no data set of this name and no such path{_did_you_mean(name)}")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints many lines about the missing TensorFlow
+            builder = tfds.builder(name, data_dir=root, file_format="array_record")
+            _check_features(builder, name)
+            # TFDS itself retries for minutes without a network.
+            for url in list(builder.url_infos)[:1]:
+                check_reachable(url)
+            builder.download_and_prepare()
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{name} is not in {root} and cannot be downloaded ({error}); connect to the network, or pass `data_dir`."
+        ) from error
+    except Exception as error:  # builders raise many types of error
+        reason = (str(error) or repr(error)).splitlines()[0]
+        if "No module named 'tensorflow'" in str(error):
+            reason = "it needs TensorFlow this one time; pip install tensorflow"
+        raise UserError(f"TFDS cannot prepare {name} in {root}: {reason}.") from error
+    return builder
+
+
+def _did_you_mean(name: str) -> str:
+    """Return the closest known names, as the end of a sentence."""
+    import tensorflow_datasets as tfds
+
+    names = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(re.sub("[- ]", "_", name.lower()), names, n=3)
+    return (
+        f"; did you mean {' or '.join(close)}?"
+        if close
+        else "; pass the name of a TFDS image set, a folder, a .npy or a .npz file."
+    )
+
+
+def _check_features(builder: Any, name: str) -> None:
+    """Raise UserError unless the examples hold an image of bytes."""
+    import tensorflow_datasets as tfds
+
+    features = dict(builder.info.features.items())
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8 or image.shape[-1] not in _MODES:
+        raise UserError(
+            f"{name} is not a set of 8-bit images: it needs an image feature, but has {', '.join(features)}."
+        )
+
+
+def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> ImageData:
+    """Read a split of a prepared set."""
+    train, held_out = stored_splits(builder, name)
+    stored = held_out if split == "test" and held_out else train
+    number = builder.info.splits[stored].num_examples
+    wanted = np.ones(number, bool) if held_out else nine_to_one(number, split, name)
+    labels = []
+
+    def named_images() -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
+        for image_name, image, label in examples(builder, name, stored):
+            labels.append(label)
+            yield image_name, image
+
+    images = stack(named_images(), wanted, builder.info.features["image"].shape[-1], size)
+    chosen = np.array(labels)[wanted] if min(labels) >= 0 else None
+    return image_data(images, chosen, label_names(builder), name, f"TFDS in {builder.data_dir}")
+
+
+def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:
+    """Return TFDS's names of the training and test split; None if the test images are taken from the first.
+
+    Raises:
+        UserError: the set is not of 8-bit images, or has no training split.
+    """
+    _check_features(builder, name)
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise UserError(f"{name} has no split train, only {', '.join(splits)}; choose another set.")
+    return "train", next((other for other in ("test", "validation") if other in splits), None)
+
+
+def label_names(builder: Any) -> tuple[str, ...] | None:
+    """Return the class names of a set's labels, or None."""
+    import tensorflow_datasets as tfds
+
+    label = dict(builder.info.features.items()).get("label")
+    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+
+
+def examples(builder: Any, name: str, stored: str) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"], int]]:
+    """Yield for each example a name for error messages, its image and its label, -1 if missing or hidden.
+
+    Raises:
+        UserError: the examples are damaged, or their number differs from the declared one.
+    """
+    from PIL import Image
+
+    channels, number = builder.info.features["image"].shape[-1], builder.info.splits[stored].num_examples
+    labelled, count = label_names(builder) is not None, 0
+    try:
+        for record in _records(builder, stored):
+            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(_MODES[channels]))
+            count += 1
+            if count > number:
+                break
+            label = int(record["label"]) if labelled else -1
+            yield f"image {count - 1} of {name}", image.reshape(*image.shape[:2], channels), label
+        if count != number:
+            raise ValueError(f"the number of examples in split {stored} is not {number}")
+    except Exception as error:  # damaged records raise many types of error
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(
+            f"{builder.data_dir}: not readable ({reason}); delete it and let TFDS prepare it again."
+        ) from error
+
+
+def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the examples as stored, with images still compressed."""
+    import tensorflow_datasets as tfds
+
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    if builder.info.file_format.value == "array_record":
+        yield from builder.as_data_source(split=split, decoders=decoders)
+        return
+    # Most sets were prepared by TensorFlow as TFRecords, which TFDS can only read with TensorFlow. A TFRecord is the
+    # length in 8 bytes, 4 bytes of its checksum, the example, and 4 bytes of its checksum.
+    for path in builder.info.splits[split].filepaths:
+        with open(path, "rb") as file:
+            while header := file.read(12):
+                example = file.read(struct.unpack("<Q", header[:8])[0])
+                file.read(4)
+                yield builder.info.features.deserialize_example_np(example, decoders=decoders)
