@@ -200,6 +200,6 @@ def write_cache(data: ImageData, split: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in zip(FILES[split], (data.images[..., 0], data.labels.astype(np.uint8)), strict=True):
-            write_atomically(folder / name, lambda part, array=array: write_idx(part, array))
+            write_atomically(folder / name, functools.partial(write_idx, array=array))
     except (OSError, UserError) as error:
         log_once(f"Fashion-MNIST is not cached, and each start will search for it again: {error}")
