@@ -39,8 +39,8 @@ def test_a_part_is_made_of_what_is_typed_and_what_is_supplied(boxes: Parts) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bux", "there are box. Did you mean box?"),
-        ("box(count=3)", "unexpected keyword argument 'count'; it is box(width=1.0, sides=(2, 3))"),
+        ("bux", "choose from box. Did you mean box?"),
+        ("box(count=3)", "unexpected keyword argument 'count'; the signature is box(width=1.0, sides=(2, 3))"),
         ("box(1, 2, 3)", "too many positional arguments"),
         ("box(width='a')", "width is 'a', which is not float"),
         ("box(sides=(1, 2.5))", "sides is (1, 2.5), which is not a tuple of int"),

@@ -11,7 +11,7 @@ from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.evaluation.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluate
 from flax_vae.evaluation.tables import compare, show
 from flax_vae.metrics.likelihood import Defence
-from flax_vae.runs.config import Binarize, flag
+from flax_vae.runs.config import Binarize
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
@@ -73,7 +73,7 @@ examples:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")
         own = {name: value for name in names if (value := getattr(self, name)) is not None}
         if self.protocol and own:
-            raise UserError(f"--protocol {self.protocol} fixes {flag(next(iter(own)))}: leave one of them out.")
+            raise UserError(f"--protocol {self.protocol} fixes `{next(iter(own))}`: leave one of them out.")
         if self.annealing_steps < 1:
             raise UserError(f"--annealing-steps must be at least 1, not {self.annealing_steps}.")
         if self.binarize_seed is not None and self.binarize is None:

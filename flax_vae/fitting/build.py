@@ -1,11 +1,8 @@
 """From a configuration to what it names: the data, the model, the objective and the optimiser."""
 
 import math
-import os
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
 
@@ -57,29 +54,7 @@ def load_objective(written: str) -> Objective:
         UserError: no such module or attribute, or one that does not take (model, x, key, step).
     """
     call = read_call(written)
-    module_name, _, attribute = call.name.partition(":")
-    if not all(word.isidentifier() for word in (*module_name.split("."), attribute)):
-        names = ", ".join(OBJECTIVES)
-        raise UserError(f"--objective {written}: write one of {names}, or my_module:my_objective for your own.")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and not (module_name + ".").startswith(error.name + "."):
-            raise  # the user's module is there, and what is missing is named by the traceback
-        raise UserError(
-            f"--objective {written}: there is no module {module_name} in {os.getcwd()} or installed."
-        ) from None
-    except SystemExit:
-        raise UserError(
-            f"--objective {written}: {module_name} ends the program when it is imported: let only `python -m "
-            f"{module_name}` do that, below `if __name__ == '__main__':`."
-        ) from None
-    objective: Any = getattr(module, attribute, None)
-    if not callable(objective):
-        where = getattr(module, "__file__", module_name)  # what is built in has no file
-        raise UserError(f"--objective {written}: {where} has no function {attribute}.")
+    objective: Any = OBJECTIVES.load(call)
     try:
         if isclass(objective):
             objective = objective(*call.args, **dict(call.kwargs))
@@ -87,10 +62,9 @@ def load_objective(written: str) -> Objective:
             bound = signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
             objective = partial(objective, **dict(list(bound.arguments.items())[4:]))
         signature(objective).bind("model", "x", "key", "step")
-    except (TypeError, ValueError) as error:  # the second of builtins, which have no signature
-        raise UserError(
-            f"--objective {written}: it is called as {attribute}(model, x, key, step), but {error}."
-        ) from None
+    except (TypeError, ValueError) as error:  # a ValueError if a builtin has no signature
+        name = call.name.partition(":")[2]
+        raise UserError(f"`objective` {call}: it is called as {name}(model, x, key, step), but {error}.") from None
     return objective
 
 

@@ -16,7 +16,7 @@ from flax_vae.distributions.compound import Chain, Flow
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.bound_functions import Function, as_value
-from flax_vae.parts import Parts
+from flax_vae.parts import LayerCount, Parts
 
 POSTERIORS = Parts("posterior", supplied=("latent_dim",))
 
@@ -69,7 +69,7 @@ class InverseAutoregressive(nn.Module):
     """
 
     latent_dim: int
-    layers: int = 2
+    layers: LayerCount = 2
     hidden: int = 128
     factorised: ClassVar[bool] = False
     exact_mean: ClassVar[bool] = False

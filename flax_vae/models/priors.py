@@ -21,7 +21,7 @@ from flax_vae.models.posteriors import DiagonalNormal, conditionals
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_value
 from flax_vae.nn.layers import ImageShape
-from flax_vae.parts import Parts
+from flax_vae.parts import LayerCount, Parts
 from flax_vae.system.memory import require_memory
 
 PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
@@ -110,7 +110,7 @@ class CouplingFlow(nn.Module):
     """z = f(ε) with ε ~ N(0, I) and affine couplings f (Dinh et al. 2017). Starts as N(0, I)."""
 
     latent_dim: int
-    layers: int = 4
+    layers: LayerCount = 4
     hidden: int = 64
 
     @nn.compact

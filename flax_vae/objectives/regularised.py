@@ -114,11 +114,6 @@ class DIPVAE:
     diagonal: float = 10.0
     whole_batch: ClassVar[bool] = True
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The variances of DIP-VAE-II are those of a factorised posterior."""
-        return ("exact_mean",) if self.of == "means" else ("factorised",)
-
     def __call__(
         self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
@@ -135,13 +130,13 @@ class DIPVAE:
         return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (len(x),))}
 
 
-@OBJECTIVES.register("dip_vae_i")
+@OBJECTIVES.register("dip_vae_i", needs=("exact_mean",))
 def dip_vae_i(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
     """DIP-VAE-I: the ELBO, and a penalty on the covariance of the posterior means (Kumar et al. 2018)."""
     return DIPVAE("means", off_diagonal, diagonal)
 
 
-@OBJECTIVES.register("dip_vae_ii")
+@OBJECTIVES.register("dip_vae_ii", needs=("factorised",))  # its variances are those of such a posterior
 def dip_vae_ii(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
     """DIP-VAE-II: the ELBO, and a penalty on the covariance of the latents (Kumar et al. 2018)."""
     return DIPVAE("latents", off_diagonal, diagonal)

@@ -5,6 +5,7 @@ from functools import partial
 from flax_vae.models.ladder import Ladder, TopDown
 from flax_vae.models.likelihoods import Mean
 from flax_vae.nn.layers import BottomUp, ImageShape
+from flax_vae.parts import LayerCount
 from flax_vae.presets.given import CONVOLUTIONAL, PRESETS, Part, assemble
 from flax_vae.system.errors import UserError
 
@@ -20,9 +21,9 @@ def ladder(
     likelihood: Part = None,
     mean: Mean | None = None,
     widths: tuple[int, ...] = (32, 32, 64),
-    depths: tuple[int, ...] = (1, 2, 1),
+    depths: tuple[LayerCount, ...] = (1, 2, 1),
     channels: int = 4,
-    blocks: int = 1,
+    blocks: LayerCount = 1,
     patch: int = 2,
 ) -> Ladder:
     """A hierarchy of spatial latents: maps of `channels`, `depths` of them at each size, below a vector.

@@ -179,8 +179,8 @@ def test_seeds_are_trained_together_and_summed_up(
         (["--objective", "nothing:here"], "no module nothing"),
         (["--resume", "absent"], "not a run directory"),
         (["--resume", "absent", "--epochs", "3"], "--resume takes the flags that the run was started with"),
-        (["--prior", "vampp"], "there are flow, mixture, normal, vamp. Did you mean vamp?"),
-        (["--kl-warmup-epochs", "99"], "do not end within"),
+        (["--prior", "vampp"], "choose from flow, mixture, normal, vamp. Did you mean vamp?"),
+        (["--kl-warmup-epochs", "99"], "do not fit in"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

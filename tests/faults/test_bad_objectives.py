@@ -41,11 +41,11 @@ def greedy(model, x, key, step):
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("sys:nope", "sys has no function nope"),
+        ("sys:nope", "sys has no function or class nope"),
         ("builtins:max", "it is called as max(model, x, key, step), but no signature found"),
-        ("..shapes:f", "or my_module:my_objective for your own"),
-        ("a..b:f", "or my_module:my_objective for your own"),
-        ("ending:f", "ending ends the program when it is imported"),
+        ("..shapes:f", "or write my_module:my_objective"),
+        ("a..b:f", "or write my_module:my_objective"),
+        ("ending:f", "ending calls sys.exit when it is imported"),
         ("odd_losses:integer", "objective integer returned loss of type int32: return floats"),
         ("odd_losses:counting", "objective counting returned ones of type int32: return floats"),
         ("odd_losses:Weighted", "missing 1 required positional argument: 'weight'"),

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.quick_compile
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("elbow", "write one of beta_tcvae, .*, or my_module:my_objective"),
+        ("elbow", "choose from beta_tcvae, .*, or write my_module:my_objective"),
         ("absent_module:f", "no module absent_module"),
-        ("own_losses:g", "has no function g"),
+        ("own_losses:g", "has no function or class g"),
         ("own_losses:three", r"called as three\(model, x, key, step\), but too many positional arguments"),
     ],
 )

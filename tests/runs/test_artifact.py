@@ -90,7 +90,7 @@ def rewrite_config(path: Path, **changes: object) -> None:
             lambda path: rewrite_config(path, latent_dim=3),
             r"of another model: .*stored as \(12, 128\)",
         ),
-        (lambda path: rewrite_config(path, preset="other"), "--preset other: there are"),
+        (lambda path: rewrite_config(path, preset="other"), "`preset` other does not exist: choose from"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
