@@ -56,8 +56,8 @@ def test_hyperparameters_reach_optax() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "adan"}, r"adan: there are adam, adamax, adamw, muon\. Did you mean adam\?"),
-        ({"schedule": "cosine(alpha=0)"}, r"unexpected keyword argument 'alpha'; it is cosine\(end=0\.01\)"),
+        ({"name": "adan"}, r"adan does not exist: choose from adam, adamax, adamw, muon\. Did you mean adam\?"),
+        ({"schedule": "cosine(alpha=0)"}, r"unexpected keyword argument 'alpha'; the signature is cosine\(end=0\.01\)"),
     ],
 )
 def test_unknown_parts_are_refused(arguments: dict[str, str], message: str) -> None:
