@@ -13,7 +13,7 @@ from flax_vae.cli.evaluate import Compare, Evaluate
 from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
 from flax_vae.cli.sample import Sample
-from flax_vae.cli.train import Train, given
+from flax_vae.cli.train import Train
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.presets import PRESETS
 
@@ -62,7 +62,7 @@ def test_commands_are_understood(name: str) -> None:
                 args = [word for word in shlex.split(line.removeprefix(start), comments=True) if word != "..."]
                 parsed = tyro.cli(command, args=args, config=(tyro.conf.DisallowNone,))
                 if command is Train and "--resume" not in args:
-                    assert Config(**given(parsed).config).epochs > 0
+                    assert Config(**parsed.settings()).epochs > 0
 
 
 def test_every_objective_has_its_section() -> None:

@@ -11,7 +11,8 @@ import jaxlib
 import pytest
 from platformdirs import user_cache_path
 
-from flax_vae import machine, use_machine
+from flax_vae import use_machine
+from flax_vae.system import machine
 
 SWITCH = "--xla_cpu_experimental_ynn_fusion_type="
 FLAG = f"{SWITCH}-reduce"
@@ -73,7 +74,8 @@ def test_compilations_are_kept_by_version_and_cpu(monkeypatch: pytest.MonkeyPatc
 
 USE = """
 import jax, jaxlib, numpy, sys
-from flax_vae import bind, encode, init, machine, tutorial_dense, use_machine
+from flax_vae import bind, encode, init, tutorial_dense, use_machine
+from flax_vae.system import machine
 machine._WRONG_SUMS = (jaxlib.__version__,)
 if "early" in sys.argv: use_machine()
 vae = tutorial_dense((4, 4, 1))
