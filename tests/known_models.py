@@ -10,7 +10,7 @@ import scipy.stats
 from jax.scipy.special import logsumexp
 
 from flax_vae import VAE, Normal, StandardNormal, log_weights
-from flax_vae.distributions.compound import Chain
+from flax_vae.distributions import Chain
 
 NOISE = 0.7  # standard deviation of the observations
 # Latents "3" to pixels "2 2 1"; orthogonal rows make the exact posterior a diagonal normal.

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_vae.compress import stack as stacks
 from flax_vae.compress.stack import STEP, Stack
-from flax_vae.distributions import Flow, LatentDistribution, Mixture, MultivariateNormal, Normal
+from flax_vae.distributions import Flow, FromNoise, LatentDistribution, Mixture, MultivariateNormal, Normal
 from flax_vae.system.errors import UserError
 
 _WEIGHTS = 2**20  # probabilities are rounded to this part of one
@@ -82,7 +82,7 @@ def _of_mixture(p: Mixture) -> Units:
     return units(Normal(mean, 0.5 * jnp.log(variance)))
 
 
-def _centre(p: LatentDistribution) -> Float[Array, "*b n"]:
+def _centre(p: FromNoise) -> Float[Array, "*b n"]:
     """Noise of zeros."""
     return jnp.zeros((*p.mean().shape[:-1], *p.noise_shape))
 
@@ -98,7 +98,7 @@ def _linear(
     return function(at), jnp.moveaxis(jax.vmap(along)(jnp.eye(at.shape[-1])), 0, -1)
 
 
-def in_units(posterior: LatentDistribution, prior: LatentDistribution) -> "Normals | Warped":
+def in_units(posterior: Any, prior: Any) -> "Normals | Warped":
     """A posterior in units of its prior."""
     if isinstance(posterior, Flow) or isinstance(prior, Flow):
         return Warped(posterior, prior)

@@ -46,7 +46,7 @@ def _choose_all(likelihood: DiscretePixels | Autoregressive, levels: Levels, cou
     """Choose all pixels: of independent ones all at once, otherwise one after another."""
     if not isinstance(likelihood, Autoregressive):
         return _choose(_rounded(likelihood), levels, count, choose)
-    chosen, image = np.zeros_like(levels), likelihood.empty()
+    chosen, image = np.zeros_like(levels), likelihood.canvas()
     before = chosen[:, :1, :1]
     for i in range(levels.shape[1] * levels.shape[2]):
         row, column = divmod(i, levels.shape[2])

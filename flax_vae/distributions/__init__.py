@@ -1,13 +1,15 @@
 """Distributions as values: small pytrees with `log_prob`, `sample` and `mean`.
 
-Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` sums over the event, in nats.
+Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` is in nats and sums over the event.
 """
 
 from flax_vae.distributions.autoregressive import Autoregressive
-from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import Chain, Flow, Mixture
+from flax_vae.distributions.base import DiscretePixels, Distribution, Draw, FromNoise, LatentDistribution
+from flax_vae.distributions.chain import Chain
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
+from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.levels import BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
+from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
 
@@ -18,9 +20,12 @@ __all__ = [
     "Categorical",
     "Chain",
     "ContinuousBernoulli",
+    "DiscretePixels",
     "DiscretizedLogistic",
     "Distribution",
+    "Draw",
     "Flow",
+    "FromNoise",
     "LatentDistribution",
     "Mixture",
     "MixtureOfLogistics",

@@ -1,7 +1,7 @@
-"""A distribution of images in which each pixel depends on those before it, row by row."""
+"""A distribution over images in which each pixel depends on the previous ones, row by row."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,26 @@ from jaxtyping import Array, Float, Key
 from flax_vae.distributions.base import Distribution
 from flax_vae.pytrees import pytree
 
-Choose = Callable[[Distribution, Array], Array]  # the distribution of a pixel, and its number -> its value
+Choose = Callable[[Distribution, Array], Array]  # maps the distribution of a pixel and its index to its value
 
 
 @runtime_checkable
 class Head(Protocol):
-    """A likelihood head: a decoder's output -> independent pixels."""
+    """A likelihood head: maps a decoder's output to independent pixels."""
 
     @property
     def pixel_levels(self) -> int | None:
-        """How many values a pixel may have, or None for densities."""
+        """The number of levels of a pixel, or None for densities."""
 
     def __call__(self, output: Array) -> Distribution:
-        """Output "*b h w o" -> distribution of pixels "*b h w c"."""
+        """Map the output "*b h w o" to a distribution over pixels "*b h w c"."""
 
 
 class PixelNetwork(NamedTuple):
-    """The weights of three layers, from what a pixel sees and what it is told to what the head takes."""
+    """Weights of a three-layer network from a pixel's window and features to the head's input."""
 
-    seen: Float[Array, "v u"]
-    told: Float[Array, "f u"]
+    window: Float[Array, "v u"]
+    features: Float[Array, "f u"]
     hidden: Float[Array, "u u"]
     output: Float[Array, "u o"]
     bias: Float[Array, " o"]
@@ -38,99 +38,101 @@ class PixelNetwork(NamedTuple):
 
 @pytree
 class Autoregressive:
-    """p(x) = Π_i p(x_i | x_<i), the pixels i in the order in which one reads (PixelVAE, Gulrajani et al. 2017).
+    """p(x) = Π_i p(x_i | x_<i), with the pixels i in reading order (PixelVAE, Gulrajani et al. 2017).
 
-    Pixel i sees the window of those at most `reach` rows above it and `reach` columns beside it that come before it;
-    outside of the image they are 0. Its distribution is that of the `head`, given
+    Pixel i sees the previous pixels at most `reach` rows above and `reach` columns to either side, zero-padded outside
+    the image. Its distribution is the `head`'s, at the output
 
         W₃ silu(W₂ silu(W₁ window_i + U features_i)) + b.
 
+    An entropy coder, which has one pixel at a time, uses `canvas`, `pixel` and `put`.
+
     Args:
-        features: what each pixel is told of the rest, "*b h w f".
-        network: W, U and b, the same for all pixels.
-        head: outputs "*b h w o" -> independent pixels.
-        reach: of the window, in pixels.
+        features: the decoder's features for each pixel, "*b h w f".
+        network: W, U and b, shared by all pixels.
+        head: maps outputs "*b h w o" to independent pixels.
+        reach: size of the window, in pixels.
     """
 
     features: Float[Array, "*b h w f"]
     network: PixelNetwork
     head: Head = struct.field(pytree_node=False)
     reach: int = struct.field(pytree_node=False)
+    sequential: ClassVar[bool] = True
 
     @property
     def pixel_levels(self) -> int | None:
-        """That of the head."""
+        """The number of levels of a pixel, which is the head's."""
         return self.head.pixel_levels
 
     def log_prob(self, x: Float[Array, "*s h w c"]) -> Float[Array, "..."]:
-        """Log-probability in nats, of all pixels at once: `sample_shape + batch_shape`."""
-        return self._given(self._seen(self._windows(x)), self.features).log_prob(x)
+        """Return the log-probability in nats, of all pixels in parallel: `sample_shape + batch_shape`."""
+        return self._pixels(self._project(self._windows(x)), self.features).log_prob(x)
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s h w c"]:
-        """Draw pixel after pixel."""
-        return self._one_after_another(lambda pixel, i: pixel.sample(jax.random.fold_in(key, i)), sample_shape)
+        """Draw one pixel after another."""
+        return self._fill(lambda pixel, i: pixel.sample(jax.random.fold_in(key, i)), sample_shape)
 
     def mean(self) -> Float[Array, "*b h w c"]:
-        """The image in which each pixel is its mean given those before it, which are theirs: one likely image.
+        """Set each pixel in turn to its mean given the previous ones: a typical image.
 
-        The mean of all images has no closed form.
+        The true mean has no closed form.
         """
-        return self._one_after_another(lambda pixel, _: pixel.mean(), ())
+        return self._fill(lambda pixel, _: pixel.mean(), ())
 
-    def _seen(self, windows: Float[Array, "*s h w v"]) -> Float[Array, "*s h w u"]:
-        """W₁ window."""
-        return (_rows(windows) @ self.network.seen).reshape(*windows.shape[:-1], -1)
-
-    def _given(self, seen: Float[Array, "*s h w u"], features: Float[Array, "*b h w f"]) -> Distribution:
-        """The pixels, given W₁ window."""
-        net, told = self.network, _rows(features) @ self.network.told
-        h = seen + told.reshape(*features.shape[:-1], -1)
-        lead = h.shape[:-1]
-        h = jax.nn.silu(jax.nn.silu(_rows(h)) @ net.hidden)
-        return self.head((h @ net.output + net.bias).reshape(*lead, -1))
-
-    def _windows(self, x: Float[Array, "*s h w c"]) -> Float[Array, "*s h w v"]:
-        """What each pixel sees."""
-        height, width, reach = *x.shape[-3:-1], self.reach
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(reach, 0), (reach, reach), (0, 0)])
-        before = [(row, column) for row in range(reach + 1) for column in range(2 * reach + 1)][: -reach - 1]
-        seen = [x[..., row : row + height, column : column + width, :] for row, column in before]
-        # The barrier keeps XLA from doing the slicing again for every product with the windows.
-        return jax.lax.optimization_barrier(jnp.concatenate(seen, axis=-1))
-
-    def empty(self, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s rows columns c"]:
-        """An image before its first pixel, with what surrounds it: see `pixel`."""
+    def canvas(self, sample_shape: tuple[int, ...] = ()) -> Float[Array, "*s rows columns c"]:
+        """Return a blank image with its padding, which `put` fills in."""
         height, width = self.features.shape[-3:-1]
-        channels = len(self.network.seen) // (2 * self.reach * (self.reach + 1))
+        channels = len(self.network.window) // (2 * self.reach * (self.reach + 1))
         shape = (*sample_shape, *self.features.shape[:-3], self.reach + height, 2 * self.reach + width, channels)
         return jnp.zeros(shape, self.features.dtype)
 
-    def pixel(self, i: int | Array, image: Float[Array, "*s rows columns c"]) -> Distribution:
-        """The distribution of pixel i given those before it in an image that has them: an image "1 1 c"."""
-        lead, (row, column) = image.shape[:-3], jnp.divmod(i, self.features.shape[-2])
-        size = (*lead, self.reach + 1, 2 * self.reach + 1, image.shape[-1])
-        window = jax.lax.dynamic_slice(image, (0,) * len(lead) + (row, column, 0), size)
-        window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.seen)]
-        told = self.features[..., row, column, :][..., None, None, :]
-        return self._given(self._seen(window), told)
+    def pixel(self, i: int | Array, canvas: Float[Array, "*s rows columns c"]) -> Distribution:
+        """Return the distribution of pixel i, event shape "1 1 c", given the previous pixels of the canvas."""
+        lead, (row, column) = canvas.shape[:-3], jnp.divmod(i, self.features.shape[-2])
+        size = (*lead, self.reach + 1, 2 * self.reach + 1, canvas.shape[-1])
+        window = jax.lax.dynamic_slice(canvas, (0,) * len(lead) + (row, column, 0), size)
+        window = window.reshape(*lead, 1, 1, -1)[..., : len(self.network.window)]
+        return self._pixels(self._project(window), self.features[..., row, column, :][..., None, None, :])
 
-    def put(self, i: int | Array, image: Float[Array, "*s rows columns c"], pixel: Float[Array, "*s c"]) -> Array:
-        """The image with its pixel i."""
+    def put(self, i: int | Array, canvas: Float[Array, "*s rows columns c"], value: Float[Array, "*s c"]) -> Array:
+        """Return the canvas with pixel i filled in."""
         row, column = jnp.divmod(i, self.features.shape[-2])
-        before = (slice(None),) * (image.ndim - 3)
-        return image.at[*before, self.reach + row, self.reach + column].set(pixel)
+        lead = (slice(None),) * (canvas.ndim - 3)
+        return canvas.at[*lead, self.reach + row, self.reach + column].set(value)
 
-    def _one_after_another(self, choose: Choose, sample_shape: tuple[int, ...]) -> Float[Array, "*s h w c"]:
-        """An image whose pixels are chosen one after another."""
+    def _project(self, windows: Float[Array, "*s h w v"]) -> Float[Array, "*s h w u"]:
+        """Return W₁ window."""
+        return (_as_rows(windows) @ self.network.window).reshape(*windows.shape[:-1], -1)
+
+    def _pixels(self, projected: Float[Array, "*s h w u"], features: Float[Array, "*b h w f"]) -> Distribution:
+        """Return the distribution of pixels from W₁ window and their features."""
+        net = self.network
+        h = projected + (_as_rows(features) @ net.features).reshape(*features.shape[:-1], -1)
+        lead = h.shape[:-1]
+        h = jax.nn.silu(jax.nn.silu(_as_rows(h)) @ net.hidden)
+        return self.head((h @ net.output + net.bias).reshape(*lead, -1))
+
+    def _windows(self, x: Float[Array, "*s h w c"]) -> Float[Array, "*s h w v"]:
+        """Return the window of each pixel, flattened."""
+        height, width, reach = *x.shape[-3:-1], self.reach
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 3) + [(reach, 0), (reach, reach), (0, 0)])
+        offsets = [(row, column) for row in range(reach + 1) for column in range(2 * reach + 1)][: -reach - 1]
+        shifted = [x[..., row : row + height, column : column + width, :] for row, column in offsets]
+        # The barrier keeps XLA from repeating the slicing for every product with the windows.
+        return jax.lax.optimization_barrier(jnp.concatenate(shifted, axis=-1))
+
+    def _fill(self, choose: Choose, sample_shape: tuple[int, ...]) -> Float[Array, "*s h w c"]:
+        """Return an image whose pixels are chosen one after another."""
         height, width = self.features.shape[-3:-1]
 
-        def one(i: Array, image: Float[Array, "*s rows columns c"]) -> Array:
-            return self.put(i, image, choose(self.pixel(i, image), i)[..., 0, 0, :])
+        def step(i: Array, canvas: Float[Array, "*s rows columns c"]) -> Array:
+            return self.put(i, canvas, choose(self.pixel(i, canvas), i)[..., 0, 0, :])
 
-        image = jax.lax.fori_loop(0, height * width, one, self.empty(sample_shape))
-        return image[..., self.reach :, self.reach : self.reach + width, :]
+        canvas = jax.lax.fori_loop(0, height * width, step, self.canvas(sample_shape))
+        return canvas[..., self.reach :, self.reach : self.reach + width, :]
 
 
-def _rows(x: Float[Array, "*s f"]) -> Float[Array, "r f"]:
-    """A matrix: on CPUs the gradient of a product with one is twice as fast."""
+def _as_rows(x: Float[Array, "*s f"]) -> Float[Array, "r f"]:
+    """Flatten to a matrix: on CPUs the gradient of a product with one is twice as fast."""
     return x.reshape(-1, x.shape[-1])

@@ -1,65 +1,139 @@
-"""What a distribution is, and what all of them share."""
+"""The interfaces of distributions, and the base classes that supply most of a distribution of latents."""
 
 import math
-from typing import Protocol, TypeVar, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-# exp(±15) squared is far inside float32: with log-scales within it no output of a network makes latents infinite.
+from flax_vae.system.errors import UserError
+
+# exp(±15)² is well within the range of float32, so clipped log-scales keep latents finite.
 MAX_LOG_SCALE = 15.0
 LOG_2PI = math.log(2 * math.pi)
-Self = TypeVar("Self")
+Self = TypeVar("Self")  # beartype rejects `typing.Self` in methods
 
 
 @runtime_checkable
 class Distribution(Protocol):
-    """A distribution of pixels or latents; shapes are `sample_shape + batch_shape + event_shape`."""
+    """A distribution over images or latents; shapes are `sample_shape + batch_shape + event_shape`."""
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Log-probability or log-density in nats: `sample_shape + batch_shape`."""
+        """Return the log-probability or log-density in nats: `sample_shape + batch_shape`."""
 
     def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
-        """A draw: `sample_shape + batch_shape + event_shape`."""
+        """Draw: `sample_shape + batch_shape + event_shape`."""
 
     def mean(self) -> Float[Array, "..."]:
-        """The mean: `batch_shape + event_shape`."""
+        """Return the mean: `batch_shape + event_shape`."""
 
 
 @runtime_checkable
 class DiscretePixels(Distribution, Protocol):
-    """A distribution of pixels that have levels, for entropy coding; see levels.py."""
+    """A distribution over discrete pixel levels, which can be entropy-coded; see levels.py."""
 
     @property
     def pixel_levels(self) -> int:
-        """How many levels a pixel may have."""
+        """The number of levels of a pixel."""
 
     def upper_share(
         self, low: Int[Array, "... h w c"], middle: Int[Array, "... h w c"], high: Int[Array, "... h w c"]
     ) -> Float[Array, "... h w"]:
-        """P(middle <= level | low <= level < high) of each pixel, all its channels."""
+        """Return P(middle <= level | low <= level < high) of each pixel, jointly over its channels."""
 
 
-@runtime_checkable
-class LatentDistribution(Distribution, Protocol):
-    """A distribution of latents."""
+class LatentDistribution(ABC):
+    """A distribution over latents.
+
+    A subclass defines `log_prob`, `sample_and_log_prob`, `mean` and `tempered`; the rest is inherited. One that maps
+    N(0, I) noise to latents extends `FromNoise` instead.
+
+    Attributes:
+        cheap_log_prob: True if the density of a given z costs no more than that of a draw.
+    """
+
+    cheap_log_prob: ClassVar[bool] = False
+
+    @abstractmethod
+    def log_prob(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Return the log-density in nats: `sample_shape + batch_shape`."""
+
+    @abstractmethod
+    def sample_and_log_prob(
+        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Draw, and return the draw's log-density too, which is often cheaper to compute than `log_prob`."""
+
+    @abstractmethod
+    def mean(self) -> Float[Array, "..."]:
+        """Return the mean: `batch_shape + event_shape`."""
+
+    @abstractmethod
+    def tempered(self: Self, temperature: float | Float[Array, ""]) -> Self:
+        """Multiply the scale by `temperature`."""
+
+    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+        """Draw: `sample_shape + batch_shape + event_shape`."""
+        return self.sample_and_log_prob(key, sample_shape)[0]
+
+    def layers(self, z: Float[Array, "..."]) -> "Sequence[tuple[Array, LatentDistribution]]":
+        """Split latents into layers, each with its distribution: a single layer, except in a `Chain`."""
+        return [(z, self)]
+
+    def layers_at(self, z: Float[Array, "..."]) -> "list[Draw]":
+        """Split given latents into layers, with log-densities."""
+        return [(z_l, p.log_prob(z_l), p) for z_l, p in self.layers(z)]
+
+    def draw_layers(self, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> "list[Draw]":
+        """Draw layer by layer, each given the layers above it: a single layer, except in a `Chain`."""
+        return [(*self.sample_and_log_prob(key, sample_shape), self)]
+
+
+Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the distribution that z comes from
+
+
+class FromNoise(LatentDistribution):
+    """A distribution over latents z = f(ε), ε ~ N(0, I).
+
+    A subclass defines `log_prob`, `mean`, `tempered`, `batch_shape`, `noise_shape` and `from_noise_and_log_prob`, and
+    `to_noise` if f is invertible. Export, the explorer and compression need these.
+    """
 
     @property
+    @abstractmethod
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape of the batch axes."""
+
+    @property
+    @abstractmethod
     def noise_shape(self) -> tuple[int, ...]:
-        """Shape of the noise that makes a draw."""
+        """The shape of the noise that f maps to a draw."""
+
+    @abstractmethod
+    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Map noise ε, `sample_shape + batch_shape + noise_shape`, to a draw and its log-density."""
 
     def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The draw that noise ε ~ N(0, I), `sample_shape + batch_shape + noise_shape`, becomes."""
+        """Map noise ε, `sample_shape + batch_shape + noise_shape`, to a draw f(ε)."""
+        return self.from_noise_and_log_prob(noise)[0]
 
-    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """That draw and its log-density, which is often known with the noise."""
+    def to_noise(self, z: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Invert `from_noise`: compression codes latents as this noise.
+
+        Raises:
+            UserError: f is not invertible; in this package only a `Mixture` is not.
+        """
+        raise UserError(f"A {type(self).__name__} cannot map latents back to noise.")
 
     def sample_and_log_prob(
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """A draw and its log-density, which is often known when it is drawn."""
-
-    def tempered(self: Self, temperature: float | Float[Array, ""]) -> Self:
-        """The same distribution with its scale times `temperature`."""
+        """Draw by reparameterisation (Kingma & Welling 2014, section 2.4), with the log-density computed from ε."""
+        shape = (*sample_shape, *self.batch_shape, *self.noise_shape)
+        return self.from_noise_and_log_prob(jax.random.normal(key, shape, jnp.result_type(*jax.tree.leaves(self))))
 
 
 def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
@@ -68,5 +142,5 @@ def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:
 
 
 def flatten_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "... e"]:
-    """The event axes as one."""
+    """Flatten the last `event_ndim` axes into one."""
     return x.reshape(*x.shape[: x.ndim - event_ndim], -1)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import Draw, draw_layers, layers_at
+from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
@@ -81,7 +80,7 @@ class Ladder(nn.Module):
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
-        drawn = draw_layers(self._top_posterior(maps).tempered(temperature), top_key, (num_samples,))
+        drawn = self._top_posterior(maps).tempered(temperature).draw_layers(top_key, (num_samples,))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             posterior = posterior.tempered(temperature)
@@ -96,7 +95,7 @@ class Ladder(nn.Module):
         """
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
-        drawn = draw_layers(self._top_posterior(maps), top_key, (1,))
+        drawn = self._top_posterior(maps).draw_layers(top_key, (1,))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> Draw:
             z_l = posterior.sample(jax.random.fold_in(key, number))
@@ -109,7 +108,7 @@ class Ladder(nn.Module):
         """`infer` at latents that were drawn before, one array for each layer."""
         maps = self.encoder(x.astype(self.dtype))
         count = len(latents) - sum(self.decoder.depths)
-        drawn = layers_at(self._top_posterior(maps), jnp.concatenate(latents[:count], axis=-1))
+        drawn = self._top_posterior(maps).layers_at(jnp.concatenate(latents[:count], axis=-1))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             z_l = latents[count + number]

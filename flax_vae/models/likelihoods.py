@@ -230,8 +230,8 @@ class AutoregressiveLikelihood(nn.Module):
         start = jnp.array(head.start((0.5,) * channels))
         draw = nn.initializers.lecun_normal()
         network = PixelNetwork(
-            seen=self.param("seen", draw, (2 * self.reach * (self.reach + 1) * channels, width)),
-            told=self.param("told", draw, (output.shape[-1], width)),
+            window=self.param("seen", draw, (2 * self.reach * (self.reach + 1) * channels, width)),
+            features=self.param("told", draw, (output.shape[-1], width)),
             hidden=self.param("hidden_weights", draw, (width, width)),
             output=self.param("output", nn.initializers.zeros, (width, len(start))),
             bias=self.param("bias", lambda _: start),

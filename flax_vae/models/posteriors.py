@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import MAX_LOG_SCALE
-from flax_vae.distributions.compound import Chain, Flow
+from flax_vae.distributions.chain import Chain
+from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.bound_functions import Function, as_value

@@ -15,7 +15,9 @@ from jaxtyping import Array, Float
 
 from flax_vae.batches import StoredImages
 from flax_vae.distributions.base import MAX_LOG_SCALE
-from flax_vae.distributions.compound import Chain, Flow, Mixture
+from flax_vae.distributions.chain import Chain
+from flax_vae.distributions.flow import Flow
+from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.posteriors import DiagonalNormal, conditionals
 from flax_vae.nn.bijectors import Couplings

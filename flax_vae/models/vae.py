@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.compound import Draw, draw_layers, layers, layers_at
+from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
 from flax_vae.system.errors import UserError
@@ -72,11 +71,11 @@ class VAE(nn.Module):
 
         From the posterior; or from the posterior with its scale times `temperature`, which then is that of the layers.
         """
-        return self._inference(draw_layers(self.encode(x).tempered(temperature), key, (num_samples,)))
+        return self._inference(self.encode(x).tempered(temperature).draw_layers(key, (num_samples,)))
 
     def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """`infer` at latents that were drawn before, one array for each layer."""
-        return self._inference(layers_at(self.encode(x), jnp.concatenate(latents, axis=-1)))
+        return self._inference(self.encode(x).layers_at(jnp.concatenate(latents, axis=-1)))
 
     def _inference(self, drawn: list[Draw]) -> Inference:
         z, found = with_priors(drawn, self.prior())
@@ -112,7 +111,7 @@ def beside(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"
 def with_priors(drawn: list[Draw], prior: LatentDistribution) -> tuple[Float[Array, "k b d"], tuple[Layer, ...]]:
     """Draws layer by layer as one vector, and with the prior of each."""
     z = jnp.concatenate([z_l for z_l, _, _ in drawn], axis=-1)
-    return z, tuple(Layer(*each, p) for each, (_, p) in zip(drawn, layers(prior, z), strict=True))
+    return z, tuple(Layer(*each, p) for each, (_, p) in zip(drawn, prior.layers(z), strict=True))
 
 
 def draw(prior: LatentDistribution, key: Key[Array, ""], num_samples: int) -> Float[Array, "n d"]:

@@ -66,7 +66,7 @@ def test_log_prob_of_draws_of_images_is_that_of_a_loop_over_their_pixels() -> No
         rows = [(row - up, column + aside) for up in range(reach, 0, -1) for aside in range(-reach, reach + 1)]
         seen = [*rows, *((row, column - aside) for aside in range(reach, 0, -1))]
         window = [x[b, i, j, 0] if i >= 0 and 0 <= j < 28 else 0.0 for i, j in seen]
-        h = np.array(window) @ net.seen + features[k, b, row, column] @ net.told
+        h = np.array(window) @ net.window + features[k, b, row, column] @ net.features
         h = h / (1 + np.exp(-h)) @ net.hidden
         logit = (h / (1 + np.exp(-h)) @ net.output + net.bias)[0]
         expected[k, b] -= np.logaddexp(0, logit * (1 - 2 * x[b, row, column, 0]))

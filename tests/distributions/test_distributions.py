@@ -15,8 +15,7 @@ import scipy.special
 import scipy.stats
 
 from flax_vae import Bernoulli, Normal, kl_divergence
-from flax_vae.distributions.compound import Chain, Flow, Mixture
-from flax_vae.distributions.normal import MultivariateNormal
+from flax_vae.distributions import Chain, Flow, Mixture, MultivariateNormal
 from flax_vae.models.posteriors import InverseAutoregressive
 from flax_vae.models.priors import CouplingFlow
 from flax_vae.nn.bijectors import Autoregressive

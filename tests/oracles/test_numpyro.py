@@ -13,8 +13,8 @@ import pytest
 from numpyro import handlers
 
 from flax_vae import Bernoulli, Config, Normal, bind, init, kl_divergence, log_weights
-from flax_vae.distributions.compound import Mixture
 from flax_vae.distributions.levels import LEVELS, BetaBinomial, Categorical
+from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.runs.models import make_model
 
