@@ -29,7 +29,7 @@ from flax_vae import (
     use_machine,
 )
 from flax_vae.batches import epoch_indices, to_unit
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import channel_means
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
 

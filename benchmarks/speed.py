@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import init, load_images
-from flax_vae.presets import PRESETS
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import PRESETS, channel_means
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "contenders"))

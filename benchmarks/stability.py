@@ -19,7 +19,7 @@ import tyro
 from flax_vae import ELBO, init_state, ladder, load_images, make_optimizer, make_train_step, use_machine
 from flax_vae.batches import epoch_indices
 from flax_vae.objectives import DynamicallyBinarized
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import channel_means
 from flax_vae.system.machine import cpu_cores
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps, zero_metrics

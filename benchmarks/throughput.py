@@ -39,8 +39,7 @@ from flax_vae import (
     use_machine,
 )
 from flax_vae.batches import epoch_indices
-from flax_vae.presets import PRESETS
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import PRESETS, channel_means
 from flax_vae.training.ensemble import make_ensemble_steps, stack
 from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, ensemble_mesh
 

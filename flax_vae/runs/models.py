@@ -10,8 +10,7 @@ from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
 from flax_vae.models.priors import PRIORS, TopDownPrior
 from flax_vae.models.vae import with_dtype
 from flax_vae.nn.layers import ImageShape
-from flax_vae.presets import PRESETS
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import PRESETS, channel_means
 from flax_vae.runs.config import Config
 
 

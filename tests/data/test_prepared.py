@@ -16,7 +16,7 @@ from flax_vae import prepare_images
 from flax_vae.batches import OnDisk
 from flax_vae.cli.main import main
 from flax_vae.data import ImageData, load_images, split_validation
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import channel_means
 from flax_vae.system.errors import UserError
 
 

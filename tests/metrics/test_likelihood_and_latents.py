@@ -41,7 +41,7 @@ from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.metrics.per_example import look_at_each
 from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.objectives.terms import apply_objective
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import channel_means
 
 KEY = jax.random.key(0)
 PARAMS = {shift: init(linear_gaussian(shift), KEY, (2, 2, 1)) for shift in (0.0, 0.15, 0.3)}

@@ -150,7 +150,7 @@ def test_what_is_generated_follows_the_prior(many_layers: tuple[Ladder, dict, ja
 
 
 def test_sizes_that_do_not_match_are_refused() -> None:
-    with pytest.raises(UserError, match=r"not widths=\(32,\) and depths=\(2, 2\)"):
+    with pytest.raises(UserError, match=r"need one number for each size, not \(32,\) and \(2, 2\)"):
         ladder((4, 4, 1), widths=(32,), depths=(2, 2))
 
 

@@ -25,8 +25,7 @@ from flax_vae import (
 )
 from flax_vae.models.vae import with_remat
 from flax_vae.objectives.terms import apply_objective
-from flax_vae.presets import PRESETS
-from flax_vae.presets.given import channel_means
+from flax_vae.presets import PRESETS, channel_means
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
 

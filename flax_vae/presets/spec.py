@@ -1,0 +1,120 @@
+"""The arguments that all presets have in common, and their registration."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
+
+import flax.linen as nn
+import numpy as np
+
+from flax_vae.batches import StoredImages
+from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
+from flax_vae.models.posteriors import DiagonalNormal
+from flax_vae.models.priors import StandardNormal
+from flax_vae.nn.layers import ImageShape
+from flax_vae.parts import Parts
+
+PRESETS = Parts("preset", supplied=("image_shape", "latent_dim", "posterior", "prior", "likelihood", "mean"))
+CONVOLUTIONAL_RECIPE = {
+    "epochs": 2,
+    "batch_size": 32,
+    "microbatch_size": 8,
+    "optimizer": "muon",
+    "learning_rate": 1e-2,
+    "warmup_steps": 50,
+    "schedule": "linear",
+}
+Part = Any  # a Linen module, or for a likelihood any head
+M = TypeVar("M")
+M_co = TypeVar("M_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything in a model except its networks.
+
+    Args:
+        image_shape: "h w c".
+        latent_dim: number of latent dimensions of the default posterior and prior.
+        posterior, prior, likelihood: the distributions; by default a diagonal normal, N(0, I) and Bernoulli pixels.
+        mean: mean of each channel of the images, in [0, 1], which the untrained decoder returns; see `channel_means`.
+    """
+
+    image_shape: ImageShape
+    latent_dim: int = 2
+    posterior: Part = None
+    prior: Part = None
+    likelihood: Part = None
+    mean: Mean | None = None
+
+    def assemble(self, model: Callable[..., M], encoder: nn.Module, decoder: Callable[..., nn.Module]) -> M:
+        """Return a model with these networks.
+
+        Args:
+            model: `VAE` or `Ladder`.
+            encoder: the encoder.
+            decoder: makes the decoder, `decoder(image_shape=..., output_bias=...)`.
+        """
+        head = self.likelihood or BernoulliLikelihood()
+        start = head.start(self.mean or (0.5,) * self.image_shape[-1])
+        return model(
+            encoder=encoder,
+            posterior=self.posterior or DiagonalNormal(self.latent_dim),
+            prior=self.prior or StandardNormal(self.latent_dim),
+            decoder=decoder(image_shape=(*self.image_shape[:2], len(start)), output_bias=start),
+            likelihood=head,
+        )
+
+
+@runtime_checkable
+class Preset(Protocol[M_co]):
+    """A function from the arguments of a `ModelSpec`, and hyperparameters of its own, to a model."""
+
+    def __call__(
+        self,
+        image_shape: ImageShape,
+        latent_dim: int = 2,
+        posterior: Part = None,
+        prior: Part = None,
+        likelihood: Part = None,
+        mean: Mean | None = None,
+        **hyperparameters: Any,
+    ) -> M_co:
+        """Return the model, with parameters still to be initialised."""
+
+
+def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[..., M]], Preset[M]]:
+    """Register a function (spec, **hyperparameters) -> model as a preset of its name.
+
+    The preset takes the arguments of `ModelSpec` in place of `spec`.
+
+    Args:
+        recipe: the settings of `Config` that differ from the defaults.
+        flat: False if the latents are not one vector.
+    """
+
+    def register(build: Callable[..., M]) -> Preset[M]:
+        @functools.wraps(build)
+        def make(*args: Any, **kwargs: Any) -> M:
+            arguments = signature.bind(*args, **kwargs).arguments
+            spec = ModelSpec(**{name: arguments.pop(name) for name in common if name in arguments})
+            return build(spec, **arguments)
+
+        common = inspect.signature(ModelSpec).parameters
+        _, *hyperparameters = inspect.signature(build).parameters.values()
+        signature = inspect.Signature([*common.values(), *hyperparameters])
+        make.__signature__ = signature  # type: ignore[attr-defined]  # read by `Parts` and by help()
+        make.__annotations__ = get_type_hints(ModelSpec) | get_type_hints(build, include_extras=True)
+        return PRESETS.register(build.__name__, recipe=recipe, flat=flat)(make)
+
+    return register
+
+
+def channel_means(images: StoredImages) -> Mean:
+    """Return the mean of each channel, in [0, 1]."""
+    step = max(1, len(images) // 10_000)  # enough for a mean, and little to read from a large file
+    blocks = [images[i : i + 500 * step : step] for i in range(0, len(images), 500 * step)]
+    count = sum(block[..., 0].size for block in blocks)
+    return tuple(float(total / count) / 255 for total in sum(block.sum((0, 1, 2), np.int64) for block in blocks))
