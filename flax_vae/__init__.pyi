@@ -1,4 +1,12 @@
-from . import data, distributions, metrics, models, nn, objectives, plots, runs, training
+from . import data as data
+from . import distributions as distributions
+from . import metrics as metrics
+from . import models as models
+from . import nn as nn
+from . import objectives as objectives
+from . import plots as plots
+from . import runs as runs
+from . import training as training
 from .data import ImageData, load_images
 from .data.prepare import prepare_images
 from .distributions import (
@@ -66,8 +74,10 @@ from .objectives import (
     rate,
 )
 from .presets import gated_mlp, ladder, residual_conv, tutorial_conv, tutorial_dense
+from .runs.artifact import write_run
 from .runs.config import RECIPES, Config
-from .runs.run import Run, load_run, write_run
+from .runs.load import load_run
+from .runs.run import Run
 from .samplers.mixture import sample_gmm
 from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
 from .system.errors import UserError
@@ -132,10 +142,8 @@ __all__ = [
     "Warmup",
     "bind",
     "compare",
-    "data",
     "decode",
     "distortion",
-    "distributions",
     "encode",
     "evaluate",
     "export_run",
@@ -155,11 +163,6 @@ __all__ = [
     "log_weights",
     "make_optimizer",
     "make_train_step",
-    "metrics",
-    "models",
-    "nn",
-    "objectives",
-    "plots",
     "prepare_images",
     "rate",
     "reconstruct",
@@ -168,10 +171,8 @@ __all__ = [
     "residual_conv",
     "resume",
     "resume_many",
-    "runs",
     "sample",
     "sample_gmm",
-    "training",
     "traverse",
     "tutorial_conv",
     "tutorial_dense",

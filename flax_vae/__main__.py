@@ -12,7 +12,7 @@ def _command() -> int:
 
 
 def main() -> int:
-    """Run it; returns the exit code."""
+    """Run the command line and return its exit code."""
     return run_program(_command)
 
 

@@ -1,4 +1,4 @@
-"""Batches as the model sees them: pixels in [0, 1], and contexts beside them."""
+"""Batches as the model sees them: pixels in [0, 1], with contexts if the model is conditional."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,70 +12,79 @@ from jaxtyping import Array, Float, Int, UInt8
 
 
 class OnDisk(ABC):
-    """Images that are read when they are asked for: what a set beyond the memory can do of what an array does."""
+    """Images read on demand: the part of the array interface that a data set larger than memory can offer."""
 
     shape: tuple[Any, ...]
     dtype: np.dtype[Any]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all of them."""
+        """The total size in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return self.shape[0]
 
     @abstractmethod
     def __getitem__(self, index: Any) -> np.ndarray:
-        """Those of an integer, a slice or an array of indices, as an array."""
+        """Read the images at an integer, a slice or an array of indices into an array."""
 
     @abstractmethod
     def only(self, which: Any) -> "OnDisk":
-        """Those of a mask or an array of indices, still on disk."""
+        """Return the images at a mask or an array of indices, not yet read."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them."""
+        """Read all images into one array."""
         return self[:]
 
 
 StoredImages = UInt8[np.ndarray | OnDisk, "n h w c"]
 Images = UInt8[Array | np.ndarray | OnDisk, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
-# Images, or the pair of images and their contexts that a conditional model takes.
+# Images; for a conditional model, a pair of images and their contexts.
 Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
 
 
 def to_unit(images: Images) -> Float[Array, "b h w c"]:
-    """Pixels as the model sees them: uint8 becomes x / 255 in [0, 1]; floats pass."""
+    """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged."""
     images = jnp.asarray(images)
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
 
 
 def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] | None]:
-    """A batch as the model sees it: pixels in [0, 1], and contexts if there are any."""
+    """Split a batch into pixels in [0, 1] and contexts; the contexts are None unless the batch is a pair."""
     images, context = batch if isinstance(batch, tuple) else (batch, None)
     return to_unit(images), None if context is None else jnp.asarray(context)
 
 
 def batch_size_of(batch: Any) -> int:
-    """How many images there are."""
+    """Return the number of images."""
     return len(jax.tree.leaves(batch)[0])
 
 
 def take(batch: Any, which: Any) -> Any:
-    """Some of the images, by an index or a slice, and of their contexts if there are any."""
+    """Select images, and their contexts if any, by index or slice."""
     return jax.tree.map(itemgetter(which), batch)
 
 
 def as_one(item: Any) -> Any:
-    """A single image, a context or both as a batch of one."""
+    """Turn a single image, its context, or both into a batch of one."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], item)
 
 
 def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "s b"]:
-    """The shuffle of one epoch, a function of (seed, epoch): one row of image indices per step.
+    """Shuffle the images for one epoch, as a function of (seed, epoch).
 
-    The last partial batch is dropped; another epoch drops other images.
+    The last partial batch is dropped; each epoch drops different images.
+
+    Args:
+        num_images: size of the data set.
+        batch_size: images per step.
+        seed: of the training.
+        epoch: number of the epoch.
+
+    Returns:
+        Image indices "s b", one row per step.
     """
     steps = num_images // batch_size
     order = np.random.default_rng((seed, epoch)).permutation(num_images)

@@ -1,4 +1,4 @@
-"""What JAX has traced, for those who read it: equation after equation, and without what no result needs."""
+"""Read jaxprs: interpret one equation by equation, and drop the equations that no result needs."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -9,7 +9,8 @@ from jax.interpreters.partial_eval import dce_jaxpr_consts
 
 V = TypeVar("V")
 
-# What calls another jaxpr once, and the parameter that holds it: how to compile or to differentiate it.
+# Primitives that call another jaxpr exactly once, with the parameter that holds it; they only say how to compile or
+# differentiate it.
 _CALLS = {
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
@@ -25,13 +26,16 @@ def interpret(
     constant: Callable[[Any], V],
     equation: Callable[[JaxprEqn, list[V]], list[V]],
 ) -> list[V]:
-    """The outputs of a jaxpr, for values of any kind.
+    """Evaluate a jaxpr on values of any kind, such as shapes, or nodes of another graph.
 
     Args:
-        jaxpr: what is read; calls in it are followed.
-        inputs: its inputs.
-        constant: the value of an array.
-        equation: what an equation makes of the values of its inputs.
+        jaxpr: the jaxpr; the jaxprs that it calls are evaluated as well.
+        inputs: values of its inputs.
+        constant: returns the value of a constant array.
+        equation: evaluates an equation, given the values of its inputs.
+
+    Returns:
+        The values of its outputs.
     """
     inner = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
     consts = [constant(array) for array in jaxpr.consts] if isinstance(jaxpr, ClosedJaxpr) else []
@@ -41,17 +45,17 @@ def interpret(
         return values[atom] if isinstance(atom, Var) else constant(np.asarray(atom.val, atom.aval.dtype))
 
     for eqn in inner.eqns:
-        name, known = eqn.primitive.name, [read(atom) for atom in eqn.invars]
+        name, arguments = eqn.primitive.name, [read(atom) for atom in eqn.invars]
         if name in _CALLS:
-            found = interpret(eqn.params[_CALLS[name]], known, constant, equation)
+            results = interpret(eqn.params[_CALLS[name]], arguments, constant, equation)
         else:
-            found = equation(eqn, known)
-        values.update(zip(eqn.outvars, found, strict=True))
+            results = equation(eqn, arguments)
+        values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in inner.outvars]
 
 
 def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """What the results depend on, and all of the arguments."""
+    """Return the jaxpr without dead code; all arguments are kept."""
     keep = [False] * len(closed.consts) + [True] * len(closed.in_avals)
     jaxpr, used, _ = dce_jaxpr_consts(closed.jaxpr, [True] * len(closed.out_avals), keep)
     return ClosedJaxpr(jaxpr, [const for const, is_used in zip(closed.consts, used, strict=True) if is_used])

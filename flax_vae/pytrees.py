@@ -1,4 +1,4 @@
-"""Dataclasses that pass through `jax.jit`, each class with programs of its own."""
+"""Pytrees: dataclasses that `jax.jit` does not confuse with one another, and trees of arrays by name."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, dataclass_transform
@@ -12,27 +12,39 @@ Values = tuple[Any, ...]
 
 @dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
 def pytree(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass and a pytree, as `flax.struct.dataclass` does, and never mistaken for another.
+    """Make a class a frozen dataclass and a pytree, as `flax.struct.dataclass` does, that no other class is taken for.
 
-    Of classes that `jax.tree_util.register_dataclass` registers, as Flax does, jaxlib 0.10 compares how many fields
-    they have and what the static ones are, but not the class. Now and then, by their hashes, `jax.jit` then runs for
-    one class what it compiled for another. Of classes that are registered with functions it compares the class, too.
+    jaxlib 0.10 compares classes that `jax.tree_util.register_dataclass` registers, as Flax does, by their number of
+    fields and their static fields, but not by the class. When hashes collide, `jax.jit` can run the program that it
+    compiled for another class. Classes registered with explicit flatten functions are compared by class as well.
     """
-    made: Any = dataclass(frozen=True)(cls)
-    made.replace = replace
-    static = [field.name for field in fields(made) if not field.metadata.get("pytree_node", True)]
-    data = [field.name for field in fields(made) if field.name not in static]
+    decorated: Any = dataclass(frozen=True)(cls)
+    decorated.replace = replace
+    static = [field.name for field in fields(decorated) if not field.metadata.get("pytree_node", True)]
+    data = [field.name for field in fields(decorated) if field.name not in static]
     keys = [jax.tree_util.GetAttrKey(name) for name in data]
 
     def flatten(value: T) -> tuple[Values, Values]:
         return tuple(getattr(value, name) for name in data), tuple(getattr(value, name) for name in static)
 
     def flatten_with_keys(value: T) -> tuple[Values, Values]:
-        leaves, fixed = flatten(value)
-        return tuple(zip(keys, leaves, strict=True)), fixed
+        leaves, static_values = flatten(value)
+        return tuple(zip(keys, leaves, strict=True)), static_values
 
-    def unflatten(fixed: Values, leaves: Any) -> T:
-        return made(**dict(zip(static, fixed, strict=True)), **dict(zip(data, leaves, strict=True)))
+    def unflatten(static_values: Values, leaves: Any) -> T:
+        return decorated(**dict(zip(static, static_values, strict=True)), **dict(zip(data, leaves, strict=True)))
 
-    jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
-    return made
+    jax.tree_util.register_pytree_with_keys(decorated, flatten_with_keys, unflatten, flatten)
+    return decorated
+
+
+def names_tree(tree: Any) -> Any:
+    """Return the tree with each leaf replaced by its name, such as "encoder.Dense_0.kernel"."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="."), tree
+    )
+
+
+def flatten_by_name(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree by their names."""
+    return dict(zip(jax.tree.leaves(names_tree(tree)), jax.tree.leaves(tree), strict=True))

@@ -1,4 +1,4 @@
-"""The names that `flax_vae` exports, which are imported when they are asked for."""
+"""The names that `flax_vae` exports, which are imported lazily."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import flax_vae
 
 
-def test_every_name_is_there() -> None:
+def test_every_name_can_be_imported() -> None:
     for name in flax_vae.__all__:
         assert getattr(flax_vae, name) is not None
     assert set(flax_vae.__all__) <= set(dir(flax_vae))
@@ -22,14 +22,18 @@ def test_type_checkers_see_the_same_names() -> None:
     assert sorted(ast.literal_eval(listed)) == sorted(flax_vae.__all__)
 
 
-def test_other_names_are_none() -> None:
+def test_other_names_raise_errors() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = flax_vae.nothing
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         from flax_vae import nothing  # noqa: F401
 
 
-def test_wings_are_there_without_an_import_of_their_own() -> None:
+def test_a_star_import_leaves_the_names_of_subpackages_alone() -> None:
+    assert not {"nn", "data", "models"} & set(flax_vae.__all__)
+
+
+def test_subpackages_are_attributes_without_an_import() -> None:
     program = "import flax_vae; print(flax_vae.models.VAE is flax_vae.VAE, flax_vae.plots.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "flax_vae.plots"]

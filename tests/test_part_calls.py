@@ -1,10 +1,10 @@
-"""How parts are written: names, and calls with literal arguments."""
+"""Parts as users write them: names, and calls with literal arguments."""
 
 from dataclasses import dataclass
 
 import pytest
 
-from flax_vae.parts import Parts, read_call
+from flax_vae.parts import LayerCount, Parts, read_call
 from flax_vae.runs.config import PARTS
 from flax_vae.system.errors import UserError
 
@@ -13,7 +13,7 @@ EVERY_PART = [(parts, name) for parts in PARTS.values() for name in parts]
 
 @dataclass(frozen=True)
 class Box:
-    """A box. More about it."""
+    """A box. Its sides."""
 
     count: int
     width: float = 1.0
@@ -27,12 +27,12 @@ def boxes() -> Parts:
     return parts
 
 
-def test_a_part_is_made_of_what_is_typed_and_what_is_supplied(boxes: Parts) -> None:
+def test_a_part_is_made_from_typed_and_supplied_arguments(boxes: Parts) -> None:
     assert boxes.make("box", count=7, other=8) == Box(7)
     assert boxes.make(" box ( 2 , sides=(4,) ) ", count=7) == Box(7, 2.0, (4,))
     assert str(boxes.read("box(2, sides=(4,))")) == "box(width=2.0, sides=(4,))"
     assert boxes.signature("box") == "box(width=1.0, sides=(2, 3))"
-    assert boxes.help() == "- box(width=1.0, sides=(2, 3)): A box. More about it."
+    assert boxes.help() == "- box(width=1.0, sides=(2, 3)): A box. Its sides."
     assert boxes.facts["box"] == {"colour": "red"}
 
 
@@ -53,7 +53,7 @@ def test_a_part_is_made_of_what_is_typed_and_what_is_supplied(boxes: Parts) -> N
         ("", "literal arguments"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(boxes: Parts, text: str, message: str) -> None:
+def test_text_that_is_not_a_part_is_refused_in_one_line(boxes: Parts, text: str, message: str) -> None:
     with pytest.raises(UserError) as refused:
         boxes.make(text, count=1)
     assert message in str(refused.value)
@@ -67,9 +67,29 @@ def test_nothing_is_evaluated() -> None:
 
 
 @pytest.mark.parametrize(("parts", "name"), EVERY_PART, ids=[f"{parts.kind}-{name}" for parts, name in EVERY_PART])
-def test_every_part_says_what_it_is_and_may_be_written_out_in_full(parts: Parts, name: str) -> None:
-    """Its signature is a call that reads back, with the values that it has without."""
+def test_every_part_has_a_meaning_and_a_signature_that_reads_back(parts: Parts, name: str) -> None:
+    """The signature is a call; read, it has the default values."""
     assert parts.meaning(name).endswith((".", ")"))
     full = parts.read(parts.signature(name))
     assert dict(full.kwargs) == {key: p.default for key, p in parts.hyperparameters(name).items()}
     assert str(parts.read(str(full))) == str(full)
+
+
+def test_arguments_have_the_bounds_of_their_annotations() -> None:
+    def tower(layers: LayerCount = 1, depths: tuple[LayerCount, ...] = (1,), width: int = 1) -> None:
+        """A tower."""
+
+    towers = Parts("tower")
+    towers.register("tower")(tower)
+    assert dict(towers.read("tower(layers=100, depths=(100, 1), width=101)").kwargs)["width"] == 101
+    for text in ("tower(layers=101)", "tower(depths=(1, 101))"):
+        with pytest.raises(UserError, match="must be at least 1 and at most 100"):
+            towers.read(text)
+
+
+def test_requirements_come_from_the_class_or_the_registration() -> None:
+    boxes = Parts("box")
+    boxes.register("box")(Box)
+    boxes.register("tight")(type("Tight", (Box,), {"needs": ("lid",)}))
+    boxes.register("deep", needs=("floor",))(lambda: Box(1))
+    assert [boxes.needs(name) for name in ("box", "tight", "deep")] == [(), ("lid",), ("floor",)]

@@ -17,7 +17,8 @@ from pathlib import Path
 import tyro
 from rows import GATED, LADDER, call
 
-from flax_vae.runs.directory import Record, RunDirectory
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.records import Record
 
 HERE = Path(__file__).parent
 MODELS = {

@@ -36,7 +36,7 @@ examples:
 
     def __call__(self) -> None:
         """Run the command."""
-        refuse_used(self.out, name="OUT")
+        refuse_used(self.out)
         source, out = Path(absolute(self.dataset)).resolve(), self.out.resolve()
         if source.is_dir() and out.is_relative_to(source):
             raise UserError(f"{self.out} lies in {self.dataset}: name a directory beside it.")

@@ -26,8 +26,10 @@ from flax_vae.models.vae import bind
 from flax_vae.plots.curves import plot_evaluation
 from flax_vae.plots.images import plot_extremes
 from flax_vae.runs.config import Binarize, refuse_seed
-from flax_vae.runs.directory import Record, RunDirectory
-from flax_vae.runs.run import Run, load_run, run_data
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.load import load_run
+from flax_vae.runs.records import Record
+from flax_vae.runs.run import Run, run_data
 from flax_vae.sampling import encode
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError

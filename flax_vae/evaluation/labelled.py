@@ -9,7 +9,7 @@ from flax_vae.data import ImageData, as_batch, is_binary
 from flax_vae.metrics.disentanglement import dci, mig, sap
 from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
 from flax_vae.metrics.latents import posterior_means
-from flax_vae.runs.directory import Record
+from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run
 from flax_vae.sampling import sample
 from flax_vae.system.console import log, spinner

@@ -13,7 +13,7 @@ from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.protocol import is_flat
 from flax_vae.models.vae import Params
-from flax_vae.runs.directory import Record
+from flax_vae.runs.records import Record
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
 _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples

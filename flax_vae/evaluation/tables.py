@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flax_vae.plots.curves import plot_comparison
-from flax_vae.runs.directory import Record, RunDirectory, best_record, held_out_set
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.records import Record, best_record, held_out_set
 from flax_vae.system.console import log, print_table, printable
 from flax_vae.system.errors import UserError
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax_vae.export.formats import FORMATS
 from flax_vae.export.functions import Argument, ModelFunction
 from flax_vae.models.likelihoods import LIKELIHOODS
-from flax_vae.runs.directory import Record
+from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run, evaluation_of
 
 _BAR = r"\|"  # within a table

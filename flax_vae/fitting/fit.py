@@ -16,8 +16,10 @@ from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import Config, member_names
+from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
-from flax_vae.runs.run import Run, load_run
+from flax_vae.runs.load import load_run
+from flax_vae.runs.run import Run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
@@ -152,7 +154,7 @@ def _resume(
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
     with whole.locked():
         training = build(configs[0], model, objective, len(configs))
-        runs[0].check_data(training.data)
+        refuse_other_data(training.data, runs[0].data_checksums(), str(runs[0]))
         trainings = [replace(training, config=config) for config in configs]
         while (members := _restored(runs, trainings)) is None:
             pass  # without a checkpoint that is damaged
@@ -207,7 +209,7 @@ def _begun_again(run: RunDirectory, training: Training) -> Member:
 
 def _train(whole: RunDirectory, members: Sequence[Member]) -> list[Run]:
     """Train to the end, and look at the results."""
-    with detect_lost_processes(whole.way_on):
+    with detect_lost_processes(whole.advice):
         diverged = train(whole, members)
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 

@@ -15,7 +15,8 @@ from flax_vae.batches import OnDisk, epoch_indices
 from flax_vae.fitting.members import Ensemble, Member
 from flax_vae.fitting.report import Report
 from flax_vae.runs.config import Config, settings
-from flax_vae.runs.directory import Record, RunDirectory
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.records import Record
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices
 from flax_vae.system.signals import deferred_signals
@@ -119,7 +120,7 @@ def _writing(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.way_on}") from error
+        raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.advice}") from error
 
 
 def _dispatches(

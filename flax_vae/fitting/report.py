@@ -7,7 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from flax_vae.runs.config import Config, settings
-from flax_vae.runs.directory import Record, RunDirectory, held_out_set
+from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import print_table, stdout_console
 from flax_vae.system.files import write_json
 

@@ -1,4 +1,4 @@
-"""`config.json`: a configuration as a file, from which the model can be built again."""
+"""`config.json`: a configuration as a file, from which the model can be rebuilt."""
 
 import difflib
 import json
@@ -14,12 +14,12 @@ FORMAT = 2  # raised when an older program could misread a newer file
 
 
 def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
-    """Write `config.json`: everything that is needed to build the model again."""
+    """Write `config.json`: everything needed to rebuild the model."""
     write_json(path, config_content(config, image_shape))
 
 
 def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What `parse_config` reads."""
+    """Return the content that `parse_config` reads."""
     return {"format": FORMAT, "image_shape": image_shape, **asdict(config)}
 
 
@@ -27,7 +27,7 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     """Read `config.json`.
 
     Raises:
-        UserError: missing, damaged, of another program, or of another version of this one.
+        UserError: missing, damaged, or written by another program or another version of this package.
     """
     try:
         content = json.loads(path.read_text())
@@ -39,19 +39,23 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
 
 
 def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
-    """The configuration and the shape of the images that the content of a file says.
+    """Return the configuration and the image shape in the content of a file.
+
+    Args:
+        content: the parsed JSON.
+        path: of the file, for errors.
 
     Raises:
-        UserError: damaged, or of another version of this program; it names the path.
+        UserError: damaged, or written by another version of this package.
     """
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise UserError(f"{path} has format {found}, this version of flax_vae reads format {FORMAT}.")
+        version = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has format {version}, this version of flax_vae reads format {FORMAT}.")
     shape = content.get("image_shape")
     settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
         raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
-    names = [each.name for each in fields(Config)]
+    names = [field.name for field in fields(Config)]
     for name in settings:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
@@ -60,5 +64,5 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
         return Config(**settings), (shape[0], shape[1], shape[2])
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
-    except RecursionError:  # to show a value takes a deeper stack than to read it did
+    except RecursionError:  # printing a value can recurse deeper than parsing it
         raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None

@@ -1,5 +1,6 @@
-"""The images of a training: as its configuration loads, splits and binarises them."""
+"""Load, split and binarise the images of a training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flax_vae.batches import Batch, OnDisk
@@ -13,9 +14,9 @@ class Data:
     """The images of a training.
 
     Attributes:
-        train, test: as loaded, binarised where that is once for all.
-        validation: what is held out of the training images, or None.
-        class_names: of the labels that a conditional model is given; empty for others.
+        train, test: as loaded, and binarised if that is fixed.
+        validation: the images held out of the training set, or None.
+        class_names: the classes of a conditional model; empty for other models.
     """
 
     train: ImageData
@@ -25,24 +26,24 @@ class Data:
 
     @property
     def held_out(self) -> ImageData:
-        """What the best checkpoint is chosen by."""
+        """The set that selects the best checkpoint."""
         return self.test if self.validation is None else self.validation
 
     @property
     def held_out_name(self) -> str:
-        """What its metrics are called."""
+        """The prefix of its metrics."""
         return "test" if self.validation is None else "validation"
 
     def batch(self, images: ImageData) -> Batch:
-        """Images as a model takes them, with their labels where it is conditional."""
+        """Return images as the model takes them, with their labels if it is conditional."""
         return as_batch(images, self.class_names)
 
 
 def load_data(config: Config) -> Data:
-    """The images that a configuration names.
+    """Load the images that a configuration names.
 
     Raises:
-        UserError: they cannot be had, or do not go together.
+        UserError: the images cannot be loaded, or the splits do not match.
     """
     train, test = (
         load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
@@ -53,12 +54,12 @@ def load_data(config: Config) -> Data:
         )
     if config.binarize != "none" and any(isinstance(part.images, OnDisk) for part in (train, test)):
         raise UserError(
-            f"--binarize {config.binarize}: pixels are drawn in memory, and {config.dataset} is too large for that: "
+            f"`binarize` {config.binarize} samples pixels in memory, and {config.dataset} is too large for that: "
             "binarise its images, then prepare them."
         )
     names = class_names(train) if config.conditional else ()
     if config.conditional and not names:
-        raise UserError(f"--conditional needs labels, and {config.dataset} has none.")
+        raise UserError(f"`conditional` requires labels, and {config.dataset} has none.")
     validation = None
     if config.validation:
         train, validation = split_validation(train, config.validation)
@@ -69,5 +70,16 @@ def load_data(config: Config) -> Data:
         test = replace(test, images=draw_binary(test.images, (seed, 1)))
         if validation is not None:
             validation = replace(validation, images=draw_binary(validation.images, (seed, 3)))
-    as_batch(test, names)  # refuses other labels
+    as_batch(test, names)  # raises if the test labels do not fit
     return Data(train, test, validation, names)
+
+
+def data_checksums(data: Data) -> dict[str, str]:
+    """Return the SHA-256 checksums that identify the data: of the images before any are held out or binarised."""
+    return {"train": data.train.provenance["sha256"], "test": data.test.provenance["sha256"]}
+
+
+def refuse_other_data(data: Data, checksums: Mapping[str, str], run: str) -> None:
+    """Raise UserError unless the data has the checksums of the data that a run was trained on."""
+    if data_checksums(data) != checksums:
+        raise UserError(f"{data.train.name} is not the data that {run} was trained on: its checksums differ.")

@@ -1,6 +1,6 @@
 """Models on the Hugging Face hub: `hf://OWNER/NAME`, optionally `@REVISION`. Needs the extra `hub`.
 
-Of a repository the two files of a trained model are downloaded, as data: nothing in it is executed.
+Only the two files of a trained model are downloaded from a repository, as data: nothing in it is executed.
 """
 
 import re
@@ -21,66 +21,56 @@ class Repository(NamedTuple):
     revision: str | None = None
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the repository as users write it."""
         return f"hf://{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
+def is_name(name: str) -> bool:
+    """Return True for "OWNER/NAME"."""
+    return re.fullmatch(_NAME, name) is not None
+
+
 def parse(where: str | Path) -> Repository | None:
-    """The repository that is named, or None where it is none of the hub. A `Path` keeps one of the slashes.
+    """Parse `hf://OWNER/NAME[@REVISION]`; None for anything else. A `Path` collapses the double slash.
 
     Raises:
-        UserError: it is of the hub, but no name there.
+        UserError: not a valid repository name.
     """
     if not str(where).startswith("hf:"):
         return None
-    found = re.fullmatch(rf"hf:/{{1,2}}({_NAME})(?:@(.+))?", str(where))
-    if found is None:
+    match = re.fullmatch(rf"hf:/{{1,2}}({_NAME})(?:@(.+))?", str(where))
+    if match is None:
         raise UserError(f"{where}: write hf://OWNER/NAME, or hf://OWNER/NAME@REVISION.")
-    return Repository(found[1], found[2])
+    return Repository(match[1], match[2])
 
 
 def fetch(repository: Repository) -> Path:
-    """The file of the parameters, downloaded into the hub's cache unless it is there; its .json lies beside it.
+    """Download a model into the hub's cache, unless it is there.
+
+    Returns:
+        The file of the parameters, with its .json file beside it.
 
     Raises:
-        UserError: the extra is not installed, there is no such repository or revision, no network, or no model in it.
+        UserError: the extra is not installed, no such repository or revision, no network, or no model in it.
     """
-    hub, files = _client(), [MODEL, str(Path(MODEL).with_suffix(".json"))]
+    hub, files = hub_client(), [MODEL, str(Path(MODEL).with_suffix(".json"))]
     try:
         folder = Path(hub.snapshot_download(repository.name, revision=repository.revision, allow_patterns=files))
-    except _failures(hub) as error:
-        raise UserError(f"{repository}: {_one_line(hub, error)}") from None
+    except failures(hub) as error:
+        raise UserError(f"{repository}: {one_line(hub, error)}") from None
     if missing := [name for name in files if not (folder / name).exists()]:
-        raise UserError(f"{repository} has no {missing[0]}: it is no model that --format safetensors wrote.")
+        raise UserError(
+            f"{repository} has no {missing[0]}: it is not a model that flax-vae export wrote as safetensors."
+        )
     return folder / MODEL
 
 
-def refuse_unpushable(name: str) -> None:
-    """Raise UserError where a push must fail, before the work is done: no client, no token, no name."""
-    if not re.fullmatch(_NAME, name):
-        raise UserError(f"--push {name}: write OWNER/NAME.")
-    if _client().get_token() is None:
-        raise UserError("--push needs a token of the hub that may write: hf auth login, or set HF_TOKEN.")
-
-
-def push(folder: Path, name: str) -> str:
-    """Upload the files of a folder to a repository, which is made where there is none; returns its address.
+def hub_client() -> Any:
+    """Import the hub's client.
 
     Raises:
-        UserError: the hub refuses, or cannot be reached.
+        UserError: the extra is not installed.
     """
-    refuse_unpushable(name)
-    hub = _client()
-    api = hub.HfApi()
-    try:
-        address = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by flax_vae")
-    except _failures(hub) as error:
-        raise UserError(f"{folder} is written, but not pushed to {name}: {_one_line(hub, error)}") from None
-    return str(address)
-
-
-def _client() -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -89,18 +79,18 @@ def _client() -> Any:
     return huggingface_hub
 
 
-def _failures(hub: Any) -> tuple[type[Exception], ...]:
-    """What the client raises where the network, the hub or the user is at fault."""
+def failures(hub: Any) -> tuple[type[Exception], ...]:
+    """Return the client's exceptions for faults of the network, the hub or the user."""
     errors = hub.errors
     return OSError, errors.HTTPError, errors.HFValidationError, errors.EntryNotFoundError
 
 
-def _one_line(hub: Any, error: Exception) -> str:
-    """What the client says, without its advice; and that the hub did not answer, where it did not."""
+def one_line(hub: Any, error: Exception) -> str:
+    """Return the client's error in one line, without its advice."""
     errors = hub.errors
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = " ".join(line for line in lines[:2] if not line.startswith("For more")) or type(error).__name__
-    silent = isinstance(error, (errors.HTTPError, errors.LocalEntryNotFoundError))
-    if silent and not isinstance(error, errors.HfHubHTTPError):
-        return f"the hub cannot be reached ({said.removeprefix('Got: ')})."
-    return said
+    message = " ".join(line for line in lines[:2] if not line.startswith("For more")) or type(error).__name__
+    is_unreachable = isinstance(error, (errors.HTTPError, errors.LocalEntryNotFoundError))
+    if is_unreachable and not isinstance(error, errors.HfHubHTTPError):
+        return f"the hub cannot be reached ({message.removeprefix('Got: ')})."
+    return message

@@ -1,24 +1,27 @@
-"""From a configuration to its model."""
+"""Build the model of a configuration."""
 
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from flax_vae.batches import StoredImages
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
 from flax_vae.models.priors import PRIORS, TopDownPrior
-from flax_vae.models.vae import with_dtype
+from flax_vae.models.vae import Params, init, with_dtype
 from flax_vae.nn.layers import ImageShape
 from flax_vae.presets import PRESETS, channel_means
 from flax_vae.runs.config import Config
 
 
 def make_model(config: Config, image_shape: ImageShape, images: StoredImages | None = None) -> nn.Module:
-    """The preset's networks with the likelihood, prior and posterior that are named.
+    """Make the preset's model with the configured likelihood, prior and posterior.
 
     Args:
-        images: where a decoder's output and pseudo-inputs are to start; of no importance to a trained model.
+        config: the configuration.
+        image_shape: "h w c".
+        images: training images, to initialise the decoder's output and pseudo-inputs; not needed for a trained model.
     """
     supplied: dict[str, Any] = {
         "latent_dim": config.latent_dim,
@@ -39,3 +42,13 @@ def make_model(config: Config, image_shape: ImageShape, images: StoredImages | N
         mean=None if images is None else channel_means(images),
     )
     return with_dtype(model, config.precision)
+
+
+def model_of(config: Config, image_shape: ImageShape, vae: nn.Module | None = None) -> nn.Module:
+    """Return the model of a trained run: `vae` if it is the user's own, else the configured one."""
+    return make_model(config, image_shape) if vae is None else with_dtype(vae, config.precision)
+
+
+def parameter_shapes(model: nn.Module, image_shape: ImageShape, class_names: tuple[str, ...]) -> Params:
+    """Return the shapes and dtypes of a model's parameters."""
+    return jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, len(class_names)))

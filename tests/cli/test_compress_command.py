@@ -137,7 +137,7 @@ def test_what_cannot_be_done_is_one_line(
         ("compress", MODEL, "text.txt"): "not images; pass PNG, JPEG or WebP files",
         ("compress", MODEL, "nothing.png"): "no such file or folder",
         ("compress", MODEL, "images.npy", "-o", "no/such/place.fvae"): "is not a directory to write place.fvae to",
-        ("compress", "pretrained:nobody", "images.npy"): "There is no pretrained model 'nobody'",
+        ("compress", "pretrained:nobody", "images.npy"): "No pretrained model is called 'nobody'",
         ("decompress", "pretrained:mlp_vamp", "images.fvae"): "was compressed by another model, pretrained:mlp ",
         ("decompress", MODEL, "cut.fvae", "-o", "new"): "cut.fvae is damaged or cut off",
         ("decompress", MODEL, "text.txt", "-o", "new"): "text.txt is no file that flax-vae compress wrote",

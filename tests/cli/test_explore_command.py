@@ -55,7 +55,7 @@ def test_what_a_page_says_of_a_run(trained: tuple[Path, str]) -> None:
     ("arguments", "message"),
     [
         (["absent"], "absent is not a run directory"),
-        (["pretrained:nothing"], "no pretrained model 'nothing'"),
+        (["pretrained:nothing"], "No pretrained model is called 'nothing'"),
         (["RUN", "-o", "a.png"], "ends in .html"),
         (["RUN", "-o", "absent/a.html"], "not a directory to write a.html to"),
         (["MOVED"], "is not the data that"),

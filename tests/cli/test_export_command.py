@@ -45,9 +45,9 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["nowhere", "--out", "OUT"], "nowhere is not a run directory"),
-        (["RUN", "--out", "FULL"], "already holds something: name another --out."),
+        (["RUN", "--out", "FULL"], "is not empty: choose another directory."),
         (["RUN", "--out", "OUT", "--push", "no-owner"], "--push no-owner: write OWNER/NAME"),
-        (["pretrained:nothing", "--out", "OUT"], "no pretrained model 'nothing'"),
+        (["pretrained:nothing", "--out", "OUT"], "No pretrained model is called 'nothing'"),
         (["hf://no-owner", "--out", "OUT"], "write hf://OWNER/NAME"),
     ],
 )

@@ -148,8 +148,8 @@ def test_what_is_there_is_never_overwritten(run: Run, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("kept")
     (tmp_path / "link").symlink_to("nowhere")
     for out, message in (
-        ("", "already holds something: name another --out."),
-        ("notes.txt", "already holds something"),
+        ("", "is not empty: choose another directory."),
+        ("notes.txt", "is not empty"),
         ("link", "is a link to something that does not exist"),
         ("notes.txt/below", "cannot be written: Not a directory"),
     ):

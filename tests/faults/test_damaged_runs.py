@@ -3,19 +3,15 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, compare, fit_many, load_run, resume, resume_many
-from flax_vae.runs.checkpoints import sum_of
 
 Harm = Callable[[Path], object]
 
@@ -80,7 +76,7 @@ def test_parameters_are_those_that_were_saved_or_others_are_said(
     loaded = load_run(copy)
     err = capsys.readouterr().err
     assert f"checkpoint {copy / 'checkpoints' / str(run.step)} is damaged" in err
-    assert "the parameters are those of its checkpoint of step 24" in err
+    assert "the parameters are from the checkpoint of step 24" in err
     assert loaded.step == 24
 
 
@@ -88,9 +84,9 @@ def test_parameters_are_those_that_were_saved_or_others_are_said(
 def test_without_a_good_checkpoint_nothing_goes_on(copy: Path) -> None:
     for checkpoint in (copy / "checkpoints").iterdir():
         flips("params", 0.5)(checkpoint)
-    with pytest.raises(UserError, match="all of its checkpoints are damaged"):
+    with pytest.raises(UserError, match="all checkpoints are damaged"):
         load_run(copy)
-    with pytest.raises(UserError, match=r"is damaged: params is not what was saved, by its sum\. It is the only one"):
+    with pytest.raises(UserError, match=r"params does not have the checksum with which .* It is the only one"):
         resume(copy)
 
 
@@ -101,7 +97,7 @@ def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, cop
         resume(copy)
     first, *_ = (copy / "metrics.jsonl").read_text().splitlines()
     (copy / "metrics.jsonl").write_text(first + "\n")
-    with pytest.raises(UserError, match="holds no checkpoint: no epoch is finished; go on by --resume"):
+    with pytest.raises(UserError, match="has no checkpoint, since no epoch is finished: run flax-vae train --resume"):
         load_run(copy)
     assert_same_run(resume(copy), run)
 
@@ -110,7 +106,7 @@ def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, cop
     ("harm", "step", "warning"),
     [
         (lambda d: (d / "metrics.jsonl").unlink(), 36, "checkpoint of step 36: no epoch is finished"),
-        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "that of the best, step 24, is not there"),
+        (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "the best one, step 24, is missing"),
         (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
     ],
 )
@@ -195,7 +191,7 @@ def edit_config(directory: Path, **changes: object) -> None:
 @pytest.mark.usefixtures("unchecked_types")
 def test_checkpoints_of_another_model_are_told_from_damaged_ones(copy: Path) -> None:
     edit_config(copy, latent_dim=3)
-    with pytest.raises(UserError, match=r"stored as \(2, 128\), the model wants \(3, 128\)"):
+    with pytest.raises(UserError, match=r"stored as \(2, 128\), the model expects \(3, 128\)"):
         load_run(copy)
 
 
@@ -212,36 +208,3 @@ def test_loading_executes_nothing_that_the_directory_names(
     np.save(copy / "examples.npy", pickled, allow_pickle=True)
     with pytest.raises(UserError, match=r"examples\.npy cannot be read"):
         load_run(copy)
-
-
-def test_one_bit_changes_both_sums() -> None:
-    """Of any type of number, wherever it is; and so does another order."""
-    random = np.random.default_rng(0)
-    tree = {
-        "a": random.normal(size=(3, 4, 5)).astype(np.float32),
-        "b": random.integers(0, 9, (7,), np.int32),
-        "c": np.float32(2.0),
-        "d": random.normal(size=(2, 3)).astype(jax.numpy.bfloat16),
-    }
-    before = sum_of(tree)
-    for _ in range(200):
-        name = random.choice(list(tree))
-        other = np.array(tree[name])
-        other.reshape(-1).view(np.uint8)[random.integers(other.nbytes)] ^= 1 << random.integers(8)
-        assert not set(sum_of(tree | {name: other})) & set(before)
-    assert sum_of(tree | {"a": tree["a"][::-1]})[1] != before[1]
-
-
-@pytest.mark.slow
-def test_sums_do_not_depend_on_how_devices_share_an_array() -> None:
-    program = """
-import jax, numpy as np; jax.config.update("jax_num_cpu_devices", 4)
-from flax_vae.runs.checkpoints import sum_of
-tree = {"a": np.arange(48, dtype=np.float32).reshape(8, 6), "b": np.arange(8)}
-mesh = jax.make_mesh((2, 2), ("x", "y"))
-for spec in ((), ("x",), (("x", "y"),)):
-    print(sum_of(jax.device_put(tree, jax.NamedSharding(mesh, jax.P(*spec)))), sum_of(tree))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert len(set(done.stdout.splitlines())) == 1
-    assert len(done.stdout.splitlines()) == 3

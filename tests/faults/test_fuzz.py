@@ -24,9 +24,10 @@ from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
 from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
 from flax_vae.export.directory import verify_export
-from flax_vae.runs.artifact import PRETRAINED, read_artifact
+from flax_vae.runs.artifact import read_files
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.load import PRETRAINED
 from flax_vae.runs.models import make_model
 
 CASES = int(os.environ.get("FLAX_VAE_FUZZ", "500"))
@@ -213,7 +214,7 @@ def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFa
         about["sha256"] = sha256(content).hexdigest()
     path.write_bytes(content)
     path.with_suffix(".json").write_text(json.dumps(about))
-    read_or_refuse(read_artifact, path)
+    read_or_refuse(read_files, path)
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -241,7 +241,7 @@ def test_a_run_that_skips_its_steps_says_so_and_stops(config: Config, tmp_path: 
 
 def test_a_directory_in_use_is_never_overwritten(run: Run, config: Config) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
-    with pytest.raises(UserError, match="already holds something"):
+    with pytest.raises(UserError, match="is not empty"):
         fit(config, run.directory)
     assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
 

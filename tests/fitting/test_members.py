@@ -51,7 +51,7 @@ def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) ->
     assert [(row["beta"], row["seeds"]) for row in summary] == [(1.0, [0]), (4.0, [0, 1])]
     losses = [run.metrics[-1]["test_loss"] for run in runs[1:]]
     assert summary[1]["test_loss"] == pytest.approx({"mean": np.mean(losses), "sd": np.std(losses, ddof=1)})
-    with pytest.raises(UserError, match=r"holds 3 runs: name one of them, as .*beta-1-seed-0"):
+    with pytest.raises(UserError, match=r"holds 3 runs: name one of them, such as .*beta-1-seed-0"):
         load_run(runs[0].directory.parent)
     assert (runs[0].directory.parents[1] / "latest").resolve() == runs[0].directory.parent.resolve()
     assert not (runs[0].directory.parent / "latest").exists()

@@ -1,4 +1,4 @@
-"""Trained models as files: what is written opens as what it was, and what is damaged says so."""
+"""Trained models as files: they open unchanged, and damage is reported."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, encode, fit, load_run, reconstruct, sample, write_run
 from flax_vae.cli.main import main
-from flax_vae.runs.artifact import pretrained
+from flax_vae.runs.load import pretrained
 from flax_vae.runs.run import run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A conditional one with averaged parameters, since these have most in them."""
+    """A conditional run with averaged parameters, since it has most content."""
     config = Config(
         preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, ema_decay=0.9, conditional=True
     )
@@ -32,31 +32,30 @@ def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_model_opens_from_its_files_as_from_its_directory(run: Run, tmp_path: Path) -> None:
     path = write_run(load_run(run.directory), tmp_path / "model")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
-    found = load_run(path)
-    assert found.directory is None
-    assert (found.config, found.step, found.class_names) == (run.config, run.step, run.class_names)
-    assert found.metrics == [record for record in run.metrics if record["step"] == run.step]
-    jax.tree.map(np.testing.assert_array_equal, found.params, run.params)
-    made = sample(found.vae, found.params, KEY, 3, 1.0, found.contexts[:3])
-    np.testing.assert_array_equal(made, sample(run.vae, run.params, KEY, 3, 1.0, run.contexts[:3]))
-    np.testing.assert_array_equal(found.examples, run.examples)
-    np.testing.assert_array_equal(run_data(found).test.images, run_data(run).test.images)
-    again = write_run(found, tmp_path / "again.safetensors")
-    assert again.read_bytes() == path.read_bytes()
-    assert_same_run(load_run(again), found)
+    loaded = load_run(path)
+    assert loaded.directory is None
+    assert (loaded.config, loaded.step, loaded.class_names) == (run.config, run.step, run.class_names)
+    assert loaded.metrics == [record for record in run.metrics if record["step"] == run.step]
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
+    images = sample(loaded.vae, loaded.params, KEY, 3, 1.0, loaded.contexts[:3])
+    np.testing.assert_array_equal(images, sample(run.vae, run.params, KEY, 3, 1.0, run.contexts[:3]))
+    np.testing.assert_array_equal(loaded.examples, run.examples)
+    np.testing.assert_array_equal(run_data(loaded).test.images, run_data(run).test.images)
+    second = write_run(loaded, tmp_path / "second.safetensors")
+    assert second.read_bytes() == path.read_bytes()
+    assert_same_run(load_run(second), loaded)
 
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_model(run: Run, tmp_path: Path) -> None:
-    whole, half = write_run(run, tmp_path / "whole"), write_run(run, tmp_path / "half", half=True)
+    full, half = write_run(run, tmp_path / "full"), write_run(run, tmp_path / "half", half=True)
     examples = run.examples.nbytes
-    assert half.stat().st_size - examples < 0.51 * (whole.stat().st_size - examples)
-    found = load_run(half)
+    assert half.stat().st_size - examples < 0.51 * (full.stat().st_size - examples)
+    loaded = load_run(half)
     images = (run.examples, run.contexts)
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found.params))
-    one, other = (encode(each.vae, each.params, images).mean() for each in (run, found))
-    np.testing.assert_allclose(one, other, atol=0.01)
-    one, other = (reconstruct(each.vae, each.params, images, KEY) for each in (run, found))
-    np.testing.assert_allclose(one, other, atol=0.01)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.params))
+    for function in (lambda run: encode(run.vae, run.params, images).mean(),
+                     lambda run: reconstruct(run.vae, run.params, images, KEY)):  # fmt: skip
+        np.testing.assert_allclose(function(loaded), function(run), atol=0.01)
 
 
 def edit(path: Path, **changes: object) -> None:
@@ -64,7 +63,7 @@ def edit(path: Path, **changes: object) -> None:
     about.write_text(json.dumps(json.loads(about.read_text()) | changes))
 
 
-def flip_a_bit(path: Path) -> None:
+def flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -76,7 +75,7 @@ def rewrite_config(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("damage", "message"),
     [
         (Path.unlink, "cannot be read"),
         (lambda path: path.with_suffix(".json").unlink(), "cannot be read"),
@@ -84,27 +83,29 @@ def rewrite_config(path: Path, **changes: object) -> None:
         (lambda path: path.with_suffix(".json").write_text("[]"), "cannot be read"),
         (lambda path: edit(path, format=99), "format is 99"),
         (lambda path: edit(path, step=float("inf")), "cannot convert float infinity to integer"),
-        (flip_a_bit, "does not have the checksum"),
+        (flip_bit, "does not have the checksum"),
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "does not have the checksum"),
         (
             lambda path: rewrite_config(path, latent_dim=3),
-            r"of another model: .*stored as \(12, 128\)",
+            r"belongs to another model: .*stored as \(12, 128\)",
         ),
         (lambda path: rewrite_config(path, preset="other"), "`preset` other does not exist: choose from"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_damaged_files_get_one_line(run: Run, tmp_path: Path, harm: Callable[[Path], None], message: str) -> None:
+def test_damaged_files_are_reported_in_one_line(
+    run: Run, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     path = write_run(run, tmp_path / "model")
-    harm(path)
+    damage(path)
     with pytest.raises(UserError, match=message) as error:
         load_run(path)
     assert "\n" not in str(error.value)
 
 
-def test_a_name_that_does_not_come_with_the_package_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_pretrained_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "pretrained:nothing"]) == 2
-    said = capsys.readouterr().err
-    assert "no pretrained model 'nothing'; there are grey, ladder, mlp, mlp_vamp, tutorial_conv." in said
-    with pytest.raises(UserError, match=r"no pretrained model '\.\./mlp'"):
+    err = capsys.readouterr().err
+    assert "No pretrained model is called 'nothing': choose from grey, ladder, mlp, mlp_vamp, tutorial_conv." in err
+    with pytest.raises(UserError, match=r"No pretrained model is called '\.\./mlp'"):
         pretrained("../mlp")

@@ -1,4 +1,4 @@
-"""Configurations: what cannot be trained is refused before anything is read."""
+"""Configurations: one that cannot be trained is refused before any data is read."""
 
 import pytest
 

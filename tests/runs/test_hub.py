@@ -1,4 +1,4 @@
-"""Models to and from the hub, by its own client over HTTP, from a server on this machine."""
+"""Models pushed to and loaded from a hub: the real client talks HTTP to a server on this machine."""
 
 import json
 import os
@@ -12,29 +12,29 @@ from loopback_hub import COMMIT, TOKEN, Hub, serve
 
 from flax_vae import UserError, load_run, verify_export
 from flax_vae.runs import hub as hub_files
-from flax_vae.runs.artifact import pretrained
+from flax_vae.runs.load import pretrained
 
 NAME = "someone/a-model"
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
-    with serve(Hub()) as found:
-        yield found
+    with serve(Hub()) as server:
+        yield server
 
 
 @pytest.fixture
 def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
-    """Of a user whose hub is that server, and whose cache is empty."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return own | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+    """The environment of a user whose hub is that server, with an empty cache."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return inherited | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
 
 
 def run(*words: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *map(str, words)], env=env, capture_output=True, text=True, timeout=120)
 
 
-# Opens each of the models that are named, and says what became of it.
+# Opens each of the named models, and prints the outcome.
 OPEN = """
 import sys
 from flax_vae import UserError, load_run, use_machine
@@ -49,8 +49,8 @@ for name in sys.argv[1:]:
 """
 
 
-def test_what_is_pushed_is_opened_elsewhere(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
-    """The whole directory goes there; of it the two files of the model come back, and no other."""
+def test_a_pushed_model_opens_elsewhere(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
+    """The whole directory is uploaded; only the two files of the model are downloaded."""
     out = tmp_path / "exported"
     words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
     done = run(*words, env=environment | {"HF_TOKEN": TOKEN})
@@ -71,13 +71,13 @@ def test_what_is_pushed_is_opened_elsewhere(hub: Hub, environment: dict[str, str
     )
     assert hub.fetched() == {"model.safetensors", "model.json"}
 
-    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # nobody answers there: what was downloaded still opens
+    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # unreachable: the model opens from the cache
     done = run("-m", "flax_vae", "sample", f"hf://{NAME}", "--out", tmp_path / "samples.png", env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "samples.png").stat().st_size > 0
 
 
-def test_what_cannot_be_opened_is_said_in_one_line(hub: Hub, environment: dict[str, str]) -> None:
+def test_a_model_that_cannot_be_opened_is_reported_in_one_line(hub: Hub, environment: dict[str, str]) -> None:
     model = pretrained("mlp")
     files = {f"model{suffix}": model.with_suffix(suffix).read_bytes() for suffix in (".safetensors", ".json")}
     about = json.loads(files["model.json"]) | {"format": 99}
@@ -86,40 +86,42 @@ def test_what_cannot_be_opened_is_said_in_one_line(hub: Hub, environment: dict[s
         "someone/half": {"model.safetensors": files["model.safetensors"]},
         "someone/damaged": files | {"model.safetensors": files["model.safetensors"][:-1]},
         "someone/newer": files | {"model.json": json.dumps(about).encode()},
-        "someone/whole": files,
+        "someone/intact": files,
     }
     expected = {
         "hf://someone/nothing": "hf://someone/nothing: 404 Client Error",
-        "hf://someone/whole@other": "hf://someone/whole@other: 404 Client Error",
+        "hf://someone/intact@other": "hf://someone/intact@other: 404 Client Error",
         "hf://someone/else": "hf://someone/else has no model.safetensors",
         "hf://someone/half": "hf://someone/half has no model.json",
         "hf://someone/damaged": "does not have the checksum",
         "hf://someone/newer": "format is 99",
         "hf://someone": "hf://someone: write hf://OWNER/NAME",
     }
-    said = run("-c", OPEN, *expected, env=environment).stdout.splitlines()
-    assert len(said) == len(expected)
-    for line, message in zip(said, expected.values(), strict=True):
+    lines = run("-c", OPEN, *expected, env=environment).stdout.splitlines()
+    assert len(lines) == len(expected)
+    for line, message in zip(lines, expected.values(), strict=True):
         assert line.startswith("refused "), line
         assert message in line
-    silent = run("-c", OPEN, "hf://someone/whole", env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert "refused hf://someone/whole: the hub cannot be reached (ConnectError" in silent.stdout
+    offline = run("-c", OPEN, "hf://someone/intact", env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert "refused hf://someone/intact: the hub cannot be reached (ConnectError" in offline.stdout
 
 
-def test_a_push_that_must_fail_is_refused_before_the_work(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_push_that_cannot_succeed_is_refused_before_the_export(environment: dict[str, str], tmp_path: Path) -> None:
     words = ["-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", tmp_path / "exported"]
-    for more, message in (
-        (["--push", NAME], "--push needs a token of the hub"),
+    for flags, message in (
+        (["--push", NAME], "--push requires a token of the hub"),
         (["--push", "no-owner"], "--push no-owner: write OWNER/NAME"),
     ):
-        done = run(*words, *more, env=environment)
+        done = run(*words, *flags, env=environment)
         assert (done.returncode, done.stdout) == (2, "")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
     assert not (tmp_path / "exported").exists()
 
 
-def test_a_push_that_is_refused_leaves_the_directory(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_push_that_the_hub_refuses_leaves_the_directory(
+    hub: Hub, environment: dict[str, str], tmp_path: Path
+) -> None:
     out = tmp_path / "exported"
     words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
     done = run(*words, env=environment | {"HF_TOKEN": "hf_of_somebody_else"})
@@ -130,12 +132,12 @@ def test_a_push_that_is_refused_leaves_the_directory(hub: Hub, environment: dict
     verify_export(out)
 
 
-def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"needs huggingface_hub: pip install 'flax_vae\[hub\]'"):
         load_run("hf://someone/whole")
 
 
-def test_a_path_that_has_lost_a_slash_is_understood(tmp_path: Path) -> None:
+def test_a_path_with_a_collapsed_slash_is_parsed(tmp_path: Path) -> None:
     assert hub_files.parse(Path("hf://someone/a-model@v1")) == ("someone/a-model", "v1")
     assert hub_files.parse(tmp_path) is None

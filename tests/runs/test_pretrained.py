@@ -1,4 +1,4 @@
-"""The models that come with the package are those of the table in benchmarks/density."""
+"""The models that come with the package have the likelihoods of the table in benchmarks/density."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from flax_vae import load_run, log_likelihood
 from flax_vae.cli.main import main
 from flax_vae.data import draw_binary
 from flax_vae.data.sources.fashion_mnist import from_subset
-from flax_vae.runs.artifact import pretrained
+from flax_vae.runs.load import pretrained
 
-# Draws, and their bound on the first 500 test images, in nats: that of the runs whose parameters were written; of
-# `ladder` and of `grey`, where float16 moves it by 0.028, that of the parameters as they are shipped.
+# The number of draws, and the bound on the first 500 test images in nats, measured with the float32 parameters of the
+# runs; for `ladder` and `grey`, in which float16 changes the bound by 0.028, with the parameters as shipped.
 EXPECTED = {
     "mlp": (100, -229.305),
     "mlp_vamp": (100, -227.630),
@@ -24,7 +24,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_pretrained_model_has_the_likelihood_that_it_was_shipped_with(name: str) -> None:
+def test_a_pretrained_model_has_its_documented_likelihood(name: str) -> None:
     run, (draws, expected) = load_run(f"pretrained:{name}"), EXPECTED[name]
     images = from_subset("test", "for tests").images[:500]
     if run.config.binarize == "dynamic":
@@ -33,7 +33,7 @@ def test_a_pretrained_model_has_the_likelihood_that_it_was_shipped_with(name: st
     np.testing.assert_allclose(np.mean(bound), expected, atol=0.02)
 
 
-def test_they_are_small_enough_to_come_with_the_package() -> None:
+def test_they_are_small_enough_for_the_package() -> None:
     folder = pretrained("mlp").parent
     sizes = {path.stem: path.stat().st_size for path in folder.glob("*.safetensors")}
     assert sizes.keys() == EXPECTED.keys()
@@ -41,6 +41,6 @@ def test_they_are_small_enough_to_come_with_the_package() -> None:
     assert sum(sizes.values()) <= 12 * 2**20
 
 
-def test_images_are_made_without_training(tmp_path: Path) -> None:
+def test_images_are_sampled_without_training(tmp_path: Path) -> None:
     assert main(["sample", "pretrained:mlp", "--out", str(tmp_path / "samples.png")]) == 0
     assert (tmp_path / "samples.png").stat().st_size > 1000

@@ -1,0 +1,49 @@
+"""Records of epochs: the lines of `metrics.jsonl`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def parse_record(line: str) -> Record:
+    """Read a line of `metrics.jsonl`.
+
+    Raises:
+        ValueError: not the record of an epoch.
+        KeyError: an entry is missing.
+    """
+    record = parse_object(line)
+    counts, loss = (record["epoch"], record["step"]), record[f"{held_out_set(record)}_loss"]
+    if not all(type(count) is int for count in counts) or not isinstance(loss, float):
+        raise ValueError(f"not the record of an epoch: {line[:80]}")
+    return record
+
+
+def parse_object(text: str) -> Record:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: not a JSON object.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
+
+
+def held_out_set(record: Mapping[str, Any]) -> str:
+    """Return the set whose loss selects the best epoch: "validation" if the run has one, else "test"."""
+    return "validation" if "validation_loss" in record else "test"
+
+
+def best_record(records: Sequence[Record]) -> Record | None:
+    """Return the epoch with the least loss on the set that selects, the last of several; None if there is none."""
+    return min(reversed(records), key=lambda record: record[f"{held_out_set(record)}_loss"], default=None)
+
+
+def epochs_since_best(records: Sequence[Record]) -> int:
+    """Return the number of epochs after the best one."""
+    best = best_record(records)
+    return records[-1]["epoch"] - best["epoch"] if best else 0
