@@ -28,7 +28,7 @@ import numpy as np
 import tyro
 
 from flax_vae import Config, Run, evaluate, fit, load_images, load_run, resume, sample, use_machine
-from flax_vae.evaluation.evaluate import Plan
+from flax_vae.evaluation.plan import Plan
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.runs.directory import RunDirectory
 

@@ -78,7 +78,7 @@ from .runs.artifact import write_run
 from .runs.config import RECIPES, Config
 from .runs.load import load_run
 from .runs.run import Run
-from .samplers.mixture import sample_gmm
+from .samplers.gmm import sample_gmm
 from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
 from .system.errors import UserError
 from .system.machine import Cluster, use_machine

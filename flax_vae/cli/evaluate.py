@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
-from flax_vae.evaluation.evaluate import IMAGES_SHARED, PROTOCOLS, Plan, evaluate
+from flax_vae.evaluation.evaluate import evaluate
+from flax_vae.evaluation.plan import PROTOCOLS, Plan
+from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
 from flax_vae.evaluation.tables import compare, show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize
@@ -63,7 +65,7 @@ examples:
         if self.json:
             refuse_unwritable(self.json, ".json", "--json")
         plan = self._plan()
-        use_machine(math.gcd(cpu_cores(), IMAGES_SHARED))  # each core is faster with images of its own
+        use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # each core is faster with images of its own
         found = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
         if self.json:
             write_json(self.json, found)

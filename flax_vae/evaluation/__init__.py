@@ -1,1 +1,1 @@
-"""Numbers and pictures of a run."""
+"""Figures and pictures of a run. Each family of figures is one file in `figures/`."""

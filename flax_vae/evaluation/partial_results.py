@@ -1,4 +1,4 @@
-"""Parts of a long computation, kept in a file: begun again, it goes on from there."""
+"""A file cache for the parts of a long computation, so that it can be resumed."""
 
 from collections.abc import Callable
 from hashlib import sha256
@@ -13,46 +13,47 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 
 
-class Kept:
-    """Arrays by name, which are computed once for all that they depend on.
+class PartialResults:
+    """Named arrays, computed once for given inputs.
 
     Args:
-        path: the file, or None to keep nothing.
-        of: what they depend on, a tree of arrays and values. A file of anything else is written anew.
+        path: the file, or None to store nothing.
+        inputs: a tree of arrays and values; a file made from other inputs is discarded.
     """
 
-    def __init__(self, path: Path | None, of: Any) -> None:
-        """Read those that there are."""
-        self._path, self._of, self._parts = path, np.array(_digest(of)), dict[str, np.ndarray]()
+    def __init__(self, path: Path | None, inputs: Any) -> None:
+        """Read the arrays that the file holds."""
+        self._path, self._digest, self._arrays = path, np.array(_digest(inputs)), dict[str, np.ndarray]()
         if path is not None and path.exists():
             try:
-                with open_npz(path) as found:
-                    if found["of"] == self._of:
-                        self._parts = {name: found[name] for name in found if name != "of"}
+                with open_npz(path) as stored:
+                    if stored["of"] == self._digest:
+                        self._arrays = {name: stored[name] for name in stored if name != "of"}
             except UserError:
-                self._parts = {}  # cut off, or a stranger's: it is computed again
+                self._arrays = {}  # truncated or foreign: compute again
 
     def __call__(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of this name, which is computed and kept where it is not there yet."""
-        if name not in self._parts:
-            self._parts[name] = compute()
+        """Return the array of this name; if it is not stored yet, compute and store it."""
+        if name not in self._arrays:
+            self._arrays[name] = compute()
             self._write()
-        return self._parts[name]
+        return self._arrays[name]
 
     def _write(self) -> None:
         if self._path is not None:
-            write_atomically(self._path, lambda part: np.savez(part, of=self._of, allow_pickle=False, **self._parts))
+            arrays = {"of": self._digest, **self._arrays}
+            write_atomically(self._path, lambda part: np.savez(part, allow_pickle=False, **arrays))
 
-    def forget(self) -> None:
-        """Remove the file, once what was computed stands elsewhere."""
+    def delete(self) -> None:
+        """Delete the file once the results are stored elsewhere."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)
 
 
-def _digest(of: Any) -> str:
-    """The same for equal trees, whatever process makes it."""
-    found = sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(of)):
-        found.update(jax.tree_util.keystr(path).encode())
-        found.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
-    return found.hexdigest()
+def _digest(tree: Any) -> str:
+    """Return a hash that is equal for equal trees, in any process."""
+    digest = sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
+    return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""The pictures of a run: what its model makes of the test set and of its latent space."""
+"""Pictures of a run: the test set as its model sees it, its latent space, and its evaluation."""
 
 from pathlib import Path
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
@@ -17,7 +17,7 @@ from flax_vae.runs.records import Record
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
 _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples
-_EXTENT = 2.0  # the latent plane's half side, in standard deviations of the prior
+_EXTENT = 2.0  # half the side of the latent plane, in standard deviations of the prior
 
 
 def draw_pictures(
@@ -29,16 +29,16 @@ def draw_pictures(
     key: Key[Array, ""],
     class_names: tuple[str, ...] = (),
 ) -> None:
-    """Write reconstructions, samples and curves as PNG files; of a flat latent vector its grid and map, of a ladder its
-    layers, too.
+    """Write reconstructions, samples and curves as PNG files.
 
-    A conditional model has classes: its samples are of one after the other, and its latent grid is of the first.
+    A model with one latent vector also gets pictures of its latent plane, and a ladder pictures of its layers. For a
+    conditional model, samples cycle through the classes, and the latent plane is decoded for the first.
     """
     directory.mkdir(exist_ok=True)
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, class_names)
     originals, first = test.images[:10], take(batch, slice(10))
-    contexts = class_after_class(len(class_names), 10)
+    contexts = one_hot(np.arange(10) % len(class_names), len(class_names)) if class_names else None
     plots.plot_reconstructions(
         directory / "reconstructions.png",
         originals,
@@ -48,14 +48,22 @@ def draw_pictures(
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
     plots.plot_curves(directory / "curves.png", metrics)
     if hasattr(vae, "infer_top"):
-        _draw_layers(directory, vae, params, first, reconstruct_key, sample_key, contexts)
-    if not is_flat(vae):
-        return
+        _draw_layers(directory / "layers.png", vae, params, first, reconstruct_key)
+        _draw_temperatures(directory / "temperatures.png", vae, params, sample_key, contexts)
+    if is_flat(vae):
+        _draw_plane(directory, vae, params, test, batch, class_names)
+
+
+def _draw_plane(
+    directory: Path, vae: nn.Module, params: Params, test: ImageData, batch: Batch, class_names: tuple[str, ...]
+) -> None:
+    """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
     means = posterior_means(vae, params, batch)
     plane = most_active_plane(means)
+    context = one_hot([0], len(class_names)) if class_names else None
     plots.plot_latent_grid(
         directory / "latent_grid.png",
-        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, None if contexts is None else contexts[:1])),
+        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, context)),
         _EXTENT,
         plane,
         means.shape[1],
@@ -64,28 +72,40 @@ def draw_pictures(
     plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
 
 
-def _draw_layers(
-    directory: Path,
-    vae: nn.Module,
-    params: Params,
-    first: Batch,
-    reconstruct_key: Key[Array, ""],
-    sample_key: Key[Array, ""],
-    contexts: np.ndarray | None,
+def _draw_layers(path: Path, vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> None:
+    """Draw images reconstructed from the top layer of a ladder, from its top two layers, and so on."""
+    reconstructions = np.asarray(reconstruct_layers(vae, params, images, key))
+    counts = [f"top {count} layers" for count in range(2, len(reconstructions))]
+    rows = np.concatenate([unpack(images)[0][None], reconstructions])
+    names = ["original", "top layer", *counts, "all layers"]
+    note = "the other layers are at the means of their priors"
+    plots.plot_rows(path, rows, names, "Test images reconstructed from the top layers alone", note)
+
+
+def _draw_temperatures(
+    path: Path, vae: nn.Module, params: Params, key: Key[Array, ""], contexts: np.ndarray | None
 ) -> None:
-    """What each layer of a ladder knows, and what is made at several temperatures."""
-    back = np.asarray(reconstruct_layers(vae, params, first, reconstruct_key))
-    words = ["top layer", *(f"{count} layers" for count in range(2, len(back))), "all layers"]
-    rows = np.concatenate([unpack(first)[0][None], back])
-    plots.plot_rows(
-        directory / "layers.png", rows, ["original", *words], "Test images from the top layers alone",
-        "the others are at the means of their priors",
-    )  # fmt: skip
-    cold = np.stack([np.asarray(sample(vae, params, sample_key, 10, each, contexts)) for each in _TEMPERATURES])
-    names = [f"temperature {each:g}" for each in _TEMPERATURES]
-    plots.plot_rows(directory / "temperatures.png", cold, names, "Samples", "the same draws")
+    """Draw the same samples at several temperatures."""
+    rows = [np.asarray(sample(vae, params, key, 10, temperature, contexts)) for temperature in _TEMPERATURES]
+    names = [f"temperature {temperature:g}" for temperature in _TEMPERATURES]
+    plots.plot_rows(path, np.stack(rows), names, "Samples at several temperatures", "each column from the same noise")
 
 
-def class_after_class(classes: int, count: int) -> np.ndarray | None:
-    """One-hot vectors "n k" of one class after the other, and again; None of an unconditional model, without any."""
-    return one_hot(np.arange(count) % classes, classes) if classes else None
+def draw_evaluation(
+    directory: Path, record: Record, images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
+) -> None:
+    """Draw the bounds and rates of an evaluation, and the ten most and the ten least likely of its images.
+
+    Args:
+        directory: the directory of the pictures.
+        record: the contents of evaluation.json.
+        images: the images for the bound.
+        bounds: the bound on log p(x) of each.
+    """
+    directory.mkdir(exist_ok=True)
+    quantity = "minus the cross-entropy" if record["not_a_likelihood"] else "log p(x)"
+    rates = record["dimension_rates"], record["layer_rates"]
+    plots.plot_evaluation(directory / "evaluation.png", record["importance_weighted"], *rates, quantity)
+    order = np.argsort(-bounds)
+    shown = np.concatenate([order[:10], order[-10:]])
+    plots.plot_extremes(directory / "extremes.png", images[shown], bounds[shown], quantity)

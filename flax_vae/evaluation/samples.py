@@ -1,12 +1,11 @@
-"""Images of a run: what `sample.py` makes, as functions that a script can call.
+"""Images of a run, as `flax-vae sample` writes them; each mode is a function that scripts can call.
 
-Each returns images "n h w c" and how many of them make a row.
+A mode takes a run and a request. It returns images "n h w c" and the number of columns to show them in.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -14,29 +13,32 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch
 from flax_vae.data import one_hot
-from flax_vae.evaluation.pictures import class_after_class
+from flax_vae.parts import Parts
 from flax_vae.runs.config import refuse_seed
 from flax_vae.runs.run import Run, run_data
-from flax_vae.samplers.mixture import sample_gmm
-from flax_vae.sampling import interpolate, latent_grid, reconstruct, sample, traverse
+from flax_vae.samplers import SAMPLERS
+from flax_vae.samplers.gmm import MAX_IMAGES
+from flax_vae.sampling import interpolate, latent_grid, reconstruct, traverse
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory
 from flax_vae.system.memory import require_memory
 
-_BYTES = 16  # for each number of a pixel, while floats are rounded and laid out as a picture
-Row = tuple[Float[np.ndarray, "n h w c"], int]
+_BYTES = 16  # bytes per pixel value while floats are rounded and tiled
+ImageRows = tuple[Float[np.ndarray, "n h w c"], int]
+MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What images to make.
+class Request:
+    """Settings of the images to make.
 
     Attributes:
-        num_samples: images to make, to reconstruct, or steps from one end to the other.
-        seed: of everything random.
-        temperature: scale of the prior's standard deviation.
-        label: class of the new images, by name or number; one class after the other if None.
-        pixels: the mean of p(x | z), or a draw from it.
+        num_samples: Number of images to make or reconstruct, or of steps from one image to another.
+        seed: Seed of all draws; the same seed gives the same file, byte for byte.
+        temperature: Factor for the prior's standard deviation; below 1 for typical images, above 1 for unusual ones.
+        label: Class of new images, by name or number, for a conditional run; by default the images cycle through the
+            classes.
+        pixels: Whether to show the mean of p(x|z) or a draw from it.
     """
 
     num_samples: int = 10
@@ -49,112 +51,115 @@ class Wish:
         """Refuse numbers out of range."""
         refuse_seed("seed", self.seed)
         if self.num_samples < 1:
-            raise UserError(f"--num-samples must be at least 1, not {self.num_samples}.")
+            raise UserError(f"`num_samples` must be at least 1, not {self.num_samples}.")
         if not 0 < self.temperature < math.inf:
-            raise UserError(f"--temperature must be above 0 and finite, not {self.temperature}.")
+            raise UserError(f"`temperature` must be greater than 0 and finite, not {self.temperature}.")
 
     @property
     def key(self) -> Key[Array, ""]:
-        """Key of the latents."""
+        """The key of the latents."""
         return jax.random.key(self.seed)
 
     @property
     def pixel_key(self) -> Key[Array, ""] | None:
-        """Key of the pixels, where they are drawn."""
+        """The key of the pixels, or None for their means."""
         return jax.random.fold_in(self.key, 1) if self.pixels == "draw" else None
 
 
-def from_prior(run: Run, wish: Wish) -> Row:
-    """New images, their latents from the prior."""
-    _refuse_too_many(run, wish)
-    contexts = contexts_of(run, wish.label, wish.num_samples)
-    made = sample(run.vae, run.params, wish.key, wish.num_samples, wish.temperature, contexts, wish.pixel_key)
-    return np.asarray(made), min(wish.num_samples, 10)
+@MODES.register("prior", uses_label=True)
+def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
+    """New images, their latents drawn from the prior or by another sampler."""
+    _require_memory_for(run, request)
+    name = SAMPLERS.read(sampler).name
+    if run.class_names and not SAMPLERS.accepts(name, "context"):
+        raise UserError(f"`sampler` {name} ignores labels: it works for unconditional runs only.")
+    if request.temperature != 1.0 and not SAMPLERS.accepts(name, "temperature"):
+        raise UserError(f"`temperature` scales the prior, from which `sampler` {name} does not draw.")
+    supplied: dict[str, Any] = {
+        "temperature": request.temperature,
+        "context": contexts_of(run, request.label, request.num_samples),
+    }
+    if SAMPLERS.accepts(name, "images"):
+        supplied["images"] = run_data(run).train.images[:MAX_IMAGES]
+    make = SAMPLERS.make(sampler, **supplied)
+    images = make(run.vae, run.params, request.key, request.num_samples, request.pixel_key)
+    return np.asarray(images), min(request.num_samples, 10)
 
 
-def from_gmm(run: Run, wish: Wish) -> Row:
-    """New images, their latents from a Gaussian mixture fitted to those of the training images."""
-    if run.class_names:
-        raise UserError("--sampler gmm does not know labels: it goes with unconditional runs.")
-    _refuse_too_many(run, wish)
-    images = run_data(run).train.images[:10_000]  # as many as it looks at
-    made = sample_gmm(run.vae, run.params, images, wish.key, wish.num_samples, wish.pixel_key)
-    return np.asarray(made), min(wish.num_samples, 10)
-
-
-def grid(run: Run, wish: Wish) -> Row:
+@MODES.register("grid", uses_label=True)
+def grid(run: Run, request: Request) -> ImageRows:
     """A 30x30 grid of the latent plane, the second latent growing upwards."""
-    contexts = contexts_of(run, wish.label, 1)
-    made = np.asarray(latent_grid(run.vae, run.params, context=contexts, pixel_key=wish.pixel_key))[::-1]
-    return made.reshape(-1, *made.shape[2:]), made.shape[1]
+    context = contexts_of(run, request.label, 1)
+    images = np.asarray(latent_grid(run.vae, run.params, context=context, pixel_key=request.pixel_key))[::-1]
+    return images.reshape(-1, *images.shape[2:]), images.shape[1]
 
 
-def reconstructions(run: Run, wish: Wish) -> Row:
-    """Test images, and below them their reconstructions."""
-    if wish.num_samples > len(run.examples):
-        raise UserError(
-            f"--num-samples {wish.num_samples}: the run holds {len(run.examples)} test images to reconstruct."
-        )
-    chosen = np.random.default_rng(wish.seed).permutation(len(run.examples))[: wish.num_samples]
+@MODES.register("reconstruct")
+def reconstructions(run: Run, request: Request) -> ImageRows:
+    """Test images above their reconstructions."""
+    count = request.num_samples
+    if count > len(run.examples):
+        raise UserError(f"`num_samples` {count}: the run stores {len(run.examples)} test images to reconstruct.")
+    chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
     batch: Batch = originals if run.contexts is None else (originals, run.contexts[chosen])
-    made = np.asarray(reconstruct(run.vae, run.params, batch, wish.key, wish.pixel_key))
-    return np.concatenate([originals.astype(np.float32) / 255, made]), wish.num_samples
+    images = np.asarray(reconstruct(run.vae, run.params, batch, request.key, request.pixel_key))
+    return np.concatenate([originals.astype(np.float32) / 255, images]), count
 
 
-def interpolations(run: Run, wish: Wish) -> Row:
-    """The way from one test image to another."""
-    _refuse_too_many(run, wish)
-    (first, second), (x0, x1) = _two(run, wish)
+@MODES.register("interpolate")
+def interpolations(run: Run, request: Request) -> ImageRows:
+    """Steps in the latent space from one test image to another."""
+    _require_memory_for(run, request)
+    (first, second), (x0, x1) = _two_examples(run, request)
     contexts = None if run.contexts is None else run.contexts[[first, second]]
-    made = interpolate(run.vae, run.params, x0, x1, wish.num_samples, contexts, wish.pixel_key)
-    return np.asarray(made), wish.num_samples
+    images = interpolate(run.vae, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
+    return np.asarray(images), request.num_samples
 
 
-def traversals(run: Run, wish: Wish) -> Row:
-    """A test image with each latent dimension moved in turn."""
-    _refuse_too_many(run, wish, run.config.latent_dim * run.config.levels)
-    (first, _), (x, _) = _two(run, wish)
+@MODES.register("traverse")
+def traversals(run: Run, request: Request) -> ImageRows:
+    """A test image with one latent dimension varied in each row."""
+    _require_memory_for(run, request, run.config.latent_dim * run.config.levels)
+    (first, _), (x, _) = _two_examples(run, request)
     context = None if run.contexts is None else run.contexts[[first]]
-    made = traverse(run.vae, run.params, x, wish.num_samples, context=context, pixel_key=wish.pixel_key)
-    rows = np.asarray(made)
-    return rows.reshape(-1, *rows.shape[2:]), wish.num_samples
+    images = np.asarray(
+        traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
+    )
+    return images.reshape(-1, *images.shape[2:]), request.num_samples
 
 
-MODES: dict[str, Callable[[Run, Wish], Row]] = {
-    "prior": from_prior,
-    "grid": grid,
-    "reconstruct": reconstructions,
-    "interpolate": interpolations,
-    "traverse": traversals,
-}
+def _require_memory_for(run: Run, request: Request, rows: int = 1) -> None:
+    """Raise UserError if the images do not fit in memory: a float for each pixel value, and a picture."""
+    size = rows * request.num_samples * math.prod(run.examples.shape[1:])
+    setting = f"`num_samples` {request.num_samples}"
+    require_memory(_BYTES * size, setting, "make fewer at a time")
+    require_memory(4 * size, setting, "make fewer at a time", device_memory())
 
 
-def _refuse_too_many(run: Run, wish: Wish, rows: int = 1) -> None:
-    """Raise UserError where images do not fit in the memory: a float for each number of a pixel, and a picture."""
-    size = rows * wish.num_samples * math.prod(run.examples.shape[1:])
-    require_memory(_BYTES * size, f"--num-samples {wish.num_samples}", "make fewer at a time")
-    require_memory(4 * size, f"--num-samples {wish.num_samples}", "make fewer at a time", device_memory())
-
-
-def _two(run: Run, wish: Wish) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of two test images, and the images."""
-    chosen = np.random.default_rng(wish.seed).choice(len(run.examples), 2)
+def _two_examples(run: Run, request: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of two random test images, and the images."""
+    chosen = np.random.default_rng(request.seed).choice(len(run.examples), 2)
     return chosen, run.examples[chosen]
 
 
 def contexts_of(run: Run, label: str | None, count: int) -> np.ndarray | None:
-    """The classes of new images as one-hot vectors "n k"; None for an unconditional model.
+    """Return the classes of new images as one-hot vectors "n k"; None for an unconditional model.
+
+    Args:
+        run: the trained model.
+        label: name or number of the class; None to cycle through the classes.
+        count: number of images.
 
     Raises:
         UserError: no such class.
     """
     names = run.class_names
     if label is None:
-        return class_after_class(len(names), count)
+        return one_hot(np.arange(count) % len(names), len(names)) if names else None
     if not names:
-        raise UserError(f"--label {label}: the run was not trained with --conditional.")
-    numbers = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
-    if label not in numbers:
-        raise UserError(f"--label {label}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
-    return one_hot([numbers[label]] * count, len(names))
+        raise UserError(f"`label` {label}: the run is not conditional.")
+    indices = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
+    if label not in indices:
+        raise UserError(f"`label` {label}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
+    return one_hot([indices[label]] * count, len(names))

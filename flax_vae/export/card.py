@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_vae.evaluation.figures import report
 from flax_vae.export.formats import FORMATS
 from flax_vae.export.functions import Argument, ModelFunction
 from flax_vae.models.likelihoods import LIKELIHOODS
@@ -92,23 +93,12 @@ def _front_matter(run: Run, title: str, format: str) -> str:
 
 
 def _metrics(evaluation: Record | None) -> list[Record]:
-    """The figures of an evaluation, as the hub has them."""
-    if evaluation is None:
-        return []
-    grey = evaluation["not_a_likelihood"]
-    of = f"Minus the {grey.partition(',')[0]}, importance-weighted" if grey else "Importance-weighted bound on log p(x)"
-    found = [("elbo", "ELBO, nats per image", evaluation["elbo"]["elbo"])]
-    found += [
-        ("log_likelihood", f"{of}, {each['num_samples']:,} samples, nats per image", each["log_likelihood"])
-        for each in evaluation["importance_weighted"]
+    """Return the figures of an evaluation that the hub has a type for, in its format."""
+    figures = [figure for figure in report(evaluation) if figure.key] if evaluation else []
+    return [
+        {"type": figure.key, "name": f"{figure.title or figure.name}, {figure.unit}".strip(", "), "value": figure.value}
+        for figure in figures
     ]
-    frechet = evaluation["frechet"] or {}
-    found += [
-        ("bits_per_dim", "Bits per dimension", evaluation["bits_per_dim"]),
-        ("mse", "Reconstruction error, squared, per pixel", evaluation["reconstruction_mse"]),
-        ("frechet_distance", "Fréchet distance, in features of a small classifier", frechet.get("distance")),
-    ]
-    return [{"type": key, "name": name, "value": value} for key, name, value in found if value is not None]
 
 
 def _figures(run: Run) -> str:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
-from flax_vae.evaluation.samples import Wish, from_prior, reconstructions
+from flax_vae.evaluation.samples import Request, new_images, reconstructions
 from flax_vae.export.card import model_card
 from flax_vae.export.formats import FORMATS, written
 from flax_vae.export.functions import ModelFunction, model_functions
@@ -29,7 +29,7 @@ from flax_vae.system.files import new_directory, write_json
 ExportFormat = Literal["stablehlo", "onnx", "safetensors"]
 _SCHEMA = 1  # of export.json
 _SUMS = "export.json"
-_PICTURES = {"samples.png": from_prior, "reconstructions.png": reconstructions}
+_PICTURES = {"samples.png": new_images, "reconstructions.png": reconstructions}
 
 
 def export_run(run: Run, format: ExportFormat, out: str | Path, title: str | None = None) -> Path:
@@ -68,7 +68,7 @@ def _fill(folder: Path, run: Run, format: ExportFormat, title: str) -> None:
         write_run(run, folder / MODEL)
     with spinner("drawing"):
         for name, make in _PICTURES.items():
-            save_image_grid(folder / name, *make(run, Wish(min(10, len(run.examples)))))
+            save_image_grid(folder / name, *make(run, Request(min(10, len(run.examples)))))
     (folder / "README.md").write_text(model_card(run, title, format, functions, _PICTURES))
     about = _about(run, format)
     about["files"] = {

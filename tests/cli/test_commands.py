@@ -163,7 +163,7 @@ def test_seeds_are_trained_together_and_summed_up(
     assert np.abs(made["--label3"] - made["--label7"]).max() > 0.05
     for flags, message in (
         (["--label", "shoe"], "--label shoe: the classes are 0, 1, 2"),
-        (["--label", "3", "--mode", "traverse"], "--label goes with --mode prior and grid"),
+        (["--label", "3", "--mode", "traverse"], "--label goes with --mode grid and prior"),
     ):
         assert make_samples([run, *flags]) == 2
         assert message in capsys.readouterr().err
@@ -205,9 +205,9 @@ def test_bad_input_is_one_line_and_exit_code_two(
     [
         (["absent"], "absent is not a run directory"),
         (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
-        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "holds 64 test images"),
-        (["RUN", "--temperature", "0"], "--temperature must be above 0"),
-        (["RUN", "--label", "3"], "not trained with --conditional"),
+        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "stores 64 test images"),
+        (["RUN", "--temperature", "0"], "--temperature must be greater than 0"),
+        (["RUN", "--label", "3"], "--label 3: the run is not conditional"),
         (["RUN", "--out", "a.jpeg"], "ends in .png"),
         (["RUN", "--out", "absent/a.png"], "not a directory to write a.png to"),
     ],
@@ -321,4 +321,4 @@ def test_new_images_from_a_mixture_fitted_to_the_latents(
     errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
     assert errors[0] < errors[1]
     assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2
-    assert "goes with neither another --mode nor a --temperature" in capsys.readouterr().err
+    assert "--sampler gmm goes with --mode prior" in capsys.readouterr().err

@@ -72,10 +72,10 @@ def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPa
             raise KeyboardInterrupt
         return log_likelihood(*args)
 
-    monkeypatch.setattr("flax_vae.evaluation.evaluate.log_likelihood", interrupted)
+    monkeypatch.setattr("flax_vae.evaluation.subject.log_likelihood", interrupted)
     assert main([*command, str(figures)]) == 130
     with monkeypatch.context() as of_another:
-        of_another.setattr("flax_vae.evaluation.evaluate.__version__", "0.0.1")
+        of_another.setattr("flax_vae.evaluation.subject.__version__", "0.0.1")
         assert main([*command, str(figures)]) == 130
     assert not figures.exists()
     assert main([*command, str(figures)]) == 0

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, fit, load_run, sample
-from flax_vae.evaluation.evaluate import Plan, evaluate
+from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.pictures import draw_pictures
+from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.frechet import Classifier, features
 from flax_vae.runs.run import run_data
 
@@ -51,7 +52,7 @@ def test_binarised_pixels_make_bits_per_dimension(
         compared.append(images)
         return features(classifier, images)
 
-    monkeypatch.setattr("flax_vae.evaluation.labelled.features", seen)
+    monkeypatch.setattr("flax_vae.evaluation.figures.frechet.features", seen)
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
     fixed = fit(config, tmp_path / "fixed")
     dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")

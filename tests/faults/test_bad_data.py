@@ -14,7 +14,8 @@ from refusals import assert_refused
 from flax_vae import Config, fit
 from flax_vae.cli.main import main
 from flax_vae.data.sources.fashion_mnist import FILES
-from flax_vae.evaluation.evaluate import Plan, evaluate
+from flax_vae.evaluation.evaluate import evaluate
+from flax_vae.evaluation.plan import Plan
 
 pytestmark = pytest.mark.quick_compile
 

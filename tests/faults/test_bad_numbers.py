@@ -62,7 +62,7 @@ def test_what_cannot_be_trained(
     [
         (["--seed", "-1"], "--seed must be at least 0, not -1"),
         (["--seed", str(2**70)], "--seed must be at most 4,294,967,295"),
-        (["--temperature", "inf"], "--temperature must be above 0 and finite, not inf"),
+        (["--temperature", "inf"], "--temperature must be greater than 0 and finite, not inf"),
         (["--num-samples", HUGE], f"--num-samples {HUGE}: 11,962,890 MiB of memory are needed, and "),
         (["--num-samples", HUGE, "--mode", "interpolate"], f"--num-samples {HUGE}: 11,962,890 MiB"),
         (["--num-samples", HUGE, "--mode", "traverse"], f"--num-samples {HUGE}: 478,515,625 MiB"),

@@ -15,7 +15,8 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, fit, fit_many, prepare_images, resume, sample_gmm
 from flax_vae.batches import OnDisk
-from flax_vae.evaluation.evaluate import Plan, evaluate
+from flax_vae.evaluation.evaluate import evaluate
+from flax_vae.evaluation.plan import Plan
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
 from flax_vae.runs.run import run_data

@@ -28,7 +28,7 @@ from flax_vae import (
     tutorial_dense,
 )
 from flax_vae.data import draw_binary
-from flax_vae.evaluation.evaluate import collapse_warning
+from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.latents import (
     active_units,
@@ -38,7 +38,7 @@ from flax_vae.metrics.latents import (
 )
 from flax_vae.metrics.likelihood import Defence, pareto_k
 from flax_vae.metrics.objective_means import make_evaluate
-from flax_vae.metrics.per_example import look_at_each
+from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.objectives.terms import apply_objective
 from flax_vae.presets import channel_means
@@ -254,7 +254,7 @@ def test_elbo_surgery_of_a_conditional_model_is_made_context_by_context() -> Non
 def test_each_image_shows_what_it_is(batch_size: int) -> None:
     """Against a look at the parts, and the image that fills up the last batch is not counted."""
     vae, params = linear_gaussian(0.3), PARAMS[0.3]
-    found = look_at_each(vae, params, IMAGES, KEY, batch_size)
+    found = per_example_statistics(vae, params, IMAGES, KEY, batch_size)
     assert {name: array.shape for name, array in found.items()} == {
         **dict.fromkeys(("elbo", "rate", "distortion", "squared_error"), (5,)),
         **{"layer_rates": (5, 1), "dimension_rates": (5, 3), "posterior_mean": (5, 3)},

@@ -48,7 +48,7 @@ from flax_vae.distributions import (
 )
 from flax_vae.metrics.latents import elbo_surgery, posterior_means
 from flax_vae.metrics.objective_means import make_evaluate
-from flax_vae.metrics.per_example import look_at_each
+from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models.priors import CouplingFlow
 
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)
@@ -253,11 +253,11 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     distortion = -cross_entropy(mean + np.exp(log_scale) * of_batch, x)
     figures = make_evaluate(vae, ELBO(), rows)(params, images, key, 0)
     yield "make_evaluate", [figures["rate"], figures["distortion"]], [rates.sum(-1).mean(), distortion.mean()]
-    seen = look_at_each(vae, params, images, key, rows)
-    yield "look_at_each, rates", seen["dimension_rates"], rates
-    yield "look_at_each, distortion", seen["distortion"], distortion
+    seen = per_example_statistics(vae, params, images, key, rows)
+    yield "per_example_statistics, rates", seen["dimension_rates"], rates
+    yield "per_example_statistics, distortion", seen["distortion"], distortion
     error = np.square(pixels(mean + np.exp(log_scale) * of_batch) - x).reshape(rows, -1).mean(-1)
-    yield "look_at_each, squared error", seen["squared_error"], error
+    yield "per_example_statistics, squared error", seen["squared_error"], error
 
     of_draws = noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), DRAWS, 1, latents)
     draws = mean[:, None] + np.exp(log_scale)[:, None] * of_draws.reshape(rows, DRAWS, latents)

@@ -1,0 +1,48 @@
+"""Class labels predicted from posterior means."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from flax_vae.batches import take
+from flax_vae.data import as_batch
+from flax_vae.evaluation.metric import Figure, metric
+from flax_vae.evaluation.subject import Subject, random_indices
+from flax_vae.metrics.latents import posterior_means
+from flax_vae.runs.records import Record
+from flax_vae.system.console import spinner
+
+_TRAINING_IMAGES = 10_000  # training images from which the classifiers learn
+
+
+def _figures(record: Record) -> Iterator[Figure]:
+    for name, accuracy in (record["accuracy"] or {}).items():
+        yield Figure(f"{name.replace('_', ' ')} accuracy", accuracy, "of labels, from posterior means", format=".1%")
+
+
+@metric("accuracy", _figures, needs=("classes", "posterior_means"))
+def accuracy(subject: Subject) -> dict[str, float]:
+    """Return the accuracies of two classifiers of the test images' posterior means.
+
+    k-NN with ten neighbours measures how much class information the latents hold; logistic regression, how linearly
+    decodable it is.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    run, train_labels, test_labels = subject.run, np.asarray(subject.train.labels), np.asarray(subject.test.labels)
+    with spinner("classifying latents"):
+        chosen = random_indices(subject.train, _TRAINING_IMAGES, 0)
+        batch = take(as_batch(subject.train, run.class_names), chosen)
+        latents, labels = posterior_means(run.vae, run.params, batch), train_labels[chosen]
+        nearest, linear = KNeighborsClassifier(min(10, len(chosen))), LogisticRegression(max_iter=1000)
+        return {
+            name: float(
+                make_pipeline(StandardScaler(), classifier)
+                .fit(latents, labels)
+                .score(subject.posterior_means, test_labels)
+            )
+            for name, classifier in {"nearest_neighbours": nearest, "linear": linear}.items()
+        }

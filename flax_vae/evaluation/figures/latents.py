@@ -1,0 +1,80 @@
+"""The information in the latents: parts of the rate, active units, and rates of dimensions."""
+
+import math
+from collections.abc import Iterator
+
+import jax
+
+from flax_vae.batches import OnDisk, batch_size_of, take
+from flax_vae.evaluation.metric import Figure, metric
+from flax_vae.evaluation.subject import Subject
+from flax_vae.metrics.latents import active_units as count_active_units
+from flax_vae.metrics.latents import elbo_surgery
+from flax_vae.runs.records import Record
+from flax_vae.sampling import encode
+from flax_vae.system.console import spinner
+
+
+def _surgery_figures(record: Record) -> Iterator[Figure]:
+    if surgery := record["surgery"]:
+        information, marginal_kl = surgery["mutual_information"], surgery["marginal_kl"]
+        highest = math.log(surgery["images"])  # the largest value that this number of images can show, in nats
+        limited = information > highest - 1
+        note = f"{surgery['images']:,} images show no more than {highest:.1f}" if limited else ""
+        yield Figure("mutual information", information, "nats, of the rate", note)
+        note = "the rest" if limited else "KL of q(z) from the prior"
+        yield Figure("marginal KL", marginal_kl, "nats, of the rate", note)
+
+
+@metric("surgery", _surgery_figures, needs=("single_layer",))
+def surgery(subject: Subject) -> dict[str, float | int]:
+    """Return the parts of the rate: from all images if densities are cheap, else from those chosen for the bound.
+
+    Images on disk also use the chosen ones, because all pairs have to be in memory.
+    """
+    run, batch = subject.run, subject.batch
+    posterior = encode(run.vae, run.params, take(batch, slice(1)))
+    cheap = getattr(posterior, "cheap_log_prob", False) and not isinstance(jax.tree.leaves(batch)[0], OnDisk)
+    images = batch if cheap else subject.chosen_batch
+    with spinner("comparing latents"):
+        parts = elbo_surgery(run.vae, run.params, images, subject.keys.surgery)
+        return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
+
+
+@metric("latent_dim", needs=("posterior_means",))
+def latent_dim(subject: Subject) -> int:
+    """Return the number of latent dimensions of the top layer."""
+    return subject.posterior_means.shape[1]
+
+
+def _unit_figures(record: Record) -> Iterator[Figure]:
+    if record["latent_dim"]:
+        yield Figure("active units", record["active_units"], f"of {record['latent_dim']} latent dimensions", format="d")
+
+
+@metric("active_units", _unit_figures, needs=("posterior_means",))
+def active_units(subject: Subject) -> int:
+    """Return the number of latent dimensions whose posterior mean depends on the image."""
+    return count_active_units(subject.posterior_means)
+
+
+def _dimension_figures(record: Record) -> Iterator[Figure]:
+    if record["dimension_rates"] is not None:
+        rates = sorted(record["dimension_rates"], reverse=True)
+        listed = "  ".join(f"{rate:.2f}" for rate in rates[:8]) + ("  ..." if len(rates) > 8 else "")
+        yield Figure("rate by dimension", None, note=f"{listed}  nats, highest first")
+
+
+@metric("dimension_rates", _dimension_figures, needs=("posterior_means",))
+def dimension_rates(subject: Subject) -> list[float] | None:
+    """Return the mean rate of each latent dimension in nats, or None if dimensions are not independent normals."""
+    return subject.mean("dimension_rates")
+
+
+def collapse_warning(rate: float, active: int | None, latent_dim: int | None) -> str | None:
+    """Return a warning if the latents carry little information about the images, else None."""
+    if rate < 0.1:
+        return f"posterior collapse: the latents carry {rate:.2g} nats, and the decoder ignores them."
+    if active is not None and latent_dim is not None and active < latent_dim:
+        return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: their posterior is the prior."
+    return None

@@ -1,0 +1,75 @@
+"""Latents from a Gaussian mixture that is fitted to the aggregated posterior."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+
+from flax_vae.models.protocol import require_flat
+from flax_vae.models.vae import Params
+from flax_vae.samplers import SAMPLERS
+from flax_vae.sampling import PixelKey, decode, encode
+
+MAX_IMAGES = 10_000  # images to which the mixture is fitted, at most
+
+
+@SAMPLERS.register("gmm")
+@dataclass(frozen=True, eq=False)
+class GMMSampler:
+    """Draws latents from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
+
+    Args:
+        images: uint8 training images "m h w c".
+        components: number of normals in the mixture.
+    """
+
+    images: UInt8[np.ndarray, "m h w c"]
+    components: int = 10
+
+    def __call__(
+        self, vae: nn.Module, params: Params, key: Key[Array, ""], num_samples: int, pixel_key: PixelKey = None
+    ) -> Float[Array, "n h w c"]:
+        """Return new images."""
+        return sample_gmm(vae, params, self.images, key, num_samples, pixel_key, self.components)
+
+
+def sample_gmm(
+    vae: nn.Module,
+    params: Params,
+    images: UInt8[np.ndarray, "m h w c"],
+    key: Key[Array, ""],
+    num_samples: int,
+    pixel_key: PixelKey = None,
+    components: int = 10,
+) -> Float[Array, "n h w c"]:
+    """Sample images whose latents come from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
+
+    Args:
+        vae, params: the model.
+        images: training images; one latent is drawn for each of the first 10,000.
+        key: key for all draws and for the fit.
+        num_samples: number of images to sample.
+        pixel_key: key for draws from p(x | z); if None, its means are returned.
+        components: number of normals in the mixture, each with a full covariance.
+
+    Returns:
+        The images.
+
+    Raises:
+        UserError: the model has more than one latent vector.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    require_flat(vae, "sample_gmm")
+    images = images[:MAX_IMAGES]
+
+    def draw(image_and_key: tuple[Array, Array]) -> Array:
+        image, key = image_and_key
+        return encode(vae, params, image[None]).sample(key)[0]
+
+    z = jax.lax.map(draw, (images, jax.random.split(key, len(images))), batch_size=100)
+    seed = int(jax.random.bits(key, dtype="uint32"))
+    mixture = GaussianMixture(min(components, len(z)), random_state=seed).fit(np.asarray(z, np.float64))
+    return decode(vae, params, mixture.sample(num_samples)[0].astype(np.float32), None, pixel_key)
