@@ -74,10 +74,8 @@ from .objectives import (
     rate,
 )
 from .presets import gated_mlp, ladder, residual_conv, tutorial_conv, tutorial_dense
-from .runs.artifact import write_run
 from .runs.config import RECIPES, Config
-from .runs.load import load_run
-from .runs.run import Run
+from .runs.run import Run, load_run, write_run
 from .samplers.gmm import sample_gmm
 from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
 from .system.errors import UserError

@@ -21,7 +21,7 @@ import jax
 import tyro
 
 from flax_vae import load_run, write_run
-from flax_vae.runs.load import PRETRAINED
+from flax_vae.runs.run import PRETRAINED
 
 HERE = Path(__file__).parent
 BINARY = "--binarize dynamic --validation 0.16666667"  # 50,000 images to train on, 10,000 to choose the checkpoint

@@ -12,8 +12,7 @@ import tyro
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.compress import Header, compress, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, read_images, write_images
-from flax_vae.runs.load import load_run
-from flax_vae.runs.run import Run, run_data
+from flax_vae.runs.run import Run, load_run, run_data
 from flax_vae.system.console import log, print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically

@@ -8,7 +8,7 @@ import tyro
 
 from flax_vae.cli.exits import refuse_unwritable
 from flax_vae.explore.write import write_explorer
-from flax_vae.runs.load import load_run
+from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 

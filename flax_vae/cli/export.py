@@ -9,7 +9,7 @@ import tyro
 from flax_vae.export import hub
 from flax_vae.export.directory import ExportFormat, export_run
 from flax_vae.runs.directory import refuse_used
-from flax_vae.runs.load import load_run
+from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 

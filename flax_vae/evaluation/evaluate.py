@@ -17,9 +17,8 @@ from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.subject import Subject, make_subject
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.load import load_run
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run
+from flax_vae.runs.run import Run, load_run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory

@@ -16,12 +16,11 @@ from flax_vae.export.formats import FORMATS, written
 from flax_vae.export.functions import ModelFunction, model_functions
 from flax_vae.export.stablehlo import PLATFORMS
 from flax_vae.plots import save_image_grid
-from flax_vae.runs.artifact import write_run
 from flax_vae.runs.config_file import config_content
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.hub import MODEL
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run
+from flax_vae.runs.run import Run, write_run
 from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory, write_json

@@ -18,8 +18,7 @@ from flax_vae.runs import checkpoints
 from flax_vae.runs.config import Config, member_names
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
-from flax_vae.runs.load import load_run
-from flax_vae.runs.run import Run
+from flax_vae.runs.run import Run, load_run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory

@@ -3,10 +3,13 @@
 import contextlib
 import json
 import os
+import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +22,7 @@ from flax_vae.nn.layers import ImageShape
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
-from flax_vae.runs.data import Data
-from flax_vae.runs.provenance import provenance
+from flax_vae.runs.data import Data, data_checksums
 from flax_vae.runs.records import Record, best_record, epochs_since_best, parse_object, parse_record
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
@@ -29,6 +31,7 @@ from flax_vae.system.processes import run_in_first_process
 
 Content = TypeVar("Content")
 _CONFIG, _LATEST = "config.json", "latest"
+_PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _EXAMPLES = 64  # test images stored in the run, so that sampling needs no data set
 
 
@@ -103,7 +106,7 @@ class RunDirectory:
     def create(self, config: Config, data: Data, objective: str) -> None:
         """Write provenance, a few test images with their labels, and the configuration."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "provenance.json", provenance(data, objective))
+        write_json(self.path / "provenance.json", _provenance(data, objective))
         np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
@@ -235,6 +238,20 @@ class RunDirectory:
     def write_evaluation(self, record: Record) -> None:
         """Write the results of an evaluation."""
         write_json(self.evaluation_file, record)
+
+
+def _provenance(data: Data, objective: str) -> Record:
+    """Return the content of `provenance.json`: command, time, data, objective, device and versions."""
+    device = jax.devices()[0]
+    return {
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "data": data_checksums(data),
+        "sources": {"train": data.train.provenance, "test": data.test.provenance},
+        "objective": objective,
+        "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    }
 
 
 def free_directory(config: Config, out: str | Path | None) -> RunDirectory:

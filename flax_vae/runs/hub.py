@@ -7,10 +7,9 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flax_vae.runs.artifact import SUFFIX
 from flax_vae.system.errors import UserError
 
-MODEL = f"model{SUFFIX}"  # with model.json beside it
+MODEL = "model.safetensors"  # with model.json beside it
 _NAME = r"[\w.-]+/[\w.-]+"
 
 

@@ -1,17 +1,41 @@
-"""A trained model, and the data that it was trained on."""
+"""A trained model: loaded from a run directory, from files or from the hub, and written as files.
 
+The files are parameters as safetensors, and their description as JSON. Reading them parses arrays and JSON, and
+executes nothing.
+"""
+
+import json
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
 
 from flax_vae.data import one_hot
 from flax_vae.models.vae import Params
+from flax_vae.nn.layers import ImageShape
+from flax_vae.pytrees import flatten_by_name, names_tree
+from flax_vae.runs import hub
+from flax_vae.runs.checkpoints import check_shapes
 from flax_vae.runs.config import Binarize, Config
+from flax_vae.runs.config_file import config_content, parse_config
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.models import model_of, parameter_shapes
 from flax_vae.runs.records import Record
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_atomically, write_json
+
+PRETRAINED = Path(__file__).parents[1] / "pretrained"
+_PREFIX, _SUFFIX = "pretrained:", ".safetensors"
+_FORMAT = 1
+_PARAMS, _EXAMPLES, _LABELS = "params.", "examples", "labels"
 
 
 @dataclass(frozen=True)
@@ -50,6 +74,140 @@ class Run:
     def contexts(self) -> np.ndarray | None:
         """The examples' labels as one-hot vectors "n k", or None."""
         return None if self.labels is None else one_hot(self.labels, len(self.class_names))
+
+
+def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
+    """Open a trained model for sampling. Reads arrays and JSON, and executes nothing that the files contain.
+
+    Args:
+        where: a run directory; a .safetensors file written by `write_run`; "pretrained:NAME", a model that comes with
+            the package; or "hf://OWNER/NAME", optionally with "@REVISION", a model on the Hugging Face hub. The data
+            set is not needed.
+        vae: the model, if it is one of your own.
+
+    Raises:
+        UserError: not found, damaged, or of another model.
+    """
+    repository = hub.parse(where)
+    name = str(repository or where)
+    if name.startswith(_PREFIX):
+        return _read_file(pretrained(name.removeprefix(_PREFIX)), name, vae)
+    if repository is not None:
+        return _read_file(hub.fetch(repository), name, vae)
+    if Path(where).suffix == _SUFFIX:
+        return _read_file(Path(where), name, vae)
+    return _read_directory(RunDirectory(Path(where)), name, vae)
+
+
+def pretrained(name: str) -> Path:
+    """Return the file of a model that comes with the package.
+
+    Raises:
+        UserError: unknown name.
+    """
+    names = sorted(path.stem for path in PRETRAINED.glob(f"*{_SUFFIX}"))
+    if name not in names:
+        raise UserError(f"No pretrained model is called {name!r}: choose from {', '.join(names)}.")
+    return PRETRAINED / f"{name}{_SUFFIX}"
+
+
+def _read_directory(run: RunDirectory, name: str, vae: nn.Module | None) -> Run:
+    if members := run.members():
+        raise UserError(f"{run} holds {len(members)} runs: name one of them, such as {members[0]}.")
+    config, shape = run.config()
+    class_names, labels = run.labels() if config.conditional else ((), None)
+    model = model_of(config, shape, vae)
+    item = "averaged_params" if config.ema_decay else "params"
+    step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
+    return Run(
+        name=name,
+        directory=run.path,
+        config=config,
+        vae=model,
+        params=trees[item],
+        step=step,
+        metrics=run.metrics(),
+        data=run.data_checksums(),
+        examples=run.examples(),
+        class_names=class_names,
+        labels=labels,
+    )
+
+
+def _read_file(path: Path, name: str, vae: nn.Module | None) -> Run:
+    arrays, shape, fields = read_files(path)
+    model = model_of(fields["config"], shape, vae)
+    expected = parameter_shapes(model, shape, fields["class_names"])
+    try:
+        check_shapes(arrays, flatten_by_name(expected))
+    except ValueError as error:
+        raise UserError(f"{path} belongs to another model: {error}.") from None
+    params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
+    return Run(name=name, directory=None, vae=model, params=params, **fields)
+
+
+def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, dict[str, Any]]:
+    """Read the parameters by their names, the shape of the images, and the other fields of `Run`.
+
+    Raises:
+        UserError: missing, damaged, or of another version of this package.
+    """
+    description = path.with_suffix(".json")
+    try:
+        about, content = json.loads(description.read_text()), path.read_bytes()
+        if about["format"] != _FORMAT:
+            raise ValueError(f"its format is {about['format']}, this version of flax_vae reads format {_FORMAT}")
+        if sha256(content).hexdigest() != about["sha256"]:
+            raise ValueError(f"{path.name} does not have the checksum in {description.name}")
+        arrays = safetensors.numpy.load(content)
+        config, shape = parse_config(about["config"], description)
+        fields = {
+            "config": config,
+            "step": int(about["step"]),
+            "metrics": [dict(about["record"])],
+            "data": dict(about["data"]),
+            "examples": arrays[_EXAMPLES],
+            "class_names": tuple(about["class_names"]),
+            "labels": arrays.get(_LABELS),
+            "evaluation": about["evaluation"],
+        }
+        params = {name.removeprefix(_PARAMS): array for name, array in arrays.items() if name.startswith(_PARAMS)}
+        return params, shape, fields
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged, or not a model of flax_vae.") from None
+
+
+def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
+    """Write a trained model as a .safetensors file, with its description in a .json file beside it, for `load_run`.
+
+    Args:
+        run: the model. A model of your own must be passed to `load_run` again.
+        path: of the parameters.
+        half: write the parameters in float16, which halves the file.
+
+    Returns:
+        The path of the parameters.
+    """
+    path, dtype = Path(path).with_suffix(_SUFFIX), np.float16 if half else np.float32
+    params = flatten_by_name(jax.device_get(run.params))
+    arrays = {_PARAMS + name: np.ascontiguousarray(array, dtype) for name, array in params.items()}
+    arrays[_EXAMPLES] = run.examples
+    if run.labels is not None:
+        arrays[_LABELS] = run.labels
+    content = safetensors.numpy.save(arrays)
+    write_atomically(path, lambda part: part.write_bytes(content))
+    description = {
+        "format": _FORMAT,
+        "sha256": sha256(content).hexdigest(),
+        "step": run.step,
+        "class_names": run.class_names,
+        "data": run.data,
+        "config": config_content(replace(run.config, data_dir=None), run.examples.shape[1:]),
+        "record": next((record for record in run.metrics if record["step"] == run.step), {}),
+        "evaluation": evaluation_of(run),
+    }
+    write_json(path.with_suffix(".json"), description)
+    return path
 
 
 def evaluation_of(run: Run) -> Record | None:

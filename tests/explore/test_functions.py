@@ -14,8 +14,8 @@ from flax_vae import Config, UserError, bind, init
 from flax_vae.explore import Functions, graphs, halved, program
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.presets import PRESETS
-from flax_vae.runs.load import load_run
 from flax_vae.runs.models import make_model
+from flax_vae.runs.run import load_run
 
 Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)

@@ -1,14 +1,15 @@
-"""Coverage-guided fuzzing of what reads files of strangers: IDX, .npy, .npz, configurations and compressed files.
+"""Coverage-guided fuzzing of the parsers of untrusted files: IDX, .npy, .npz, configurations, compressed files.
 
     pip install atheris
     python tests/faults/fuzz_parsers.py -max_total_time=3600
 
-Each input is read, or refused with a UserError. Anything else that is raised, more than 2 GB of memory or more than
-five seconds end the fuzzing, and the input is written to the current directory; `fuzz_parsers.py FILE` tries it again.
-The first byte of an input chooses the parser. Inputs that reach new code are kept among the temporary files, from where
-the next start goes on; another folder may be given. The flags are those of libFuzzer.
+Each input must be read, or refused with a UserError. Any other exception, more than 2 GB of memory or more than five
+seconds end the fuzzing, and the input is written to the current directory; `fuzz_parsers.py FILE` repeats it. The first
+byte of an input selects the parser. Inputs that reach new code are stored in the temporary folder, and the next start
+continues from them; another folder can be given. The flags are those of libFuzzer.
 
-It is not collected as a test: it takes an hour and needs atheris. What it found is tested in the files beside it.
+It is not collected as a test: it takes an hour and needs atheris. The faults that it found are tested in the files
+beside it.
 """
 
 import contextlib
@@ -43,7 +44,7 @@ FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / f"flax_vae_fu
 
 
 def from_file(read: Callable[[Path], object]) -> Callable[[bytes], object]:
-    """What reads a path, given the content."""
+    """Turn a reader of paths into a parser of contents."""
 
     def call(content: bytes) -> object:
         FILE.write_bytes(content)
@@ -52,40 +53,40 @@ def from_file(read: Callable[[Path], object]) -> Callable[[bytes], object]:
     return call
 
 
-def of_npz(path: Path) -> list[np.ndarray]:
-    with open_npz(path) as found:
-        return [found[name] for name in found]
+def read_npz(path: Path) -> list[np.ndarray]:
+    with open_npz(path) as arrays:
+        return [arrays[name] for name in arrays]
 
 
-def of_container(content: bytes) -> object:
-    """The sum is made to fit: it would hide all that is behind it."""
+def read_container(content: bytes) -> object:
+    """Read a container with a valid checksum, since a wrong one would end the parsing."""
     return container.read(content + sha256(content).digest()[:16])
 
 
-def of_header(about: bytes) -> object:
-    """The header alone, which is compressed in the file."""
+def read_packed_header(about: bytes) -> object:
+    """Read a header, which is compressed in the file."""
     packed = zlib.compress(about, 1)
     content = struct.pack("<8sBI", container.MAGIC, container.VERSION, len(packed)) + packed + bytes(range(1, 9))
     return read_header(content + sha256(content).digest()[:16])
 
 
-def altered(found: dict[str, Any], content: bytes) -> dict[str, Any]:
-    """Lines "name value", of which each changes an entry: most damage to JSON is to its form alone."""
+def altered(entries: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """Change entries by lines "name value", since most damage to raw JSON breaks only its syntax."""
     for line in content.decode(errors="replace").splitlines():
         name, _, value = line.partition(" ")
         try:
-            found[name] = json.loads(value)
+            entries[name] = json.loads(value)
         except (ValueError, RecursionError):
-            found[name] = value
-    return found
+            entries[name] = value
+    return entries
 
 
-def of_altered_config(content: bytes) -> object:
+def read_altered_config(content: bytes) -> object:
     return parse_config(altered(config_content(Config(), (28, 28, 1)) | {"image_shape": [28, 28, 1]}, content), FILE)
 
 
-def of_altered_header(content: bytes) -> object:
-    return of_header(json.dumps(altered(asdict(HEADER), content)).encode())
+def read_altered_header(content: bytes) -> object:
+    return read_packed_header(json.dumps(altered(asdict(HEADER), content)).encode())
 
 
 HEADER = Header("0", "m", "0", (4, 3, 1), 2, 0, (1, 4), (9, 0), ("a.png",) * 5, "0")
@@ -95,17 +96,17 @@ PARSERS: list[Callable[[bytes], object]] = [
     lambda content: parse_idx(gzip.compress(content, 1), 3, "a file"),
     lambda content: read_npy(FILE, content),
     from_file(read_npy),
-    from_file(of_npz),
+    from_file(read_npz),
     from_file(read_config),
-    of_altered_config,
-    of_container,
-    of_header,
-    of_altered_header,
+    read_altered_config,
+    read_container,
+    read_packed_header,
+    read_altered_header,
 ]
 
 
 def seeds() -> list[list[bytes]]:
-    """Small files for each of the parsers."""
+    """Return small files for each parser."""
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 4), np.uint8)
     idx, labels = idx_header((2, 3, 4)) + images.tobytes(), idx_header((2,)) + bytes(2)
     arrays = [saved(np.save, images), saved(np.save, np.arange(3.0)), saved(np.save, np.array([b"a", b"bc"]))]
@@ -136,22 +137,22 @@ def saved(save: Callable[..., object], array: np.ndarray) -> bytes:
 
 
 def words() -> str:
-    """Pieces of these files, as libFuzzer's dictionaries have them."""
+    """Return pieces of these files, in the format of libFuzzer's dictionaries."""
     names = [*config_content(Config(), (28, 28, 1)), *asdict(HEADER)]
-    found = [*(f'"{name}"' for name in names), "descr", "fortran_order", "shape", "|u1", "<f8", "|O", "null", "NaN",
+    pieces = [*(f'"{name}"' for name in names), "descr", "fortran_order", "shape", "|u1", "<f8", "|O", "null", "NaN",
              "1e999", "true", "PK\1\2", "PK\3\4", "PK\5\6", "my_module:f", "gated_mlp(", "**", "\x93NUMPY"]  # fmt: skip
-    return "".join('"' + "".join(map("\\x{:02x}".format, word.encode("latin-1"))) + '"\n' for word in found)
+    return "".join('"' + "".join(map("\\x{:02x}".format, word.encode("latin-1"))) + '"\n' for word in pieces)
 
 
 def try_one(content: bytes) -> None:
-    """Read it, or refuse it."""
+    """Read an input, or refuse it."""
     if content:
         with contextlib.suppress(UserError):
             PARSERS[content[0] % len(PARSERS)](content[1:])
 
 
 def main() -> None:
-    """Write the first inputs, and fuzz."""
+    """Write the first inputs, then fuzz."""
     corpus = FOLDER / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, contents in enumerate(seeds()):
@@ -159,8 +160,8 @@ def main() -> None:
             (corpus / sha256(bytes([number]) + content).hexdigest()).write_bytes(bytes([number]) + content)
     (FOLDER / "words").write_text(words())
     flags = ["-rss_limit_mb=2048", "-timeout=5", "-max_len=20000", f"-dict={FOLDER / 'words'}"]
-    given = [word for word in sys.argv[1:] if not word.startswith("-")]
-    atheris.Setup([sys.argv[0], *flags, *sys.argv[1:], *([] if given else [str(corpus)])], try_one)
+    paths = [word for word in sys.argv[1:] if not word.startswith("-")]
+    atheris.Setup([sys.argv[0], *flags, *sys.argv[1:], *([] if paths else [str(corpus)])], try_one)
     atheris.Fuzz()
 
 

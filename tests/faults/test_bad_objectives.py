@@ -1,4 +1,4 @@
-"""An objective of the user's own that cannot be one is refused; it never ends the program as if all were well."""
+"""A user's objective that does not work is refused with a reason; it never ends the program with success."""
 
 import re
 import signal
@@ -53,7 +53,7 @@ def greedy(model, x, key, step):
         ("odd_losses:Silent", "is not a callable object"),
     ],
 )
-def test_it_is_said_why(
+def test_the_reason_is_given(
     written: str,
     message: str,
     few_images: Path,
@@ -72,7 +72,7 @@ def test_it_is_said_why(
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_one_that_takes_more_memory_than_there_is(processes: int, few_images: Path, tmp_path: Path) -> None:
+def test_an_objective_that_exceeds_the_memory_is_reported(processes: int, few_images: Path, tmp_path: Path) -> None:
     (tmp_path / "odd_losses.py").write_text(OBJECTIVES)
     words = ["--preset", "tutorial_dense", "--dataset", few_images, "--objective", "odd_losses:greedy", "--out", "run"]
     (code, _, err), *others = together(processes, "train.py", *words, cwd=tmp_path)

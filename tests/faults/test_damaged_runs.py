@@ -1,4 +1,4 @@
-"""Files of a run directory that are damaged are named, and whatever is good elsewhere is used."""
+"""Damaged files of a run directory are reported by name, and intact ones are used instead."""
 
 import json
 import os
@@ -13,51 +13,52 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, compare, fit_many, load_run, resume, resume_many
 
-Harm = Callable[[Path], object]
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+Damage = Callable[[Path], object]
 
 
 def arrays_of(checkpoint: Path, item: str = "params") -> list[Path]:
-    """The files that hold its arrays, the largest first."""
-    found = [path for path in (checkpoint / item).rglob("d/*") if path.is_file()]
-    return sorted(found, key=lambda path: path.stat().st_size, reverse=True)
+    """Return the files that hold an item's arrays, the largest first."""
+    files = [path for path in (checkpoint / item).rglob("d/*") if path.is_file()]
+    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
 
 
-def flip(path: Path, bit: int) -> None:
+def flip_bit(path: Path, bit: int) -> None:
     content = bytearray(path.read_bytes())
     content[bit // 8] ^= 1 << bit % 8
     path.write_bytes(content)
 
 
-def flips(item: str, share: float) -> Harm:
-    """One bit of the largest file, at a share of its length."""
+def flips(item: str, share: float) -> Damage:
+    """Flip one bit of the largest file, at a share of its length."""
 
-    def harm(checkpoint: Path) -> None:
+    def damage(checkpoint: Path) -> None:
         (largest, *_) = arrays_of(checkpoint, item)
-        flip(largest, int(share * 8 * largest.stat().st_size))
+        flip_bit(largest, int(share * 8 * largest.stat().st_size))
 
-    return harm
+    return damage
 
 
-HARMS: dict[str, Harm] = {
+DAMAGES: dict[str, Damage] = {
     "a bit of the parameters": flips("params", 0.6),
     "a bit of the optimiser": flips("optimizer", 0.3),
-    "an array file cut": lambda c: os.truncate(arrays_of(c)[0], 1000),
+    "an array file truncated": lambda c: os.truncate(arrays_of(c)[0], 1000),
     "an array file empty": lambda c: os.truncate(arrays_of(c)[0], 0),
-    "an array file gone": lambda c: arrays_of(c)[0].unlink(),
-    "the sums gone": lambda c: shutil.rmtree(c / "sums"),
-    "an item gone": lambda c: shutil.rmtree(c / "optimizer"),
-    "the tree cut": lambda c: (c / "optimizer" / "_METADATA").write_text('{"tree'),
+    "an array file missing": lambda c: arrays_of(c)[0].unlink(),
+    "the checksums missing": lambda c: shutil.rmtree(c / "sums"),
+    "an item missing": lambda c: shutil.rmtree(c / "optimizer"),
+    "the tree truncated": lambda c: (c / "optimizer" / "_METADATA").write_text('{"tree'),
     "nothing left": lambda c: [shutil.rmtree(path) if path.is_dir() else path.unlink() for path in c.iterdir()],
 }
 
 
-@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_damaged_checkpoint_is_named_and_the_training_goes_on_from_the_one_before(
-    run: Run, copy: Path, harm: Harm, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_checkpoint_is_reported_and_training_resumes_from_the_one_before(
+    run: Run, copy: Path, damage: Damage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And ends where it would have ended."""
-    harm(copy / "checkpoints" / "36")
+    """The resumed training ends as the undisturbed one."""
+    damage(copy / "checkpoints" / "36")
     resumed = resume(copy)
     lines = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(lines) == 1
@@ -69,7 +70,7 @@ def test_a_damaged_checkpoint_is_named_and_the_training_goes_on_from_the_one_bef
 
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 16))
 @pytest.mark.usefixtures("unchecked_types")
-def test_parameters_are_those_that_were_saved_or_others_are_said(
+def test_damaged_parameters_are_never_loaded_silently(
     run: Run, copy: Path, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flips("params", share)(copy / "checkpoints" / str(run.step))
@@ -81,7 +82,7 @@ def test_parameters_are_those_that_were_saved_or_others_are_said(
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_without_a_good_checkpoint_nothing_goes_on(copy: Path) -> None:
+def test_without_an_intact_checkpoint_nothing_is_loaded_or_resumed(copy: Path) -> None:
     for checkpoint in (copy / "checkpoints").iterdir():
         flips("params", 0.5)(checkpoint)
     with pytest.raises(UserError, match="all checkpoints are damaged"):
@@ -91,7 +92,7 @@ def test_without_a_good_checkpoint_nothing_goes_on(copy: Path) -> None:
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, copy: Path) -> None:
+def test_a_training_killed_before_its_first_checkpoint_restarts(run: Run, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
     with pytest.raises(UserError, match="no checkpoint: they were moved or deleted"):
         resume(copy)
@@ -103,20 +104,20 @@ def test_ended_before_its_first_checkpoint_a_training_begins_again(run: Run, cop
 
 
 @pytest.mark.parametrize(
-    ("harm", "step", "warning"),
+    ("damage", "step", "warning"),
     [
         (lambda d: (d / "metrics.jsonl").unlink(), 36, "checkpoint of step 36: no epoch is finished"),
         (lambda d: shutil.rmtree(d / "checkpoints" / "24"), 36, "the best one, step 24, is missing"),
         (lambda d: shutil.rmtree(d / "checkpoints" / "36"), 24, ""),
     ],
 )
-def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
-    copy: Path, harm: Harm, step: int, warning: str, capsys: pytest.CaptureFixture[str]
+def test_a_warning_says_if_the_parameters_are_not_the_best(
+    copy: Path, damage: Damage, step: int, warning: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     records[1]["test_loss"] = 0.0  # as if the second epoch had been the best
     (copy / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    harm(copy)
+    damage(copy)
     assert load_run(copy).step == step
     err = capsys.readouterr().err
     assert err.count("\n") == bool(warning)
@@ -124,19 +125,19 @@ def test_whose_parameters_are_loaded_is_said_when_they_are_not_the_best(
 
 
 @pytest.mark.slow
-def test_members_go_on_together_from_the_last_step_that_is_good_in_all(
+def test_members_resume_from_the_last_step_that_is_intact_in_all(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configs = [replace(config, seed=seed) for seed in (0, 1)]
-    runs = fit_many(configs, tmp_path / "whole")
-    copy = shutil.copytree(tmp_path / "whole", tmp_path / "copy")
+    runs = fit_many(configs, tmp_path / "undisturbed")
+    copy = shutil.copytree(tmp_path / "undisturbed", tmp_path / "copy")
     flips("params", 0.5)(copy / "seed-1" / "checkpoints" / "36")
     for resumed, expected in zip(resume_many(copy), runs, strict=True):
         assert_same_run(resumed, expected)
     assert capsys.readouterr().err.count("36.damaged") == 1
 
 
-def junk(name: str, content: bytes) -> Harm:
+def junk(name: str, content: bytes) -> Damage:
     return lambda directory: (directory / name).write_bytes(content)
 
 
@@ -161,7 +162,7 @@ RECORD = b'{"epoch": 1, "step": 12, "test_loss": 1.0}\n'
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_damaged_file_is_named(copy: Path, name: str, content: bytes | None) -> None:
+def test_a_damaged_file_is_reported_by_name(copy: Path, name: str, content: bytes | None) -> None:
     (copy / name).unlink() if content is None else (copy / name).write_bytes(content)
     with pytest.raises(UserError, match=name) as error:
         load_run(copy)
@@ -170,14 +171,14 @@ def test_a_damaged_file_is_named(copy: Path, name: str, content: bytes | None) -
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"step"', b"\xff"])
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_damaged_evaluation_is_named(copy: Path, content: bytes) -> None:
+def test_a_damaged_evaluation_is_reported_by_name(copy: Path, content: bytes) -> None:
     (copy / "evaluation.json").write_bytes(content)
     with pytest.raises(UserError, match=r"evaluation\.json cannot be read"):
         compare([copy], copy / "comparison.png")
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_what_a_kill_left_of_a_line_is_no_damage(run: Run, copy: Path) -> None:
+def test_a_truncated_last_line_is_not_damage(run: Run, copy: Path) -> None:
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "st')
     assert load_run(copy).metrics == run.metrics
@@ -189,13 +190,13 @@ def edit_config(directory: Path, **changes: object) -> None:
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_checkpoints_of_another_model_are_told_from_damaged_ones(copy: Path) -> None:
+def test_checkpoints_of_another_model_are_not_called_damaged(copy: Path) -> None:
     edit_config(copy, latent_dim=3)
     with pytest.raises(UserError, match=r"stored as \(2, 128\), the model expects \(3, 128\)"):
         load_run(copy)
 
 
-def test_loading_executes_nothing_that_the_directory_names(
+def test_loading_executes_nothing_named_in_the_directory(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hostile.py").write_text("raise SystemExit('executed')")

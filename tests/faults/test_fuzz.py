@@ -1,6 +1,6 @@
-"""Real files with random damage: every reader gives what is there, or says in one line what is wrong.
+"""Real files with random damage: every reader reads them, or reports in one line what is wrong.
 
-500 cases by default; `FLAX_VAE_FUZZ=10000 pytest tests/faults/test_fuzz.py` tries as many as that.
+500 cases by default; `FLAX_VAE_FUZZ=10000 pytest tests/faults/test_fuzz.py` tries 10,000.
 """
 
 import gzip
@@ -24,11 +24,10 @@ from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
 from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
 from flax_vae.export.directory import verify_export
-from flax_vae.runs.artifact import read_files
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.load import PRETRAINED
 from flax_vae.runs.models import make_model
+from flax_vae.runs.run import PRETRAINED, read_files
 
 CASES = int(os.environ.get("FLAX_VAE_FUZZ", "500"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 1), np.uint8)
@@ -37,32 +36,32 @@ NUMBERS = [-1, 0, 1, 2**31, 2**63, 10**12, 10**400, 1e308, "", "x", None, True, 
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content with one to four kinds of damage."""
-    found = bytearray(content)
+    """Draw the content with one to four kinds of damage."""
+    result = bytearray(content)
     for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(0, max(len(found) - 1, 0)))
+        at = draw(st.integers(0, max(len(result) - 1, 0)))
         kind = draw(st.sampled_from(["flip", "cut", "insert", "repeat", "number"]))
         if kind == "cut":
-            del found[at : at + draw(st.integers(1, max(len(found), 1)))]
+            del result[at : at + draw(st.integers(1, max(len(result), 1)))]
         elif kind == "insert":
-            found[at:at] = draw(st.binary(min_size=1, max_size=9))
+            result[at:at] = draw(st.binary(min_size=1, max_size=9))
         elif kind == "repeat":
-            found[at:at] = found[at : at + draw(st.integers(1, 60))] * draw(st.integers(1, 30))
+            result[at:at] = result[at : at + draw(st.integers(1, 60))] * draw(st.integers(1, 30))
         elif kind == "number":
             size = draw(st.sampled_from([1, 2, 4, 8]))
             number = draw(st.sampled_from([0, 1, -1, 2 ** (8 * size - 1) - 1, -(2 ** (8 * size - 1))]))
-            found[at : at + size] = number.to_bytes(size, draw(st.sampled_from(["little", "big"])), signed=True)
-        elif found:
-            found[at] ^= draw(st.integers(1, 255))
-    return bytes(found)
+            result[at : at + size] = number.to_bytes(size, draw(st.sampled_from(["little", "big"])), signed=True)
+        elif result:
+            result[at] ^= draw(st.integers(1, 255))
+    return bytes(result)
 
 
 @st.composite
 def altered(draw: st.DrawFn, value: Any) -> Any:
-    """JSON in which some value is another, or gone."""
+    """Draw JSON in which a value is changed or missing."""
     if isinstance(value, dict) and value and draw(st.booleans()):
         key = draw(st.sampled_from(sorted(value)))
-        rest = {name: each for name, each in value.items() if name != key}
+        rest = {name: item for name, item in value.items() if name != key}
         return rest if draw(st.integers(0, 3)) == 0 else rest | {key: draw(altered(value[key]))}
     if isinstance(value, list) and value and draw(st.booleans()):
         at = draw(st.integers(0, len(value) - 1))
@@ -79,22 +78,22 @@ def image(kind: str) -> Callable[[Path], object]:
     return lambda path: Image.fromarray(np.repeat(IMAGES[0], 3, -1)).save(path, kind)
 
 
-def of_folder(path: Path) -> Any:
+def load_folder(path: Path) -> Any:
     return load_images(str(path.parent), "train")
 
 
-def of_npz(path: Path) -> dict[str, np.ndarray]:
-    with open_npz(path) as found:
-        return {name: found[name] for name in found}
+def load_npz(path: Path) -> dict[str, np.ndarray]:
+    with open_npz(path) as arrays:
+        return {name: arrays[name] for name in arrays}
 
 
-def parts_of(path: Path) -> Any:
+def load_metrics(path: Path) -> Any:
     run = RunDirectory(path.parent)
     return run.metrics(), run.best_step()
 
 
 def prepared(path: Path) -> None:
-    """A prepared image set of which this is a file."""
+    """Write a prepared image set that contains this file."""
     np.savez(path.parent.parent / "images.npz", images=IMAGES, labels=np.arange(5))
     prepare_images(path.parent.parent / "images.npz", path.parent)
 
@@ -102,31 +101,31 @@ def prepared(path: Path) -> None:
 RECORD = {"epoch": 1, "step": 12, "test_loss": 1.5, "train_loss": 2.0}
 FILES: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], object]]] = {
     "npy": ("a.npy", lambda path: np.save(path, IMAGES), read_npy),
-    "npz": ("a.npz", lambda path: np.savez(path, images=IMAGES, labels=np.arange(5)), of_npz),
-    "npz, compressed": ("a.npz", lambda path: np.savez_compressed(path, x_train=IMAGES), of_npz),
+    "npz": ("a.npz", lambda path: np.savez(path, images=IMAGES, labels=np.arange(5)), load_npz),
+    "npz, compressed": ("a.npz", lambda path: np.savez_compressed(path, x_train=IMAGES), load_npz),
     "npz of images": (
         "a.npz",
         lambda path: np.savez(path, x_train=IMAGES, x_test=IMAGES),
         lambda path: load_images(str(path), "train"),
     ),
-    "PNG": ("a.png", image("PNG"), of_folder),
-    "JPEG": ("a.jpg", image("JPEG"), of_folder),
-    "WebP": ("a.webp", image("WebP"), of_folder),
+    "PNG": ("a.png", image("PNG"), load_folder),
+    "JPEG": ("a.jpg", image("JPEG"), load_folder),
+    "WebP": ("a.webp", image("WebP"), load_folder),
     "IDX": (
         "images.gz",
         lambda path: path.write_bytes(gzip.compress(idx_header((5, 4, 3)) + IMAGES.tobytes())),
         lambda path: parse_idx(path.read_bytes(), 3, str(path)),
     ),
     "config": ("config.json", lambda path: write_config(path, Config(), (28, 28, 1)), read_config),
-    "metrics": ("metrics.jsonl", lambda path: path.write_text(3 * (json.dumps(RECORD) + "\n")), parts_of),
+    "metrics": ("metrics.jsonl", lambda path: path.write_text(3 * (json.dumps(RECORD) + "\n")), load_metrics),
     "export": (
         "export.json",
         lambda path: path.write_text(json.dumps({"schema": 1, "files": {"a": {"sha256": "0"}}})),
         lambda path: verify_export(path.parent),
     ),
-    "what a prepared set says": ("prepared.json", prepared, of_folder),
-    "records of a prepared set": ("train-00000.array_record", prepared, of_folder),
-    "labels of a prepared set": ("train-labels.npy", prepared, of_folder),
+    "description of a prepared set": ("prepared.json", prepared, load_folder),
+    "records of a prepared set": ("train-00000.array_record", prepared, load_folder),
+    "labels of a prepared set": ("train-labels.npy", prepared, load_folder),
 }
 SHARE = max(1, CASES // (len(FILES) + 4))
 some_cases = settings(
@@ -139,7 +138,7 @@ some_cases = settings(
 
 
 def read_or_refuse(read: Callable[[Path], object], path: Path) -> None:
-    """Whatever it holds, a file is read or refused, in words that one can read, and nothing else happens."""
+    """Read a file, or refuse it with a short message; no other file is written."""
     before, refused = sorted(path.parent.rglob("*")), ""
     try:
         read(path)
@@ -165,17 +164,15 @@ def test_a_damaged_file_is_read_or_refused(kind: str, tmp_path_factory: pytest.T
 @pytest.mark.usefixtures("unchecked_types")
 @some_cases
 @given(data=st.data())
-def test_a_configuration_that_says_anything_is_built_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: Any
-) -> None:
-    """The model as well, as far as its shapes go."""
+def test_an_altered_configuration_is_built_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    """So is its model: the shapes of its parameters are computed."""
     path = tmp_path_factory.mktemp("fuzz") / "config.json"
     write_config(path, Config(preset="tutorial_dense"), (28, 28, 1))
     path.write_text(json.dumps(data.draw(altered(json.loads(path.read_text())))))
 
     def read(path: Path) -> None:
         config, shape = read_config(path)
-        if config.levels < 5 and config.latent_dim < 10**6:  # others take their time
+        if config.levels < 5 and config.latent_dim < 10**6:  # larger ones are slow
             model = make_model(config, shape)
             jax.eval_shape(lambda: init(model, jax.random.key(0), shape, 3 * config.conditional))
 
@@ -185,10 +182,10 @@ def test_a_configuration_that_says_anything_is_built_or_refused(
 @pytest.mark.usefixtures("unchecked_types")
 @some_cases
 @given(data=st.data())
-def test_a_compressed_file_of_a_right_sum_is_read_or_refused(
+def test_a_compressed_file_with_a_valid_checksum_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
-    """By somebody who knows the format."""
+    """Somebody who knows the format may have written it."""
     header = {
         "model": "0", "name": "m", "content": "0", "shape": [4, 3, 1], "levels": 2, "classes": 0, "counts": [1, 4],
         "filled": [9, 0], "names": [], "jax": "0",
@@ -205,7 +202,7 @@ def test_a_compressed_file_of_a_right_sum_is_read_or_refused(
 @some_cases
 @given(data=st.data())
 def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    """Also where the sum is right."""
+    """Also if its checksum is valid."""
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
     content = data.draw(damaged((PRETRAINED / "tutorial_conv.safetensors").read_bytes()[:3000]))
     about = json.loads((PRETRAINED / "tutorial_conv.json").read_text())
@@ -220,10 +217,8 @@ def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFa
 @pytest.mark.usefixtures("unchecked_types")
 @some_cases
 @given(data=st.data())
-def test_a_prepared_set_that_says_anything_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: Any
-) -> None:
+def test_an_altered_prepared_set_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     path = tmp_path_factory.mktemp("fuzz") / "set" / "prepared.json"
     prepared(path)
     path.write_text(json.dumps(data.draw(altered(json.loads(path.read_text())))))
-    read_or_refuse(of_folder, path)
+    read_or_refuse(load_folder, path)

@@ -12,7 +12,7 @@ from loopback_hub import COMMIT, TOKEN, Hub, serve
 
 from flax_vae import UserError, load_run, verify_export
 from flax_vae.runs import hub as hub_files
-from flax_vae.runs.load import pretrained
+from flax_vae.runs.run import pretrained
 
 NAME = "someone/a-model"
 

@@ -10,7 +10,7 @@ from flax_vae import load_run, log_likelihood
 from flax_vae.cli.main import main
 from flax_vae.data import draw_binary
 from flax_vae.data.sources.fashion_mnist import from_subset
-from flax_vae.runs.load import pretrained
+from flax_vae.runs.run import pretrained
 
 # The number of draws, and the bound on the first 500 test images in nats, measured with the float32 parameters of the
 # runs; for `ladder` and `grey`, in which float16 changes the bound by 0.028, with the parameters as shipped.

@@ -11,8 +11,7 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, encode, fit, load_run, reconstruct, sample, write_run
 from flax_vae.cli.main import main
-from flax_vae.runs.load import pretrained
-from flax_vae.runs.run import run_data
+from flax_vae.runs.run import pretrained, run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 KEY = jax.random.key(0)

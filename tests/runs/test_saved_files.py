@@ -1,0 +1,128 @@
+"""Files that commit 7b4c36f wrote open and give the same numbers: runs, exports, compressed images.
+
+`saved_by_7b4c36f/README.md` lists them. Machines round differently, so numbers are compared to a relative 1e-5.
+"""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from run_directories import assert_same_run, untimed
+
+from flax_vae import Run, decode, evaluate, load_run, resume, resume_many, sample, verify_export
+from flax_vae.compress import decompress
+from flax_vae.data.sources.fashion_mnist import from_subset
+from flax_vae.evaluation.evaluate import Plan
+from flax_vae.export.stablehlo import run_stablehlo
+from flax_vae.runs.run import run_data
+
+pytestmark = pytest.mark.usefixtures("without_pictures", "unchecked_types")
+
+SAVED = Path(__file__).parent / "saved_by_7b4c36f"
+RUNS = ["plain", "hierarchy", "members/seed-0", "members/seed-1"]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    with tarfile.open(SAVED / "files.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def current_directory(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has a copy of the files in its current directory, where the configurations expect the data set."""
+    shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+    """Compare two trees whose leaves are numbers, arrays or text."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        if isinstance(right, str):
+            assert left == right
+        else:
+            np.testing.assert_allclose(left, right, rtol, atol)
+
+
+def samples(run: Run) -> np.ndarray:
+    context = None if run.contexts is None else run.contexts[:4]
+    return np.asarray(sample(run.vae, run.params, jax.random.key(0), 4, 1.0, context))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_gives_the_same_samples(name: str) -> None:
+    assert_close(samples(load_run(name)), np.load("samples.npz")[name])
+
+
+@pytest.mark.parametrize("name", ["plain", "hierarchy"])
+def test_a_finished_run_resumes_to_itself(name: str) -> None:
+    before = load_run(name)
+    assert_same_run(resume(name), before)
+
+
+def test_a_finished_ensemble_resumes_to_itself() -> None:
+    before = [load_run(name) for name in ("members/seed-0", "members/seed-1")]
+    for resumed, expected in zip(resume_many("members"), before, strict=True):
+        assert_same_run(resumed, expected)
+
+
+def test_a_run_without_its_last_epoch_resumes_to_the_same_end() -> None:
+    before = load_run("plain")
+    shutil.rmtree("plain/checkpoints/12")
+    metrics = Path("plain/metrics.jsonl")
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    resumed = resume("plain")
+    assert_close(untimed(resumed.metrics), untimed(before.metrics), rtol=1e-4)
+    assert_close(resumed.params, before.params, atol=1e-4)
+
+
+def test_an_evaluation_measures_the_same() -> None:
+    before = json.loads(Path("plain/evaluation.json").read_text())
+    result = json.loads(json.dumps(evaluate("plain", Plan(num_samples=(10,), num_images=20))))
+    for record in (before, result):
+        del record["frechet"]  # tests train a smaller classifier
+    assert_close(result, before, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["plain-safetensors", "plain-stablehlo", "plain-onnx", "hierarchy-safetensors"])
+def test_an_export_is_intact(name: str) -> None:
+    assert verify_export(f"shipped/{name}")["format"] == name.partition("-")[2]
+
+
+@pytest.mark.parametrize("name", ["plain", "hierarchy"])
+def test_exported_parameters_are_those_of_the_run(name: str) -> None:
+    run = load_run(name)
+    exported = load_run(f"shipped/{name}-safetensors/model.safetensors")
+    assert exported.metrics == [record for record in run.metrics if record["step"] == run.step]
+    assert exported.config == run.config
+    jax.tree.map(np.testing.assert_array_equal, exported.params, run.params)
+
+
+def test_an_exported_function_computes_the_same() -> None:
+    run, z = load_run("plain"), np.ones((3, 2), np.float32)
+    decoder = run_stablehlo(Path("shipped/plain-stablehlo/decoder.stablehlo").read_bytes())
+    assert_close(decoder(z), decode(run.vae, run.params, z))
+
+
+@pytest.mark.parametrize(("file", "model"), [("hierarchy", "hierarchy"), ("members", "members/seed-0")])
+def test_compressed_images_are_restored(file: str, model: str) -> None:
+    run = load_run(model)
+    test = run_data(run).test
+    images, labels, _ = decompress(run.vae, run.params, Path(f"{file}.fvae").read_bytes())
+    np.testing.assert_array_equal(images, test.images)
+    if run.class_names:
+        np.testing.assert_array_equal(labels, test.labels)
+
+
+def test_images_compressed_by_a_pretrained_model_are_restored() -> None:
+    run, expected = load_run("pretrained:mlp"), from_subset("test", "for tests").images[:20]
+    images, *_ = decompress(run.vae, run.params, Path("mlp.fvae").read_bytes())
+    np.testing.assert_array_equal(images, np.where(expected > 127, 255, 0))
