@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from flax_vae.data import is_binary
-from flax_vae.models.vae import with_dtype, with_remat
+from flax_vae.models.vae import init, with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.parts import LARGEST_INT, read_call
@@ -26,9 +26,10 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.machine import device_memory
 from flax_vae.system.memory import require_memory
 from flax_vae.system.processes import is_first_process
+from flax_vae.training.gradient import Gradient
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import ensemble_mesh
-from flax_vae.training.step import TrainState, init_state, make_train_step, zero_metrics
+from flax_vae.training.step import TrainState, make_gradient, make_step, zero_metrics
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:
@@ -133,18 +134,14 @@ class Training:
         at_once = self.whole_batch or getattr(prior, "encodes_each_step", False)
         return 0 if at_once or jax.default_backend() != "cpu" else self.config.microbatch_size
 
+    def gradient(self, beta: float | Array | None, mesh: Mesh | None = None) -> Gradient:
+        """The gradient of a batch at a member's beta, on the devices of a mesh."""
+        return make_gradient(self.model, self.objective_at(beta), self.microbatch_size, self.config.accumulate, mesh)
+
     def train_step(self, own: dict[str, Any], mesh: Mesh | None) -> Any:
-        """The jitted step, given the values of `config` that are a member's own, on the devices of a mesh."""
-        return make_train_step(
-            self.model,
-            self.objective_at(own["beta"]),
-            self.tx(own["learning_rate"]),
-            ema_decay=self.config.ema_decay,
-            microbatch_size=self.microbatch_size,
-            accumulate=self.config.accumulate,
-            mesh=mesh,
-            skip_norm=self.config.skip_norm,
-        )
+        """The step, given the values of `config` that are a member's own, on the devices of a mesh."""
+        tx = self.tx(own["learning_rate"])
+        return make_step(self.gradient(own["beta"], mesh), tx, self.config.ema_decay, self.config.skip_norm, mesh)
 
     def mesh(self, members: int = 1) -> Mesh:
         """The devices that share the members of an ensemble, and their batches."""
@@ -154,15 +151,14 @@ class Training:
     def keys(self) -> tuple[Array, Array, Array]:
         """Keys of the first parameters, of the training and of the evaluations."""
         init_key, train_key, test_key = jax.random.split(jax.random.key(self.config.seed), 3)
-        return init_key, train_key, test_key
+        return jax.random.split(init_key)[0], train_key, test_key  # split again, so that seeds keep their bits
 
     def fresh_state(self) -> TrainState:
         """The state before the first step."""
         init_key, train_key, _ = self.keys()
         shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
-        tx = self.tx(self.config.learning_rate)
-        state = init_state(self.model, tx, init_key, shape, self.config.ema_decay > 0, classes)
-        return replace(state, key=train_key)
+        params = init(self.model, init_key, shape, classes)
+        return TrainState.create(params, self.tx(self.config.learning_rate), train_key, self.config.ema_decay > 0)
 
     def fresh_totals(self) -> Metrics:
         """Zeros, one for each metric that the train step reports."""

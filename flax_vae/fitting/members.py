@@ -25,8 +25,16 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices, run_in_first_process
 from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
-from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, parameter_shardings, sharing
-from flax_vae.training.step import MOST_SKIPS, TrainState, each_has_its_own
+from flax_vae.training.gradient import deals_microbatches
+from flax_vae.training.sharding import (
+    BATCH_AXES,
+    EACH_MEMBER,
+    EVERYWHERE,
+    MEMBERS_AXIS,
+    batch_devices,
+    parameter_shardings,
+)
+from flax_vae.training.step import MAX_SKIPS, TrainState
 
 _RESIDENT_BYTES = 2**31  # images beyond this are sent to the device in blocks
 
@@ -96,8 +104,8 @@ class Ensemble(ExitStack):
         of_one = parameter_shardings(mesh, members[0].state)
         of_all = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS)
         own = place_on_devices(stack([member.training.own() for member in members]), self.split)
-        step = partial(training.train_step, mesh=mesh if sharing(mesh) > 1 else None)
-        dealt = each_has_its_own(mesh, training.batch_size // config.accumulate, training.microbatch_size)
+        step = partial(training.train_step, mesh=mesh if batch_devices(mesh) > 1 else None)
+        dealt = deals_microbatches(mesh, training.batch_size // config.accumulate, training.microbatch_size)
         self.steps = partial(make_ensemble_steps(step, mesh, (of_all, self.split), dealt), own)
         self.state = place_on_devices(stack([member.state for member in members]), of_all)
         self.totals = place_on_devices(stack([member.totals for member in members]), self.split)
@@ -156,7 +164,7 @@ class Ensemble(ExitStack):
         for i in self.going():
             before, (step, skips) = self.reached[i], map(int, ends[i])
             self.reached[i] = step
-            if skips >= MOST_SKIPS:
+            if skips >= MAX_SKIPS:
                 at = start + step - before - 1
                 last = place_on_devices(take(images, at if rows is None else rows[i, at]), self.everywhere)
                 self._fail(i, f"step {step} and the {skips - 1} before were skipped: {self._why(i, last, step - 1)}")
@@ -167,9 +175,9 @@ class Ensemble(ExitStack):
         """What is wrong with a member's step, and what may help."""
         training, state = self.members[i].training, jax.device_get(self.unstack(self.state)[i])
         config = training.config
-        objective, key = training.objective_at(config.beta), jax.random.fold_in(state.key, step)
-        found = diagnose(training.model, objective, state.params, batch, key, step)
-        if step < MOST_SKIPS and not config.skip_norm:
+        key = jax.random.fold_in(state.key, step)
+        found = diagnose(training.model, training.gradient(config.beta), state.params, batch, key, step)
+        if step < MAX_SKIPS and not config.skip_norm:
             return f"{found}. No step before them was finite: look at the objective and the data"
         return f"{found}. {_advice(config)}"
 

@@ -1,6 +1,5 @@
-"""Why a step is not finite: by which term, in which layers, at which scales."""
+"""Why a step is not finite: which term, which layers, which scales."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,51 +7,51 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from flax_vae.batches import Batch, unpack
 from flax_vae.models.vae import Params, bind
-from flax_vae.objectives.terms import Metrics, Objective, apply_objective
+from flax_vae.objectives.terms import Metrics
+from flax_vae.training.gradient import Gradient
 
 
-def diagnose(
-    model: nn.Module, objective: Objective, params: Params, batch: Batch, key: Key[Array, ""], step: int
-) -> str:
-    """The loss and its terms, where its gradient is not finite, and the largest log-scale, as a part of a sentence.
+def diagnose(model: nn.Module, gradient: Gradient, params: Params, batch: Batch, key: Key[Array, ""], step: int) -> str:
+    """Describe a step in a sentence fragment: the loss and its terms, the gradient, and the largest log-scale.
 
     Args:
-        model, objective, params, batch: of the step.
-        key: that the step draws from.
-        step: its number.
+        model: the Linen module.
+        gradient: from `make_gradient`.
+        params: parameters before the step.
+        batch: the batch of the step.
+        key: the key from which the step draws.
+        step: the number of updates before it.
     """
-    look = jax.jit(partial(_look, model, objective))
-    grads, metrics, scales = jax.device_get(look(params, batch, key, jnp.asarray(step)))
-    of_terms = {"loss": metrics.pop("loss")} | metrics
-    bad = [name for name, leaf in _named(grads).items() if not np.isfinite(leaf).all()]
-    norm = np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
-    where = (
-        f"is not finite in {bad[0]}" + f" and {len(bad) - 1} more" * (len(bad) > 1) if bad else f"is {norm:.4g} long"
-    )
-    found = [", ".join(f"{name} is {value:.4g}" for name, value in of_terms.items()), f"the gradient {where}"]
+
+    @jax.jit
+    def examine(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics, dict[str, Array]]:
+        grads, metrics = gradient(params, batch, key, step)
+        x, context = unpack(batch)
+        inference = bind(model, params, context).infer(x, key)
+        scales = {name: leaf.ravel() for name, leaf in _by_name(inference).items() if name.endswith("log_scale")}
+        return grads, metrics, {name: scale[jnp.abs(scale).argmax()] for name, scale in scales.items()}
+
+    grads, metrics, scales = jax.device_get(examine(params, batch, key, jnp.asarray(step)))
+    terms = {"loss": metrics.pop("loss")} | metrics
+    findings = [", ".join(f"{name} is {value:.4g}" for name, value in terms.items()), _describe_gradient(grads)]
     if scales:
-        where, largest = max(scales.items(), key=lambda item: np.nan_to_num(abs(item[1]), nan=np.inf))
-        found.append(f"the largest log-scale is {largest:.4g}, in {where.removesuffix('.log_scale')}")
-    return "; ".join(found)
+        name, largest = max(scales.items(), key=lambda item: np.nan_to_num(abs(item[1]), nan=np.inf))
+        findings.append(f"the largest log-scale is {largest:.4g}, in {name.removesuffix('.log_scale')}")
+    return "; ".join(findings)
 
 
-def _look(
-    model: nn.Module, objective: Objective, params: Params, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
-) -> tuple[Params, Metrics, dict[str, Array]]:
-    def mean_loss(params: Params) -> tuple[Array, Metrics]:
-        terms = apply_objective(model, objective, params, batch, key, step)
-        return terms["loss"].mean(), {name: value.mean() for name, value in terms.items()}
-
-    grads, metrics = jax.grad(mean_loss, has_aux=True)(params)
-    x, context = unpack(batch)
-    inference = bind(model, params, context).infer(x, key)
-    scales = {name: leaf for name, leaf in _named(inference).items() if name.endswith("log_scale")}
-    return grads, metrics, {name: leaf.ravel()[jnp.abs(leaf).argmax()] for name, leaf in scales.items()}
+def _describe_gradient(grads: Params) -> str:
+    bad = [name for name, leaf in _by_name(grads).items() if not np.isfinite(leaf).all()]
+    if not bad:
+        norm = np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
+        return f"the norm of the gradient is {norm:.4g}"
+    others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+    return f"the gradient is not finite in {bad[0]}{others}"
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
     return {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

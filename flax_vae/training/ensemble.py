@@ -12,57 +12,59 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from flax_vae.training.sharding import BATCH_AXES, EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS
-from flax_vae.training.step import make_train_steps
+from flax_vae.training.step import make_steps
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """One tree whose arrays have a leading axis of members."""
+    """Stack trees of arrays along a new leading axis of members."""
     on_host = isinstance(jax.tree.leaves(trees[0])[0], np.ndarray | float)
     return jax.tree.map(lambda *leaves: (np if on_host else jnp).stack(leaves), *trees)
 
 
 def unstack(tree: Any, count: int) -> list[Any]:
-    """The tree of each member."""
+    """Return the tree of each of `count` members."""
     return [jax.tree.map(itemgetter(i), tree) for i in range(count)]
 
 
 def make_ensemble_steps(
-    make_step: Callable[[Any], Any], mesh: Mesh, out_shardings: Any, dealt: bool
+    make_step: Callable[[Any], Any], mesh: Mesh, out_shardings: Any, deal_microbatches: bool
 ) -> Callable[..., Any]:
-    """`run(own, state, totals, images, indices, start, stop)`: `make_train_steps` for all members at once.
+    """Return a jitted `run(settings, state, totals, images, indices, start, stop)`: `make_train_steps` for all members.
 
-    Everything but the images, `start` and `stop` is stacked. A member that skips every step stops; the others go on.
+    Everything is stacked except the images, `start` and `stop`. A member that skips every step stops; the others
+    continue.
 
-    A CPU's core trains its members one after the other: what one of them reads and writes stays in its caches, and
-    convolutions whose kernels differ between members have no fast form. Other devices train theirs side by side, where
-    they have several: side by side, a loop that members may leave copies the whole state in each step.
+    On CPUs members train one after another: the working set of one stays in the cache, and batched convolutions with
+    differing kernels are slow. Elsewhere several members train side by side (`vmap`); for a single one, `vmap` would
+    make the loop copy the state in every step.
 
     Args:
-        make_step: from the values that are a member's own to its train step, for the same mesh.
-        mesh: devices that share the members, and their batches.
-        out_shardings: where state and totals are.
-        dealt: whether each device that shares a batch has microbatches of its own, as `each_has_its_own` says.
+        make_step: makes the step of a member from its settings, for the same mesh; see `training.step.make_step`.
+        mesh: devices that split the members and their batches.
+        out_shardings: shardings of state and totals.
+        deal_microbatches: give each device of a batch its own microbatches; see `deals_microbatches`.
     """
 
-    def train_all(own: Any, state: Any, totals: Any, images: Any, indices: Any, start: Array, stop: Array) -> Any:
-        def train(member: tuple[Any, Any, Any, Any]) -> Any:
-            own, state, totals, indices = member
-            return make_train_steps(make_step(own))(state, totals, images, indices, start, stop)
+    def train_all(members: Any, images: Any, start: Array, stop: Array) -> Any:
+        def train(member: Any) -> Any:
+            settings, state, totals, indices = member
+            return make_steps(make_step(settings))(state, totals, images, indices, start, stop)
 
-        in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(own)[0]) == 1
-        return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))((own, state, totals, indices))
+        settings, *_ = members
+        in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(settings)[0]) == 1
+        return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))(members)
 
-    def run(own: Any, state: Any, totals: Any, images: Any, indices: Any, start: Array, stop: Array) -> Any:
-        axes = BATCH_AXES if dealt else None  # along the others JAX shares what is in each group of devices
+    def run(settings: Any, state: Any, totals: Any, images: Any, indices: Any, start: Array, stop: Array) -> Any:
+        axes = BATCH_AXES if deal_microbatches else None  # JAX splits arrays along the axes that are not named
         of_images = PartitionSpec(None, axes) if indices is None else EVERYWHERE
-        of_indices = PartitionSpec(MEMBERS_AXIS, None, axes)
+        of_members = (EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, PartitionSpec(MEMBERS_AXIS, None, axes))
         return jax.shard_map(
             train_all,
             mesh=mesh,
             axis_names={MEMBERS_AXIS, *(axes or ())},
-            in_specs=(EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, of_images, of_indices, EVERYWHERE, EVERYWHERE),
+            in_specs=(of_members, of_images, EVERYWHERE, EVERYWHERE),
             out_specs=EACH_MEMBER,
-            check_vma=False,  # what a member does depends on itself alone
-        )(own, state, totals, images, indices, start, stop)
+            check_vma=False,  # members do not depend on each other
+        )((settings, state, totals, indices), images, start, stop)
 
     return jax.jit(run, donate_argnums=(1, 2), out_shardings=out_shardings)

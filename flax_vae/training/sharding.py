@@ -1,8 +1,8 @@
-"""Which device holds what: a mesh of devices with three axes.
+"""A mesh of devices with three axes, and the shardings of arrays on it.
 
-Along `MEMBERS_AXIS` are groups of devices, each with members of an ensemble of its own. The devices of a group share
-every batch, along `DATA_AXIS` and `FSDP_AXIS`; those along `FSDP_AXIS` share the large parameters as well, and what the
-optimiser keeps of them; parameters are gathered for each step (ZeRO, Rajbhandari et al. 2020).
+Groups of devices along `MEMBERS_AXIS` train different members of an ensemble. Within a group the devices along
+`DATA_AXIS` and `FSDP_AXIS` split every batch. Those along `FSDP_AXIS` also shard the large parameters and their
+optimiser state, and gather them for each step (ZeRO, Rajbhandari et al. 2020).
 """
 
 import math
@@ -16,105 +16,109 @@ from flax_vae.system.errors import UserError
 MEMBERS_AXIS, DATA_AXIS, FSDP_AXIS = "members", "data", "fsdp"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 EVERYWHERE, EACH_MEMBER = PartitionSpec(), PartitionSpec(MEMBERS_AXIS)
-_SMALL = 2**12  # numbers of an array that is sooner kept than gathered
+_SMALL = 2**12  # arrays with fewer numbers are replicated, which is faster than gathering them
 
 
 def data_mesh(batch_size: int, devices: int | None = None, fsdp: int = 1) -> Mesh | None:
-    """A mesh of `devices` devices that share a batch; as many as there are and divide it, if None. None if that is one.
+    """Return a mesh of devices that split a batch; None for a single device.
 
     Args:
-        batch_size: images that are worked on together.
-        devices: how many to use.
-        fsdp: how many of them share the parameters as well.
+        batch_size: number of images that the devices work on at the same time.
+        devices: number of devices; by default the largest that divides the batch.
+        fsdp: number of devices that shard the parameters.
 
     Raises:
-        UserError: fewer devices than that, or a batch that they cannot share evenly.
+        UserError: too few devices, or a batch that they cannot split evenly.
     """
     mesh = ensemble_mesh(1, batch_size, devices, fsdp)
     return mesh if mesh.size > 1 else None
 
 
 def ensemble_mesh(members: int, batch_size: int, devices: int | None = None, fsdp: int = 1) -> Mesh:
-    """A mesh of as many groups of devices as divide the members, each of which shares its batches.
+    """Return a mesh of groups of devices, as many as divide the members; each group splits its batches.
 
     Args:
-        members: trainings in one program.
-        batch_size, devices, fsdp: as for `data_mesh`.
+        members: number of trainings in the program.
+        batch_size: number of images that a group works on at the same time.
+        devices: number of devices; by default as many as possible.
+        fsdp: number of devices that shard the parameters of a member.
 
     Raises:
-        UserError: as for `data_mesh`.
+        UserError: too few devices, or a batch that they cannot split evenly.
     """
-    there, kind = jax.device_count(), jax.default_backend()
-    count = there if devices is None else devices
-    if count > there:
-        raise UserError(f"--devices {count}: there are {there} ({kind}).")
+    available, kind = jax.device_count(), jax.default_backend()
+    count = available if devices is None else devices
+    if count > available:
+        raise UserError(f"`devices` is {count}, but there are {available} ({kind}).")
     if count % fsdp:
-        raise UserError(f"--fsdp {fsdp} of {count} devices ({kind}): their number must be a multiple of it.")
+        raise UserError(f"`fsdp` is {fsdp} and must divide the number of devices, {count} ({kind}).")
     groups = math.gcd(members, count // fsdp)
-    share = count // groups
-    if batch_size % share and (devices is not None or jax.process_count() > 1):
-        raise UserError(f"{share} devices cannot share a batch of {batch_size} images evenly: change --batch-size.")
-    share = math.gcd(batch_size, share)
-    if share % fsdp:
-        raise UserError(f"--fsdp {fsdp}: as many devices cannot share a batch of {batch_size} images evenly.")
-    shape, names = (groups, share // fsdp, fsdp), (MEMBERS_AXIS, *BATCH_AXES)
-    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[: groups * share])
+    group_size = count // groups
+    if batch_size % group_size and (devices is not None or jax.process_count() > 1):
+        raise UserError(
+            f"{group_size} devices cannot split a batch of {batch_size} images evenly: change `batch_size`."
+        )
+    group_size = math.gcd(batch_size, group_size)
+    if group_size % fsdp:
+        raise UserError(f"`fsdp` is {fsdp}, but as many devices cannot split a batch of {batch_size} images evenly.")
+    shape, names = (groups, group_size // fsdp, fsdp), (MEMBERS_AXIS, *BATCH_AXES)
+    return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[: groups * group_size])
+
+
+def batch_devices(mesh: Mesh | None) -> int:
+    """Return the number of devices that split a batch; 1 without a mesh."""
+    return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS] if mesh else 1
 
 
 def shardings(mesh: Mesh | None) -> tuple[Sharding, Sharding]:
-    """Of an array that every device holds, and of one that they share by its second axis, batches "s b ..."."""
+    """Return the shardings of a replicated array, and of one split along its second axis, batches "s b ..."."""
     if mesh is None:
         return (SingleDeviceSharding(jax.local_devices()[0]),) * 2
     return NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
 
-def parameter_shardings(mesh: Any, tree: Any, *lead: str) -> Any:
-    """Where the arrays of a tree lie: the devices of `FSDP_AXIS` share the largest axis of each that they can evenly.
+def parameter_shardings(mesh: Any, tree: Any, *stacked_axes: str) -> Any:
+    """Return the sharding of each array of a tree: `FSDP_AXIS` splits its largest axis that it divides.
 
-    Small arrays are whole on every device.
+    Small arrays are replicated.
 
     Args:
-        mesh: of the devices.
-        tree: arrays, or their shapes.
-        lead: axes of the mesh along which as many of these arrays are stacked, before their own.
+        mesh: the devices.
+        tree: arrays or their shapes, without stacked axes.
+        stacked_axes: axes of the mesh that split the leading, stacked axes of the arrays.
     """
     parts = mesh.shape[FSDP_AXIS]
 
-    def of(leaf: Any) -> NamedSharding:
-        fits = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
-        if parts == 1 or not fits or math.prod(leaf.shape) < _SMALL:
-            return NamedSharding(mesh, PartitionSpec(*lead))
-        shared = max(fits, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*lead, *(None,) * shared, FSDP_AXIS))
+    def sharding(leaf: Any) -> NamedSharding:
+        divisible = [axis for axis, size in enumerate(leaf.shape) if size % parts == 0]
+        if parts == 1 or not divisible or math.prod(leaf.shape) < _SMALL:
+            return NamedSharding(mesh, PartitionSpec(*stacked_axes))
+        split = max(divisible, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*stacked_axes, *(None,) * split, FSDP_AXIS))
 
-    return jax.tree.map(of, tree)
-
-
-def sharing(mesh: Mesh) -> int:
-    """How many devices share a batch."""
-    return mesh.shape[DATA_AXIS] * mesh.shape[FSDP_AXIS]
+    return jax.tree.map(sharding, tree)
 
 
-def by_hand() -> bool:
-    """Whether this is traced for a device's own share of a batch, within a `jax.shard_map` over those that share it."""
+def inside_shard_map() -> bool:
+    """Return True while tracing a `jax.shard_map` over the batch axes, where arrays are those of a single device."""
     return DATA_AXIS in get_abstract_mesh().manual_axes
 
 
-def share(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
-    """Within jit: the same arrays, shared by the devices of a mesh as the spec says."""
-    if mesh is None or by_hand():
+def constrain(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
+    """Constrain arrays to a sharding, within jit."""
+    if mesh is None or inside_shard_map():
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(_here(mesh), spec))
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(_current(mesh), spec))
 
 
-def share_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """Within jit: the same parameters, or what an optimiser keeps of them, where `parameter_shardings` has them."""
-    if mesh is None or by_hand():
+def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:
+    """Constrain parameters or optimiser state to their `parameter_shardings`, within jit."""
+    if mesh is None or inside_shard_map():
         return tree
-    return jax.lax.with_sharding_constraint(tree, parameter_shardings(_here(mesh), tree))
+    return jax.lax.with_sharding_constraint(tree, parameter_shardings(_current(mesh), tree))
 
 
-def _here(mesh: Mesh) -> Any:
-    """The mesh; within a `jax.shard_map` over members, as it is there."""
-    around = get_abstract_mesh()
-    return mesh if around.empty else around
+def _current(mesh: Mesh) -> Any:
+    """Return the mesh as seen while tracing: a `jax.shard_map` over members replaces it."""
+    abstract = get_abstract_mesh()
+    return mesh if abstract.empty else abstract

@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config
 
 def test_a_run_that_skips_its_steps_says_so_and_stops(config: Config, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"step 10 and .*the gradient is \d+\.\d* long; .* raise --skip-norm \(now 0\.001\)"
+        UserError, match=r"step 10 and .*the norm of the gradient is \d+\.\d*; .* raise --skip-norm \(now 0\.001\)"
     ):
         fit(replace(config, skip_norm=1e-3), tmp_path / "run")
 

@@ -9,7 +9,7 @@ from known_models import IMAGES, linear_gaussian
 from flax_vae import ELBO, UserError, init_state, make_optimizer, make_train_step, tutorial_dense
 from flax_vae.batches import epoch_indices
 from flax_vae.training.sharding import data_mesh
-from flax_vae.training.step import MOST_SKIPS, make_train_steps
+from flax_vae.training.step import MAX_SKIPS, make_train_steps
 
 pytestmark = pytest.mark.quick_compile
 
@@ -87,8 +87,8 @@ def test_the_loop_ends_where_every_step_is_skipped(images: np.ndarray) -> None:
     indices = jnp.asarray(epoch_indices(64, 2, seed=0, epoch=0))
     totals = zero_totals(step, state, images[:2])
     state, totals = make_train_steps(step)(state, totals, images, indices, 0, 32)
-    assert int(state.step) == 3 + MOST_SKIPS
-    assert totals["skipped"] == MOST_SKIPS
+    assert int(state.step) == 3 + MAX_SKIPS
+    assert totals["skipped"] == MAX_SKIPS
 
 
 def test_an_epoch_is_a_shuffle_of_seed_and_number() -> None:
@@ -127,10 +127,10 @@ def test_averaged_parameters_follow_their_definition(images: np.ndarray) -> None
 
 
 def test_devices_that_cannot_be_had_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"--devices 99: there are \d+ \("):
+    with pytest.raises(UserError, match=r"`devices` is 99, but there are \d+ \("):
         data_mesh(198, 99)
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    with pytest.raises(UserError, match="3 devices cannot share a batch of 128 images evenly"):
+    with pytest.raises(UserError, match="3 devices cannot split a batch of 128 images evenly"):
         data_mesh(128, 3)
 
 
