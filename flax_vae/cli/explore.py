@@ -1,4 +1,4 @@
-"""`flax-vae explore`: a page in which a model's latent space can be explored."""
+"""`flax-vae explore`: a page for exploring a model's latent space."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from flax_vae.system.machine import use_machine
 
 @dataclass(frozen=True)
 class Explore:
-    """Write one HTML file, which needs no network, with a model's latent plane, live decoding, drawing, and samples."""
+    """Write one HTML file with a model's latent plane, live decoding, drawing and samples; it needs no network."""
 
     examples: ClassVar[str] = """
 examples:
-  flax-vae explore runs/latest                         explore.html, which a browser opens
+  flax-vae explore runs/latest                         writes explore.html; open it in a browser
   flax-vae explore pretrained:tutorial_conv -o plane.html
 """
 

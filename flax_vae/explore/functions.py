@@ -1,10 +1,10 @@
-"""What a page asks of a model: functions of single images and latents, which `graph` traces.
+"""The functions of a model that the page needs, on single images and latents; `graph` compiles them.
 
-They draw nothing: noise is an input. Of a model with several layers of latents z is the top one as far as it is one
-vector: of a `Ladder` its vector, of a flat model all layers side by side.
+They are deterministic: noise is an input. z is one vector: the top layer of a ladder; of any other model all layers,
+concatenated.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -14,22 +14,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_vae.distributions import Distribution, LatentDistribution, Normal
-from flax_vae.explore.compiler.graph import Graph, Weights, graph
-from flax_vae.models.ladder import Ladder
-from flax_vae.models.protocol import is_flat, require_flat
-from flax_vae.models.vae import Params, beside, bind, with_dtype
+from flax_vae.distributions import Normal
+from flax_vae.explore.compiler import Graph, Weights, graph
+from flax_vae.models.layerwise import decode_top, layer_shapes
+from flax_vae.models.protocol import require_flat
+from flax_vae.models.vae import Params, bind, with_dtype
 from flax_vae.nn.layers import ImageShape
-
-Choose = Callable[[Normal], Float[Array, "k b h w c"]]  # the prior of a map of latents -> the map
 
 
 @dataclass(frozen=True)
 class Functions:
-    """A model as functions of one image, one latent vector, noise; of a conditional model, and a context "1 v" last.
+    """A model as functions of one image, one latent vector or noise; a conditional model takes a context "1 v" last.
 
     Attributes:
-        model: a `Ladder`, or whatever has one latent vector.
+        model: a ladder, or a model with one latent vector.
         params: its parameters.
     """
 
@@ -42,10 +40,10 @@ class Functions:
     def encode(
         self, x: Float[Array, "1 h w c"], *context: Float[Array, "1 v"]
     ) -> tuple[Float[Array, " d"], Float[Array, "d n"]]:
-        """Where the posterior q(z | x) lies and how wide it is, as N(centre, scale scaleᵀ).
+        """Return the posterior q(z | x), approximated as N(centre, scale scaleᵀ).
 
-        With z = f(ε) these are f(0) and the Jacobian of f there. That is exact for normals, whose scale is lower
-        triangular; of flows and of chains of layers it is the tangent at the centre.
+        For z = f(ε) these are f(0) and the Jacobian of f at 0. This is exact for normals, with a lower triangular
+        scale; for flows and chains of layers it is the linearisation at the centre.
         """
         posterior = self._bound(context).encode(x)
         zeros = jnp.zeros(posterior.noise_shape)
@@ -56,56 +54,35 @@ class Functions:
         return draw(zeros), jax.jacfwd(draw)(zeros)
 
     def decode(self, z: Float[Array, "1 d"], *context: Float[Array, "1 v"]) -> Float[Array, "h w c"]:
-        """The mean image of p(x | z); of a `Ladder` with the layers below z at the means of their priors."""
-        model = self._bound(context)
-        return _decoded(model, z, lambda prior: prior.mean()).mean()[0]
+        """Return the mean of p(x | z); in a ladder the layers below z are at the means of their priors."""
+        return decode_top(self._bound(context), z, lambda _, prior: prior.mean()).mean()[0]
 
     def sample(
         self, noise: Float[Array, "1 n"], temperature: Float[Array, ""], *context: Float[Array, "1 v"]
     ) -> tuple[Float[Array, "h w c"], Float[Array, " d"]]:
-        """The image and the z that noise ε ~ N(0, I) becomes, all scales of the prior times the temperature."""
-        model = self._bound(context)
-        prior = model.prior().tempered(temperature)
-        end = prior.noise_shape[0]
-        z = jnp.reshape(prior.from_noise(noise[:, :end]), (1, -1))
+        """Map noise ε ~ N(0, I) to an image and its z under the prior, with all scales times the temperature."""
+        bound = self._bound(context)
+        prior = bound.prior().tempered(temperature)
+        stop = prior.noise_shape[0]
+        z = jnp.reshape(prior.from_noise(noise[:, :stop]), (1, -1))
 
-        def choose(prior: Normal) -> Float[Array, "1 1 h w c"]:
-            nonlocal end
-            begin, end = end, end + prod(prior.noise_shape)
-            return prior.tempered(temperature).from_noise(noise[:, begin:end].reshape(prior.loc.shape))
+        def draw(_: int, prior: Normal) -> Float[Array, "1 1 h w c"]:
+            nonlocal stop
+            start, stop = stop, stop + prod(prior.noise_shape)
+            return prior.tempered(temperature).from_noise(noise[:, start:stop].reshape(prior.loc.shape))
 
-        return _decoded(model, z, choose).mean()[0], z[0]
-
-    def sizes(self, *context: Float[Array, "1 v"]) -> tuple[int, int]:
-        """The size d of z, and the size n of the noise that `sample` takes."""
-        of_layers: list[int] = []
-
-        def choose(prior: Normal) -> Float[Array, "1 1 h w c"]:
-            of_layers.append(prod(prior.noise_shape))
-            return prior.mean()
-
-        def latents() -> Float[Array, " d"]:
-            model = self._bound(context)
-            prior = model.prior()
-            of_layers.append(prod(prior.noise_shape))
-            z = jnp.reshape(prior.mean(), (1, -1))
-            _decoded(model, z, choose)
-            return z[0]
-
-        return jax.eval_shape(latents).shape[0], sum(of_layers)
+        return decode_top(bound, z, draw).mean()[0], z[0]
 
 
-def _decoded(model: Any, z: Float[Array, "1 d"], choose: Choose) -> Distribution:
-    """p(x | z), the layers below z, if it has any, as `choose` says."""
-    if is_flat(model):
-        return model.decode(z)
+def sizes(model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0) -> tuple[int, int]:
+    """Return the size d of z, and the size n of the noise that `Functions.sample` takes."""
 
-    def each(_: int, prior: Normal, __: Normal) -> tuple[Array, Array, LatentDistribution]:
-        z_l = choose(prior)
-        return z_l, prior.log_prob(z_l), prior
+    def mean() -> Array:
+        bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
+        return bound.prior().mean()
 
-    _, output = model.decoder(beside(z, model.context())[None], None, each)
-    return model.likelihood(output[0])
+    shapes = layer_shapes(model, params, image_shape, context_dim)
+    return jax.eval_shape(mean).shape[-1], sum(prod(shape.prior) for shape in shapes)
 
 
 def graphs(
@@ -115,20 +92,23 @@ def graphs(
     context_dim: int = 0,
     names: Sequence[str] = ("encode", "decode", "sample"),
 ) -> dict[str, tuple[Graph, Weights]]:
-    """The graphs of a model's functions.
+    """Compile the functions of a model.
 
     Args:
         model, params: the model.
         image_shape: "h w c".
-        context_dim: size of the context of a conditional model.
-        names: those of `Functions` that are wanted.
+        context_dim: the size of the context of a conditional model.
+        names: the methods of `Functions` to compile.
+
+    Returns:
+        The graph and the weights of each function, by name.
 
     Raises:
-        UserError: a model without a latent vector, or one that computes what the engine cannot.
+        UserError: the model has no latent vector, or computes something that the engine does not support.
     """
-    if not isinstance(model, Ladder):
+    if not hasattr(model, "decode_top"):
         require_flat(model, "explore")
     functions, context = Functions(model, params), (jnp.zeros((1, context_dim)),) * bool(context_dim)
-    z, noise = (jnp.zeros((1, size)) for size in functions.sizes(*context))
+    z, noise = (jnp.zeros((1, size)) for size in sizes(model, params, image_shape, context_dim))
     examples = {"encode": (jnp.zeros((1, *image_shape)),), "decode": (z,), "sample": (noise, jnp.ones(()))}
     return {name: graph(getattr(functions, name), *examples[name], *context) for name in names}

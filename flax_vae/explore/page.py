@@ -1,6 +1,6 @@
-"""A model and some test images as one HTML file, in which its latent space can be explored.
+"""A model and test images as one HTML file for exploring the latent space.
 
-The file needs no network: styles, scripts, parameters and images are in it.
+The file needs no network: it contains styles, scripts, parameters and images.
 """
 
 import base64
@@ -15,39 +15,47 @@ from string import Template
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.explore.compiler.program import ENGINE, halved, program
-from flax_vae.explore.functions import Functions, graphs
-from flax_vae.explore.planes import DEPTH, Axes, Posteriors, density, dimensions, pairs, posteriors, principal_axes
-from flax_vae.explore.planes import shades as shades_of
+from flax_vae.explore.compiler import ENGINE, halved, program
+from flax_vae.explore.functions import graphs, sizes
+from flax_vae.explore.planes import (
+    DEPTH,
+    Axes,
+    Posteriors,
+    density,
+    dimensions,
+    pairs,
+    posteriors,
+    principal_axes,
+    shades,
+)
 from flax_vae.models.vae import Params
 from flax_vae.system.errors import UserError
 
 _WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")
 _SCRIPTS = (ENGINE, *(_WEB / f"{name}.js" for name in _NAMES))
-SHOWN, FEWEST = 1500, 100  # test images in the page
-_SPRITE_BYTES = 1_500_000  # of those images, about
-MOST_POSTERIORS = 10_000  # in the aggregated posterior
-_MOST_NUMBERS = 100_000_000  # that these may be
-_SHADED = 12  # most active dimensions, whose pairs have a density
-_FINE, _COARSE = 96, 64  # cells along an axis of a density: of a single one, and of several
+_MOST_SHOWN, _FEWEST_SHOWN = 1500, 100  # test images in the page
+_SPRITE_BYTES = 1_500_000  # approximate size of these images
+_MOST_POSTERIORS = 10_000  # in the aggregated posterior
+_MOST_NUMBERS = 100_000_000  # in the scales of these posteriors
+_SHADED = 12  # the number of most active dimensions whose pairs have a density
+_FINE, _COARSE = 96, 64  # cells along an axis of a density, if there is one density, or several
 
 
 @dataclass(frozen=True)
 class About:
-    """What the head of the page says.
+    """The texts at the head and foot of the page.
 
     Attributes:
         title: the name of the model.
         summary: a sentence.
-        facts: names and what they are.
-        version: of the package.
+        facts: further properties by name.
+        version: the version of the package.
     """
 
     title: str
@@ -64,40 +72,40 @@ def page(
     class_names: Sequence[str],
     about: About,
 ) -> str:
-    """The page of a model.
+    """Return the HTML page of a model.
 
     Args:
-        model, params: the model; parameters are rounded to what float16 holds.
-        images: uint8 test images "n h w c"; of a conditional model, with their labels as one-hot vectors.
-        labels: their classes, by which they are coloured.
-        class_names: of these.
-        about: what is said of the model.
+        model, params: the model; parameters are rounded to float16.
+        images: uint8 test images "n h w c"; for a conditional model the pair of images and one-hot labels.
+        labels: the classes of the images, shown as colours.
+        class_names: the names of the classes.
+        about: the texts about the model.
 
     Raises:
-        UserError: a model without a latent vector, one that computes what the engine cannot, or one that diverged.
+        UserError: the model has no latent vector, computes something that the engine does not support, or diverged.
     """
-    params, conditional = halved(params), isinstance(images, tuple)
-    context_dim = images[1].shape[1] if isinstance(images, tuple) else 0
-    some = np.random.default_rng(0).permutation(batch_size_of(images))
+    params = halved(params)
     h, w, c = (images[0] if isinstance(images, tuple) else images).shape[1:]
-    made = program(graphs(model, params, (h, w, c), context_dim))
-    size, noise = Functions(model, params).sizes(*(jnp.zeros((1, context_dim)),) * conditional)
-    some = some[: min(MOST_POSTERIORS, max(SHOWN, _MOST_NUMBERS // size**2))]
-    batch = take(images, some)
+    context_dim = images[1].shape[1] if isinstance(images, tuple) else 0
+    functions = program(graphs(model, params, (h, w, c), context_dim))
+    size, noise_size = sizes(model, params, (h, w, c), context_dim)
+    order = np.random.default_rng(0).permutation(batch_size_of(images))
+    chosen = order[: min(_MOST_POSTERIORS, max(_MOST_SHOWN, _MOST_NUMBERS // size**2))]
+    batch = take(images, chosen)
     pixels = batch[0] if isinstance(batch, tuple) else batch
-    shown = pixels[: _number(pixels)]
+    shown = pixels[: _sprite_count(pixels)]
     q = posteriors(model, params, batch)
     if not (np.isfinite(q.centres).all() and np.isfinite(q.scales).all()):
-        raise UserError("explore: the posteriors of test images are not finite: the training diverged.")
+        raise UserError("explore: the posteriors of test images are not finite, because the training diverged.")
     latents, shading = latent_space(q, len(shown))
     content = {
         "shape": [h, w, c],
         "classes": list(class_names) if labels is not None else [],
-        "labels": [] if labels is None else labels[some[: len(shown)]].tolist(),
+        "labels": [] if labels is None else labels[chosen[: len(shown)]].tolist(),
         "context": context_dim,
-        "noise": noise,
+        "noise": noise_size,
         "latents": latents,
-        "program": made | {"weights": packed(base64.b64decode(made["weights"]))},
+        "program": functions | {"weights": packed(base64.b64decode(functions["weights"]))},
     }
     return Template((_WEB / "page.html").read_text()).substitute(
         title=html.escape(about.title),
@@ -113,28 +121,28 @@ def page(
 
 
 def latent_space(q: Posteriors, shown: int) -> tuple[dict[str, Any], UInt8[np.ndarray, "planes s s"]]:
-    """What a page knows of the latent space, as JSON: points, axes, planes; and the shades of the planes."""
+    """Return the latent space as JSON (points, axes, planes), and the shading of the planes."""
     size = q.centres.shape[1]
-    every = [dimensions(q, shown), *([principal_axes(q, shown)] if size > 2 else [])]
-    planes = [(number, pair) for number, axes in enumerate(every) for pair in pairs(axes, _SHADED)]
+    bases = [dimensions(q, shown), *([principal_axes(q, shown)] if size > 2 else [])]
+    planes = [(basis, pair) for basis, axes in enumerate(bases) for pair in pairs(axes, _SHADED)]
     cells = _FINE if len(planes) == 1 else _COARSE
-    found = [shades_of(density(q, every[number], pair, cells)) for number, pair in planes]
+    shadings = [shades(density(q, bases[basis], pair, cells)) for basis, pair in planes]
     halves = q.centres[:shown].astype("<f2")
-    described = {
+    content = {
         "size": size,
         "points": {"table": [[halves.size, 2]], "weights": base64.b64encode(halves.tobytes()).decode()},
-        "axes": [_described(axes) for axes in every],
+        "axes": [_axes_content(axes) for axes in bases],
         "planes": [
-            {"axes": number, "pair": pair, "peak": _short(peak)}
-            for (number, pair), (_, peak) in zip(planes, found, strict=True)
+            {"axes": basis, "pair": pair, "peak": _short(peak)}
+            for (basis, pair), (_, peak) in zip(planes, shadings, strict=True)
         ],
         "cells": cells,
         "depth": DEPTH,
     }
-    return described, np.stack([shade for shade, _ in found])
+    return content, np.stack([shading for shading, _ in shadings])
 
 
-def _described(axes: Axes) -> dict[str, Any]:
+def _axes_content(axes: Axes) -> dict[str, Any]:
     names = ("origin", "middle", "reach", "mean", "deviation", "variance")
     numbers = {name: _short(getattr(axes, name)) for name in names}
     directions = _short(axes.directions) if axes.name == "principal" else None
@@ -142,28 +150,28 @@ def _described(axes: Axes) -> dict[str, Any]:
 
 
 def _short(numbers: Any) -> Any:
-    """Floats of five digits."""
+    """Round floats to five digits."""
     if np.ndim(numbers):
-        return [_short(each) for each in numbers]
+        return [_short(number) for number in numbers]
     return float(f"{float(numbers):.5g}")
 
 
 def embedded(content: Any) -> str:
-    """JSON that no text in it can end the script element of."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def packed(numbers: bytes) -> str:
-    """Floats of two or four bytes for a page: all first bytes of two, then all second, gzip, base64.
+    """Pack floats of two or four bytes: all even bytes, then all odd bytes, compressed by gzip, as base64.
 
-    Signs and exponents vary little, and are found more alike side by side: a sixth is saved.
+    Signs and exponents vary little and compress better when grouped: this saves a sixth.
     """
     planes = np.frombuffer(numbers, np.uint8).reshape(-1, 2).T.tobytes()
     return base64.b64encode(gzip.compress(planes, mtime=0)).decode()
 
 
 def png(images: UInt8[np.ndarray, "n h w c"]) -> str:
-    """Images in rows, as many as one has images, as a PNG in a data URI; channels are colours if three, else tiles."""
+    """Return a square grid of images as a PNG in a data URI; three channels are colours, others are tiles."""
     n, h, w, c = images.shape
     if c != 3:
         images, h, c = images.transpose(0, 3, 1, 2).reshape(n, c * h, w, 1), c * h, 1
@@ -177,7 +185,7 @@ def png(images: UInt8[np.ndarray, "n h w c"]) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _number(images: UInt8[np.ndarray, "n h w c"]) -> int:
-    """How many images make a sprite of the size that is wanted."""
-    some = images[:FEWEST]
-    return min(len(images), SHOWN, max(FEWEST, _SPRITE_BYTES * len(some) // len(png(some))))
+def _sprite_count(images: UInt8[np.ndarray, "n h w c"]) -> int:
+    """Return the number of images that fill a sprite of the target size."""
+    first = images[:_FEWEST_SHOWN]
+    return min(len(images), _MOST_SHOWN, max(_FEWEST_SHOWN, _SPRITE_BYTES * len(first) // len(png(first))))

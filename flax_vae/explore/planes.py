@@ -1,4 +1,4 @@
-"""The latent space as a page shows it: axes, planes of two of them, and the density of the posteriors on each."""
+"""The latent space of a page: axes, planes of two axes, and the density of the posteriors on each plane."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.explore.functions import Functions
 from flax_vae.models.vae import Params
 
-DEPTH = 7.0  # nats below the highest density at which a shade is none
-_AT_ONCE = 100  # posteriors at a time
+DEPTH = 7.0  # nats below the peak at which the shading ends
+_BATCH_SIZE = 100  # posteriors computed together
 
 
 @dataclass(frozen=True)
 class Axes:
-    """A way to write z as numbers along directions at right angles: c = directions (z - origin).
+    """An orthogonal coordinate system for z: c = directions (z - origin).
 
     Attributes:
-        name: what they are.
-        origin, directions: see above.
-        middle, reach: where points lie along each, as the middle and half the length of an interval.
-        mean, deviation: of the aggregated posterior along each.
-        variance: of the posterior means along each, which is its activity.
+        name: "dimensions" or "principal".
+        origin, directions: see above; directions are rows.
+        middle, reach: centre and half-width of the points' range along each axis.
+        mean, deviation: mean and standard deviation of the aggregated posterior along each axis.
+        variance: variance of the posterior means along each axis, which is its activity.
     """
 
     name: str
@@ -43,13 +43,13 @@ class Axes:
 
     @property
     def order(self) -> Int[np.ndarray, " d"]:
-        """The axes, the most active first."""
+        """The indices of the axes, the most active first."""
         return np.argsort(-self.variance, kind="stable")
 
 
 @dataclass(frozen=True)
 class Posteriors:
-    """q(z | x) of some images as normals, N(centre, scale scaleᵀ); see `Functions.encode`."""
+    """The posteriors q(z | x) of images as normals N(centre, scale scaleᵀ); see `Functions.encode`."""
 
     centres: Float[np.ndarray, "n d"]
     scales: Float[np.ndarray, "n d m"]
@@ -57,29 +57,29 @@ class Posteriors:
 
 @partial(jax.jit, static_argnums=0)
 def _encode(model: nn.Module, params: Params, images: Batch) -> tuple[Float[Array, "n d"], Float[Array, "n d m"]]:
-    def one(item: Any) -> tuple[Array, Array]:
+    def encode(item: Any) -> tuple[Array, Array]:
         x, context = unpack(as_one(item))
         return Functions(model, params).encode(x, *(() if context is None else (context,)))
 
-    return jax.lax.map(one, images, batch_size=_AT_ONCE)
+    return jax.lax.map(encode, images, batch_size=_BATCH_SIZE)
 
 
 def posteriors(model: nn.Module, params: Params, images: Batch) -> Posteriors:
-    """Those of images; of a conditional model, of a pair (images, contexts)."""
+    """Return the posteriors of images; a conditional model takes a pair (images, contexts)."""
     return Posteriors(*map(np.asarray, _encode(model, params, images)))
 
 
 def dimensions(q: Posteriors, shown: int) -> Axes:
-    """The latent dimensions themselves; the first `shown` posteriors are those whose points must be within reach."""
+    """Return the latent dimensions as axes, whose range covers the first `shown` posterior means."""
     size = q.centres.shape[1]
     return _axes("dimensions", np.zeros(size, np.float32), np.eye(size, dtype=np.float32), q, shown)
 
 
 def principal_axes(q: Posteriors, shown: int) -> Axes:
-    """Eigenvectors of the covariance of the posterior means, from their mean, by descending variance."""
+    """Return the principal axes of the posterior means, from their mean, by descending variance."""
     mean = q.centres.mean(0)
     directions = np.linalg.svd(q.centres - mean, full_matrices=False)[2]
-    if len(directions) < len(mean):  # of fewer images than dimensions
+    if len(directions) < len(mean):  # fewer images than dimensions
         directions = np.linalg.qr(np.concatenate([directions, np.eye(len(mean), dtype=np.float32)]).T)[0].T
     upwards = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])
     return _axes("principal", mean, directions * upwards[:, None], q, shown)
@@ -96,9 +96,9 @@ def _axes(name: str, origin: np.ndarray, directions: np.ndarray, q: Posteriors, 
 
 
 def pairs(axes: Axes, most: int) -> Iterator[tuple[int, int]]:
-    """The planes that have a density: each pair of the `most` most active dimensions, or the two first principal axes.
+    """Return the planes with a density: all pairs of the `most` most active dimensions, or the first principal plane.
 
-    One dimension makes a pair with itself.
+    A single dimension forms a pair with itself.
     """
     if len(axes.origin) == 1:
         return iter([(0, 0)])
@@ -119,7 +119,7 @@ def _density(
     covariances = scales @ scales.swapaxes(1, 2) + jnp.eye(2) * (cell / 2) ** 2
     ticks = (jnp.arange(size) + 0.5) * cell - half
 
-    def of_one(q: tuple[Array, Array]) -> Float[Array, "size size"]:
+    def of_posterior(q: tuple[Array, Array]) -> Float[Array, "size size"]:
         centre, ((a, b), (_, c)) = q
         u, v = ticks + middle[0] - centre[0], ticks[::-1, None] + middle[1] - centre[1]
         determinant = a * c - b * b
@@ -127,16 +127,16 @@ def _density(
         return jnp.exp(-0.5 * distance) / (2 * jnp.pi * jnp.sqrt(determinant))
 
     def add(total: Array, q: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + of_one(q), None
+        return total + of_posterior(q), None
 
     return jax.lax.scan(add, jnp.zeros((size, size)), (centres, covariances))[0] / len(centres)
 
 
 def density(q: Posteriors, axes: Axes, pair: tuple[int, int], size: int) -> Float[np.ndarray, "size size"]:
-    """The aggregated posterior 1/n Σ_i q(z | x_i) on a plane, all other directions integrated out, in square cells.
+    """Return the marginal density of the aggregated posterior 1/n Σ_i q(z | x_i) on a plane, in square cells.
 
-    The first axis grows to the right, the second upwards. Each posterior is widened by a deviation of half a cell, so
-    that none falls between two of them. Of one dimension all rows are its density.
+    The first axis points to the right, the second upwards. Each posterior is widened by a normal with a standard
+    deviation of half a cell, so that none falls between cells. For a single dimension all rows are equal.
     """
     directions = axes.directions[list(pair)]
     half = float(axes.reach[list(pair)].max())
@@ -145,13 +145,13 @@ def density(q: Posteriors, axes: Axes, pair: tuple[int, int], size: int) -> Floa
     if pair[0] != pair[1]:
         return np.asarray(_density(centres, scales, middle, half, size))
     flat = np.array([1, 0], np.float32)
-    found = np.asarray(_density(centres * flat, scales * flat[:, None], middle * flat, half, size))
-    upwards = np.exp(-0.5) / np.sqrt(2 * np.pi) / (half / size)  # the density of N(0, half a cell) in that row
-    return np.broadcast_to(found[size // 2] / upwards, (size, size))
+    rows = np.asarray(_density(centres * flat, scales * flat[:, None], middle * flat, half, size))
+    upwards = np.exp(-0.5) / np.sqrt(2 * np.pi) / (half / size)  # the density of N(0, half a cell) in the middle row
+    return np.broadcast_to(rows[size // 2] / upwards, (size, size))
 
 
 def shades(density: Float[np.ndarray, "s s"]) -> tuple[UInt8[np.ndarray, "s s"], float]:
-    """A density as bytes b, and its peak: density = peak exp(DEPTH (b/255 - 1)), and less where b is 0."""
+    """Quantise a density to bytes b and return its peak: density = peak exp(DEPTH (b/255 - 1)), or less if b is 0."""
     peak = float(density.max())
     with np.errstate(divide="ignore"):
         level = 1 + np.log(density / peak) / DEPTH

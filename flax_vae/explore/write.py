@@ -1,4 +1,4 @@
-"""A trained model as a page in which its latent space can be explored."""
+"""Write a trained model as a page for exploring its latent space."""
 
 from pathlib import Path
 
@@ -12,17 +12,17 @@ from flax_vae.system.files import write_atomically
 
 
 def write_explorer(run: Run, path: str | Path) -> Path:
-    """Write one HTML file, which opens in a browser without a network, with a model and its test images in it.
+    """Write a model and its test images as one HTML file, which opens in a browser without a network.
 
     Args:
-        run: the model.
-        path: of the file.
+        run: the trained model.
+        path: the file to write.
 
     Returns:
         The path.
 
     Raises:
-        UserError: the test images cannot be had, or the page cannot compute what the model does.
+        UserError: the test images are unavailable, or the page does not support the model.
     """
     data = run_data(run)
     test = data.test
@@ -34,11 +34,11 @@ def write_explorer(run: Run, path: str | Path) -> Path:
 
 
 def about(run: Run, data: str) -> About:
-    """What the page says of a run.
+    """Return the texts about a run.
 
     Args:
-        run: the run.
-        data: the name of its images.
+        run: the trained model.
+        data: the name of its data set.
     """
     config = run.config
     dimensions = f"{config.latent_dim} latent dimension{'s' * (config.latent_dim != 1)}"

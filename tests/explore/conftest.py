@@ -1,4 +1,4 @@
-"""Chromium without a window, as installed: graphs run in it as in the page of a user, and so do pages."""
+"""The installed Chromium, headless: programs and pages run in it as in a user's browser."""
 
 import json
 import shutil
@@ -25,11 +25,11 @@ CALL = "return functions[arguments[0]](arguments[1].map((input) => Float32Array.
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
-    """One for the session, which keeps what pages log and reaches no network."""
+    """Start one browser for the session, which records console messages and is offline."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"):
@@ -37,17 +37,17 @@ def browser() -> Iterator[webdriver.Chrome]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
     chrome.execute_cdp_cmd("Network.enable", {})
-    nothing = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", nothing)
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
     yield chrome
     chrome.quit()
 
 
 @pytest.fixture(scope="session")
 def open_page(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], Run]:
-    """A program becomes a page, opened from its file; what comes back calls the program's functions by name.
+    """Open a program as a page; the result calls the program's functions by name.
 
-    Nothing may be logged in the page.
+    The page must not log anything.
     """
     folder, scripts = tmp_path_factory.mktemp("pages"), Path(ENGINE).read_text()
 
@@ -58,9 +58,9 @@ def open_page(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactor
         shapes = {name: [shape for _, shape in graph["outputs"]] for name, graph in program["graphs"].items()}
 
         def run(name: str, *inputs: Any) -> list[np.ndarray]:
-            found = browser.execute_script(CALL, name, [np.ravel(each).tolist() for each in inputs])
+            outputs = browser.execute_script(CALL, name, [np.ravel(value).tolist() for value in inputs])
             assert browser.get_log("browser") == []
-            return [np.reshape(out, shape) for out, shape in zip(found, shapes[name], strict=True)]
+            return [np.reshape(out, shape) for out, shape in zip(outputs, shapes[name], strict=True)]
 
         return run
 
@@ -69,23 +69,23 @@ def open_page(browser: webdriver.Chrome, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Each page once."""
-    folder, found = tmp_path_factory.mktemp("explored"), {}
+    """Make pages by name, each once."""
+    folder, pages = tmp_path_factory.mktemp("explored"), {}
 
-    def of(name: str) -> Made:
-        if name not in found:
-            found[name] = made(name, folder / f"{name}.html")
-        return found[name]
+    def make_once(name: str) -> Made:
+        if name not in pages:
+            pages[name] = made(name, folder / f"{name}.html")
+        return pages[name]
 
-    return of
+    return make_once
 
 
 @pytest.fixture
 def read(browser: webdriver.Chrome, make: Make) -> Iterator[Read]:
-    """Open a page in a window of a size; afterwards nothing may have been logged or asked for."""
+    """Open a page in a window of a size; afterwards it must not have logged anything or used the network."""
     opened = []
 
-    def of(name: str, width: int = 1440, height: int = 1300, touch: bool = False, **media: str) -> Reader:
+    def open_reader(name: str, width: int = 1440, height: int = 1300, touch: bool = False, **media: str) -> Reader:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": touch})
@@ -94,7 +94,7 @@ def read(browser: webdriver.Chrome, make: Make) -> Iterator[Read]:
         opened.append(Reader(browser, make(name)))
         return opened[-1]
 
-    yield of
+    yield open_reader
     for reader in opened[-1:]:
         reader.quiet()
     browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})

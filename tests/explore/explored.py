@@ -1,4 +1,4 @@
-"""Pages of `flax_vae.explore`: of which models, what those compute, and what one who looks at a page sees and does."""
+"""Pages of `flax_vae.explore` for tests: their models, and a user who reads and operates them in the browser."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ ABOUT = About('a <b> & "c"', "A model.", {"preset": "</script><script>alert(1)</
 
 @dataclass(frozen=True)
 class Made:
-    """A page, and the model that it is of."""
+    """A page and its model."""
 
     path: Path
     content: dict[str, Any]
@@ -55,12 +55,12 @@ class Made:
         return (one_hot([label], self.content["context"]),) if self.content["context"] else ()
 
     def point(self, i: int) -> np.ndarray:
-        """The posterior mean of a test image, as the page has it."""
+        """Return the posterior mean of a test image, as stored in the page."""
         numbers = np.frombuffer(base64.b64decode(self.latents["points"]["weights"]), "<f2")
         return numbers.reshape(-1, self.latents["size"])[i].astype(np.float32)
 
     def decoded(self, z: np.ndarray, label: int = 0) -> np.ndarray:
-        """Bytes of the image, "h w c"."""
+        """Return the decoded image as bytes, "h w c"."""
         return np.rint(np.clip(self.decode(z[None], *self.context(label)), 0, 1) * 255)
 
     @cached_property
@@ -88,7 +88,7 @@ def made(name: str, path: Path) -> Made:
 
 
 def _random(params: Any) -> Any:
-    """As large as they are in training."""
+    """Draw random parameters, of the magnitude that training gives them."""
     random = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -103,23 +103,23 @@ def content_of(text: str) -> dict[str, Any]:
 
 
 def images_of(shape: tuple[int, int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test images at another size, in colour where it has three channels."""
+    """Return test images at another size, tinted for three channels."""
     data = from_subset("test", "for tests")
-    few = [np.asarray(Image.fromarray(each[..., 0]).resize(shape[1::-1])) for each in data.images[:count]]
+    small = [np.asarray(Image.fromarray(image[..., 0]).resize(shape[1::-1])) for image in data.images[:count]]
     tints = np.linspace(1, 0.4, shape[2])
-    return np.uint8(np.stack(few)[..., None] * tints), data.labels[:count]
+    return np.uint8(np.stack(small)[..., None] * tints), data.labels[:count]
 
 
 class Reader:
-    """What one sees in the browser, and does."""
+    """A user who reads a page and operates it."""
 
     def __init__(self, browser: webdriver.Chrome, made: Made) -> None:
         self.browser, self.made = browser, made
         away = ActionBuilder(browser)
-        away.pointer_action.move_to_location(1, 1)  # where the test before left it may be on the plane
+        away.pointer_action.move_to_location(1, 1)  # the previous test may have left it on the plane
         away.perform()
         browser.get(made.path.as_uri())
-        self.until(lambda: self.text("test-note") != "Click a point of the plane.")
+        self.until(lambda: self.text("test-note") != "Click a point on the plane.")
         self.settle()
 
     def __call__(self, name: str) -> WebElement:
@@ -135,28 +135,28 @@ class Reader:
             time.sleep(0.01)
 
     def settle(self, frames: int = 6) -> None:
-        """Let some frames pass, in which the page does what was asked for."""
+        """Wait for frames, in which the page updates."""
         script = "let n = arguments[0], end = arguments[1]; const f = () => n-- ? requestAnimationFrame(f) : end(); f()"
         self.browser.execute_async_script(script, frames)
 
     def pixels(self, *canvases: WebElement) -> list[np.ndarray]:
-        """Bytes of red, green, blue and alpha, "height width 4" each."""
+        """Return the pixels of canvases, red, green, blue and alpha, "height width 4" each."""
         urls = self.browser.execute_script("return [...arguments].map((canvas) => canvas.toDataURL())", *canvases)
         return [np.array(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))).astype(int) for url in urls]
 
     def image(self, name: str) -> np.ndarray:
-        """What a canvas shows, "h w c"."""
+        """Return the image on a canvas, "h w c"."""
         return self._channels(self.pixels(self(name)))[0]
 
     def every(self, root: str) -> np.ndarray:
-        """The images of a row."""
+        """Return the images of a row."""
         return np.stack(self._channels(self.pixels(*self(root).find_elements(By.CSS_SELECTOR, "canvas"))))
 
     def _channels(self, images: list[np.ndarray]) -> list[np.ndarray]:
         return [image[..., : 3 if self.made.content["shape"][2] == 3 else 1] for image in images]
 
     def plane(self) -> tuple[np.ndarray, np.ndarray, float, float]:
-        """Width and height; the middle; half the width and half the height in units of z."""
+        """Return the plane's (width, height) in pixels, its middle, and half its width and height in units of z."""
         axes, size, pair = self.made.latents["axes"][0], self.made.latents["size"], self.pair()
         sides = [int(self("cloud").get_attribute(side)) for side in ("clientWidth", "clientHeight")]
         half = max(axes["reach"][i] for i in pair)
@@ -164,20 +164,20 @@ class Reader:
         return np.array(sides), np.array(middle), half, half if size > 1 else 1.0
 
     def pair(self) -> list[int]:
-        """The dimensions of the plane."""
+        """Return the dimensions of the plane."""
         return [0] if self.made.latents["size"] == 1 else sorted(self.made.latents["axes"][0]["order"][:2])
 
     def offset(self, z: np.ndarray) -> tuple[int, int]:
-        """Of a place on the plane from the middle of it, in pixels."""
+        """Return the offset of z on the plane from its middle, in pixels."""
         sides, middle, *halves = self.plane()
         place = np.zeros(2)
         place[: len(self.pair())] = z[self.pair()]
         return tuple(np.rint((place - middle) / halves * sides / 2 * [1, -1]).astype(int).tolist())
 
     def at(self, offset: tuple[int, int], z: np.ndarray) -> np.ndarray:
-        """z, moved to a place on the plane."""
+        """Return z moved to an offset on the plane."""
         (width, height), middle, half, tall = self.plane()
-        # The pointer goes to whole pixels of the screen, from the middle of the element as it is rounded down.
+        # The pointer moves to whole pixels of the screen, relative to the middle of the element, rounded down.
         box = self.box("plane")
         x, y = (
             int(box[p] + box[s] / 2) + by - box[p] for p, s, by in zip("xy", ("width", "height"), offset, strict=True)
@@ -191,7 +191,7 @@ class Reader:
         return self.browser.execute_script("return arguments[0].getBoundingClientRect().toJSON()", self(name))
 
     def position(self) -> np.ndarray:
-        """z, of two dimensions."""
+        """Return the displayed z of two dimensions."""
         return np.array([float(each) for each in self.text("position")[5:-1].split(", ")])
 
     def move(self, offset: tuple[int, int], click: bool = False) -> None:
@@ -210,14 +210,14 @@ class Reader:
         self.settle()
 
     def quiet(self) -> None:
-        """Nothing was logged, and nothing asked of a network."""
+        """Assert that nothing was logged, and no network resource was requested."""
         assert self.browser.get_log("browser") == []
         names = self.browser.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
         assert [name for name in names if not name.startswith("data:")] == []
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> None:
-    """Images of bytes, but for how numbers round."""
+    """Assert that images of bytes are equal up to rounding."""
     np.testing.assert_allclose(found[..., : expected.shape[-1]], expected, rtol=0, atol=1)
 
 

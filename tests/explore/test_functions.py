@@ -1,4 +1,4 @@
-"""Models in a page are those of JAX: what they encode, decode and sample, to a ten-thousandth."""
+"""Models in a page encode, decode and sample like JAX, to one part in ten thousand."""
 
 import json
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import pytest
 
 from flax_vae import Config, UserError, bind, init
 from flax_vae.explore import Functions, graphs, halved, program
+from flax_vae.explore.functions import sizes
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.presets import PRESETS
 from flax_vae.runs.models import make_model
@@ -26,7 +27,7 @@ HEADS = ("bernoulli", "beta_binomial", "categorical", "continuous_bernoulli", "d
 
 
 def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_dim: int = 0) -> Any:
-    """As large as they are in training, none of them 0."""
+    """Draw random parameters, of the magnitude that training gives them, none of them 0."""
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
     random = np.random.default_rng(0)
 
@@ -40,7 +41,7 @@ def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_d
 def check(
     open_page: Open, model: nn.Module, params: Any, image_shape: tuple[int, int, int], names: str, context_dim: int = 0
 ) -> None:
-    """Some functions of a model in a page, against JAX."""
+    """Compare functions of a model in a page with JAX."""
     made = program(graphs(model, params, image_shape, context_dim, names.split()))
     run, functions, random = open_page(json.loads(json.dumps(made))), Functions(model, params), np.random.default_rng(1)
     for name, graph in made["graphs"].items():
@@ -64,7 +65,7 @@ def check_parts(open_page: Open, names: str, **parts: Any) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset: str, open_page: Open) -> None:
-    """At the size that they have."""
+    """Presets have their full size."""
     model = make_model(Config(preset=preset), LARGE)
     check(open_page, model, random_params(model, LARGE), LARGE, "encode decode sample")
 
@@ -92,7 +93,7 @@ def test_a_ladder_with_autoregressive_pixels(open_page: Open) -> None:
 
 @pytest.mark.parametrize("preset", ["tutorial_dense", LADDER])
 def test_conditional_models(preset: str, open_page: Open) -> None:
-    """They take a context beside."""
+    """Conditional models take a context as an additional input."""
     model = make_model(Config(preset=preset, conditional=True), SMALL)
     check(open_page, model, random_params(model, SMALL, 3), SMALL, "encode decode sample", context_dim=3)
 
@@ -114,8 +115,8 @@ def test_a_posterior_is_its_mean_and_covariance(posterior: str) -> None:
     np.testing.assert_allclose(scale, expected, rtol=1e-5)
 
 
-def test_below_the_top_of_a_ladder_latents_are_the_means_of_their_priors() -> None:
-    """As `infer_top` has it, here with a posterior of the top that is all at its mean."""
+def test_latents_below_the_top_of_a_ladder_are_the_means_of_their_priors() -> None:
+    """As in `infer_top`, here with a top posterior concentrated at its mean."""
     ladder = make_model(Config(preset=LADDER, latent_dim=2), SMALL)
     params = random_params(ladder, SMALL)
     head = params["posterior"]["log_var"]
@@ -134,13 +135,13 @@ def test_below_the_top_of_a_ladder_latents_are_the_means_of_their_priors() -> No
     ("preset", "prior", "size"),
     [("tutorial_dense", "normal", 3), ("tutorial_dense", "mixture", 4), (LADDER, "flow", 3 + 2 * (2 * 1 + 3 * 2))],
 )
-def test_noise_is_what_a_sample_is_made_of(preset: str, prior: str, size: int) -> None:
-    """As many numbers as there are latents, and one to choose a component by; at temperature 0 the rest is none."""
+def test_a_sample_is_a_function_of_its_noise(preset: str, prior: str, size: int) -> None:
+    """Noise has one number per latent, and one that selects a component; at temperature 0 only that one matters."""
     model = make_model(Config(preset=preset, prior=prior, latent_dim=3), SMALL)
-    functions = Functions(model, random_params(model, SMALL))
-    assert functions.sizes() == (3, size)
+    params = random_params(model, SMALL)
+    assert sizes(model, params, SMALL) == (3, size)
     noise = jnp.full((1, size), -1.0)
-    sample = jax.jit(functions.sample)
+    sample = jax.jit(Functions(model, params).sample)
     cold, hot = (
         [sample(each, jnp.float32(temperature)) for each in (noise, noise.at[:, 1:].set(-2.0))]
         for temperature in (0.0, 1.0)
@@ -150,14 +151,14 @@ def test_noise_is_what_a_sample_is_made_of(preset: str, prior: str, size: int) -
 
 
 class Sorted(nn.Module):
-    """An encoder that does what the engine cannot."""
+    """An encoder that the engine does not support."""
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
         return jnp.sort(x.reshape(len(x), -1))
 
 
-def test_what_the_engine_cannot_compute_is_named() -> None:
+def test_an_unsupported_operation_is_named() -> None:
     model = make_model(Config(preset="tutorial_dense", latent_dim=2), SMALL)
     own = model.clone(encoder=Sorted())
     with pytest.raises(UserError, match="the model computes 'sort'"):

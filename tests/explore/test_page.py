@@ -1,4 +1,4 @@
-"""What the page shows in Chromium, and what JAX computes of the same."""
+"""The page in Chromium shows the numbers that JAX computes."""
 
 import base64
 import io
@@ -15,15 +15,15 @@ from selenium.webdriver.support.ui import Select
 from flax_vae import Config, UserError, init
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 from flax_vae.explore import page
-from flax_vae.explore.page import _number, png
+from flax_vae.explore.page import _sprite_count, png
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile  # images are compared by their bytes; test_functions.py compares numbers
+pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_functions.py compares numbers
 
 
 @pytest.mark.parametrize("name", ["tutorial", *CONFIGS])
-def test_what_is_shown_is_what_jax_computes(name: str, read: Read, make: Make) -> None:
-    """Under the pointer, of a test image, of samples, along an axis; for every kind of model."""
+def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> None:
+    """Under the pointer, for a test image, for samples and along an axis; for every kind of model."""
     made, reader = make(name), read(name)
     label = int(made.content["labels"][0]) if made.content["context"] else 0
     original = reader.image("original")
@@ -40,7 +40,7 @@ def test_what_is_shown_is_what_jax_computes(name: str, read: Read, make: Make) -
     reader.browser.execute_script("document.querySelector('#samples .cell').click()")
     reader.settle()
     assert reader.text("here-title") == "Current point"
-    if name != "ladder":  # whose lower layers are drawn as well
+    if name != "ladder":  # its lower layers are sampled too
         same(reader.every("samples")[0], reader.image("here"))
     row = reader.every("along")
     assert np.abs(row[0] - row[-1]).max() > 3
@@ -49,7 +49,7 @@ def test_what_is_shown_is_what_jax_computes(name: str, read: Read, make: Make) -
 def test_the_first_picture_comes_at_once_and_dragging_is_smooth(
     read: Read, record_property: Callable[[str, object], None]
 ) -> None:
-    """Also where two cores are shared with other tests; alone it is a fifth of a second, and every frame."""
+    """The limits allow for other tests on the same two cores; alone it takes 0.2 s, and every frame is decoded."""
     reader = read("tutorial")
     first = reader.browser.execute_script("return performance.getEntriesByName('first picture')[0].startTime")
     script = """
@@ -95,7 +95,7 @@ def test_classes_can_be_hidden_and_themes_chosen(read: Read) -> None:
     assert (np.abs(bare - whole).max(-1) > 30).mean() > 0.01
     first = reader.text("test-note")
     bag = reader.made.point(reader.made.content["labels"].index(8))
-    reader.move(reader.offset(bag), click=True)  # there are no points to pick
+    reader.move(reader.offset(bag), click=True)  # all points are hidden
     assert reader.text("test-note") == first
     legend[8].click()
     reader.move(reader.offset(bag), click=True)
@@ -107,8 +107,8 @@ def brightness(reader: Reader) -> float:
     return float(np.mean([int(each) for each in colour[4:-1].split(",")]))
 
 
-def test_of_many_dimensions_one_chooses_two(read: Read) -> None:
-    """Sliders hold the others, the principal axes are there as well, and the most active come first."""
+def test_two_of_many_dimensions_are_chosen(read: Read) -> None:
+    """Sliders hold the other dimensions, principal axes are available, and the most active dimensions come first."""
     reader = read("gated, of ten")
     axes = reader.made.latents["axes"]
     order = axes[0]["order"]
@@ -140,7 +140,7 @@ def name_of(i: int) -> str:
     return f"z{i + 1}".translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
-def test_a_class_is_what_a_conditional_model_is_given(read: Read) -> None:
+def test_a_conditional_model_gets_the_chosen_class(read: Read) -> None:
     reader = read("conditional")
     made, label = reader.made, int(reader.made.content["labels"][0])
     chosen = Select(reader("context"))
@@ -151,11 +151,11 @@ def test_a_class_is_what_a_conditional_model_is_given(read: Read) -> None:
     reader.settle(20)
     other = made.decoded(z, (label + 1) % 10)
     assert np.abs(other - made.decoded(z, label)).max() > 3
-    np.testing.assert_allclose(reader.image("here"), other, atol=2)  # from float16's z
+    np.testing.assert_allclose(reader.image("here"), other, atol=2)  # z was rounded to float16
     assert np.abs(reader.every("samples") - samples).max() > 3
 
 
-def test_names_are_text_and_nothing_calls_a_network(make: Make) -> None:
+def test_names_are_escaped_and_nothing_uses_the_network(make: Make) -> None:
     made = make("tutorial")
     text = made.path.read_text()
     assert "alert(1)</script>" not in text
@@ -182,5 +182,5 @@ def test_the_sprite_is_lossless_and_its_size_bounded() -> None:
         expected = images[1] if c == 3 else images[1].transpose(2, 0, 1).reshape(-1, 4, 1)
         np.testing.assert_array_equal(tile, expected)
     noise = random.integers(0, 256, (2000, 32, 32, 3), np.uint8)
-    assert 300 < _number(noise) < 400
-    assert _number(np.zeros_like(noise)) == 1500
+    assert 300 < _sprite_count(noise) < 400
+    assert _sprite_count(np.zeros_like(noise)) == 1500

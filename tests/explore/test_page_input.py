@@ -1,4 +1,4 @@
-"""What hands do to the page in Chromium, by real pointers, fingers and keys, and what JAX computes of the same."""
+"""The page in Chromium responds to real pointer, touch and key events with the numbers that JAX computes."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from selenium.webdriver.common.by import By
 
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 
-pytestmark = pytest.mark.quick_compile  # images are compared by their bytes; test_functions.py compares numbers
+pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_functions.py compares numbers
 
 
 def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
-    """Its original, its reconstruction, its posterior, and neighbours to go on to."""
+    """The panels show its original, reconstruction, posterior and neighbours."""
     reader, made = read("tutorial"), read("tutorial").made
     chain = ActionChains(reader.browser, duration=0).move_to_element_with_offset(reader("plane"), -40, -40)
     chain.click_and_hold().move_by_offset(60, 10).move_by_offset(33, 120).release().perform()
@@ -22,7 +22,7 @@ def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
     ActionChains(reader.browser).move_to_element(reader("theme")).perform()
     reader.settle()
     same(reader.image("here"), made.decoded(at))
-    # A point that is far from all others, so that a click is of no other.
+    # A point far from all others, so that the click selects no other.
     points = np.stack([made.point(i) for i in range(500)])
     apart = np.abs(points[:, None] - points[None]).max(-1) + 9 * np.eye(500)
     far = int(np.argmax(np.where(np.abs(points).max(-1) < 2.5, apart.min(1), 0)))
@@ -44,7 +44,7 @@ def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
 
 
 def assert_ellipse(reader: Reader, centre: np.ndarray, scale: np.ndarray) -> None:
-    """Two deviations from the centre the canvas of marks has the accent's colour."""
+    """Assert that the marks have the accent's colour two standard deviations from the centre."""
     sides, middle, *halves = reader.plane()
     accent = reader.browser.execute_script(
         "return getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()"
@@ -60,7 +60,7 @@ def assert_ellipse(reader: Reader, centre: np.ndarray, scale: np.ndarray) -> Non
 
 def test_keys_do_what_the_pointer_does(read: Read) -> None:
     reader = read("tutorial")
-    for _ in range(3):  # the link past the head, the theme, the plane
+    for _ in range(3):  # the skip link, the theme, the plane
         reader.keys(Keys.TAB)
     assert reader.browser.switch_to.active_element.get_attribute("id") == "plane"
     assert reader.browser.execute_script("return document.activeElement.matches(':focus-visible')")
@@ -81,7 +81,7 @@ def test_keys_do_what_the_pointer_does(read: Read) -> None:
     assert reader.text("position") != z
     assert "nearest neighbours" in reader.text("test-note")
     reader.keys(Keys.ESCAPE)
-    assert reader.text("test-note") == "Click a point of the plane."
+    assert reader.text("test-note") == "Click a point on the plane."
     reader.browser.execute_script(
         "window.seen = []; document.addEventListener('focusin', (e) => seen.push(e.target.id))"
     )
@@ -96,8 +96,8 @@ def test_keys_do_what_the_pointer_does(read: Read) -> None:
     assert reader.browser.execute_script(unnamed) == []
 
 
-def test_a_finger_on_the_plane_moves_the_point_and_not_the_page(read: Read) -> None:
-    """Beside it the page scrolls, and nothing is wider than the phone."""
+def test_touch_on_the_plane_moves_the_point_but_not_the_page(read: Read) -> None:
+    """Outside the plane the page scrolls, and nothing is wider than the screen."""
     reader = read("tutorial", 360, 740, touch=True)
     wide = "return Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
     assert reader.browser.execute_script(wide) == 360
@@ -123,7 +123,7 @@ def swipe(reader: Reader, way: list[tuple[float, float]]) -> None:
     reader.settle()
 
 
-def test_what_one_draws_is_encoded_at_each_stroke(read: Read) -> None:
+def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     reader, drawing = read("tutorial"), lambda: reader("drawing")
     made = reader.made
     assert reader.image("drawing").max() == 0
@@ -139,7 +139,9 @@ def test_what_one_draws_is_encoded_at_each_stroke(read: Read) -> None:
     assert len(levels) > 10  # edges are soft
     assert levels.max() == np.float32(204 / 255)
     centre, _ = made.encode(image[None])
-    np.testing.assert_allclose(reader.position(), centre, atol=0.03)  # of a drawing that is not rounded to bytes
+    np.testing.assert_allclose(
+        reader.position(), centre, atol=0.03
+    )  # the page encodes the drawing before it is rounded to bytes
     assert np.abs(reader.image("redrawn") - made.decoded(np.asarray(centre))).mean() < 2
     reader("eraser").click()
     chain = ActionChains(reader.browser, duration=10).move_to_element_with_offset(drawing(), -60, -60)
@@ -161,7 +163,7 @@ def test_temperature_changes_samples_of_the_same_noise(read: Read) -> None:
     reader.slide("temperature", 0)
     reader.settle(30)
     cold = reader.every("samples")
-    assert np.ptp(cold, axis=0).max() == 0  # all are the prior's mean
+    assert np.ptp(cold, axis=0).max() == 0  # all equal the prior's mean
     same(cold[0], reader.made.decoded(np.zeros(2, np.float32)))
     reader.slide("temperature", 1)
     reader.settle(30)
@@ -187,7 +189,7 @@ def test_the_path_from_a_to_b_plays(motion: str, read: Read) -> None:
         same(reader.image("here"), image)
         marked = reader("film").find_elements(By.CSS_SELECTOR, "[aria-current=true]")
         assert [each.text for each in marked] == ["AB"[t]]
-    reader("play").click()  # from the start, since it is at the end
+    reader("play").click()  # from the start, because it is at the end
     reader.until(lambda: 0.01 < float(reader("scrubber").get_attribute("value")) < 0.9)
     assert reader.text("play") == "Pause"
     steps = {float(reader("scrubber").get_attribute("value")) for _ in range(5)}

@@ -1,4 +1,4 @@
-"""Axes and densities of the latent space, against what they are by definition."""
+"""Axes and densities of the latent space, compared with their definitions."""
 
 import jax
 import numpy as np
@@ -40,8 +40,8 @@ def test_dimensions_are_ordered_by_their_activity_and_reach_all_points() -> None
 
 
 @pytest.mark.parametrize("n", [40, 3])
-def test_principal_axes_are_at_right_angles_and_uncorrelated(n: int) -> None:
-    """Also where there are fewer images than dimensions."""
+def test_principal_axes_are_orthogonal_and_uncorrelated(n: int) -> None:
+    """Also with fewer images than dimensions."""
     q = some(n)
     axes = principal_axes(q, n)
     np.testing.assert_allclose(axes.directions @ axes.directions.T, np.eye(4), atol=1e-5)
@@ -91,7 +91,7 @@ def test_shades_are_densities_to_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_posteriors_are_those_of_the_model(conditional: bool) -> None:
+def test_posteriors_equal_those_of_the_model(conditional: bool) -> None:
     shape = (5, 4, 1)
     model = make_model(Config(preset="tutorial_dense(features=(8,))", latent_dim=3, conditional=conditional), shape)
     params = init(model, jax.random.key(0), shape, 4 * conditional)

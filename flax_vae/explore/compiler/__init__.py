@@ -1,1 +1,13 @@
-"""A compiler from jaxprs to the instructions that the page's engine runs."""
+"""A compiler from JAX functions to graphs of instructions, and the engine that runs them without JAX.
+
+    made = program({"square": graph(lambda x: x**2, jnp.zeros(3))})     # JSON
+    const {square} = engine.open(made)                                  // JavaScript: `ENGINE` defines `engine`
+
+`tracer.py` traces a function; `primitives.py`, `contractions.py` and `indexing.py` translate its equations into
+instructions on the arrays of `memory.py`; `packing.py` packs several graphs with their weights; `engine.js` runs them.
+"""
+
+from flax_vae.explore.compiler.packing import ENGINE, halved, program
+from flax_vae.explore.compiler.tracer import Graph, Weights, graph
+
+__all__ = ["ENGINE", "Graph", "Weights", "graph", "halved", "program"]

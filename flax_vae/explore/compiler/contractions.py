@@ -1,4 +1,4 @@
-"""Sums of products as one instruction: JAX's `dot_general`, and convolutions as products with a view of windows."""
+"""Sums of products as one instruction: `dot_general`, and convolutions as products with a view of windows."""
 
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -8,21 +8,22 @@ from flax_vae.explore.compiler.primitives import Rule, padded, refuse, reshape
 
 
 def _contract(record: Recorder, a: Value, b: Value, batch: int, sums: int) -> Value:
-    """out[t, i, j] = Σ_k a[t, i, k] b[t, j, k], where t, i, j and k are some axes each.
+    """Compute out[t, i, j] = Σ_k a[t, i, k] b[t, j, k], where each of t, i, j and k is any number of axes.
 
     Args:
-        record: takes the instruction.
+        record: the recorder.
         a, b: the factors.
-        batch: how many axes t has.
-        sums: how many axes k has.
+        batch: the number of axes of t.
+        sums: the number of axes of k.
     """
     rows, columns = a.view.ndim - batch - sums, b.view.ndim - batch - sums
     lead, summed = a.view.shape[: batch + rows], a.view.shape[batch + rows :]
     out = unknown(lead + b.view.shape[batch : batch + columns])
     shape = out.view.shape + summed
-    whole = out.seen_as(lambda view: view.reshape(view.shape + (1,) * sums)).to(shape)
-    spread = a.seen_as(lambda view: np.expand_dims(view, tuple(range(batch + rows, batch + rows + columns))))
-    record.emit("dot", whole, spread, b.seen_as(lambda view: np.expand_dims(view, tuple(range(batch, batch + rows)))))
+    repeated = out.seen_as(lambda view: view.reshape(view.shape + (1,) * sums)).to(shape)
+    rows_of_a = a.seen_as(lambda view: np.expand_dims(view, tuple(range(batch + rows, batch + rows + columns))))
+    columns_of_b = b.seen_as(lambda view: np.expand_dims(view, tuple(range(batch, batch + rows))))
+    record.emit("dot", repeated, rows_of_a, columns_of_b)
     return out
 
 
@@ -37,7 +38,7 @@ def _dot(record: Recorder, equation: JaxprEqn, a: Value, b: Value) -> Value:
 
 
 def _convolution(record: Recorder, equation: JaxprEqn, x: Value, kernel: Value) -> Value:
-    """The kernel times each window of the image: windows are a view of the padded image, in which pixels recur."""
+    """Multiply the kernel with each window of the image; windows are a view of the padded image that repeats pixels."""
     params = equation.params
     if params["batch_group_count"] != 1:
         raise refuse(equation, " with groups of the batch")
@@ -52,19 +53,19 @@ def _convolution(record: Recorder, equation: JaxprEqn, x: Value, kernel: Value) 
     axes = tuple(range(1, 1 + space))
 
     def windows(view: np.ndarray) -> np.ndarray:
-        """Groups, n, space, channels, sides of the window."""
-        every = np.lib.stride_tricks.sliding_window_view(view, tuple(reach), axes)
-        some = every[(slice(None), *(slice(None, None, step) for step in steps), slice(None),
-                      *(slice(None, None, by) for by in apart))]  # fmt: skip
-        of_window = np.moveaxis(some, 1 + space, -1)  # n, space, sides of the window, channels
-        return np.moveaxis(of_window.reshape(*of_window.shape[:-1], groups, -1, copy=False), -2, 0)
+        """Return the windows: groups, n, space, sides of the window, channels."""
+        dense = np.lib.stride_tricks.sliding_window_view(view, tuple(reach), axes)
+        strided = dense[(slice(None), *(slice(None, None, step) for step in steps), slice(None),
+                         *(slice(None, None, by) for by in apart))]  # fmt: skip
+        channels_last = np.moveaxis(strided, 1 + space, -1)  # n, space, sides of the window, channels
+        return np.moveaxis(channels_last.reshape(*channels_last.shape[:-1], groups, -1, copy=False), -2, 0)
 
     by_group = kernel.seen_as(lambda view: view.reshape(groups, -1, *view.shape[1:], copy=False))
     out = _contract(record, x.seen_as(windows), by_group, 1, space + 1)
     out = out.seen_as(lambda view: np.moveaxis(view, 0, -2))
     out = reshape(record, out, (*out.view.shape[:-2], out.view.shape[-2] * out.view.shape[-1]))
-    found = np.argsort([of_out[0], *of_out[2:], of_out[1]])
-    return out.seen_as(lambda view: view.transpose(found))
+    order = np.argsort([of_out[0], *of_out[2:], of_out[1]])
+    return out.seen_as(lambda view: view.transpose(order))
 
 
 CONTRACTIONS: dict[str, Rule] = {"conv_general_dilated": _convolution, "dot_general": _dot}

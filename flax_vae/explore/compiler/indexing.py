@@ -1,6 +1,6 @@
-"""Slices and elements whose place is computed, as copies whose offset the engine looks up.
+"""Dynamic slices, gathers and scatters, as copies whose offset the engine looks up.
 
-An index out of range is moved into it, as XLA's slices do.
+Out-of-range indices are clamped, as in XLA's slices.
 """
 
 import numpy as np
@@ -14,12 +14,12 @@ _WRITTEN, _READ = 0, 1
 
 
 def _index(side: int, whole: Value, axis: int, size: int, index: Value) -> tuple[int, int, int, Value]:
-    """An index along an axis, of a slice of `size`."""
+    """Return the index of a slice of `size` along an axis."""
     return side, whole.place[1 + axis], whole.view.shape[axis] - size, index
 
 
 def _slice_at(side: int, whole: Value, sizes: tuple[int, ...], starts: tuple[Value, ...]) -> tuple[Value, Indices]:
-    """The slice at index 0, and the indices that say where it really is; one that is known is taken at once."""
+    """Return the slice at index 0 and the indices that shift it; constant indices are applied here."""
     places, indices = [], []
     for axis, (size, start) in enumerate(zip(sizes, starts, strict=True)):
         begin = int(np.clip(start.view, 0, whole.view.shape[axis] - size)) if start.known else 0
@@ -50,16 +50,16 @@ def _slices(
     batch: tuple[tuple[int, ...], tuple[int, ...]],
     axes: tuple[int, ...],
 ) -> tuple[Value, Indices]:
-    """The slices of an array that indices "... i" say: the axes of "..." lead, those of a slice follow.
+    """Return the slices of an array at indices "... i": the axes "..." first, then those of a slice.
 
     Args:
         side: whether the slices are written or read.
         whole: the array.
-        indices: the last axis goes with `axes`.
+        indices: the start indices; the last axis corresponds to `axes`.
         sizes: of a slice.
-        vanishing: axes of size 1 that a slice does not keep.
-        batch: axes of the array that go along with axes of the indices.
-        axes: of the array, along which indices count.
+        vanishing: axes of size 1 that are removed from a slice.
+        batch: batching axes of the array, and the corresponding axes of the indices.
+        axes: the axes of the array that are indexed.
     """
     lead = indices.view.shape[:-1]
     ours, theirs = batch

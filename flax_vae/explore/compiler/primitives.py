@@ -1,7 +1,7 @@
 """JAX's primitives as instructions: for each a function of a recorder, the equation and its inputs.
 
-What moves elements without computing is in `VIEWS`, and does the same to values that are known. What computes is in
-`RULES`, and meets at least one input that is not known.
+Primitives that only move elements are in `VIEWS` and apply to constants too. Primitives that compute are in `RULES` and
+have at least one unknown input.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from flax_vae.system.errors import UserError
 
 Rule = Callable[..., Value | list[Value]]
 
-# JAX's name of an elementwise primitive -> the engine's.
+# Maps JAX's name of an elementwise primitive to the engine's.
 ELEMENTWISE = {
     **{name: name for name in (
         "abs", "add", "and", "ceil", "cos", "div", "eq", "erf", "erfc", "exp", "expm1", "floor", "ge", "gt", "le",
@@ -36,16 +36,16 @@ _REDUCTIONS = {
 
 
 def refuse(equation: JaxprEqn, why: str = "") -> UserError:
-    """The error that names what the engine lacks."""
+    """Return a UserError that names the unsupported primitive."""
     name = equation.primitive.name
     return UserError(
-        f"explore: the model computes {name!r}{why}, which the engine of the page does not know. "
-        "Write that part of the model without it."
+        f"explore: the model computes {name!r}{why}, which the page's engine does not support; "
+        "rewrite that part of the model without it."
     )
 
 
 def shape_of(equation: Any) -> Shape:
-    """Of its first output."""
+    """Return the shape of an equation's first output."""
     return equation.outvars[0].aval.shape
 
 
@@ -54,12 +54,12 @@ def _dtype(equation: Any) -> Any:
 
 
 def dense(record: Recorder, x: Value) -> Value:
-    """The value without gaps, in memory of its own."""
+    """Return a contiguous copy of the value."""
     return known(x.view) if x.known else record.copy(x)
 
 
 def reshape(record: Recorder, x: Value, shape: Shape) -> Value:
-    """Another view where that is possible, else a copy."""
+    """Reshape the value: as a view if possible, else as a copy."""
     try:
         return x.seen_as(lambda view: np.reshape(view, shape, copy=False))
     except ValueError:
@@ -121,7 +121,7 @@ def _elementwise(record: Recorder, equation: JaxprEqn, *ins: Value) -> Value:
 
 
 def _convert(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    """Numbers of the engine are what they are: only what is rounded or compared takes an instruction."""
+    """Convert between types: the engine has one, so only rounding and comparison take an instruction."""
     old, new = _dtype(equation), equation.params["new_dtype"]
     if jnp.issubdtype(new, jnp.bool_) and old != new:
         return record.compute("ne", shape_of(equation), x, known(0.0))
@@ -145,7 +145,7 @@ def _power(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
 
 
 def _reduce(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    """An elementwise operation whose output, along the axes that vanish, is one element over and over."""
+    """Reduce by an elementwise operation whose output repeats one element along the reduced axes."""
     op, start = _REDUCTIONS[equation.primitive.name]
     out, axes = record.compute("copy", shape_of(equation), known(start)), tuple(equation.params["axes"])
     repeated = out.seen_as(lambda view: np.expand_dims(view, axes)).to(x.view.shape)
@@ -176,14 +176,17 @@ def _tile(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
 
 
 def padded(record: Recorder, x: Value, value: Value, config: tuple[tuple[int, int, int], ...]) -> Value:
-    """The array between and among copies of a value: (before, after, between every two) along each axis."""
+    """Pad an array with a value: (before, after, between neighbours) along each axis, as `lax.pad` does."""
     if not any(map(any, config)):
         return x
     shape, sources, targets = [], [], []
     for size, (low, high, between) in zip(x.view.shape, config, strict=True):
         step = between + 1
         length = low + high + (max(size, 1) - 1) * step + min(size, 1)
-        first, last = max(0, -(low // step)), min(size, (length - 1 - low) // step + 1)  # of what is not cut off
+        first, last = (
+            max(0, -(low // step)),
+            min(size, (length - 1 - low) // step + 1),
+        )  # without negative padding
         shape.append(length)
         sources.append(slice(first, max(first, last)))
         targets.append(slice(low + first * step, max(0, low + (last - 1) * step + 1), step))
@@ -193,7 +196,7 @@ def padded(record: Recorder, x: Value, value: Value, config: tuple[tuple[int, in
 
 
 def _pad(record: Recorder, equation: JaxprEqn, x: Value, value: Value) -> Value:
-    config = equation.params["padding_config"]  # of ints or of NumPy's
+    config = equation.params["padding_config"]  # of ints or NumPy integers
     return padded(record, x, value, tuple((int(low), int(high), int(between)) for low, high, between in config))
 
 

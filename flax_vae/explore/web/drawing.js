@@ -1,29 +1,30 @@
-/* A small canvas to paint an image on, with a brush as soft as what the model knows. */
+/* A small canvas to paint an image on, with a brush as soft as the strokes in the training images. */
+/* uses: paint (images.js), bytesOfColour (plane.js) */
 "use strict";
 
-/* `canvas` becomes an image of the shape [h, w, c]; each stroke calls `changed` with it, a new array each time. */
+/* Paint an image of shape [h, w, c] on `canvas`; each stroke calls `changed` with it, as a new array. */
 function openDrawing(canvas, [h, w, c], tools, changed) {
   let image = new Float32Array(h * w * c), erasing = false;
-  let stroke = null;  // that is being painted: the image before it, how far each pixel is covered, the last place
+  let stroke = null;  // in progress: the image before it, the coverage of each pixel, the last position
 
   function become(next) {
     image = next;
     paint(canvas, image, [h, w, c]);
   }
 
-  /* The image is another one, not by a stroke. */
-  function replace(next, told = next) {
+  /* Replace the image other than by a stroke. */
+  function replace(next, reported = next) {
     become(next);
-    changed(told);
+    changed(reported);
   }
 
-  /* Channels of the ink: of three those of a colour, else one grey for all. */
+  /* The channels of the ink: a colour if there are three, else the same grey in all. */
   function ink() {
     if (erasing) return Array(c).fill(0);
     return c === 3 ? bytesOfColour(tools.colour.value).map((value) => value / 255) : Array(c).fill(Number(tools.ink.value));
   }
 
-  /* A dab covers pixels, those in the middle wholly. Where dabs of a stroke overlap, the one that covers more counts. */
+  /* Cover pixels by a dab, fully at its centre. Where dabs of a stroke overlap, the larger coverage counts. */
   function dab(x, y) {
     const radius = Number(tools.width.value) * Math.max(h, w) / 28, reach = Math.ceil(2.5 * radius);
     for (let row = Math.max(0, Math.floor(y) - reach); row <= Math.min(h - 1, y + reach); row++) {
@@ -34,7 +35,7 @@ function openDrawing(canvas, [h, w, c], tools, changed) {
     }
   }
 
-  /* From the last place to that of an event, in steps of half a pixel. */
+  /* Paint from the last position to that of an event, in steps of half a pixel. */
   function follow(event) {
     const box = canvas.getBoundingClientRect();
     const [x, y] = [(event.clientX - box.left) / box.width * w, (event.clientY - box.top) / box.height * h];
@@ -61,7 +62,7 @@ function openDrawing(canvas, [h, w, c], tools, changed) {
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!stroke) return;
-    for (const each of event.getCoalescedEvents?.() ?? [event]) follow(each);
+    for (const part of event.getCoalescedEvents?.() ?? [event]) follow(part);
     show();
   });
   for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (stroke = null));

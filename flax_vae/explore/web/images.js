@@ -1,8 +1,9 @@
-/* Images of a page: numbers in [0, 1], "h w c", on canvases; and the sprite that holds the test images. */
+/* The images of a page: numbers in [0, 1], "h w c", on canvases; and the sprite that holds the test images. */
+/* uses: engine (compiler/engine.js) */
 "use strict";
 
-/* Bytes as page.py packs them: gzip of all first bytes of two, then all second ones. */
-async function unpacked(text) {
+/* Unpack bytes that page.py packed: all even bytes, then all odd bytes, compressed by gzip. */
+async function unpack(text) {
   const stream = new Blob([engine.bytesOf(text)]).stream().pipeThrough(new DecompressionStream("gzip"));
   const chunks = [], reader = stream.getReader();
   for (let part = await reader.read(); !part.done; part = await reader.read()) chunks.push(part.value);
@@ -14,7 +15,7 @@ async function unpacked(text) {
   return bytes;
 }
 
-/* Bytes of grey or colour of an image of the page, once the browser has decoded it. */
+/* The pixels of an image element, once the browser has decoded it. */
 async function pixelsOf(element) {
   await element.decode();
   const canvas = document.createElement("canvas");
@@ -25,10 +26,10 @@ async function pixelsOf(element) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-/* Tiles of a sprite of `count` images, as page.py lays them out; each is a Float32Array. */
+/* A function from an index to a tile of a sprite of `count` images, laid out by page.py, as a Float32Array. */
 async function openSprite(element, [h, w, c], count) {
   const {data, width} = await pixelsOf(element), columns = Math.ceil(Math.sqrt(count));
-  const below = c === 3 ? 1 : c;  // channels lie below each other, but for red, green and blue
+  const below = c === 3 ? 1 : c;  // channels are stacked vertically, except red, green and blue
   return (i) => {
     const top = Math.floor(i / columns) * h * below, left = (i % columns) * w, image = new Float32Array(h * w * c);
     for (let y = 0, p = 0; y < h; y++) {
@@ -43,7 +44,7 @@ async function openSprite(element, [h, w, c], count) {
   };
 }
 
-/* Bytes of the shading, tile after tile. */
+/* The bytes of the shading, tile after tile. */
 async function openShading(element, cells, count) {
   const tile = await openSprite(element, [cells, cells, 1], count), bytes = new Uint8Array(count * cells ** 2);
   for (let i = 0; i < count; i++) bytes.set(tile(i).map((value) => Math.round(255 * value)), i * cells ** 2);
@@ -55,7 +56,7 @@ function paint(canvas, image, [h, w, c]) {
   if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, {width: w, height: h});
   const context = canvas.getContext("2d"), pixels = context.createImageData(w, h), {data} = pixels;
   for (let p = 0, q = 0; p < data.length; p += 4, q += c) {
-    data[p] = 255 * image[q];  // is rounded, and clipped to 0 and 255
+    data[p] = 255 * image[q];  // the canvas rounds and clips to 0..255
     data[p + 1] = 255 * image[c === 3 ? q + 1 : q];
     data[p + 2] = 255 * image[c === 3 ? q + 2 : q];
     data[p + 3] = 255;

@@ -1,4 +1,5 @@
-/* The latent space of a page: points, axes and planes as planes.py describes them, and the geometry on them. */
+/* The latent space of a page: points, axes and planes from planes.py, and the geometry on them. */
+/* uses: engine (compiler/engine.js) */
 "use strict";
 
 const DIGITS = "₀₁₂₃₄₅₆₇₈₉";
@@ -6,10 +7,10 @@ const REGIONS = [
   {share: 0.5, word: "high", meaning: "densest 50 %"},
   {share: 0.9, word: "medium", meaning: "densest 90 %"},
   {share: 0.99, word: "low", meaning: "densest 99 %"},
-  {share: Infinity, word: "very low", meaning: "last 1 %"},
+  {share: Infinity, word: "very low", meaning: "outermost 1 %"},
 ];
 
-/* "−1.20", with a minus sign that is as wide as a digit. */
+/* "−1.20", with a minus sign as wide as a digit. */
 const number = (value, digits = 2) => value.toFixed(digits).replace(/^-(0\.?0*)$/, "$1").replace("-", "−");
 
 const product = (a, b) => {
@@ -28,28 +29,28 @@ function ellipseOf(a, b, c) {
   };
 }
 
-/* Functions of latent vectors. A plane is one of two axes of a basis, as of `plane`. */
+/* Functions of latent vectors. A plane is spanned by two axes of a basis, see `plane`. */
 function openLatents({size, points, axes, planes, cells, depth}) {
   const centres = engine.weightsOf(engine.bytesOf(points.weights), points.table)[0];
   const count = centres.length / size;
   const centre = (i) => centres.subarray(i * size, (i + 1) * size);
   const directions = axes.map(({directions}) => directions
-    ? directions.map((each) => Float32Array.from(each))
+    ? directions.map((direction) => Float32Array.from(direction))
     : Array.from({length: size}, (_, i) => Float32Array.from({length: size}, (_, j) => Number(i === j))));
-  const origins = axes.map(({origin, directions: own}, basis) => own
+  const origins = axes.map(({origin, directions: stored}, basis) => stored
     ? directions[basis].map((direction) => product(direction, origin)) : Array(size).fill(0));
 
   const name = (basis, i) => (axes[basis].name === "principal" ? "p" : "z")
     + String(i + 1).replace(/\d/g, (digit) => DIGITS[digit]);
   const along = (z, basis, i) => product(directions[basis][i], z) - origins[basis][i];
 
-  /* z, moved along one axis to where it has this coordinate. */
+  /* z, moved along one axis to a coordinate. */
   function moved(z, basis, i, to) {
     const by = to - along(z, basis, i);
     return z.map((value, j) => value + by * directions[basis][i][j]);
   }
 
-  /* The plane of the axes `across` and `up`; of one dimension it is a line, and rows mean nothing. */
+  /* The plane of the axes `across` and `up`; for one dimension it is a line, and rows have no meaning. */
   function plane(basis, across, up) {
     const {middle, reach} = axes[basis];
     const shade = planes.findIndex(({axes: of, pair}) => of === basis && pair.includes(across) && pair.includes(up));
@@ -63,13 +64,13 @@ function openLatents({size, points, axes, planes, cells, depth}) {
 
   const place = (z, {basis, across, up, line}) => [along(z, basis, across), line ? 0 : along(z, basis, up)];
 
-  /* z, moved within the plane to a place. */
+  /* z, moved within the plane to a position. */
   function at(z, {basis, across, up, line}, [u, v]) {
-    const there = moved(z, basis, across, u);
-    return line ? there : moved(there, basis, up, v);
+    const shifted = moved(z, basis, across, u);
+    return line ? shifted : moved(shifted, basis, up, v);
   }
 
-  /* N(·, scale scaleᵀ) on the plane, one deviation from its middle. */
+  /* The ellipse of N(·, scale scaleᵀ) on the plane, one standard deviation from its centre. */
   function ellipse(scale, {basis, across, up, line}) {
     const columns = scale.length / size;
     const row = (direction) => Float32Array.from({length: columns}, (_, k) => {
@@ -81,28 +82,28 @@ function openLatents({size, points, axes, planes, cells, depth}) {
     return ellipseOf(product(a, a), product(a, b), product(b, b));
   }
 
-  /* The `wanted` points nearest to z in the whole space that are allowed, nearest first. */
+  /* The `wanted` allowed points nearest to z in the full space, nearest first. */
   function nearest(z, wanted, allowed = () => true) {
-    const found = [];
+    const best = [];
     for (let i = 0; i < count; i++) {
       if (!allowed(i)) continue;
       let distance = 0;
       for (let j = 0, p = i * size; j < size; j++, p++) distance += (z[j] - centres[p]) ** 2;
-      if (found.length === wanted && distance >= found[wanted - 1].distance) continue;
-      found.push({i, distance});
-      found.sort((one, other) => one.distance - other.distance);
-      if (found.length > wanted) found.pop();
+      if (best.length === wanted && distance >= best[wanted - 1].distance) continue;
+      best.push({i, distance});
+      best.sort((one, other) => one.distance - other.distance);
+      if (best.length > wanted) best.pop();
     }
-    return found.map(({i}) => i);
+    return best.map(({i}) => i);
   }
 
-  /* The shading of planes, once there are bytes: for each plane `cells` rows of them, the upper first. */
+  /* The density of the planes from the bytes of their shading: `cells` rows for each plane, the top row first. */
   function openDensity(bytes) {
     const relative = Float32Array.from({length: 256}, (_, byte) => byte ? Math.exp(depth * (byte / 255 - 1)) : 0);
-    const ends = planes.map((_, shade) => {  // of the densest regions, the least byte of each
+    const ends = planes.map((_, shade) => {  // the least byte of each of the densest regions
       const counts = new Float64Array(256);
       for (let p = shade * cells ** 2; p < (shade + 1) * cells ** 2; p++) counts[bytes[p]] += relative[bytes[p]];
-      const total = counts.reduce((sum, each) => sum + each, 0);
+      const total = counts.reduce((sum, value) => sum + value, 0);
       return REGIONS.map(({share}) => {
         let byte = 255;
         for (let mass = counts[255]; mass < share * total && byte > 0; mass += counts[byte]) byte--;
@@ -110,20 +111,20 @@ function openLatents({size, points, axes, planes, cells, depth}) {
       });
     });
 
-    /* The byte of a cell, counted from the lower left. */
+    /* The byte of a cell, indexed from the lower left. */
     function byte({shade, turned}, i, j) {
       const [column, row] = turned ? [j, i] : [i, j];
       return bytes[(shade * cells + cells - 1 - row) * cells + column];
     }
 
-    /* The density at a place and what one may call it: "high" where it is among the densest half of all, and so on. */
+    /* The density at a position and its region: "high" within the densest half of the mass, and so on. */
     function density(plane, [u, v]) {
       if (plane.shade < 0) return null;
       const cell = (value, middle) => Math.floor(((value - middle) / plane.half + 1) / 2 * cells);
       const i = cell(u, plane.middle[0]), j = plane.line ? 0 : cell(v, plane.middle[1]);
-      const found = i >= 0 && j >= 0 && i < cells && j < cells ? byte(plane, i, j) : 0;
-      const region = found ? ends[plane.shade].findIndex((least) => found >= least) : 3;
-      return {value: planes[plane.shade].peak * relative[found], ...REGIONS[region]};
+      const shade = i >= 0 && j >= 0 && i < cells && j < cells ? byte(plane, i, j) : 0;
+      const region = shade ? ends[plane.shade].findIndex((least) => shade >= least) : 3;
+      return {value: planes[plane.shade].peak * relative[shade], ...REGIONS[region]};
     }
 
     return {byte, density, relative, cells};

@@ -1,7 +1,9 @@
-/* Opens the page: the model, the picture of the plane and the panels around it, and what pointers and keys do. */
+/* Opens the page: the model, the picture of the plane, the panels around it, and the handlers of pointer and keys. */
+/* uses: engine (compiler/engine.js), openLatents (latents.js), unpack, openSprite, openShading (images.js), openStore,
+ * openQueue (state.js), classColours, openPicture (plane.js), byId, fill and the panels (panels.js) */
 "use strict";
 
-/* The theme is that of the system until one chooses. */
+/* The theme: that of the system until the user chooses one. */
 function openTheme(store) {
   const dark = matchMedia("(prefers-color-scheme: dark)"), button = byId("theme");
   function choose(theme) {
@@ -15,7 +17,7 @@ function openTheme(store) {
   button.addEventListener("click", () => choose(store.values.theme === "dark" ? "light" : "dark"));
 }
 
-/* Classes by their colours; each can be hidden. */
+/* The classes with their colours; each can be hidden. */
 function openLegend(store, classes) {
   if (classes.length < 2 || classes.length > 20) return;
   const entries = classes.map((name, i) => {
@@ -39,7 +41,7 @@ function openLegend(store, classes) {
   });
 }
 
-/* Which axes the plane has, of more than two. */
+/* The choice of the plane's axes, for more than two dimensions. */
 function openAxes({store, latents}) {
   if (latents.size < 3) return;
   byId("axes").hidden = false;
@@ -60,13 +62,13 @@ function openAxes({store, latents}) {
   for (const [select, other, name, otherName] of [[across, up, "across", "up"], [up, across, "up", "across"]]) {
     select.addEventListener("change", () => {
       const before = store.values.plane, pair = {[name]: Number(select.value), [otherName]: Number(other.value)};
-      if (pair.across === pair.up) pair[otherName] = before[name];  // they change places
+      if (pair.across === pair.up) pair[otherName] = before[name];  // swap the axes
       store.set({plane: latents.plane(before.basis, pair.across, pair.up)});
     });
   }
 }
 
-/* The pointer on the plane: hovering shows, pressing and dragging moves the point, a click on a test image picks it. */
+/* The pointer on the plane: hovering decodes, pressing and dragging moves the point, a click selects a test image. */
 function openPointer(root, {store, latents, page, picture}) {
   let down = null;
   const where = (event) => {
@@ -101,17 +103,17 @@ function openPointer(root, {store, latents, page, picture}) {
   root.addEventListener("pointerleave", () => store.values.hover && store.set({hover: null}));
 }
 
-/* Keys on the plane. */
+/* The keys of the plane. */
 function openKeys(root, {store, latents, page, picture}) {
-  const ways = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
+  const directions = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]};
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    const {plane, z} = store.values, place = latents.place(z, plane), way = ways[event.key];
-    if (way) {
+    const {plane, z} = store.values, place = latents.place(z, plane), direction = directions[event.key];
+    if (direction) {
       const step = plane.half * (event.shiftKey ? 0.125 : 0.025);
-      store.set({hover: null, playing: false, z: latents.at(z, plane, place.map((value, i) => value + step * way[i]))});
+      store.set({hover: null, playing: false, z: latents.at(z, plane, place.map((value, i) => value + step * direction[i]))});
     } else if (event.key === "Enter" || event.key === " ") {
-      const index = picture.pick(store.values, ...picture.seen(plane, place), Infinity);
+      const index = picture.pick(store.values, ...picture.pixelOf(plane, place), Infinity);
       if (index >= 0) page.select(index);
     } else if (event.key === "Escape") page.clear();
     else if ("ab".includes(event.key.toLowerCase())) page.setEnd("ab".indexOf(event.key.toLowerCase()));
@@ -120,29 +122,29 @@ function openKeys(root, {store, latents, page, picture}) {
   });
 }
 
-/* What panels ask of the page. */
+/* The functions that panels call. */
 function openPage(content, model, store, latents) {
   const {shape, labels, context: classes} = content, queue = openQueue();
   let sprite = null, first = true, last = null;
 
-  function given() {
+  function contextInputs() {
     return classes ? [Float32Array.from({length: classes}, (_, i) => Number(i === store.values.context))] : [];
   }
 
   const page = {
     shape, queue,
-    decode(z) {  // the last one is often asked for again
+    decode(z) {  // the last result is often needed again
       if (!last || last.label !== store.values.context || z.some((value, i) => value !== last.z[i])) {
         last = {z: Float32Array.from(z), label: store.values.context, image: null};
-        last.image = model.decode([last.z, ...given()])[0];
+        last.image = model.decode([last.z, ...contextInputs()])[0];
       }
       return last.image;
     },
-    sample: (noise, temperature) => model.sample([noise, Float32Array.of(temperature), ...given()]),
+    sample: (noise, temperature) => model.sample([noise, Float32Array.of(temperature), ...contextInputs()]),
     testImage: (i) => sprite(i),
-    /* The posterior of an image goes onto the plane, and the point to its centre. */
+    /* Show the posterior of an image on the plane, and move the point to its centre. */
     show(image, more = {}) {
-      const [centre, scale] = model.encode([image, ...given()]), q = {centre, scale};
+      const [centre, scale] = model.encode([image, ...contextInputs()]), q = {centre, scale};
       store.set({neighbours: [], ...more, q, z: centre, hover: null});
       return q;
     },
@@ -159,16 +161,16 @@ function openPage(content, model, store, latents) {
       if (first) performance.mark("first picture");
       first = false;
     },
-    /* Test images can be looked at. */
-    ready(found) {
-      sprite = found;
+    /* Enable the test images. */
+    ready(opened) {
+      sprite = opened;
       page.select(0);
     },
   };
   return page;
 }
 
-/* Where A and B are at first: two test images of different classes, as far apart as those of the first hundred are. */
+/* The initial A and B: the first test image and, among the first hundred, the farthest one of another class. */
 function firstEnds(latents, labels) {
   let best = Math.min(1, latents.count - 1), most = -1;
   for (let i = 1; i < Math.min(100, latents.count); i++) {
@@ -181,7 +183,7 @@ function firstEnds(latents, labels) {
 async function start() {
   const content = JSON.parse(byId("content").textContent), {classes, labels} = content;
   const latents = openLatents(content.latents);
-  const model = engine.open({...content.program, weights: await unpacked(content.program.weights)});
+  const model = engine.open({...content.program, weights: await unpack(content.program.weights)});
   const order = latents.axes[0].order, pair = latents.size === 1 ? [0, 0] : order.slice(0, 2).sort((a, b) => a - b);
   const store = openStore({
     z: latents.centre(0), hover: null, plane: latents.plane(0, ...pair), density: null, hidden: new Set(), theme: "",
@@ -194,18 +196,18 @@ async function start() {
   root.classList.toggle("line", latents.size === 1);
 
   store.on("plane hidden theme density", picture.drawCloud);
-  let asked = false;
+  let scheduled = false;
   store.on("plane theme z hover q neighbours ends", (values) => {
-    if (asked) return;
-    asked = true;
+    if (scheduled) return;
+    scheduled = true;
     requestAnimationFrame(() => {
-      asked = false;
+      scheduled = false;
       picture.drawMarks(values);
     });
   });
   store.on("plane density", ({plane}) => {
     byId("shading-note").textContent = `${latents.count.toLocaleString("en")} test images. `
-      + (plane.shade < 0 ? "This pair of dimensions has no shading." : "Shading: the density of all posteriors.");
+      + (plane.shade < 0 ? "This pair of dimensions has no shading." : "Shading: the density of the aggregated posterior.");
   });
   for (const open of [openHere, openTest, openDraw, openAlong, openOthers, openPath, openAxes]) open(parts);
   openLegend(store, classes);

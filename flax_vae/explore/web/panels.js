@@ -1,10 +1,11 @@
-/* The panels beside and below the plane: each shows some values of the store, and sets some. */
+/* The panels beside and below the plane: each displays values of the store, and sets some. */
+/* uses: paint, wipe (images.js), number (latents.js), gaussians (state.js), openDrawing (drawing.js) */
 "use strict";
 
-const CELLS = 9;  // of a row of images
+const CELLS = 9;  // images in a row
 const byId = (id) => document.getElementById(id);
 
-/* Buttons with an image each in an element; `show(i, image)` paints one, and `picked(i)` is called for one. */
+/* Fill an element with buttons that show an image each; `show(i, image)` paints one, a click calls `picked(i)`. */
 function openCells(root, count, shape, picked) {
   const cells = Array.from({length: count}, (_, i) => {
     const button = document.createElement("button"), canvas = document.createElement("canvas");
@@ -27,11 +28,11 @@ function openCells(root, count, shape, picked) {
   };
 }
 
-/* What is decoded where one is: image, coordinates, density, nearest class. */
+/* The decoded image at the current point, with coordinates, density and nearest class. */
 function openHere({store, latents, page, className}) {
   let spoken = 0;
 
-  /* "z = (0.31, −1.20)"; of more dimensions, "z₃ = 0.31, z₇ = −1.20", a line each so that nothing below ever moves. */
+  /* "z = (0.31, −1.20)"; for more dimensions "z₃ = 0.31, z₇ = −1.20", on two lines, so that nothing below moves. */
   function positionOf({line, names}, place) {
     const numbers = place.map((value) => number(value));
     if (latents.size === 2) return `z\u00a0=\u00a0(${numbers.join(", ")})`;
@@ -40,17 +41,17 @@ function openHere({store, latents, page, className}) {
 
   function words({z, plane, density}) {
     const place = latents.place(z, plane), [i] = latents.nearest(z, 1);
-    const found = density?.density(plane, place);
+    const region = density?.density(plane, place);
     return {
       position: positionOf(plane, place),
-      density: found ? (found.value < 0.001 ? "< 0.001" : found.value.toPrecision(2)) : "unknown",
-      region: found ? `${found.word}: ${found.meaning}` : "",
-      word: found ? `density ${found.word}, ` : "",
+      density: region ? (region.value < 0.001 ? "< 0.001" : region.value.toPrecision(2)) : "unknown",
+      region: region ? `${region.word}: ${region.meaning}` : "",
+      word: region ? `density ${region.word}, ` : "",
       nearest: className(i) ?? "",
     };
   }
 
-  /* The summary is read to those who do not see the page, once the point has come to rest. */
+  /* Update the summary for screen readers, once the point has come to rest. */
   function speak({position, word, nearest}) {
     clearTimeout(spoken);
     const text = `${position}, ${word}${nearest ? `nearest class ${nearest}` : ""}`.replace(/, $/, "");
@@ -59,10 +60,10 @@ function openHere({store, latents, page, className}) {
   }
 
   function update(values) {
-    const z = values.hover ?? values.z, found = words({...values, z});
+    const z = values.hover ?? values.z, texts = words({...values, z});
     byId("here-title").textContent = values.hover ? "Under the pointer" : "Current point";
-    for (const name of ["position", "density", "region", "nearest"]) byId(name).textContent = found[name];
-    speak(found);
+    for (const name of ["position", "density", "region", "nearest"]) byId(name).textContent = texts[name];
+    speak(texts);
     page.queue.now("here", () => {
       paint(byId("here"), page.decode(z), page.shape);
       page.painted();
@@ -80,7 +81,7 @@ function openTest({store, latents, page, className}) {
 
   store.on("test", ({test}) => {
     byId("test-note").textContent = test ? `${className(test.index) ?? "Test image"}, and its nearest neighbours:`
-      : "Click a point of the plane.";
+      : "Click a point on the plane.";
     [...byId("neighbours").children].forEach((cell, i) => (cell.hidden = !(i < test?.neighbours.length)));
     picture("original", test?.image);
     if (!test) return picture("reconstruction", null);
@@ -94,11 +95,11 @@ function openTest({store, latents, page, className}) {
   });
 }
 
-/* An image that one paints: its posterior on the plane, its reconstruction beside it. */
+/* A drawing: its posterior on the plane, its reconstruction beside it. */
 function openDraw({store, page}) {
   const ids = ["brush", "eraser", "clear", "ink", "colour", "width"];
   const tools = Object.fromEntries([...ids.map((id) => [id, byId(id)]), ["inkName", byId("ink-name")]]);
-  let drawn = null;  // while it is its posterior that the plane shows
+  let drawn = null;  // the drawing, while the plane shows its posterior
   [byId("redrawn").width, byId("redrawn").height] = [page.shape[1], page.shape[0]];
 
   function follow(image) {
@@ -119,21 +120,21 @@ function openDraw({store, page}) {
     if (test) drawing.replace(test.image);
   });
   store.on("context", () => drawn && follow(drawn));
-  store.on("test", ({test}) => test && (drawn = null));  // the posterior on the plane is of another image
+  store.on("test", ({test}) => test && (drawn = null));  // the plane shows the posterior of another image
 }
 
-/* New images: noise stays while the temperature changes. */
+/* Samples; a change of temperature keeps their noise. */
 function openSamples({store, page, noiseSize}) {
-  const count = 16, found = Array(count).fill(null);
-  const cells = openCells(byId("samples"), count, page.shape, (i) => found[i] && store.set({z: found[i], hover: null}));
+  const count = 16, latents = Array(count).fill(null);
+  const cells = openCells(byId("samples"), count, page.shape, (i) => latents[i] && store.set({z: latents[i], hover: null}));
   const fresh = () => Array.from({length: count}, () => gaussians(noiseSize));
   for (let i = 0; i < count; i++) cells.name(i, `Sample ${i + 1} of ${count}`);
 
   store.on("noise temperature context", ({noise, temperature}) => {
     byId("temperature-value").textContent = temperature.toFixed(2);
-    page.queue.ask("samples", noise.map((each, i) => () => {
-      const [image, z] = page.sample(each, temperature);
-      found[i] = z;
+    page.queue.ask("samples", noise.map((draws, i) => () => {
+      const [image, z] = page.sample(draws, temperature);
+      latents[i] = z;
       cells.show(i, image);
     }));
   });
@@ -165,15 +166,15 @@ function openAlong({store, latents, page}) {
     row = Array.from({length: CELLS}, (_, k) => (
       latents.moved(z, basis, i, mean[i] + deviation[i] * (6 * k / (CELLS - 1) - 3))
     ));
-    page.queue.ask("along", row.map((there, k) => () => {
-      const value = number(latents.along(there, basis, i));
-      cells.show(k, page.decode(there));
+    page.queue.ask("along", row.map((point, k) => () => {
+      const value = number(latents.along(point, basis, i));
+      cells.show(k, page.decode(point));
       cells.name(k, `${latents.name(basis, i)} = ${value}`, value);
     }));
   });
 }
 
-/* Sliders for the axes that the plane does not show, the most active first. */
+/* Sliders for the axes outside the plane, the most active first. */
 function openOthers({store, latents}) {
   const first = 4;
   let sliders = [];
@@ -209,11 +210,11 @@ function openOthers({store, latents}) {
   store.on("z", ({z}) => sliders.forEach(({update}) => update(z)));
   byId("reset").addEventListener("click", () => {
     const {plane, z} = store.values, {mean} = latents.axes[plane.basis];
-    store.set({z: rest(plane).reduce((there, i) => latents.moved(there, plane.basis, i, mean[i]), z), hover: null});
+    store.set({z: rest(plane).reduce((point, i) => latents.moved(point, plane.basis, i, mean[i]), z), hover: null});
   });
 }
 
-/* The straight path between two ends, as a row of images and as a film. */
+/* The straight path between two ends, as a row of images and as an animation. */
 function openPath({store, page}) {
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const cells = openCells(byId("film"), CELLS, page.shape, (i) => go(i / (CELLS - 1), false));
@@ -223,7 +224,7 @@ function openPath({store, page}) {
     store.set({way, playing, z: between(store.values.ends, way), hover: null});
   }
 
-  /* There in four seconds; where motion is to be reduced, from image to image of the row. */
+  /* Play the path in four seconds; with reduced motion, step through the images of the row. */
   function play(before) {
     if (!store.values.playing) return;
     const ask = still.matches ? (run) => setTimeout(() => run(performance.now()), 900) : requestAnimationFrame;

@@ -1,4 +1,5 @@
-/* The picture of the latent plane: shading and points on one canvas, what moves on another above it. */
+/* The picture of the latent plane: shading and points on one canvas, moving marks on another above it. */
+/* uses: number (latents.js) */
 "use strict";
 
 const TAB10 = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"];
@@ -10,7 +11,7 @@ const TAB20 = TAB10.flatMap((colour, i) => [
 const styleOf = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const bytesOfColour = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-/* The colour of each class, brought nearer to the ink of the theme: all can be told from the paper. */
+/* The colour of each class, mixed with the ink of the theme to stand out from the paper. */
 function classColours(count) {
   if (count > 20) return Array(count).fill(styleOf("--point"));
   const toward = bytesOfColour(styleOf("--ink")), share = Number(styleOf("--toward-ink"));
@@ -20,16 +21,16 @@ function classColours(count) {
   });
 }
 
-/* Round numbers in an interval, about as many as wanted. */
+/* Round numbers in an interval, about `wanted` of them. */
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-  const found = [];
-  for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
-  return {found, digits: Math.max(0, -Math.floor(Math.log10(step)))};
+  const values = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) values.push(i * step);
+  return {values, digits: Math.max(0, -Math.floor(Math.log10(step)))};
 }
 
-/* The picture of `latents` whose points have `labels`, 0 to `classes` - 1; drawn by `cloud` and `marks`. */
+/* The picture of `latents` on the canvases of `root`; points have `labels` from 0 to `classes` - 1. */
 function openPicture(root, latents, labels, classes) {
   const [cloud, marks] = root.querySelectorAll("canvas");
   const size = {width: 0, height: 0, dots: 1};
@@ -42,36 +43,36 @@ function openPicture(root, latents, labels, classes) {
   }
 
   function context(canvas) {
-    const found = canvas.getContext("2d");
-    found.setTransform(size.dots, 0, 0, size.dots, 0, 0);
-    found.clearRect(0, 0, size.width, size.height);
-    return found;
+    const cleared = canvas.getContext("2d");
+    cleared.setTransform(size.dots, 0, 0, size.dots, 0, 0);
+    cleared.clearRect(0, 0, size.width, size.height);
+    return cleared;
   }
 
-  /* Where a place of the plane is on the canvas, and back. Along a line rows are from -1 to 1. */
-  const tall = (plane) => plane.line ? 1 : plane.half;
-  const seen = (plane, [u, v]) => [
+  /* From a position on the plane to the canvas, and back. On a line, rows go from -1 to 1. */
+  const halfHeight = (plane) => plane.line ? 1 : plane.half;
+  const pixelOf = (plane, [u, v]) => [
     ((u - plane.middle[0]) / plane.half + 1) / 2 * size.width,
-    (1 - (v - plane.middle[1]) / tall(plane)) / 2 * size.height,
+    (1 - (v - plane.middle[1]) / halfHeight(plane)) / 2 * size.height,
   ];
   const placeOf = (plane, x, y) => [
     plane.middle[0] + (2 * x / size.width - 1) * plane.half,
-    plane.middle[1] + (1 - 2 * y / size.height) * tall(plane),
+    plane.middle[1] + (1 - 2 * y / size.height) * halfHeight(plane),
   ];
 
-  /* Points of a line lie in a row for each class, a little apart. */
+  /* On a line, the points of each class are in a row, with some jitter. */
   const rowOf = (i) => {
     const rows = Math.max(classes, 1), jitter = ((i * 0.618) % 1) - 0.5;
     return 0.9 * (1 - 2 * ((labels[i] ?? 0) + 0.5 + 0.6 * jitter) / rows);
   };
   const pointAt = (plane, i) => {
     const [u, v] = latents.place(latents.centre(i), plane);
-    return seen(plane, [u, plane.line ? rowOf(i) : v]);
+    return pixelOf(plane, [u, plane.line ? rowOf(i) : v]);
   };
 
   function drawShade(to, plane, density) {
     const {cells} = density, tile = document.createElement("canvas");
-    const faint = Math.sqrt(density.relative[1]);  // the least, which would end at an edge
+    const faint = Math.sqrt(density.relative[1]);  // the least shade, subtracted so that the shading has no edge
     tile.width = tile.height = cells;
     const pixels = tile.getContext("2d").createImageData(cells, cells), [r, g, b] = bytesOfColour(styleOf("--shade"));
     for (let j = 0, p = 0; j < cells; j++) {
@@ -88,18 +89,17 @@ function openPicture(root, latents, labels, classes) {
   function drawAxes(to, plane) {
     to.font = `11px ${styleOf("--font")}`;
     const rule = (value, across) => {
-      const [x, y] = seen(plane, across ? [value, plane.middle[1]] : [plane.middle[0], value]);
+      const [x, y] = pixelOf(plane, across ? [value, plane.middle[1]] : [plane.middle[0], value]);
       to.beginPath();
       to.moveTo(across ? x : 0, across ? 0 : y);
       to.lineTo(across ? x : size.width, across ? size.height : y);
       to.stroke();
       return [x, y];
     };
-    const every = [true, false].slice(0, plane.line ? 1 : 2);
-    for (const across of every) {
+    for (const across of [true, false].slice(0, plane.line ? 1 : 2)) {
       const middle = plane.middle[across ? 0 : 1], {width, height} = size;
-      const {found, digits} = ticks(middle - plane.half, middle + plane.half, width < 450 ? 5 : 8);
-      for (const value of found) {
+      const {values, digits} = ticks(middle - plane.half, middle + plane.half, width < 450 ? 5 : 8);
+      for (const value of values) {
         to.strokeStyle = styleOf(Math.abs(value) < 1e-9 ? "--axis" : "--grid");
         const [x, y] = rule(value, across);
         to.fillStyle = styleOf("--soft");
@@ -116,7 +116,7 @@ function openPicture(root, latents, labels, classes) {
     }
   }
 
-  /* What changes with the plane and the theme. */
+  /* Draw shading, axes and points, which change with the plane and the theme. */
   function drawCloud({plane, hidden, density}) {
     resize();
     const to = context(cloud), colours = classColours(classes);
@@ -134,11 +134,11 @@ function openPicture(root, latents, labels, classes) {
     to.globalAlpha = 1;
   }
 
-  /* A line in two colours, which can be seen on any ground. */
+  /* Draw a line in two colours, visible on any background. */
   function outline(to, path, width = 1.5) {
-    for (const [colour, wide] of [["--paper", width + 2], ["--accent", width]]) {
+    for (const [colour, lineWidth] of [["--paper", width + 2], ["--accent", width]]) {
       to.strokeStyle = styleOf(colour);
-      to.lineWidth = wide;
+      to.lineWidth = lineWidth;
       to.beginPath();
       path();
       to.stroke();
@@ -146,7 +146,7 @@ function openPicture(root, latents, labels, classes) {
   }
 
   function drawPosterior(to, plane, {centre, scale}) {
-    const [x, y] = seen(plane, latents.place(centre, plane)), {major, minor, angle} = latents.ellipse(scale, plane);
+    const [x, y] = pixelOf(plane, latents.place(centre, plane)), {major, minor, angle} = latents.ellipse(scale, plane);
     const unit = size.width / (2 * plane.half);
     for (const deviations of [1, 2]) {
       const [long, short] = [major, minor].map((axis) => Math.max(axis * deviations * unit, 1));
@@ -158,7 +158,7 @@ function openPicture(root, latents, labels, classes) {
   }
 
   function drawPath(to, plane, ends) {
-    const places = ends.map((z) => seen(plane, latents.place(z, plane)));
+    const places = ends.map((z) => pixelOf(plane, latents.place(z, plane)));
     outline(to, () => {
       to.moveTo(...places[0]);
       to.lineTo(...places[1]);
@@ -176,7 +176,7 @@ function openPicture(root, latents, labels, classes) {
   }
 
   function drawPoint(to, plane, z, pinned) {
-    const [x, y] = seen(plane, latents.place(z, plane));
+    const [x, y] = pixelOf(plane, latents.place(z, plane));
     to.fillStyle = styleOf(pinned ? "--ink" : "--accent");
     to.strokeStyle = styleOf("--paper");
     to.lineWidth = 3;
@@ -187,7 +187,7 @@ function openPicture(root, latents, labels, classes) {
     to.fill();
   }
 
-  /* What changes with the point: the posterior of an image, its neighbours, the path, and where one is. */
+  /* Draw the marks that change with the point: posterior, neighbours, path, and current point. */
   function drawMarks({plane, z, hover, q, neighbours, ends}) {
     resize();
     const to = context(marks);
@@ -204,7 +204,7 @@ function openPicture(root, latents, labels, classes) {
     if (hover) drawPoint(to, plane, hover, false);
   }
 
-  /* The point nearest to where it is on the canvas, within a distance, of those that are not hidden. */
+  /* The index of the visible point nearest to a position on the canvas, within a distance; -1 without one. */
   function pick({plane, hidden}, x, y, within) {
     let best = -1, least = within ** 2;
     for (let i = 0; i < latents.count; i++) {
@@ -215,5 +215,5 @@ function openPicture(root, latents, labels, classes) {
     return best;
   }
 
-  return {drawCloud, drawMarks, pick, placeOf, seen};
+  return {drawCloud, drawMarks, pick, placeOf, pixelOf};
 }

@@ -1,7 +1,8 @@
-/* What the page shows is a function of a few values, and what takes time is done frame by frame. */
+/* The page is a function of a few values; expensive work is spread over frames. */
+/* uses: nothing */
 "use strict";
 
-/* Values, and functions that run when some of them change. */
+/* Values, and functions that run when certain values change. */
 function openStore(values) {
   const watchers = [];
   return {
@@ -16,11 +17,11 @@ function openStore(values) {
   };
 }
 
-/* Functions that are run in frames, each replaced by the next of its name.
+/* A queue of functions that run in animation frames; a function or list replaces the waiting one of its name.
  *
- * Those of `now` are run in the next frame, once. `ask` takes lists, one after the other and as many in a frame as 8 ms
- * allow. A list that has begun is done before the next of its name, so that a row of images that follows the pointer
- * is whole every few frames; but not where a function takes so long that one could not follow at all.
+ * A function of `now` runs once, in the next frame. The functions of a list of `ask` run in order, as many per frame as
+ * fit in 8 ms. A list that has begun is completed before the next of its name, so that a row of images that follows the
+ * pointer is complete every few frames; except if a function is so slow that the row could not follow.
  */
 function openQueue() {
   const urgent = new Map(), lists = new Map();
@@ -57,7 +58,7 @@ function openQueue() {
     if (urgent.size || lists.size) wake(performance.now() - began);
   }
 
-  /* After a slow frame the page is free for as long: a pointer is heard, and what it asks for goes first. */
+  /* After a slow frame the page idles for as long, so that pointer events are handled and their work runs first. */
   function wake(took = 0) {
     if (waiting) return;
     waiting = true;
@@ -79,7 +80,7 @@ function openQueue() {
   };
 }
 
-/* Numbers of N(0, 1), by Box and Muller. */
+/* Draws from N(0, 1), by the Box-Muller transform. */
 function gaussians(count) {
   return Float32Array.from({length: count}, () => (
     Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random())

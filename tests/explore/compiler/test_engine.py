@@ -1,4 +1,4 @@
-"""Whatever the engine computes, instruction by instruction, against JAX."""
+"""The engine computes every instruction like JAX."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,12 +28,12 @@ def _convolved(x: Any, kernel_shape: tuple[int, ...], **how: Any) -> Any:
 
 
 def _counted(x: Any, n: Any) -> Any:
-    """As often as an input says."""
+    """Loop a number of times given by an input."""
     return lax.while_loop(lambda both: both[1] > 0, lambda both: (both[0] * 0.5 + 1, both[1] - 1), (x, n))[0]
 
 
 def _exchanged(x: Any, y: Any) -> Any:
-    """A loop whose two arrays change places, one of them turned round."""
+    """Swap two arrays in a loop, reversing one of them."""
     return lax.fori_loop(0, 3, lambda i, both: (both[1], both[0][::-1] + i), (x, y))
 
 
@@ -106,8 +106,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "gathered": (lambda x, y: x[:, (jnp.abs(y[0, 0]) * 10).astype(int) % 3], (X, Y)),
     "set": (lambda x, n: x.at[:, n.astype(int)].set(0.0).at[..., 1].set(x[..., 0]), (X, NUMBER)),
     "set in slices": (lambda x, n: lax.dynamic_update_slice(x, 2 * x[:1, :2], (1, n.astype(int), 0)), (X, NUMBER)),
-    "set here and there": (lambda x, y: x.at[jnp.array([1, 0]), jnp.array([2, 0])].set(y[0, :2]), (X, Y)),
-    "set of nothing known": (lambda y: jnp.zeros((4, 4)).at[1, 1:].set(y[0, 0, 1:]), (Y,)),
+    "set at scattered places": (lambda x, y: x.at[jnp.array([1, 0]), jnp.array([2, 0])].set(y[0, :2]), (X, Y)),
+    "set in a constant": (lambda y: jnp.zeros((4, 4)).at[1, 1:].set(y[0, 0, 1:]), (Y,)),
     "for": (lambda x: lax.fori_loop(0, 5, lambda i, x: x * 0.5 + i, x), (X,)),
     "while": (_counted, (X, NUMBER)),
     "exchanged": (_exchanged, (X, Y)),
@@ -121,13 +121,13 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 
 @pytest.fixture(scope="module")
 def run(open_page: Callable[..., Run]) -> Run:
-    """All of them in one page."""
+    """Open all functions in one page."""
     return open_page(program({name: graph(function, *inputs) for name, (function, inputs) in FUNCTIONS.items()}))
 
 
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[np.ndarray]]:
-    """What JAX computes, compiled at once."""
+    """Compute all functions by JAX, compiled together."""
 
     def every(inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: jax.tree.leaves(function(*inputs[name])) for name, (function, _) in FUNCTIONS.items()}
@@ -137,8 +137,8 @@ def expected() -> dict[str, list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_it_computes_what_jax_does(name: str, run: Run, expected: dict[str, list[np.ndarray]]) -> None:
-    for _ in range(2):  # nothing of a run is left for the next
+def test_it_computes_the_same_as_jax(name: str, run: Run, expected: dict[str, list[np.ndarray]]) -> None:
+    for _ in range(2):  # a run leaves nothing behind for the next
         for found, each in zip(run(name, *FUNCTIONS[name][1]), expected[name], strict=True):
             np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-5)
 

@@ -1,26 +1,26 @@
-/* Runs the graphs that graph.py makes, which says what they are. No dependencies, no network.
+/* Runs the graphs that tracer.py compiles and describes. No network. uses: nothing.
  *
- *     const {decode} = engine.open(program)             // program as of program.py, from JSON
+ *     const {decode} = engine.open(program)             // the JSON value of packing.py
  *     const [image] = decode([Float32Array.of(0, 1)])   // arrays in, arrays out, in the order of the graph
  *
- * Every array is a Float32Array, and memory is allocated once. An instruction becomes a function without arguments,
- * with all that its shape says worked out in advance: a graph is a list of such functions.
+ * Every array is a Float32Array, and memory is allocated once. An instruction becomes a function without arguments, with
+ * all offsets computed in advance; a graph is a list of such functions.
  */
 "use strict";
 
 const engine = (() => {
-  /* Offsets of all elements of a view, in order: [first + Σ_d i_d strides_d for each index i]. */
+  /* The offsets of all elements of a view, in order: [first + Σ_d i_d strides_d for each index i]. */
   function offsets(shape, strides, first = 0) {
-    let found = [first];
+    let current = [first];
     shape.forEach((size, axis) => {
       const next = [];
-      for (const begin of found) for (let i = 0; i < size; i++) next.push(begin + i * strides[axis]);
-      found = next;
+      for (const begin of current) for (let i = 0; i < size; i++) next.push(begin + i * strides[axis]);
+      current = next;
     });
-    return Int32Array.from(found);
+    return Int32Array.from(current);
   }
 
-  /* erfc(x) = t exp(-x² + polynomial(t)), t = 1 / (1 + |x| / 2), to 1.2e-7 of its value (Press et al. 1992, section 6.2). */
+  /* erfc(x) = t exp(-x² + polynomial(t)), t = 1 / (1 + |x| / 2), with a relative error below 1.2e-7 (Press et al. 1992, section 6.2). */
   const ERFC = [
     -1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223,
     0.17087277,
@@ -33,7 +33,7 @@ const engine = (() => {
     return x < 0 ? 2 - above : above;
   }
 
-  /* erf(x); near 0, where 1 - erfc(x) loses digits, by its series 2/√π Σ_n (-1)ⁿ x²ⁿ⁺¹ / (n! (2n + 1)). */
+  /* erf(x); near 0, where 1 - erfc(x) loses digits, by the series 2/√π Σ_n (-1)ⁿ x²ⁿ⁺¹ / (n! (2n + 1)). */
   function erf(x) {
     if (Math.abs(x) > 0.5) return 1 - erfc(x);
     let power = x, sum = x;
@@ -44,9 +44,9 @@ const engine = (() => {
     return (2 / Math.sqrt(Math.PI)) * sum;
   }
 
-  /* One row of an elementwise operation, out = op(a, b, c): p, q, r and s are where it begins in each, dp ... the
-   * distances to the next element. Each operation has a loop of its own, which the browser compiles to a few machine
-   * instructions; those that are many come first. */
+  /* One row of an elementwise operation, out = op(a, b, c): p, q, r and s are the offsets in each array, dp ... the
+   * strides. Each operation has its own loop, which the browser compiles to a few machine instructions; the most
+   * frequent operations come first. */
   function row(op, n, out, p, dp, a, q, dq, b, r, dr, c, s, ds) {
     let i = 0;
     switch (op) {
@@ -93,8 +93,8 @@ const engine = (() => {
     }
   }
 
-  /* An elementwise operation, row by row; the last axis is a row. What takes fewer than three arrays is given one of
-   * them again, and does not look at it. */
+  /* An elementwise operation, row by row; the last axis is a row. An operation of fewer than three arrays gets the last
+   * one again, and ignores it. */
   function elementwise({op, shape, places}, memories) {
     const outer = shape.slice(0, -1), n = shape.length ? shape[shape.length - 1] : 1;
     const views = [0, 1, 2, 3].map((i) => {
@@ -114,7 +114,7 @@ const engine = (() => {
     };
   }
 
-  /* A copy whose ends are moved by indices, which are looked up anew for each index of the `outer` first axes. */
+  /* A copy whose ends are shifted by indices, which are read for each element of the first `outer` axes. */
   function move({shape, places, outer, indices}, memories) {
     const leads = shape.slice(0, outer), rest = shape.slice(outer);
     const [out, a] = places.map(([memory, first, ...strides]) => ({
@@ -122,14 +122,14 @@ const engine = (() => {
       begin: offsets(leads, strides, first),
       inner: offsets(rest, strides.slice(outer)),
     }));
-    const found = indices.map(([side, distance, largest, memory, first, ...strides]) => (
-      {side, distance, largest, memory: memories[memory], begin: offsets(leads, strides, first)}
+    const shifts = indices.map(([side, stride, largest, memory, first, ...strides]) => (
+      {side, stride, largest, memory: memories[memory], begin: offsets(leads, strides, first)}
     ));
     return () => {
       for (let i = 0; i < out.begin.length; i++) {
         let p = out.begin[i], q = a.begin[i];
-        for (const {side, distance, largest, memory, begin} of found) {
-          const by = distance * Math.min(Math.max(memory[begin[i]], 0), largest);
+        for (const {side, stride, largest, memory, begin} of shifts) {
+          const by = stride * Math.min(Math.max(memory[begin[i]], 0), largest);
           if (side) q += by;
           else p += by;
         }
@@ -138,8 +138,8 @@ const engine = (() => {
     };
   }
 
-  /* Rows of factors, one after the other and without gaps. Numbers are multiplied in double precision, so packing them
-   * as such saves turning them into it again and again. */
+  /* Pack rows of factors contiguously. Products are computed in double precision, so packing as doubles saves repeated
+   * conversions. */
   function pack(packed, memory, first, rows, begin, count, steps) {
     let p = 0;
     for (let i = begin; i < begin + count; i++) {
@@ -148,8 +148,8 @@ const engine = (() => {
     }
   }
 
-  /* out[i, j] = Σ_k a[i, k] b[j, k] for one or two rows i of a and all rows j of b, both packed. Two by four sums at a
-   * time: each number that is read is used for several. After the last row of b there are zeros up to a multiple of 4. */
+  /* out[i, j] = Σ_k a[i, k] b[j, k] for one or two rows i of a and all rows j of b, both packed. Two by four sums are
+   * computed together, so that each number is read once for several. Zeros pad the rows of b to a multiple of 4. */
   function multiply(a, count, b, columns, sums, out, p0, p1, steps) {
     for (let j = 0; j < columns; j += 4) {
       let s0 = 0, s1 = 0, s2 = 0, s3 = 0, t0 = 0, t1 = 0, t2 = 0, t3 = 0;
@@ -181,8 +181,8 @@ const engine = (() => {
   }
 
   /* A sum of products, out[t, i, j] = Σ_k a[t, i, k] b[t, j, k]: the axes that the output lacks are k, those that one
-   * factor lacks are the rows of the other, and the rest is t. The factor b, which is packed as a whole, is the one that
-   * never changes, and then only once; or else the one with more rows. Of a two rows at a time are packed. */
+   * factor lacks are the rows of the other, and the rest is t. The factor b is packed as a whole: the constant one, once,
+   * or else the one with more rows. The other is packed two rows at a time. */
   function dot({shape, places}, memories, constant) {
     const axes = shape.map((size, axis) => ({size, strides: places.map((place) => place[2 + axis])}));
     const sized = (list) => list.reduce((product, {size}) => product * size, 1);
@@ -238,7 +238,7 @@ const engine = (() => {
     };
   }
 
-  /* A graph as a function from arrays to arrays. */
+  /* Compile a graph to a function from arrays to arrays. */
   function compile(graph, weights) {
     const memories = graph.memories.map(({size, weight}) => size === undefined ? weights[weight] : new Float32Array(size));
     const constant = (memory) => graph.memories[memory].size === undefined;
@@ -262,7 +262,7 @@ const engine = (() => {
     };
   }
 
-  /* The number that 16 bits stand for (IEEE 754): sign, 5 bits of exponent, 10 of fraction. */
+  /* The number that 16 bits represent (IEEE 754): sign, 5 bits of exponent, 10 of fraction. */
   function half(bits) {
     const exponent = (bits >> 10) & 31, fraction = bits & 1023;
     const size = exponent === 0 ? fraction * 2 ** -24
@@ -277,20 +277,20 @@ const engine = (() => {
     return bytes;
   }
 
-  /* Weights from bytes: one after the other, each of [number of elements, bytes of an element], little-endian. */
+  /* Read consecutive little-endian weights, each with its [number of elements, bytes per element] in the table. */
   function weightsOf(bytes, table) {
     const data = new DataView(bytes.buffer);
     let at = 0;
     return table.map(([count, width]) => {
-      const found = new Float32Array(count);
+      const weight = new Float32Array(count);
       for (let i = 0; i < count; i++, at += width) {
-        found[i] = width === 2 ? half(data.getUint16(at, true)) : data.getFloat32(at, true);
+        weight[i] = width === 2 ? half(data.getUint16(at, true)) : data.getFloat32(at, true);
       }
-      return found;
+      return weight;
     });
   }
 
-  /* The functions of a program by their names; its weights are base64, or bytes already. */
+  /* Open a program: its functions by name. The weights are base64 or bytes. */
   function open({graphs, weights, table}) {
     const numbers = weightsOf(typeof weights === "string" ? bytesOf(weights) : weights, table);
     return Object.fromEntries(Object.entries(graphs).map(([name, graph]) => [name, compile(graph, numbers)]));
