@@ -1,4 +1,4 @@
-"""`flax-vae prepare`: image sets larger than memory."""
+"""`flax-vae prepare`: rewrite image sets larger than memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from flax_vae.system.errors import UserError
 
 @dataclass(frozen=True)
 class Prepare:
-    """Rewrite an image set so that trainings read it from disk as they need it: for sets larger than memory."""
+    """Rewrite an image set larger than memory, so that training can stream it from disk."""
 
     examples: ClassVar[str] = """
 examples:
@@ -25,22 +25,22 @@ examples:
 """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """What train --dataset takes: a folder of images (class folders become labels), a .npy or .npz file, or the name of
-    a TFDS image set. Folders, .npy files and TFDS sets may be larger than memory."""
+    """Image set, as in train --dataset: a folder of images (class folders become labels), a .npy or .npz file, or the
+    name of a TFDS image set. Folders, .npy files and TFDS sets may exceed memory."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Directory to write, new or empty."""
     image_size: int | None = None
-    """Bring every image to this height and width, in pixels."""
+    """Height and width to resize every image to, in pixels."""
     data_dir: Path | None = None
-    """Folder with Fashion-MNIST's four IDX files, or where TFDS keeps its sets."""
+    """Folder of Fashion-MNIST's four IDX files, or TFDS's data directory."""
 
     def __call__(self) -> None:
         """Run the command."""
         refuse_used(self.out)
         source, out = Path(absolute(self.dataset)).resolve(), self.out.resolve()
         if source.is_dir() and out.is_relative_to(source):
-            raise UserError(f"{self.out} lies in {self.dataset}: name a directory beside it.")
+            raise UserError(f"{self.out} is inside {self.dataset}; choose a directory outside it.")
         splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size)
-        said = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
-        log(f"{said}. Train on them by: flax-vae train --dataset {self.out}")
+        counts = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
+        log(f"{counts}. Train on them with: flax-vae train --dataset {self.out}")
         print_result(self.out)

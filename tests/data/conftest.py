@@ -1,4 +1,4 @@
-"""Every test of the data has a machine of its own."""
+"""Every test of the data starts on a bare machine."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from flax_vae.system import console
 
 @pytest.fixture(autouse=True)
 def bare_machine(tmp_path, monkeypatch):
-    """A home without a cache or data sets, and a download address where nobody listens."""
+    """Provide a home without caches or data sets, and a download address without a server."""
     for variable, folder in {"HOME": "home", "XDG_CACHE_HOME": "cache", "TFDS_DATA_DIR": "tfds"}.items():
         monkeypatch.setenv(variable, str(tmp_path / folder))
     monkeypatch.setenv("no_proxy", "*")

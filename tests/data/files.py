@@ -1,4 +1,4 @@
-"""What the tests of the data share: where real files are, made-up pictures, and ways to damage a file."""
+"""Helpers of the data tests: the places of real files, random pictures, and ways to damage a file."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ SUBSET = fashion_mnist.SUBSET
 NAMES = [f"{name}.gz" for files in fashion_mnist.FILES.values() for name in files]
 full_set = pytest.mark.skipif(
     not all((DEBIAN / name).exists() for name in NAMES),
-    reason="the full Fashion-MNIST is not here: apt-get install dataset-fashion-mnist",
+    reason="needs the full Fashion-MNIST: apt-get install dataset-fashion-mnist",
 )
 
 
@@ -31,3 +31,16 @@ def cut(content: bytes) -> bytes:
 
 def cached_files(tmp_path: Path) -> list[Path]:
     return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def save(path: Path, array: np.ndarray, **options) -> None:
+    """Write an image file, and its folder if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    as_image(array).save(path, **options)
+
+
+def save_arrays(path: Path) -> Path:
+    """Write 30 random images with labels as a .npz file."""
+    images = np.random.default_rng(0).integers(0, 256, (30, 4, 3, 2), np.uint8)
+    np.savez(path.with_suffix(".npz"), images=images, labels=np.arange(30) % 4)
+    return path.with_suffix(".npz")

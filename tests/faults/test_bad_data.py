@@ -1,4 +1,4 @@
-"""Files of images that declare what they do not hold, or would grow to more than the memory."""
+"""Image files that declare more than they hold, or would exceed memory when read, are refused."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from refusals import assert_refused
 
-from flax_vae import Config, fit
+from flax_vae import Config, Run, fit
 from flax_vae.cli.main import main
 from flax_vae.data.sources.fashion_mnist import FILES
 from flax_vae.evaluation.evaluate import evaluate
@@ -23,7 +23,7 @@ PIXELS = bytes(4 * 28 * 28)
 
 
 def npy(shape: object, content: bytes = PIXELS, kind: str = "|u1", version: int = 1) -> bytes:
-    """A .npy file whose header says what it is told to."""
+    """Return a .npy file with any header."""
     header = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
     length = len(header).to_bytes(2 if version == 1 else 4, "little")
     return b"\x93NUMPY" + bytes((version, 0)) + length + header + content
@@ -32,13 +32,13 @@ def npy(shape: object, content: bytes = PIXELS, kind: str = "|u1", version: int 
 def npz(compression: int = zipfile.ZIP_STORED, **files: bytes) -> bytes:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", compression) as archive:
-        for name, each in files.items():
-            archive.writestr(f"{name}.npy", each)
+        for name, array in files.items():
+            archive.writestr(f"{name}.npy", array)
     return content.getvalue()
 
 
 def marked(archive: bytes, local: int, central: int, value: int) -> bytes:
-    """An archive with a byte changed in both headers of its one file."""
+    """Change a byte in both headers of an archive's only file."""
     changed, start = bytearray(archive), archive.index(b"PK\x01\x02")
     changed[local], changed[start + central] = value, value
     return bytes(changed)
@@ -72,13 +72,13 @@ COMMANDS = {
 
 
 @pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("name", DECLARED)
-def test_what_a_header_declares_has_to_be_there(
+def test_a_header_that_declares_another_size_is_refused(
     name: str, command: Callable[[str], list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     content, message = DECLARED[name]
@@ -88,10 +88,10 @@ def test_what_a_header_declares_has_to_be_there(
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("kind", ["bomb.npz", "sparse.npy"])
-def test_what_would_fill_the_memory(
+def test_a_file_larger_than_memory_is_refused(
     kind: str, command: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a machine with less of it than there is here."""
+    """The free memory is pretended to be 32 MiB."""
     header, size = npy((2**16, 28, 28), b""), 2**16 * 28 * 28
     if kind == "bomb.npz":
         Path(kind).write_bytes(npz(zipfile.ZIP_DEFLATED, images=header + bytes(size)))
@@ -105,7 +105,7 @@ def test_what_would_fill_the_memory(
 
 
 @pytest.mark.parametrize(("side", "words"), [(500, []), (10, ["--image-size", "500"])], ids=["as they are", "resized"])
-def test_a_folder_that_would_fill_the_memory(
+def test_a_folder_larger_than_memory_is_refused(
     side: int, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("photos").mkdir()
@@ -116,31 +116,43 @@ def test_a_folder_that_would_fill_the_memory(
     assert_refused(main, [*COMMANDS["train"]("photos"), *words], f"{message} --image-size.", capsys)
 
 
-def test_an_idx_file_that_grows_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_idx_file_that_decompresses_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for name in FILES["train"]:
         head = bytes((0, 0, 8, 3 if "images" in name else 1))
         Path(f"{name}.gz").write_bytes(gzip.compress(head + bytes(2**27), 1))
     words = ["train", "--data-dir", ".", "--out", "run"]
-    said = "train-images-idx3-ubyte.gz: truncated: 67,108,864 bytes do not match its header"
-    assert_refused(main, words, said, capsys)
+    message = "train-images-idx3-ubyte.gz: truncated: 67,108,864 bytes do not match its header"
+    assert_refused(main, words, message, capsys)
 
 
-@pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("classes", [1, 2])
-def test_an_evaluation_leaves_out_what_few_labels_do_not_tell(
-    classes: int, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def small_run(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train on six small images of two classes."""
+    folder = tmp_path_factory.mktemp("few")
+    save_few(folder / "few.npz", images, 2)
+    config = Config(preset="tutorial_dense(features=(8,))", dataset=str(folder / "few.npz"), epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+        return fit(config, folder / "run")
+
+
+def save_few(path: Path, images: np.ndarray, classes: int) -> None:
+    small, labels = images[:, ::4, ::4], np.arange(len(images)) % classes
+    np.savez(path, x_train=small[:6], y_train=labels[:6], x_test=small[6:], y_test=labels[6:])
+
+
+@pytest.mark.parametrize("classes", [2, 1])
+def test_an_evaluation_omits_what_few_labels_cannot_show(
+    classes: int, small_run: Run, images: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Labels of one class, or fewer labelled images than the ten neighbours that are asked for theirs."""
-    labels = np.arange(len(images)) % classes
-    np.savez("few.npz", x_train=images[:6], y_train=labels[:6], x_test=images[6:], y_test=labels[6:])
-    run = fit(Config(preset="tutorial_dense(features=(8,))", dataset="few.npz", epochs=1), tmp_path / "run")
-    capsys.readouterr()
-    found = evaluate(run.name, Plan(num_samples=(2,), num_images=2))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Left out: ")]
+    """Labels of one class, or fewer labelled images than the ten neighbours of k-NN."""
+    save_few(small_run.directory.parent / "few.npz", images, classes)
+    record = evaluate(small_run.name, Plan(num_samples=(2,), num_images=2))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Left out: ")]
     if classes == 1:
-        assert found["accuracy"] is found["frechet"] is None
-        assert len(said) == 1
-        assert "which need training images of two classes" in said[0]
+        assert record["accuracy"] is record["frechet"] is None
+        assert len(lines) == 1
+        assert "which need training images of two classes" in lines[0]
     else:
-        assert 0 <= found["accuracy"]["nearest_neighbours"] <= 1
-        assert not said
+        assert 0 <= record["accuracy"]["nearest_neighbours"] <= 1
+        assert not lines

@@ -1,4 +1,4 @@
-"""Prepared image sets that are damaged, or made by somebody who means harm: named in one line, and nothing else."""
+"""Prepared image sets that are damaged or malicious are refused in one line."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ SHARD = "train-00001.array_record"
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set of 36 training images in four files, ten a file, with labels."""
+    """Prepare a set of 36 training images in four files, ten per file, with labels."""
     folder = tmp_path_factory.mktemp("data")
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     np.savez(folder / "images.npz", images=images, labels=np.arange(40) % 3)
@@ -58,20 +58,20 @@ def cut(path: Path, share: float) -> None:
 
 
 def link(path: Path) -> None:
-    """The same file, but outside of the folder."""
+    """Replace a file by a symlink to it outside the folder."""
     path.rename(path.parents[1] / "elsewhere")
     path.symlink_to(path.parents[1] / "elsewhere")
 
 
 SIZE = 12 * 8 * 3
-HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no file": (lambda copy: (copy / SHARD).unlink(), f"{SHARD}: missing: prepare or download it again."),
     "an empty file": (lambda copy: (copy / SHARD).write_bytes(b""), f"{SHARD}: damaged (ArrayRecord file should be"),
     "a file that is cut": (lambda copy: cut(copy / SHARD, 0.6), f"{SHARD}: damaged ("),
     "a flipped bit in the index": (lambda copy: flip(copy / SHARD, 0.5005), f"{SHARD}: damaged ("),
     "a flipped bit in an image": (lambda copy: flip(copy / SHARD, 0.01), "copy: damaged ("),
     "a folder": (lambda copy: ((copy / SHARD).unlink(), (copy / SHARD).mkdir()), f"{SHARD}: missing"),
-    "another's file": (
+    "another file's images": (
         lambda copy: shutil.copy(copy / "train-00000.array_record", copy / SHARD),
         "copy: damaged (the train images differ from their checksum in prepared.json): prepare or download it again.",
     ),
@@ -84,17 +84,17 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda copy: rewrite(copy / SHARD, [bytes(1), *[bytes(400)] * 9]),
         "a record is not an image of 288 bytes",
     ),
-    "images that grow": (
+    "compressed images": (
         lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:1,brotli"),
         f"{SHARD}: damaged (its records are not single and uncompressed: group_size:1,",
     ),
-    "images together": (
+    "several images in a record group": (
         lambda copy: rewrite(copy / SHARD, [bytes(SIZE)] * 10, "group_size:10,uncompressed"),
         "its records are not single and uncompressed",
     ),
     "a link to images": (lambda copy: link(copy / SHARD), f"{SHARD}: a symlink: prepare or download it again."),
     "a link to labels": (lambda copy: link(copy / "train-labels.npy"), "train-labels.npy: a symlink"),
-    "a link to what it says": (lambda copy: link(copy / "prepared.json"), "prepared.json: a symlink"),
+    "a link to the description": (lambda copy: link(copy / "prepared.json"), "prepared.json: a symlink"),
     "no labels": (lambda copy: (copy / "train-labels.npy").unlink(), "train-labels.npy: missing"),
     "fewer labels": (
         lambda copy: np.save(copy / "train-labels.npy", np.zeros(35, np.int32)),
@@ -109,14 +109,14 @@ HARM: dict[str, tuple[Callable[[Path], Any], str]] = {
         "train-labels.npy: not a readable .npy file of numbers",
     ),
     "text": (lambda copy: (copy / "prepared.json").write_text("text"), "prepared.json: damaged (Expecting value"),
-    "nested without end": (lambda copy: (copy / "prepared.json").write_text("[" * 10**5), "prepared.json: damaged ("),
-    "text without end": (lambda copy: (copy / "prepared.json").write_text(" " * 2**25), "prepared.json: damaged (too"),
+    "deeply nested": (lambda copy: (copy / "prepared.json").write_text("[" * 10**5), "prepared.json: damaged ("),
+    "a huge file": (lambda copy: (copy / "prepared.json").write_text(" " * 2**25), "prepared.json: damaged (too"),
 }  # fmt: skip
-SAID: dict[str, tuple[dict[str, Any], str]] = {
+DESCRIPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "another format": ({"format": 2}, "prepared.json: format 2, but this version reads 1"),
     "no shape": ({"shape": None}, "prepared.json: damaged (shape must be height, width and channels)"),
     "a side below 0": ({"shape": [12, -8, 3]}, "prepared.json: damaged (shape must be height, width and channels)"),
-    "a side without end": (
+    "a huge side": (
         {"shape": [12, 10**12, 3]},
         "prepared.json: damaged (shape must be height, width and channels)",
     ),
@@ -125,42 +125,42 @@ SAID: dict[str, tuple[dict[str, Any], str]] = {
         "prepared.json: damaged (shape must be height, width and channels)",
     ),
     "larger images": ({"shape": [120, 8, 3]}, "copy: damaged (a record is not an image of 2880 bytes)"),
-    "files without end": ({"images_per_shard": 2**31 - 1}, "prepared.json: damaged (images_per_shard is out of range)"),
+    "huge files": ({"images_per_shard": 2**31 - 1}, "prepared.json: damaged (images_per_shard is out of range)"),
     "other files": ({"images_per_shard": 20}, "train-00000.array_record: damaged (10 records instead of 20 images"),
     "no splits": ({"splits": []}, "prepared.json: damaged ("),
-    "images without end": (
+    "too many images": (
         {"splits": {"train": {"number": 2**31 - 1, "sha256": "0" * 64, "labels": False}}},
         "train-00003.array_record: damaged (6 records instead of 10 images",
     ),
-    "something else of a split": ({"splits": {"train": {"path": "/etc/passwd"}}}, "prepared.json: damaged ("),
+    "an unknown field of a split": ({"splits": {"train": {"path": "/etc/passwd"}}}, "prepared.json: damaged ("),
     "classes that are no names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names must be strings)"),
     "fewer classes": ({"class_names": ["a", "b"]}, "train-labels.npy: damaged (labels from 0 to 2)"),
 }
 
 
-def refused(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_load_refused(message: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--preset", "tutorial_dense", "--dataset", "copy", "--epochs", "1", "--out", "run"]
     assert_refused(main, words, message, capsys)
 
 
-@pytest.mark.parametrize("harm", HARM)
-def test_harm_to_its_files_is_named(harm: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    do, message = HARM[harm]
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused(damage: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    do, message = DAMAGE[damage]
     do(copy)
-    refused(message, capsys)
+    assert_load_refused(message, capsys)
 
 
-@pytest.mark.parametrize("said", SAID)
-def test_what_it_says_has_to_be_there(said: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change, message = SAID[said]
-    about = json.loads((copy / "prepared.json").read_text())
+@pytest.mark.parametrize("description", DESCRIPTIONS)
+def test_a_false_description_is_refused(description: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, message = DESCRIPTIONS[description]
+    content = json.loads((copy / "prepared.json").read_text())
     if isinstance(change.get("splits"), dict):
-        change = {"splits": about["splits"] | change["splits"]}
-    (copy / "prepared.json").write_text(json.dumps(about | change))
-    refused(message, capsys)
+        change = {"splits": content["splits"] | change["splits"]}
+    (copy / "prepared.json").write_text(json.dumps(content | change))
+    assert_load_refused(message, capsys)
 
 
-def test_a_set_that_is_whole_is_loaded(copy: Path) -> None:
+def test_an_intact_set_is_loaded(copy: Path) -> None:
     data = load_images(copy)
     assert data.images.shape == (36, *SHAPE)
     assert data.labels is not None

@@ -1,4 +1,4 @@
-"""Sprites: all combinations of the factors, each drawn as it says, once."""
+"""Sprites: every combination of the factors is drawn once, as the factors describe."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def both():
 
 @pytest.fixture(scope="module")
 def grid(both):
-    """Pictures by their factors, from 0 to 1."""
+    """Images in [0, 1], indexed by their factors."""
     pictures = np.full((*SIZES, 32, 32), np.nan)
     for data in both:
         pictures[tuple(data.factors.T)] = data.images[..., 0] / 255
     return pictures
 
 
-def test_every_combination_is_there_once_and_looks_like_no_other(both):
+def test_every_combination_is_drawn_once_and_looks_unique(both):
     train, test = both
     assert (len(train.images), len(test.images)) == (13_608, 1_512)
     factors, images = (np.concatenate([getattr(data, name) for data in both]) for name in ("factors", "images"))
@@ -33,7 +33,7 @@ def test_every_combination_is_there_once_and_looks_like_no_other(both):
     assert train.factor_names == test.factor_names == ("shape", "scale", "orientation", "x", "y")
 
 
-def test_labels_are_shapes_and_the_first_images_are_of_all(both):
+def test_labels_are_shapes_and_the_first_images_cover_all_values(both):
     for data in both:
         np.testing.assert_array_equal(data.labels, data.factors[:, 0])
         assert data.class_names == ("ellipse", "triangle", "heart")
@@ -58,7 +58,7 @@ def test_orientation_ends_a_quarter_turn_anticlockwise(grid):
     np.testing.assert_array_equal(middle[:, :, 6], np.rot90(middle[:, :, 0], axes=(-2, -1)))
 
 
-def test_drawing_is_always_the_same(both):
+def test_drawing_is_deterministic(both):
     sums = [data.provenance["sha256"] for data in both]
     assert sums == [
         "6fb60c853312753a3395ba5ae4e6ec93f557786db00dc71e16ace5bf29d4240c",
@@ -66,7 +66,7 @@ def test_drawing_is_always_the_same(both):
     ]
 
 
-def test_other_sizes_keep_the_factors(both):
+def test_resized_images_keep_the_factors(both):
     small = load_images("sprites", "test", image_size=16)
     assert small.images.shape == (1_512, 16, 16, 1)
     assert small.provenance["shape"] == [16, 16, 1]

@@ -1,4 +1,4 @@
-"""Fashion-MNIST from everywhere: found in the right order, verified, cached; damage is said in one line."""
+"""Fashion-MNIST from every place: found in the right order, verified and cached; damage is reported in one line."""
 
 import functools
 import gzip
@@ -17,12 +17,11 @@ from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
 
 from flax_vae.data import ImageData, load_images
 from flax_vae.data.sources import fashion_mnist
-from flax_vae.system import console
 from flax_vae.system.errors import UserError
 
 
 def copies(source: Path, folder: Path, **damage) -> Path:
-    """The four files in a folder of their own, some of them changed by functions of their bytes."""
+    """Copy the four files to a new folder, some of them changed by functions of their bytes."""
     folder.mkdir(parents=True)
     for name in NAMES:
         content = (source / name).read_bytes()
@@ -35,7 +34,7 @@ def flip(content: bytes) -> bytes:
 
 
 def repainted(content: bytes) -> bytes:
-    """One pixel changed, in a file that is otherwise in order."""
+    """Change one pixel, in an otherwise valid file."""
     raw = gzip.decompress(content)
     return gzip.compress(raw[:-1] + bytes((raw[-1] ^ 1,)), 1)
 
@@ -47,13 +46,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Serve a folder on loopback, in the place of the real address."""
+    """Serve a folder on the loopback interface instead of the real address."""
     servers = []
 
     def start(folder: Path):
         handler = functools.partial(QuietHandler, directory=str(folder))
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         servers.append(server)
         monkeypatch.setattr(fashion_mnist, "URL", f"http://127.0.0.1:{server.server_port}/")
 
@@ -128,7 +127,7 @@ def test_unwritable_cache_is_no_obstacle(monkeypatch, capsys):
         ({"t10k_images_idx3": lambda c: gzip.decompress(c)[:-9]}, "t10k-images-idx3-ubyte.gz: truncated"),
         ({"t10k_images_idx3": lambda c: gzip.decompress(c)[:6]}, "t10k-images-idx3-ubyte.gz: truncated"),
         ({"t10k_labels_idx1": lambda _: b"<html>not found</html>"}, "t10k-labels-idx1-ubyte.gz: wrong magic number"),
-        ({}, "t10k-images-idx3-ubyte is altered"),  # in order, but not the whole set
+        ({}, "t10k-images-idx3-ubyte is altered"),  # valid, but not the full set
     ],
 )
 def test_damage_in_data_dir(tmp_path, damage, line):
@@ -167,8 +166,8 @@ def test_subset_without_network(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_silent_server_is_given_up(monkeypatch, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, never answers: what a firewall looks like
+def test_a_silent_server_is_abandoned(monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts but never answers, like a firewall
         monkeypatch.setattr(fashion_mnist, "URL", f"http://127.0.0.1:{server.getsockname()[1]}/")
         start = time.perf_counter()
         assert load_images("fashion_mnist").provenance["subset"]
@@ -210,13 +209,6 @@ def test_file_missing_on_server(serve, tmp_path, capsys):
     serve(tmp_path)
     assert load_images("fashion_mnist").provenance["subset"]
     assert "404" in capsys.readouterr().err
-
-
-def test_progress_only_after_two_seconds(capsys):
-    assert list(console.progress(range(3), 3, "Downloading")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-    assert list(console.progress((time.sleep(0.75) for _ in range(3)), 3, "Downloading")) == [None] * 3
-    assert "Downloading" in capsys.readouterr().err
 
 
 def test_bundled_subset():
