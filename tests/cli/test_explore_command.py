@@ -1,4 +1,4 @@
-"""`flax-vae explore` as a user runs it."""
+"""`flax-vae explore` on the command line."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def content_of(path: Path) -> dict:
 def test_a_run_becomes_one_small_file(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its name, its parts and figures in it, and all test images."""
+    """The page holds the run's name, parts and metrics, and all test images."""
     out = tmp_path / "a.html"
     assert main(["explore", str(trained[0]), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
@@ -37,18 +37,18 @@ def test_a_run_becomes_one_small_file(
     assert out.read_bytes() == first
 
 
-def test_what_a_page_says_of_a_run(trained: tuple[Path, str]) -> None:
+def test_the_texts_of_a_page_describe_the_run(trained: tuple[Path, str]) -> None:
     run = load_run(trained[0])
-    said = about(run, "few")
-    assert said.summary == "A variational autoencoder of few with 2 latent dimensions."
-    assert said.facts["step"] == f"{run.step:,}"
-    assert {"test loss", "test rate", "test distortion"} <= said.facts.keys()
+    texts = about(run, "few")
+    assert texts.summary == "A variational autoencoder of few with 2 latent dimensions."
+    assert texts.facts["step"] == f"{run.step:,}"
+    assert {"test loss", "test rate", "test distortion"} <= texts.facts.keys()
     config = Config(preset="tutorial_dense", latent_dim=1, levels=3, conditional=True)
     other = type(run)(**(vars(run) | {"config": config, "metrics": [{}], "name": "pretrained:x"}))
-    said = about(other, "few")
-    assert said.title == "x"
-    assert said.summary.endswith(" of few with 1 latent dimension in each of 3 layers given the class.")
-    assert "test loss" not in said.facts
+    texts = about(other, "few")
+    assert texts.title == "x"
+    assert texts.summary.endswith(" of few with 1 latent dimension in each of 3 layers given the class.")
+    assert "test loss" not in texts.facts
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     home.mkdir()
     monkeypatch.chdir(home)
     words = {"RUN": str(trained[0]), "MOVED": str(tmp_path / "moved")}
-    if "MOVED" in arguments:  # its images are others by now
+    if "MOVED" in arguments:  # its images have changed
         moved = shutil.copytree(trained[0], words["MOVED"])
         config = json.loads((Path(moved) / "config.json").read_text())
         images = np.random.default_rng(0).integers(0, 256, (30, 28, 28, 1), np.uint8)
