@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from PIL import Image
@@ -79,7 +80,7 @@ def made(name: str, path: Path) -> Made:
     else:
         config, shape = Config(**CONFIGS[name]), (7, 6, 3 if name == "colour" else 1)
         model, (images, labels) = make_model(config, shape), images_of(shape, 120)
-        params = _random(jax.eval_shape(lambda: init(model, jax.random.key(0), shape, 10 * config.conditional)))
+        params = random_params(model, shape, 10 * config.conditional, scale=1.5)
     conditional = name == "conditional"
     batch = (images, one_hot(labels, 10)) if conditional else images
     text = page(model, params, batch, None if name == "layers" else labels, CLASS_NAMES, ABOUT)
@@ -87,15 +88,16 @@ def made(name: str, path: Path) -> Made:
     return Made(path, content_of(text), Functions(model, halved(params)), labels)
 
 
-def _random(params: Any) -> Any:
-    """Draw random parameters, of the magnitude that training gives them."""
+def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_dim: int = 0, scale: float = 1.0) -> Any:
+    """Draw parameters of the magnitude that training gives them, none of them 0."""
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
     random = np.random.default_rng(0)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
-        return np.float32(1.5 * random.normal(size=leaf.shape) / np.sqrt(inputs))
+        return np.float32(scale * random.normal(size=leaf.shape) / np.sqrt(inputs))
 
-    return jax.tree.map(draw, params)
+    return halved(jax.tree.map(draw, shapes))
 
 
 def content_of(text: str) -> dict[str, Any]:

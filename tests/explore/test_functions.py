@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from explored import random_params
 
-from flax_vae import Config, UserError, bind, init
+from flax_vae import Config, UserError, bind
 from flax_vae.explore import Functions, graphs, halved, program
 from flax_vae.explore.functions import sizes
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
@@ -24,18 +25,6 @@ DENSE = {"preset": "tutorial_dense(features=(8,))"}
 LADDER = "ladder(widths=(4, 6), depths=(1, 1), channels=2)"
 HEADS = ("bernoulli", "beta_binomial", "categorical", "continuous_bernoulli", "discretized_logistic",
          "logistic_mixture", "per_pixel_normal")  # fmt: skip
-
-
-def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_dim: int = 0) -> Any:
-    """Draw random parameters, of the magnitude that training gives them, none of them 0."""
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
-    random = np.random.default_rng(0)
-
-    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 4
-        return np.float32(random.normal(size=leaf.shape) / np.sqrt(inputs))
-
-    return halved(jax.tree.map(draw, shapes))
 
 
 def check(

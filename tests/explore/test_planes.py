@@ -1,11 +1,11 @@
 """Axes and densities of the latent space, compared with their definitions."""
 
-import jax
 import numpy as np
 import pytest
+from explored import random_params
 from scipy.stats import multivariate_normal, norm
 
-from flax_vae import Config, encode, init
+from flax_vae import Config, encode
 from flax_vae.data import one_hot
 from flax_vae.explore.planes import (
     DEPTH,
@@ -94,7 +94,7 @@ def test_shades_are_densities_to_a_hundredth() -> None:
 def test_posteriors_equal_those_of_the_model(conditional: bool) -> None:
     shape = (5, 4, 1)
     model = make_model(Config(preset="tutorial_dense(features=(8,))", latent_dim=3, conditional=conditional), shape)
-    params = init(model, jax.random.key(0), shape, 4 * conditional)
+    params = random_params(model, shape, 4 * conditional)
     images = np.random.default_rng(0).integers(0, 256, (7, *shape), np.uint8)
     batch = (images, one_hot([0, 1, 2, 3, 0, 1, 2], 4)) if conditional else images
     q, expected = posteriors(model, params, batch), encode(model, params, batch)

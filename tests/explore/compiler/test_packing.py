@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from explored import random_params
 
-from flax_vae import Config, init
+from flax_vae import Config
 from flax_vae.explore import ENGINE, graph, graphs, halved, program
 from flax_vae.runs.models import make_model
 
@@ -48,5 +48,5 @@ def test_functions_share_weights() -> None:
 def test_the_models_of_the_tutorial_make_small_pages(preset: str, megabytes: float) -> None:
     """A page takes two bytes per parameter, a third more for base64, and 20 kB for the engine."""
     model = make_model(Config(preset=preset), (28, 28, 1))
-    params = halved(init(model, jax.random.key(0), (28, 28, 1)))
+    params = random_params(model, (28, 28, 1))
     assert len(json.dumps(program(graphs(model, params, (28, 28, 1))))) + len(ENGINE.read_text()) < megabytes * 1e6
