@@ -19,6 +19,8 @@ from flax_vae.presets import PRESETS
 from flax_vae.runs.models import make_model
 from flax_vae.runs.run import load_run
 
+pytestmark = pytest.mark.quick_compile  # JAX computes the expected numbers; the page's engine is tested
+
 Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)
 DENSE = {"preset": "tutorial_dense(features=(8,))"}

@@ -6,15 +6,15 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from refusals import assert_refused
 
-from flax_vae import Config, Run, fit
+from flax_vae import load_run
 from flax_vae.cli.main import main
 from flax_vae.data.sources.fashion_mnist import FILES
-from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
 
 pytestmark = pytest.mark.quick_compile
@@ -117,42 +117,33 @@ def test_a_folder_larger_than_memory_is_refused(
 
 
 def test_an_idx_file_that_decompresses_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in FILES["train"]:
-        head = bytes((0, 0, 8, 3 if "images" in name else 1))
-        Path(f"{name}.gz").write_bytes(gzip.compress(head + bytes(2**27), 1))
+    images, labels = FILES["train"]
+    Path(f"{images}.gz").write_bytes(gzip.compress(bytes((0, 0, 8, 3)) + bytes(2**26), 1))
+    Path(labels).write_bytes(bytes((0, 0, 8, 1)))
     words = ["train", "--data-dir", ".", "--out", "run"]
     message = "train-images-idx3-ubyte.gz: truncated: 67,108,864 bytes do not match its header"
     assert_refused(main, words, message, capsys)
 
 
-@pytest.fixture(scope="module")
-def small_run(images: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Train on six small images of two classes."""
-    folder = tmp_path_factory.mktemp("few")
-    save_few(folder / "few.npz", images, 2)
-    config = Config(preset="tutorial_dense(features=(8,))", dataset=str(folder / "few.npz"), epochs=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
-        return fit(config, folder / "run")
-
-
-def save_few(path: Path, images: np.ndarray, classes: int) -> None:
-    small, labels = images[:, ::4, ::4], np.arange(len(images)) % classes
-    np.savez(path, x_train=small[:6], y_train=labels[:6], x_test=small[6:], y_test=labels[6:])
-
-
-@pytest.mark.parametrize("classes", [2, 1])
+@pytest.mark.parametrize("classes", [1, 2])
 def test_an_evaluation_omits_what_few_labels_cannot_show(
-    classes: int, small_run: Run, images: np.ndarray, capsys: pytest.CaptureFixture[str]
+    classes: int, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Labels of one class, or fewer labelled images than the ten neighbours of k-NN."""
-    save_few(small_run.directory.parent / "few.npz", images, classes)
-    record = evaluate(small_run.name, Plan(num_samples=(2,), num_images=2))
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Left out: ")]
+    labels = np.arange(len(images)) % classes
+    train, test = (image_data(images[part], labels[part], None, "few", "tests") for part in (slice(6), slice(6, None)))
+    keys = Keys(*jax.random.split(jax.random.key(0), 4))
+    plan, results = Plan(num_samples=(2,), num_images=2), PartialResults(None, {})
+    subject = Subject(load_run("pretrained:mlp"), plan, train, test, test.images, np.arange(2), keys, results)
+    names = ("elbo", "latent_dim", "active_units", "accuracy", "frechet")
+    metrics = [metric for metric in all_metrics() if metric.name in names]
+    monkeypatch.setattr("flax_vae.evaluation.evaluate.all_metrics", lambda: metrics)
+    record = _measure_all(subject)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Left out ")]
     if classes == 1:
         assert record["accuracy"] is record["frechet"] is None
         assert len(lines) == 1
-        assert "which need training images of two classes" in lines[0]
+        assert "labels of one class only" in lines[0]
     else:
         assert 0 <= record["accuracy"]["nearest_neighbours"] <= 1
         assert not lines
