@@ -191,8 +191,8 @@ class Config:
         """
         warmup_is_set = self.kl_warmup_epochs is not None
         self._fill_in()
-        for each in fields(self):
-            refuse_outside(each.name, getattr(self, each.name), each.metadata["bounds"])
+        for setting in fields(self):
+            refuse_outside(setting.name, getattr(self, setting.name), setting.metadata["bounds"])
         if not warmup_is_set:  # the recipe's warm-up assumes an objective with a beta, and the recipe's epochs
             longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
             object.__setattr__(self, "kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
@@ -202,12 +202,12 @@ class Config:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        usual = {each.name: each.metadata["usual"] for each in fields(self)}
-        recipe = recipe_of(self.preset if isinstance(self.preset, str) else usual["preset"])  # others are refused below
+        defaults = {setting.name: setting.metadata["usual"] for setting in fields(self)}
+        recipe = recipe_of(self.preset if isinstance(self.preset, str) else defaults["preset"])  # refused below
         for name, hint in _hints().items():
             value = getattr(self, name)
             try:
-                put(name, as_type(recipe.get(name, usual[name]) if value is None else value, hint))
+                put(name, as_type(recipe.get(name, defaults[name]) if value is None else value, hint))
             except TypeError as error:
                 raise UserError(f"`{name}` is {error}.") from None
         for kind, parts in PARTS.items():
@@ -225,7 +225,7 @@ class Config:
                 raise UserError(f"`{name}` belongs to `objective` {takers}, not to {self.objective}.")
             return None
         arguments = dict(call.kwargs)
-        if value is not None and value != arguments.get(name, value):
+        if value is not None and name in arguments and value != arguments[name]:
             raise UserError(f"`{name}` {value:g} contradicts `objective` {self.objective}: give one of them.")
         default = OBJECTIVES.hyperparameters(call.name)[name].default
         return arguments.get(name, default) if value is None else value

@@ -1,11 +1,10 @@
-"""Files that commit 7b4c36f wrote open and give the same numbers: runs, exports, compressed images.
+"""Files that commit 7b4c36f wrote open and give the same numbers: runs and exports.
 
 `saved_by_7b4c36f/README.md` lists them. Machines round differently, so numbers are compared to a relative 1e-5.
 """
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +12,21 @@ import jax
 import numpy as np
 import pytest
 from run_directories import assert_same_run, untimed
+from saved_files import unpack_saved_files
 
 from flax_vae import Run, decode, evaluate, load_run, resume, resume_many, sample, verify_export
-from flax_vae.compress import decompress
-from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.evaluation.evaluate import Plan
 from flax_vae.export.stablehlo import run_stablehlo
-from flax_vae.runs.run import run_data
 
-pytestmark = pytest.mark.usefixtures("without_pictures", "unchecked_types")
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures", "unchecked_types")]
 
-SAVED = Path(__file__).parent / "saved_by_7b4c36f"
 RUNS = ["plain", "hierarchy", "members/seed-0", "members/seed-1"]
 
 
-@pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("saved")
-    with tarfile.open(SAVED / "files.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
 @pytest.fixture(autouse=True)
-def current_directory(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test has a copy of the files in its current directory, where the configurations expect the data set."""
-    shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
+    unpack_saved_files(tmp_path)
     monkeypatch.chdir(tmp_path)
 
 
@@ -110,19 +98,3 @@ def test_an_exported_function_computes_the_same() -> None:
     run, z = load_run("plain"), np.ones((3, 2), np.float32)
     decoder = run_stablehlo(Path("shipped/plain-stablehlo/decoder.stablehlo").read_bytes())
     assert_close(decoder(z), decode(run.vae, run.params, z))
-
-
-@pytest.mark.parametrize(("file", "model"), [("hierarchy", "hierarchy"), ("members", "members/seed-0")])
-def test_compressed_images_are_restored(file: str, model: str) -> None:
-    run = load_run(model)
-    test = run_data(run).test
-    images, labels, _ = decompress(run.vae, run.params, Path(f"{file}.fvae").read_bytes())
-    np.testing.assert_array_equal(images, test.images)
-    if run.class_names:
-        np.testing.assert_array_equal(labels, test.labels)
-
-
-def test_images_compressed_by_a_pretrained_model_are_restored() -> None:
-    run, expected = load_run("pretrained:mlp"), from_subset("test", "for tests").images[:20]
-    images, *_ = decompress(run.vae, run.params, Path("mlp.fvae").read_bytes())
-    np.testing.assert_array_equal(images, np.where(expected > 127, 255, 0))
