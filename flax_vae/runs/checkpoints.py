@@ -160,9 +160,11 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         UserError: the checkpoint belongs to another model.
     """
     ocp = _orbax()
-    path, several = directory / str(step), jax.process_count() > 1
-    here: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if several else here
+    path, is_distributed = directory / str(step), jax.process_count() > 1
+    local: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    sharding = local
+    if is_distributed:
+        sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P())
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -180,8 +182,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             args = ocp.args.Composite(**targets, **{_CHECKSUMS: ocp.args.JsonRestore()})
             restored = dict(reader.restore(path.absolute(), args=args))
         checksums = restored.pop(_CHECKSUMS)
-        if several:
-            restored = jax.device_put(jax.device_get(restored), here)
+        if is_distributed:
+            restored = jax.device_put(jax.device_get(restored), local)
         for name, tree in restored.items():
             if checksum(tree) != checksums[name]:
                 raise ValueError(f"{name} does not have the checksum with which it was saved")

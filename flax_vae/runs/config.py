@@ -20,9 +20,7 @@ Binarize = Literal["none", "fixed", "dynamic"]
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
-
-
-_BOUNDS = {
+_BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
     "below": (operator.lt, "below"),

@@ -67,7 +67,7 @@ class RunDirectory:
 
     @property
     def metrics_file(self) -> Path:
-        """One JSON object for each finished epoch."""
+        """The metrics: one JSON object per finished epoch."""
         return self.path / "metrics.jsonl"
 
     @property

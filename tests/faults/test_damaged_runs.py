@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +13,17 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, compare, fit_many, load_run, resume, resume_many
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.quick_compile
+
 Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_pictures() -> Iterator[None]:
+    """Also for the run that all tests share: drawing pictures takes longer than the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+        yield
 
 
 def arrays_of(checkpoint: Path, item: str = "params") -> list[Path]:
