@@ -16,9 +16,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae.batches import Batch, as_one, batch_size_of, to_unit, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
-from flax_vae.models.protocol import require_flat
-from flax_vae.models.vae import Context, Params, bind
-from flax_vae.system.errors import UserError
+from flax_vae.models.binding import Context, Params, bind
+from flax_vae.models.protocol import require
 
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 PixelKey = Key[Array, ""] | None
@@ -65,7 +64,7 @@ def sample(
 @partial(jax.jit, static_argnums=0)
 def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
     """The posterior q(z | x) of each image, batch shape "n"; of a conditional model, of a pair (images, contexts)."""
-    require_flat(vae, "encode")
+    require(vae, "single_layer", what="encode")
     x, context = unpack(images)
     return bind(vae, params, context).encode(x)
 
@@ -79,7 +78,7 @@ def decode(
     pixel_key: PixelKey = None,
 ) -> Float[Array, "n h w c"]:
     """The images of latents."""
-    require_flat(vae, "decode")
+    require(vae, "single_layer", what="decode")
 
     def one(item: tuple[Array, Any, Any]) -> Array:
         z, context, pixel_key = item
@@ -112,8 +111,7 @@ def reconstruct_layers(
     The layers that are left out are at the means of their priors, given those above. The vector at the top is one layer
     here, also where it is a chain of several.
     """
-    if not hasattr(vae, "infer_top"):
-        raise UserError(f"reconstruct_layers needs a ladder of latents, which {type(vae).__name__} is not.")
+    require(vae, "ladder", what="reconstruct_layers")
     x, context = unpack(images)
     model = bind(vae, params, context)
     latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
@@ -132,7 +130,7 @@ def interpolate(
     pixel_key: PixelKey = None,
 ) -> Float[Array, "steps h w c"]:
     """Decoded points on the line between the posterior means of two images, and their contexts, both ends included."""
-    require_flat(vae, "interpolate")
+    require(vae, "single_layer", what="interpolate")
     ends = bind(vae, params, context).encode(to_unit(jnp.stack([x0, x1]))).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
     z, between = jax.tree.map(lambda leaf: (1 - t) * leaf[0] + t * leaf[1], (ends, context))
@@ -154,10 +152,10 @@ def latent_grid(
     The value of `plane[0]` grows with the column, that of `plane[1]` with the row (flip the rows to draw it upwards). A
     plane of one dimension gives a single row. The context is one row for all.
     """
-    require_flat(vae, "latent_grid")
+    require(vae, "single_layer", what="latent_grid")
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    latent_dim = bind(vae, params, context).draw_prior(jax.random.key(0), 1).shape[-1]
+    latent_dim = bind(vae, params, context).prior().mean().shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
     z_flat = z.reshape(-1, latent_dim)
     contexts = None if context is None else jnp.broadcast_to(context, (len(z_flat), context.shape[-1]))
@@ -176,7 +174,7 @@ def traverse(
     pixel_key: PixelKey = None,
 ) -> Float[Array, "d steps h w c"]:
     """Row by row, one latent dimension of the image's posterior mean is moved through [-extent, extent]."""
-    require_flat(vae, "traverse")
+    require(vae, "single_layer", what="traverse")
     model = bind(vae, params, context)
     mean = model.encode(to_unit(jnp.asarray(x)[None])).mean()[0]
     values = jnp.linspace(-extent, extent, steps)

@@ -8,7 +8,7 @@ from jaxtyping import Int, UInt8
 from flax_vae.compress import container, stack
 from flax_vae.compress.blocks import Block, coder_of, pop_images, push_images
 from flax_vae.compress.container import Header
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError
 

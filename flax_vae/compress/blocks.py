@@ -39,9 +39,9 @@ from flax_vae.compress.latents import (
 from flax_vae.compress.pixels import pop_pixels, push_pixels
 from flax_vae.compress.stack import SPARE, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
+from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.likelihoods import AutoregressiveLikelihood
 from flax_vae.models.protocol import Inference
-from flax_vae.models.vae import Params, bind, with_dtype
 
 Images = UInt8[np.ndarray, "n h w c"]
 Labels = Int[np.ndarray, " n"]

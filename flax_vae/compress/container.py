@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8, UInt32
 
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.system.errors import UserError
 
 MAGIC, VERSION = b"\x89FVAE\r\n\x1a", 1  # as of PNG: a transfer that takes it for text damages it visibly

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flax_vae.evaluation.subject import Subject
-from flax_vae.models.protocol import is_flat
+from flax_vae.models.protocol import provides
 from flax_vae.runs.records import Record
 
 
@@ -52,7 +52,7 @@ REQUIREMENTS: dict[str, Callable[[Subject], bool]] = {
     "classes": lambda subject: subject.has_classes,
     "factors": lambda subject: subject.test.factors is not None,
     "posterior_means": lambda subject: "posterior_mean" in subject.statistics,
-    "single_layer": lambda subject: is_flat(subject.run.vae),
+    "single_layer": lambda subject: provides(subject.run.vae, "single_layer"),
 }
 METRICS: list[Metric] = []
 

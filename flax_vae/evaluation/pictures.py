@@ -11,8 +11,8 @@ from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
 from flax_vae.data import ImageData, as_batch, one_hot
 from flax_vae.metrics.latents import most_active_plane, posterior_means
-from flax_vae.models.protocol import is_flat
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
+from flax_vae.models.protocol import provides
 from flax_vae.runs.records import Record
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
@@ -47,10 +47,10 @@ def draw_pictures(
     )
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
     plots.plot_curves(directory / "curves.png", metrics)
-    if hasattr(vae, "infer_top"):
+    if provides(vae, "ladder"):
         _draw_layers(directory / "layers.png", vae, params, first, reconstruct_key)
         _draw_temperatures(directory / "temperatures.png", vae, params, sample_key, contexts)
-    if is_flat(vae):
+    if provides(vae, "single_layer"):
         _draw_plane(directory, vae, params, test, batch, class_names)
 
 

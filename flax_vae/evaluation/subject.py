@@ -17,7 +17,7 @@ from flax_vae.evaluation.partial_results import PartialResults
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
-from flax_vae.models.vae import bind
+from flax_vae.models.binding import bind
 from flax_vae.runs.run import Run, run_data
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError

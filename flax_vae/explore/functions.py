@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions import Normal
 from flax_vae.explore.compiler import Graph, Weights, graph
+from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.layerwise import decode_top, layer_shapes
-from flax_vae.models.protocol import require_flat
-from flax_vae.models.vae import Params, bind, with_dtype
+from flax_vae.models.protocol import require
 from flax_vae.nn.layers import ImageShape
 
 
@@ -107,7 +107,7 @@ def graphs(
         UserError: the model has no latent vector, or computes something that the engine does not support.
     """
     if not hasattr(model, "decode_top"):
-        require_flat(model, "explore")
+        require(model, "single_layer", what="explore")
     functions, context = Functions(model, params), (jnp.zeros((1, context_dim)),) * bool(context_dim)
     z, noise = (jnp.zeros((1, size)) for size in sizes(model, params, image_shape, context_dim))
     examples = {"encode": (jnp.zeros((1, *image_shape)),), "decode": (z,), "sample": (noise, jnp.ones(()))}

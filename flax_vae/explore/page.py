@@ -33,7 +33,7 @@ from flax_vae.explore.planes import (
     principal_axes,
     shades,
 )
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.system.errors import UserError
 
 _WEB = Path(__file__).parent / "web"

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.explore.functions import Functions
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 
 DEPTH = 7.0  # nats below the peak at which the shading ends
 _BATCH_SIZE = 100  # posteriors computed together

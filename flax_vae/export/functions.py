@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.models.binding import Context, Params, bind, with_dtype
 from flax_vae.models.layerwise import LayerShape, draw_by_layer, join_layers, layer_shapes, split_layers
 from flax_vae.models.protocol import Inference
-from flax_vae.models.vae import Context, Params, bind, with_dtype
 from flax_vae.nn.layers import ImageShape
 from flax_vae.objectives.terms import log_weights
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from flax_vae.data import is_binary
-from flax_vae.models.vae import init, with_dtype, with_remat
+from flax_vae.models.binding import init, with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.parts import LARGEST_INT, read_call

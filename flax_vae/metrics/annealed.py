@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
 from flax_vae.metrics.likelihood import log_mean, refuse_one_sample
-from flax_vae.models.vae import Params, bind
+from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 
 _LEAPFROGS = 10  # of a move

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from flax_vae.batches import Images, StoredImages, epoch_indices, to_unit
 from flax_vae.metrics.objective_means import in_blocks
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.nn.convolutions import max_pool
 from flax_vae.nn.layers import Conv, dense
 from flax_vae.system.console import progress

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
-from flax_vae.models.vae import Params, bind
+from flax_vae.models.binding import Params, bind
 
 
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, batch_size_of, unpack
 from flax_vae.metrics.objective_means import in_blocks
-from flax_vae.models.vae import Params, bind
+from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
 from flax_vae.system.errors import UserError
 

@@ -1,5 +1,6 @@
-"""Networks and distributions joined into models."""
+"""Models: networks and distributions, combined into one Linen module."""
 
+from flax_vae.models.binding import Context, Params, bind, init, variables
 from flax_vae.models.ladder import Ladder
 from flax_vae.models.likelihoods import (
     LIKELIHOODS,
@@ -29,8 +30,8 @@ from flax_vae.models.priors import (
     TopDownPrior,
     VampPrior,
 )
-from flax_vae.models.protocol import FlatModel, Inference, Layer, Model, require_flat
-from flax_vae.models.vae import VAE, Context, Params, bind, init, variables
+from flax_vae.models.protocol import InferableAt, Inference, LadderModel, Layer, Model, SingleLayer, provides, require
+from flax_vae.models.vae import VAE
 
 __all__ = [
     "LIKELIHOODS",
@@ -47,11 +48,12 @@ __all__ = [
     "CouplingFlow",
     "DiagonalNormal",
     "DiscretizedLogisticLikelihood",
-    "FlatModel",
     "FullNormal",
+    "InferableAt",
     "Inference",
     "InverseAutoregressive",
     "Ladder",
+    "LadderModel",
     "Layer",
     "LearnedMixture",
     "LogisticMixtureLikelihood",
@@ -59,12 +61,14 @@ __all__ = [
     "NormalLikelihood",
     "Params",
     "PerPixelNormalLikelihood",
+    "SingleLayer",
     "StandardNormal",
     "TopDownPosterior",
     "TopDownPrior",
     "VampPrior",
     "bind",
     "init",
-    "require_flat",
+    "provides",
+    "require",
     "variables",
 ]

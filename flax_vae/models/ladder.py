@@ -1,4 +1,4 @@
-"""A hierarchy of spatial latents in which posterior, prior and decoder share one path from the top down."""
+"""A hierarchy of spatial latents, with one top-down path for posterior, prior and decoder."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.distributions.normal import Normal
+from flax_vae.models.binding import context_of, with_context
+from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
-from flax_vae.models.vae import beside, context_of, draw, with_priors
 from flax_vae.nn.layers import (
     Conv,
     ImageShape,
@@ -28,9 +29,10 @@ from flax_vae.nn.layers import (
 )
 
 _MAX_LOG_SCALE = 5.0
-# The log-scale at which posteriors start, relative to the prior. As wide as the prior they would show the path nothing
-# but noise, and it would learn to do without them.
+# The log-scale at which posteriors start, relative to the prior. Posteriors as wide as the prior would feed the path
+# nothing but noise, and it would learn to ignore them.
 _START = -1.0
+# Chooses the latents of a layer below the top: (number, prior, posterior) -> z, its log-density, and its distribution.
 Choice = Callable[[int, Normal, Normal], Draw]
 
 
@@ -39,17 +41,17 @@ class Ladder(nn.Module):
 
         p(x, z) = p(z_1) Π_l p(z_l | z_<l) p(x | z)      q(z | x) = q(z_1 | x) Π_l q(z_l | z_<l, x)
 
-    The top layer z_1 is one vector, with a prior and a posterior as a flat VAE has them. Those below are maps "h w c".
-    A path of residual blocks leads from the top to the image; it gives each layer its prior, with the features of an
-    image its posterior too, and it takes in what is drawn.
+    The top layer z_1 is one vector, with the prior and the posterior of a flat VAE. The layers below are maps "h w c".
+    A path of residual blocks leads from the top to the image. It yields each layer's prior and, together with the
+    image's features, its posterior, and it takes in the draw.
 
     Attributes:
-        encoder: Linen module, images "b h w c" -> features of each size, the finest first.
+        encoder: Linen module, images "b h w c" -> features at each size, the finest first.
         posterior: Linen module, features "b f" -> q(z_1 | x).
         prior: Linen module, () -> p(z_1).
         decoder: a `TopDown`.
         likelihood: a head or any function, the decoder's output -> p(x | z).
-        dtype: what encoder and decoder compute in; see `VAE`.
+        dtype: type that encoder and decoder compute in; see `VAE`.
     """
 
     encoder: nn.Module
@@ -60,14 +62,14 @@ class Ladder(nn.Module):
     dtype: str = "float32"
 
     def context(self) -> Float[Array, "b v"] | None:
-        """What a conditional model is given beside each image, such as its label: see `bind`."""
+        """Return the conditioning input of each image, such as its label; see `bind`."""
         return context_of(self)
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
-        return self.posterior(beside(wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
+        return self.posterior(with_context(wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
     def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
-        """q(z_1 | x) of the top layer, batch shape "b"."""
+        """Return q(z_1 | x) of the top layer, batch shape "b"."""
         return self._top_posterior(self.encoder(x.astype(self.dtype)))
 
     def infer(
@@ -80,64 +82,64 @@ class Ladder(nn.Module):
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
-        drawn = self._top_posterior(maps).tempered(temperature).draw_layers(top_key, (num_samples,))
+        draws = self._top_posterior(maps).tempered(temperature).draw_layers(top_key, (num_samples,))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             posterior = posterior.tempered(temperature)
             return *posterior.sample_and_log_prob(jax.random.fold_in(key, number)), posterior
 
-        return self._below(drawn, maps, choose)
+        return self._below(draws, maps, choose)
 
     def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
-        """`infer`, but below the first `known` layers latents are the means of their priors given those above.
+        """Infer one sample, with the layers below the first `known` set to the means of their priors.
 
-        The top is one layer here, also where it is a chain of several.
+        The top counts as one layer, even if it is a chain.
         """
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
-        drawn = self._top_posterior(maps).draw_layers(top_key, (1,))
+        draws = self._top_posterior(maps).draw_layers(top_key, (1,))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> Draw:
             z_l = posterior.sample(jax.random.fold_in(key, number))
             z_l = jnp.where(1 + number < known, z_l, prior.loc)
             return z_l, posterior.log_prob(z_l), posterior
 
-        return self._below(drawn, maps, choose)
+        return self._below(draws, maps, choose)
 
     def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
-        """`infer` at latents that were drawn before, one array for each layer."""
+        """Infer at given latents, one array per layer."""
         maps = self.encoder(x.astype(self.dtype))
         count = len(latents) - sum(self.decoder.depths)
-        drawn = self._top_posterior(maps).layers_at(jnp.concatenate(latents[:count], axis=-1))
+        draws = self._top_posterior(maps).layers_at(jnp.concatenate(latents[:count], axis=-1))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             z_l = latents[count + number]
             return z_l, posterior.log_prob(z_l), posterior
 
-        return self._below(drawn, maps, choose)
+        return self._below(draws, maps, choose)
 
-    def _below(self, drawn: list[Draw], maps: Maps, choose: Choice) -> Inference:
-        """The layers below the top, and the likelihood."""
-        z, top = with_priors(drawn, self.prior())
-        below, output = self.decoder(beside(z, self.context()).astype(self.dtype), maps, choose)
+    def _below(self, draws: list[Draw], maps: Maps, choose: Choice) -> Inference:
+        """Continue from the top's draws to the layers below and the likelihood."""
+        z, top = pair_with_priors(draws, self.prior())
+        below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 
     def decode_top(
-        self, z: Float[Array, "n d"], draw: Callable[[int, Normal], Float[Array, "1 n h w c"]]
+        self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Float[Array, "1 n h w c"]]
     ) -> Distribution:
-        """Decode the top layer's latents: p(x | z), batch shape "n", with `draw(number, prior)` for the maps below."""
+        """Return p(x | z), batch shape "n", for latents of the top, with `choose(number, prior)` for the maps below."""
 
-        def choose(number: int, prior: Normal, _: Normal) -> Draw:
-            z_l = draw(number, prior)
+        def choose_from_prior(number: int, prior: Normal, _: Normal) -> Draw:
+            z_l = choose(number, prior)
             return z_l, prior.log_prob(z_l), prior
 
-        _, output = self.decoder(beside(z, self.context())[None].astype(self.dtype), None, choose)
+        _, output = self.decoder(with_context(z, self.context())[None].astype(self.dtype), None, choose_from_prior)
         return self.likelihood(output[0])
 
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
-        """p(x | z) for `num_samples` draws z from the prior, the scale of every layer times `temperature`."""
+        """Return p(x | z) for `num_samples` draws z from the prior, with all scales times `temperature`."""
         top_key, key = jax.random.split(key)
-        z = draw(self.prior().tempered(temperature), top_key, num_samples)
+        z = draw_prior(self, top_key, num_samples, temperature)
 
         def draw_below(number: int, prior: Normal) -> Float[Array, "1 n h w c"]:
             return prior.tempered(temperature).sample(jax.random.fold_in(key, number))
@@ -145,7 +147,7 @@ class Ladder(nn.Module):
         return self.decode_top(z, draw_below)
 
     def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
-        """`infer`, which runs every part: what initialising needs."""
+        """Run `infer`, which calls every part, as initialisation needs."""
         return self.infer(x, key)
 
 
@@ -154,12 +156,12 @@ class TopDown(nn.Module):
 
     Attributes:
         image_shape: "h w c" of the output.
-        output_bias: of each channel, at which the output starts.
+        output_bias: initial value of each channel of the output.
         widths: channels at each size, the finest first.
-        depths: stochastic layers at each size.
+        depths: number of stochastic layers at each size.
         channels: c of each layer's z "h w c".
-        patch: side in pixels of what is one position at the finest size.
-        remat: of the residual blocks.
+        patch: side, in pixels, of the patch that makes one position at the finest size.
+        remat: True to recompute the residual blocks in the gradient.
     """
 
     image_shape: ImageShape
@@ -174,66 +176,69 @@ class TopDown(nn.Module):
     def __call__(
         self, z: Float[Array, "k b d"], maps: Maps | None, choose: Choice
     ) -> tuple[tuple[Layer, ...], Float[Array, "k b oh ow o"]]:
-        """The top layer's z, and features of images if there are any -> the layers below, and the decoder's output.
+        """Return the layers below the top, and the decoder's output.
 
-        `choose(number, prior, posterior)` draws a layer's z, or says what it is.
+        Args:
+            z: latents of the top, with the context if there is one.
+            maps: features of the images at each size; None without images, where posteriors equal priors.
+            choose: draws a layer's z, or supplies a given one.
         """
         lead, sizes = z.shape[:2], self._sizes()
         rows, columns = sizes[-1]
         h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
         h = ResidualBlock(self.widths[-1], self.remat, name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
-        found: list[Layer] = []
+        layers: list[Layer] = []
         for size in reversed(range(len(sizes))):
             width, (rows, columns) = self.widths[size], sizes[size]
             if size < len(sizes) - 1:
                 h = Conv(width, upsample=True, name=f"to_size_{size}")(h)[:, :rows, :columns]
             for number in range(self.depths[size]):
-                layer = f"{size}_{number}"  # parts are named, since without an image there are no posteriors
-                prior = self._prior(h, lead, layer)
-                posterior = prior if maps is None else self._posterior(h, maps[size], prior, layer)
-                found.append(Layer(*choose(len(found), prior, posterior), prior))
-                z_l = found[-1].z
-                h += Conv(width, name=f"take_in_{layer}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
-                h = ResidualBlock(width, self.remat, name=f"block_{layer}")(h)
-        return tuple(found), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
+                name = f"{size}_{number}"  # explicit, since automatic names would change without posteriors
+                prior = self._prior(h, lead, name)
+                posterior = prior if maps is None else self._posterior(h, maps[size], prior, name)
+                layers.append(Layer(*choose(len(layers), prior, posterior), prior))
+                z_l = layers[-1].z
+                h += Conv(width, name=f"take_in_{name}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
+                h = ResidualBlock(width, self.remat, name=f"block_{name}")(h)
+        return tuple(layers), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
 
     def _sizes(self) -> list[tuple[int, int]]:
-        """Rows and columns of each size."""
+        """Return the rows and columns at each size."""
         sides = [self.patch * 2**size for size in range(len(self.widths))]
         return [(-(-self.image_shape[0] // side), -(-self.image_shape[1] // side)) for side in sides]
 
-    def _prior(self, h: Float[Array, "n h w f"], lead: tuple[Any, ...], layer: str) -> Normal:
-        """p(z_l | z_<l)."""
-        head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{layer}")
-        loc, log_scale = _two(head(silu(h)), lead)
+    def _prior(self, h: Float[Array, "n h w f"], lead: tuple[Any, ...], name: str) -> Normal:
+        """Return p(z_l | z_<l)."""
+        head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{name}")
+        loc, log_scale = _split_in_two(head(silu(h)), lead)
         return Normal(loc, _bounded(log_scale), event_ndim=3)
 
     def _posterior(
-        self, h: Float[Array, "n h w f"], of_image: Float[Array, "b h w f"], prior: Normal, layer: str
+        self, h: Float[Array, "n h w f"], features: Float[Array, "b h w f"], prior: Normal, name: str
     ) -> Normal:
-        """q(z_l | z_<l, x), as its difference from the prior (Vahdat & Kautz 2020)."""
+        """Return q(z_l | z_<l, x), parameterised relative to the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
-        tiled = jnp.broadcast_to(of_image, (lead[0], *of_image.shape)).reshape(-1, *of_image.shape[1:])
-        hidden = PerPixel(h.shape[-1], name=f"meet_{layer}")(silu(jnp.concatenate([h, tiled], axis=-1)))
-        shift, log_scale = _two(PerPixel(2 * self.channels, name=f"posterior_{layer}")(silu(hidden)), lead)
+        tiled = jnp.broadcast_to(features, (lead[0], *features.shape)).reshape(-1, *features.shape[1:])
+        hidden = PerPixel(h.shape[-1], name=f"meet_{name}")(silu(jnp.concatenate([h, tiled], axis=-1)))
+        shift, log_scale = _split_in_two(PerPixel(2 * self.channels, name=f"posterior_{name}")(silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
 
     def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n oh ow o"]:
-        """What the likelihood takes, at the size of the image."""
+        """Return the likelihood's input, at the size of the image."""
         height, width, channels = self.image_shape
         start = bias_init(self.output_bias, self.image_shape)
         last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
         return wide(depth_to_space(last(silu(h)), self.patch)[:, :height, :width])
 
 
-def _two(both: Float[Array, "n h w c2"], lead: tuple[Any, ...]) -> tuple[Array, Array]:
-    """Two numbers for each latent, "k b h w c"."""
-    both = wide(both)
-    first, second = jnp.split(both.reshape(*lead, *both.shape[1:]), 2, axis=-1)
+def _split_in_two(maps: Float[Array, "n h w c2"], lead: tuple[Any, ...]) -> tuple[Array, Array]:
+    """Split maps into two numbers per latent, "k b h w c" each."""
+    maps = wide(maps)
+    first, second = jnp.split(maps.reshape(*lead, *maps.shape[1:]), 2, axis=-1)
     return first, second
 
 
 def _bounded(log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Within ±5, smoothly: no output of a network makes a scale overflow or vanish."""
+    """Soft-clip to ±5, so that scales neither overflow nor vanish."""
     return _MAX_LOG_SCALE * jnp.tanh(log_scale / _MAX_LOG_SCALE)

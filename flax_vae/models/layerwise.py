@@ -12,11 +12,12 @@ from typing import Any, Literal, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions import Distribution, Normal
-from flax_vae.models.protocol import Layer
-from flax_vae.models.vae import Params, bind
+from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
+from flax_vae.distributions.normal import Normal
+from flax_vae.models.binding import Params, bind
+from flax_vae.models.protocol import Layer, provides
 from flax_vae.nn.layers import ImageShape
 
 Shape = tuple[int, ...]
@@ -97,16 +98,34 @@ def draw_by_layer(
     return latents, tuple(log_densities)
 
 
-def decode_top(bound: Any, z: Float[Array, "n d"], draw: Callable[[int, Normal], Array]) -> Distribution:
+def draw_prior(
+    bound: Any, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0
+) -> Float[Array, "n d"]:
+    """Draw latents from a bound model's prior, with its scale times `temperature`.
+
+    Returns:
+        `num_samples` latents; if the prior depends on the context, one for each context instead.
+    """
+    prior = bound.prior().tempered(temperature)
+    return prior.sample(key, (num_samples,) if prior.mean().ndim == 1 else ())
+
+
+def pair_with_priors(draws: list[Draw], prior: LatentDistribution) -> tuple[Float[Array, "k b d"], tuple[Layer, ...]]:
+    """Concatenate the draws of all layers into one vector, and pair each with its prior."""
+    z = jnp.concatenate([z_l for z_l, _, _ in draws], axis=-1)
+    return z, tuple(Layer(*draw, p) for draw, (_, p) in zip(draws, prior.layers(z), strict=True))
+
+
+def decode_top(bound: Any, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
     """Decode the top layer's latents: p(x | z), batch shape "n".
 
     Args:
         bound: a bound model with one latent vector, or a ladder.
         z: the vector, or the ladder's top layer.
-        draw: maps the number and the prior of each layer of maps below the top to its latents "1 n h w c"; not called
-            if there are none.
+        choose: maps the number and the prior of each layer below the vector to its latents "1 n h w c"; not called for
+            a model with one latent vector.
     """
-    return bound.decode_top(z, draw) if hasattr(bound, "decode_top") else bound.decode(z)
+    return bound.decode_top(z, choose) if provides(bound, "ladder") else bound.decode(z)
 
 
 def join_layers(latents: Sequence[Float[Array, "k b ..."]]) -> Float[Array, "k b n"]:

@@ -1,14 +1,19 @@
-"""What a model is: whatever infers and generates.
+"""The protocol of a model: every method that the package calls.
 
-Objectives, evaluation and sampling ask for no more, so a model of any shape, with latents of any shape, has them all.
-What needs a flat latent vector, such as a picture of the latent plane, asks for a `FlatModel` by `require_flat`.
+A model is a Linen module; the methods are called on a bound model, see `bind`. `Model` is enough for training with most
+objectives, for bounds and for samples. Features that call more methods ask for them by `require`.
+
+A model may have a field `dtype`, the type its networks compute in, and fields `encoder` and `decoder`; see `with_dtype`
+and `with_remat`. A conditional model reads its context by `context_of`.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.base import Distribution, LatentDistribution
+from flax_vae.distributions.normal import Normal
 from flax_vae.system.errors import UserError
 
 
@@ -17,7 +22,7 @@ class Layer(NamedTuple):
 
     Attributes:
         z: the draw, "k b ..." with an event of any shape.
-        log_q: its log-density under the posterior, known since it was drawn, "k b".
+        log_q: its log-density in nats under the posterior, known from drawing it, "k b".
         posterior: q(z_l | z_<l, x), with batch shape "b" at the top.
         prior: p(z_l | z_<l), which broadcasts against z.
     """
@@ -29,7 +34,7 @@ class Layer(NamedTuple):
 
 
 class Inference(NamedTuple):
-    """What a draw from the posterior gives an objective.
+    """The result of inference, which objectives consume.
 
     Attributes:
         layers: the stochastic layers, top first; a flat VAE has one.
@@ -44,33 +49,81 @@ class Inference(NamedTuple):
 class Model(Protocol):
     """A bound model."""
 
-    def infer(self, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int = 1) -> Inference:
-        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them."""
+    def infer(
+        self,
+        x: Float[Array, "b h w c"],
+        key: Key[Array, ""],
+        num_samples: int = 1,
+        temperature: float | Float[Array, ""] = 1.0,
+    ) -> Inference:
+        """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them.
+
+        With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
+        """
 
     def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
-        """p(x | z) for `num_samples` draws z from the prior, its scale times `temperature`."""
+        """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""
 
 
 @runtime_checkable
-class FlatModel(Model, Protocol):
-    """A bound model whose latents are one vector."""
+class InferableAt(Model, Protocol):
+    """A model that infers at given latents: for `stl` and `dreg`, annealed sampling, compression and export."""
+
+    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+        """Infer at given latents, one array per layer."""
+
+
+@runtime_checkable
+class SingleLayer(Model, Protocol):
+    """A model whose latents are one vector: for everything that shows or moves through the latent space."""
 
     def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
-        """q(z | x), batch shape "b"."""
+        """Return q(z | x), batch shape "b"."""
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
-        """p(x | z), batch shape "*k b"."""
+        """Return p(x | z), batch shape "*k b"."""
 
     def prior(self) -> LatentDistribution:
-        """p(z)."""
+        """Return p(z), without batch axes; in a conditional model it may have batch shape "b"."""
 
 
-def is_flat(model: Any) -> bool:
-    """Whether the latents of a model are one vector."""
-    return all(hasattr(model, name) for name in ("encode", "decode", "prior"))
+@runtime_checkable
+class LadderModel(Model, Protocol):
+    """A model with maps of latents below a vector: for reconstructions layer by layer, and the explorer."""
+
+    def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
+        """Infer one sample, with the layers below the first `known` set to the means of their priors."""
+
+    def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
+        """Return p(x | z) for latents of the top layer, with `choose(number, prior)` for the maps below."""
 
 
-def require_flat(model: Any, what: str) -> None:
-    """Raise UserError where `what` needs a flat latent vector and the model has none."""
-    if not is_flat(model):
-        raise UserError(f"{what} needs a model with one latent vector, which {type(model).__name__} does not have.")
+Need = Literal["single_layer", "infer_at", "ladder"]
+_METHODS: dict[Need, tuple[str, ...]] = {
+    "single_layer": ("encode", "decode", "prior"),
+    "infer_at": ("infer_at",),
+    "ladder": ("infer_top", "decode_top"),
+}
+_NOUNS: dict[Need, str] = {
+    "single_layer": "one latent vector",
+    "infer_at": "the method infer_at",
+    "ladder": "a ladder of latents",
+}
+
+
+def provides(model: Any, need: Need) -> bool:
+    """Return True if a model, bound or not, has the methods of a need."""
+    return all(hasattr(model, name) for name in _METHODS[need])
+
+
+def require(model: Any, *needs: Need, what: str) -> None:
+    """Raise UserError if `what` needs methods that a model does not have.
+
+    Args:
+        model: the model, bound or not.
+        *needs: "single_layer", "infer_at" or "ladder".
+        what: the function, objective or command that calls the methods, for the message.
+    """
+    for need in needs:
+        if not provides(model, need):
+            raise UserError(f"{what} needs a model with {_NOUNS[need]}, which {type(model).__name__} does not have.")

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.models.protocol import Inference, Model
+from flax_vae.models.protocol import Inference, Model, require
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
-from flax_vae.system.errors import UserError
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 
@@ -45,8 +44,7 @@ def _draw(model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], num_sam
 
 def _without_score(model: Any, x: Float[Array, "b h w c"], latents: Latents) -> Inference:
     """`model.infer_at`, its posteriors with no gradient but that through the latents at which they are taken."""
-    if not hasattr(model, "infer_at"):
-        raise UserError(f"stl and dreg need a model with infer_at, which {type(model).__name__} does not have.")
+    require(model, "infer_at", what="stl or dreg")
     module, variables = model.unbind()
     fixed = module.apply(jax.lax.stop_gradient(variables), x, latents, method="infer_at").layers
     inference = model.infer_at(x, latents)

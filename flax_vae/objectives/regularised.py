@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.protocol import Model, require_flat
+from flax_vae.models.layerwise import draw_prior
+from flax_vae.models.protocol import Model, require
 from flax_vae.models.vae import VAE
 from flax_vae.objectives.schedules import Schedule, at
 from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms
@@ -80,12 +81,12 @@ class InfoVAE:
         self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " b"], Metrics]:
         """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
-        require_flat(model, "infovae")
+        require(model, "single_layer", what="infovae")
         draw_key, prior_key = jax.random.split(key)
         inference = model.infer(x, draw_key)
         terms = elbo_terms(inference, x)
         z = jnp.concatenate([layer.z[0] for layer in inference.layers], axis=-1)
-        mmd = _mmd(z, model.draw_prior(prior_key, len(x)))
+        mmd = _mmd(z, draw_prior(model, prior_key, len(x)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
 

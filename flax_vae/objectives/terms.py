@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, unpack
 from flax_vae.distributions.divergence import has_kl, kl_divergence
+from flax_vae.models.binding import Params, variables
 from flax_vae.models.protocol import Inference, Layer
-from flax_vae.models.vae import Params, variables
 from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 

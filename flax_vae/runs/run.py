@@ -18,7 +18,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from flax_vae.data import one_hot
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub

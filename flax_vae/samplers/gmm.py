@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.models.protocol import require_flat
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
+from flax_vae.models.protocol import require
 from flax_vae.samplers import SAMPLERS
 from flax_vae.sampling import PixelKey, decode, encode
 
@@ -62,7 +62,7 @@ def sample_gmm(
     """
     from sklearn.mixture import GaussianMixture
 
-    require_flat(vae, "sample_gmm")
+    require(vae, "single_layer", what="sample_gmm")
     images = images[:MAX_IMAGES]
 
     def draw(image_and_key: tuple[Array, Array]) -> Array:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import flax.linen as nn
 from jaxtyping import Array, Float, Key
 
-from flax_vae.models.vae import Context, Params
+from flax_vae.models.binding import Context, Params
 from flax_vae.samplers import SAMPLERS
 from flax_vae.sampling import PixelKey, sample
 

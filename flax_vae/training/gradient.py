@@ -29,7 +29,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.models.vae import Params
+from flax_vae.models.binding import Params
 from flax_vae.objectives.terms import Metrics
 from flax_vae.training.sharding import (
     BATCH_AXES,

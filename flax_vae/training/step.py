@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, take
-from flax_vae.models.vae import Params, init
+from flax_vae.models.binding import Params, init
 from flax_vae.objectives.terms import Metrics, Objective, apply_objective
 from flax_vae.training.gradient import Gradient, average_gradient
 from flax_vae.training.sharding import constrain_parameters

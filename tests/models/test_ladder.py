@@ -128,7 +128,7 @@ def test_images_are_reconstructed_from_more_and_more_layers(many_layers: tuple[L
         np.testing.assert_allclose(found[known - 1], expected, rtol=1e-5)
     np.testing.assert_allclose(found[-1], of(model, params, "infer", images, KEY).likelihood.mean()[0], rtol=1e-5)
     flat = tutorial_dense((7, 5, 1))
-    with pytest.raises(UserError, match="needs a ladder of latents, which VAE is not"):
+    with pytest.raises(UserError, match="needs a model with a ladder of latents, which VAE does not have"):
         reconstruct_layers(flat, init(flat, KEY, (7, 5, 1)), images, KEY)
 
 

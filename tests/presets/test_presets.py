@@ -23,7 +23,7 @@ from flax_vae import (
     make_train_step,
     sample,
 )
-from flax_vae.models.vae import with_remat
+from flax_vae.models.binding import with_remat
 from flax_vae.objectives.terms import apply_objective
 from flax_vae.presets import PRESETS, channel_means
 
@@ -141,5 +141,5 @@ def test_remat_keeps_less_for_the_same_gradient(name: str, images: np.ndarray) -
 
 
 def test_networks_without_residual_blocks_have_nothing_to_compute_again() -> None:
-    with pytest.raises(UserError, match="--remat is for networks of residual blocks: the presets residual_conv and"):
+    with pytest.raises(UserError, match="`remat` requires networks of residual blocks"):
         with_remat(PRESETS["tutorial_dense"]((28, 28, 1)))

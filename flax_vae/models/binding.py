@@ -1,0 +1,85 @@
+"""Parameters of a model, and the model bound to them."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from flax_vae.system.errors import UserError
+from flax_vae.system.machine import warn_of_wrong_sums
+
+Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules
+Context = Float[Array | np.ndarray, "b v"] | None
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
+    """Return the parameters of an untrained model, as a pytree; compiled once for all keys.
+
+    Args:
+        model: the model.
+        key: draws the parameters.
+        image_shape: "h w c".
+        context_dim: size of the context of a conditional model.
+    """
+    init_key, draw_key = jax.random.split(key)
+    in_float32 = with_dtype(model, "float32")  # parameters do not depend on the type that networks compute in
+    context = {"context": {"value": jnp.zeros((1, context_dim))}} if context_dim else {}
+    x, rngs = jnp.zeros((1, *image_shape)), {"params": init_key}
+    return in_float32.apply(context, x, draw_key, rngs=rngs, mutable="params")[1]["params"]
+
+
+def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:
+    """Return the variables to bind: the parameters, encoder and decoder cast to `model.dtype`, and the context."""
+    warn_of_wrong_sums()  # here, because every use of a model with parameters passes through
+    networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
+    dtype = getattr(model, "dtype", "float32")
+    bound = {"params": params | jax.tree.map(lambda leaf: leaf.astype(dtype), networks)}
+    return bound if context is None else bound | {"context": {"value": jnp.asarray(context)}}
+
+
+def bind(model: nn.Module, params: Params, context: Context = None) -> Any:
+    """Bind parameters to a model, to call its methods: `bind(model, params).encode(x)`.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        context: the input of a conditional model, one row per image or one row for all: labels as one-hot vectors, or
+            vectors of any meaning. Encoder, decoder and prior depend on it (Sohn et al. 2015).
+    """
+    return model.bind(variables(model, params, context))
+
+
+def context_of(model: nn.Module) -> Float[Array, "b v"] | None:
+    """Return the context bound to a conditional model, or None."""
+    return model.get_variable("context", "value")
+
+
+def with_context(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"]:
+    """Concatenate x and its context, if there is one."""
+    if context is None:
+        return x
+    return jnp.concatenate([x, jnp.broadcast_to(context, (*x.shape[:-1], context.shape[-1]))], axis=-1)
+
+
+def with_dtype(model: nn.Module, dtype: str) -> nn.Module:
+    """Return the model with networks that compute in `dtype`, or unchanged if it has no field `dtype`."""
+    return model.clone(dtype=dtype) if hasattr(model, "dtype") else model
+
+
+def with_remat(model: nn.Module) -> nn.Module:
+    """Return the model with residual blocks whose gradients are recomputed, which takes less memory and more time.
+
+    Raises:
+        UserError: neither encoder nor decoder has residual blocks.
+    """
+    networks: dict[str, Any] = {name: getattr(model, name, None) for name in ("encoder", "decoder")}
+    changed = {name: network.clone(remat=True) for name, network in networks.items() if hasattr(network, "remat")}
+    if not changed:
+        raise UserError("`remat` requires networks of residual blocks: `preset` residual_conv or ladder.")
+    return model.clone(**changed)

@@ -1,0 +1,34 @@
+"""Likelihood heads: from a decoder's output "*b h w o" to p(x | z).
+
+`start(mean)` gives the initial value of each of the o channels that a head takes, chosen so that the untrained model
+decodes to the average image. `pixel_levels` is the number of values of a pixel, or None for densities. A plain function
+from outputs to a distribution can be used as well, if the decoder's output fits.
+
+Every module of this folder is imported, so a new head, registered by `@likelihood`, needs no other change.
+"""
+
+from flax_vae.models.likelihoods.autoregressive import AutoregressiveLikelihood
+from flax_vae.models.likelihoods.base import LIKELIHOODS, Mean, likelihood
+from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from flax_vae.models.likelihoods.beta_binomial import BetaBinomialLikelihood
+from flax_vae.models.likelihoods.categorical import CategoricalLikelihood
+from flax_vae.models.likelihoods.logistic import DiscretizedLogisticLikelihood, LogisticMixtureLikelihood
+from flax_vae.models.likelihoods.normal import NormalLikelihood, PerPixelNormalLikelihood
+from flax_vae.parts import import_siblings
+
+__all__ = [
+    "LIKELIHOODS",
+    "AutoregressiveLikelihood",
+    "BernoulliLikelihood",
+    "BetaBinomialLikelihood",
+    "CategoricalLikelihood",
+    "ContinuousBernoulliLikelihood",
+    "DiscretizedLogisticLikelihood",
+    "LogisticMixtureLikelihood",
+    "Mean",
+    "NormalLikelihood",
+    "PerPixelNormalLikelihood",
+    "likelihood",
+]
+
+import_siblings(__name__, __path__)

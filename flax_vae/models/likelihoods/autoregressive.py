@@ -1,0 +1,66 @@
+"""Autoregressive pixels."""
+
+from inspect import isclass
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
+from flax_vae.models.likelihoods.base import LIKELIHOODS, Mean
+
+
+@LIKELIHOODS.register("autoregressive")
+class AutoregressiveLikelihood(nn.Module):
+    """Each pixel given the previous ones in a window, and z (PixelVAE, Gulrajani et al. 2017).
+
+    The latents need not encode what neighbouring pixels predict, only what lies beyond the window (Chen et al. 2017).
+    Samples are drawn one pixel after another.
+
+    Attributes:
+        head: the likelihood of each pixel, by name; one with parameters of its own cannot be used.
+        reach: size of the window: rows above a pixel, and columns to either side.
+        features: number of features that the decoder gives to each channel of a pixel.
+        hidden: hidden units of the network that combines the features with the window.
+    """
+
+    head: str = "bernoulli"
+    reach: int = 5
+    features: int = 8
+    hidden: int = 32
+    sequential: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse a head with parameters of its own."""
+        maker = LIKELIHOODS[LIKELIHOODS.read(self.head).name]
+        if isclass(maker) and issubclass(maker, nn.Module):
+            raise ValueError(f"the head must be a likelihood without parameters, not {self.head}")
+        super().__post_init__()
+
+    def _head(self) -> Any:
+        return LIKELIHOODS.make(self.head)
+
+    @property
+    def pixel_levels(self) -> int | None:
+        """The number of levels of a pixel, which is the head's."""
+        return self._head().pixel_levels
+
+    def start(self, mean: Mean) -> Mean:
+        """Return zeros: at first the features carry no information."""
+        return (0.0,) * self.features * len(mean)
+
+    @nn.compact
+    def __call__(self, output: Float[Array, "*b h w o"]) -> Autoregressive:
+        """Map features to p(x | z)."""
+        head, width, channels = self._head(), self.hidden, output.shape[-1] // self.features
+        start = jnp.array(head.start((0.5,) * channels))
+        lecun_normal = nn.initializers.lecun_normal()
+        network = PixelNetwork(
+            window=self.param("seen", lecun_normal, (2 * self.reach * (self.reach + 1) * channels, width)),
+            features=self.param("told", lecun_normal, (output.shape[-1], width)),
+            hidden=self.param("hidden_weights", lecun_normal, (width, width)),
+            output=self.param("output", nn.initializers.zeros, (width, len(start))),
+            bias=self.param("bias", lambda _: start),
+        )
+        return Autoregressive(output, network, head, self.reach)

@@ -1,0 +1,61 @@
+"""Hierarchies of latents, top first, and the networks that posterior and prior build them from."""
+
+from itertools import accumulate, pairwise
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from flax_vae.distributions.chain import Chain
+from flax_vae.distributions.normal import Normal
+from flax_vae.models.posteriors.diagonal import DiagonalNormal
+from flax_vae.nn.bound_functions import Function, as_function
+
+
+class Conditional(nn.Module):
+    """p(z_l | z_<l) or q(z_l | z_<l, x): a `DiagonalNormal` after one hidden layer on the conditioning inputs."""
+
+    latent_dim: int
+    hidden: int
+    log_var: float
+
+    @nn.compact
+    def __call__(self, above: Float[Array, "... a"], *h: Float[Array, "b f"]) -> Normal:
+        """Map latents above "... a", and for a posterior an image's features, to a normal with event shape "d"."""
+        hidden = nn.Dense(self.hidden)(above) + sum(nn.Dense(self.hidden, use_bias=False)(features) for features in h)
+        return DiagonalNormal(self.latent_dim, self.log_var)(nn.silu(hidden))
+
+
+def conditionals(
+    latent_dims: tuple[int, ...], hidden: int, log_var: float, *h: Float[Array, "b f"]
+) -> tuple[Function, ...]:
+    """Return a `Conditional` for each layer except the top, as submodules of the compact module that calls this."""
+
+    def layer(above: int, size: int) -> Function:
+        conditional = Conditional(size, hidden, log_var)
+        conditional(jnp.zeros(above), *h)  # creates the parameters
+        return as_function(conditional, *h)
+
+    return tuple(layer(above, total - above) for above, total in pairwise(accumulate(latent_dims)))
+
+
+class TopDownPosterior(nn.Module):
+    """Posterior Π_l q(z_l | z_<l, x) of layers of latents, top first (Sønderby et al. 2016).
+
+    Attributes:
+        top: posterior of the top layer.
+        latent_dims: size of each layer, top first.
+        hidden: hidden units of each layer below the top.
+    """
+
+    top: nn.Module
+    latent_dims: tuple[int, ...]
+    hidden: int = 300
+    factorised: ClassVar[bool] = False
+    exact_mean: ClassVar[bool] = False
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b f"]) -> Chain:
+        """Map features "b f" to a chain with batch shape "b" and event shape "d", all layers concatenated."""
+        return Chain(self.top(h), conditionals(self.latent_dims, self.hidden, -4.0, h), self.latent_dims)
