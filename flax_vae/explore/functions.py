@@ -18,7 +18,7 @@ from flax_vae.distributions import Normal
 from flax_vae.explore.compiler import Graph, Weights, graph
 from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.layerwise import decode_top, layer_shapes
-from flax_vae.models.protocol import require
+from flax_vae.models.protocol import provides, require
 from flax_vae.nn.layers import ImageShape
 
 
@@ -106,7 +106,7 @@ def graphs(
     Raises:
         UserError: the model has no latent vector, or computes something that the engine does not support.
     """
-    if not hasattr(model, "decode_top"):
+    if not provides(model, "ladder"):
         require(model, "single_layer", what="explore")
     functions, context = Functions(model, params), (jnp.zeros((1, context_dim)),) * bool(context_dim)
     z, noise = (jnp.zeros((1, size)) for size in sizes(model, params, image_shape, context_dim))
