@@ -1,8 +1,8 @@
-"""Images from a model that `flax-vae export RUN --format stablehlo --out exported` wrote, with JAX alone.
+"""Draw images with a model exported by `flax-vae export RUN --format stablehlo --out exported`; needs JAX alone.
 
-python examples/stablehlo.py exported     draws ten new images, and below them what the model makes of each of these
+python examples/stablehlo.py exported     draws ten new images, and below each its reconstruction
 
-flax_vae is not imported: the files hold the computation and its parameters.
+The files hold the computation and its parameters, so flax_vae is not imported.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from PIL import Image
 
 
 def load(folder):
-    """The functions of an exported model by name, and what export.json says of it."""
+    """Return the functions of an exported model by name, and its export.json."""
     about = json.loads((folder / "export.json").read_text())
     functions = {}
     for path in folder.glob("*.stablehlo"):
@@ -25,22 +25,23 @@ def load(folder):
 
 
 def draw(functions, about, count, seed=0):
-    """New images "n h w c", and what they are after encoding and decoding."""
+    """Return new images "n h w c", and their reconstructions."""
     random = np.random.default_rng(seed)
-    classes = len(about["class_names"])  # a conditional model takes a context last: here one class after the other
-    context = [np.eye(classes, dtype=np.float32)[np.arange(count) % classes]] if classes else []
+    num_classes = len(about["class_names"])
+    # The last argument of a conditional model is the context: here the classes in turn, as one-hot vectors.
+    context = [np.eye(num_classes, dtype=np.float32)[np.arange(count) % num_classes]] if num_classes else []
 
     def noise(name):
-        arguments = {each["name"]: each["shape"] for each in about["files"][f"{name}.stablehlo"]["arguments"]}
-        return random.normal(size=(count, arguments["noise"][-1])).astype(np.float32)
+        shapes = {argument["name"]: argument["shape"] for argument in about["files"][f"{name}.stablehlo"]["arguments"]}
+        return random.normal(size=(count, shapes["noise"][-1])).astype(np.float32)
 
-    new = functions["sampler"](noise("sampler"), *context)
-    z = functions["encoder"](new, 0 * noise("encoder"), *context)  # without noise, the centre of the posterior
-    return np.asarray(new), np.asarray(functions["decoder"](z, *context))
+    images = functions["sampler"](noise("sampler"), *context)
+    z = functions["encoder"](images, 0 * noise("encoder"), *context)  # zeros give the centre of the posterior
+    return np.asarray(images), np.asarray(functions["decoder"](z, *context))
 
 
 def save(path, rows):
-    """Rows of images "n h w c" as a picture."""
+    """Save rows of images "n h w c" as one picture."""
     pixels = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
     pixels = np.rint(255 * pixels.clip(0, 1)).astype(np.uint8)
     Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).save(path)

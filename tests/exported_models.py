@@ -1,4 +1,4 @@
-"""Small models of every part with random parameters, as exports are tested on."""
+"""Small models of every part with random parameters, for tests of exports."""
 
 from itertools import cycle
 from typing import Any, NamedTuple
@@ -42,17 +42,17 @@ class Case(NamedTuple):
 
 
 def small(name: str) -> str:
-    """The part of a name, as small as it may be; others as they are."""
+    """Return the call of a part with the smallest useful hyperparameters, or its name if it has none."""
     return _SMALL.get(name, name)
 
 
 def make_case(
     image_shape: tuple[int, int, int] = (5, 3, 1), levels: int = 1, conditional: bool = False, **parts: str
 ) -> Case:
-    """A model of parts that are named, with parameters of a size at which all of them matter."""
-    written = {"preset": "tutorial_dense"} | parts
+    """Make a model of the given parts, with parameters large enough that all of them matter."""
+    names = {"preset": "tutorial_dense"} | parts
     config = Config(
-        latent_dim=3, levels=levels, conditional=conditional, **{kind: small(name) for kind, name in written.items()}
+        latent_dim=3, levels=levels, conditional=conditional, **{kind: small(name) for kind, name in names.items()}
     )
     model, context_dim = make_model(config, image_shape), CLASSES if conditional else 0
     random = np.random.default_rng(0)
@@ -66,15 +66,15 @@ def make_case(
 
 
 def _cases() -> dict[str, dict[str, Any]]:
-    """Every likelihood, and with it every preset, prior and posterior in turn."""
+    """Return cases with every likelihood, and presets, priors and posteriors in turn."""
     turns = zip(LIKELIHOODS, cycle(PRESETS), cycle(PRIORS), cycle(POSTERIORS), cycle((1, 2)), strict=False)
-    found = {
+    cases = {
         "-".join(map(str, parts)): dict(
             zip(("likelihood", "preset", "prior", "posterior", "levels"), parts, strict=True)
         )
         for parts in turns
     }
-    return found | {
+    return cases | {
         "conditional": {"conditional": True, "levels": 2},
         "conditional ladder": {"conditional": True, "preset": "ladder", "posterior": "full"},
         "flows at pseudo-inputs": {"prior": "vamp", "posterior": "iaf"},

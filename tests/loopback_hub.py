@@ -1,4 +1,4 @@
-"""A hub of models on this machine, as much of it as the client of the real one asks for."""
+"""A local server with the part of the Hugging Face hub's interface that its client uses."""
 
 import base64
 import hashlib
@@ -14,17 +14,17 @@ COMMIT = "c0ffee" * 6 + "c0de"
 
 
 class Hub:
-    """Repositories by name, each a dictionary of files, and what was asked for."""
+    """Repositories by name, each a dictionary of files, and a log of the requests."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.blobs: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
         self.address = ""
 
     def fetched(self) -> set[str]:
-        """Names of the files that were downloaded."""
-        return {path.rpartition("/")[2] for method, path in self.asked if method == "GET" and "/resolve/" in path}
+        """Return the names of the files that were downloaded."""
+        return {path.rpartition("/")[2] for method, path in self.requests if method == "GET" and "/resolve/" in path}
 
 
 @contextmanager
@@ -49,24 +49,24 @@ def serve(hub: Hub) -> Iterator[Hub]:
         def body(self) -> bytes:
             if "Content-Length" in self.headers:
                 return self.rfile.read(int(self.headers["Content-Length"]))
-            found = b""  # in chunks
+            content = b""  # in chunks
             while size := int(self.rfile.readline(), 16):
-                found += self.rfile.read(size)
+                content += self.rfile.read(size)
                 self.rfile.readline()
             self.rfile.readline()
-            return found
+            return content
 
         def handle_request(self) -> None:
             path = self.path.partition("?")[0].strip("/")
-            hub.asked.append((self.command, path))
+            hub.requests.append((self.command, path))
             content = self.body() if self.command in ("POST", "PUT") else b""
             writes = path == "api/repos/create" or "/commit/" in path or "/preupload/" in path
             if writes and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 return self.answer({"error": "Invalid credentials"}, 401)
             words = path.split("/")
             if path == "api/repos/create":
-                asked = json.loads(content)
-                name = "/".join(filter(None, (asked.get("organization"), asked["name"])))
+                repository = json.loads(content)
+                name = "/".join(filter(None, (repository.get("organization"), repository["name"])))
                 hub.repositories.setdefault(name, {})
                 return self.answer({"url": f"{hub.address}/{name}", "name": name})
             if path == "api/validate-yaml":
@@ -79,8 +79,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
             if path.endswith(".git/info/lfs/objects/batch"):
                 objects = json.loads(content)["objects"]
                 upload = [
-                    each | {"actions": {"upload": {"href": f"{hub.address}/lfs-blob/{each['oid']}"}}}
-                    for each in objects
+                    blob | {"actions": {"upload": {"href": f"{hub.address}/lfs-blob/{blob['oid']}"}}}
+                    for blob in objects
                 ]
                 return self.answer({"transfer": "basic", "objects": upload})
             return self.file("/".join(words[:2]), words[3:])
@@ -90,13 +90,13 @@ def serve(hub: Hub) -> Iterator[Hub]:
                 return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
             files = hub.repositories[name]
             if words[:1] == ["preupload"]:
-                asked = [each["path"] for each in json.loads(content)["files"]]
-                modes = ["lfs" if path.endswith((".png", ".safetensors")) else "regular" for path in asked]
-                found = [
+                paths = [file["path"] for file in json.loads(content)["files"]]
+                modes = ["lfs" if path.endswith((".png", ".safetensors")) else "regular" for path in paths]
+                uploads = [
                     {"path": path, "uploadMode": mode, "shouldIgnore": False}
-                    for path, mode in zip(asked, modes, strict=True)
+                    for path, mode in zip(paths, modes, strict=True)
                 ]
-                return self.answer({"files": found})
+                return self.answer({"files": uploads})
             if words[:1] == ["commit"]:
                 for line in map(json.loads, content.splitlines()):
                     value = line["value"]

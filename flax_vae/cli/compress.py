@@ -23,21 +23,21 @@ _PIPE = Path("-")
 
 @dataclass(frozen=True)
 class Compress:
-    """Compress images without loss, to as many bits as the model's negative ELBO says: with a run whose pixels are
-    binary or have 256 levels."""
+    """Compress images losslessly, at a cost of minus the model's ELBO in bits. The model's pixels have to be binary or
+    to have 256 levels."""
 
     examples: ClassVar[str] = """
 examples:
-  flax-vae compress pretrained:grey                          its test images, to images.fvae
+  flax-vae compress pretrained:grey                          the test images of the model, to images.fvae
   flax-vae compress pretrained:grey photos/ more.png -o photos.fvae
   flax-vae compress pretrained:grey - -o - < images.npy > images.fvae
 """
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    """Run directory of train.py; a .safetensors file; or pretrained:NAME."""
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """PNG, JPEG or WebP files, folders of them, a .npy or a .npz file, or - for a .npy array on standard input; without
-    any, the run's test images."""
+    """PNG, JPEG or WebP files, folders of them, a .npy or .npz file, or - for a .npy array on standard input; by
+    default the test images of the run."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images.fvae")
     """File to write, or - for standard output."""
 
@@ -48,10 +48,12 @@ examples:
         stdin = sys.stdin.buffer.read() if self.images == (_PIPE,) else None
         use_machine()
         run = load_run(self.run)
-        found = _of_run(run, read_images(self.images, run.examples.shape[-1], stdin) if self.images else None)
+        named = (
+            _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin)) if self.images else _test(run)
+        )
         started = time.monotonic()
         content = compress(
-            run.vae, run.params, found.images, found.labels, len(run.class_names), found.names, self.run.name
+            run.vae, run.params, named.images, named.labels, len(run.class_names), named.names, self.run.name
         )
         seconds = time.monotonic() - started
         _write(self.out, content)
@@ -66,7 +68,7 @@ examples:
 
 @dataclass(frozen=True)
 class Decompress:
-    """Restore the images of a file that flax-vae compress wrote, with the same model."""
+    """Restore the images of a compressed file, with the model that compressed them."""
 
     examples: ClassVar[str] = """
 examples:
@@ -80,10 +82,10 @@ examples:
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The file, or - for standard input."""
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images")
-    """New directory for PNG files; or a .npy or .npz file; a .png file for a single image; - for a .npy array on
+    """New directory for PNG files; a .npy or .npz file; a .png file for a single image; or - for a .npy array on
     standard output."""
     info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
-    """Say what is in this file, without a model."""
+    """Describe this file; needs no model."""
 
     def __call__(self) -> None:
         """Run the command."""
@@ -91,7 +93,7 @@ examples:
             content = _read(self.info)
             return _show(read_header(content, str(self.info)), len(content))
         if self.run is None or self.file is None:
-            raise UserError("flax-vae decompress: name the model and the file, or --info FILE.")
+            raise UserError("flax-vae decompress needs a model and a file, or --info FILE.")
         content = _read(self.file)
         header = read_header(content, str(self.file))
         if self.out != _PIPE:
@@ -108,26 +110,29 @@ examples:
 
 
 def _refuse_output(out: Path, count: int) -> None:
-    """Raise UserError, before the work is done, where `count` restored images cannot be written."""
+    """Raise UserError early if `count` restored images cannot be written."""
     refuse_unwritable(out, "")
     if is_one_file(out):
         if out.is_dir():
-            raise UserError(f"{out} is a directory: name a file.")
+            raise UserError(f"{out} is a directory. Name a file.")
         if out.suffix.lower() == ".png" and count > 1:
-            raise UserError(f"{out}: there are {count} images: name a directory for them, or a .npy file.")
+            raise UserError(f"{out} can hold one image, but the file holds {count}. Name a directory or a .npy file.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is there already: name a new or empty directory for the images, or a .npy file.")
+        raise UserError(f"{out} already exists. Name a new or empty directory, or a .npy file.")
 
 
-def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
-    """Images of the shape, and with the labels, that a model takes; without any, its test images.
+def _test(run: Run) -> NamedImages:
+    """Return the test images of a run, with their labels if the model is conditional."""
+    test = run_data(run).test
+    return NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
+
+
+def _with_labels(run: Run, named: NamedImages) -> NamedImages:
+    """Return images with the labels that a conditional model needs, or without labels.
 
     Raises:
-        UserError: they are of another shape, or have no such labels.
+        UserError: the images have another shape than the model's, or lack the labels.
     """
-    if named is None:
-        test = run_data(run).test
-        return NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
     _refuse_shape(run, named.images.shape[1:], "The images")
     if not run.class_names:
         return named._replace(labels=None)
@@ -136,17 +141,18 @@ def _of_run(run: Run, named: NamedImages | None) -> NamedImages:
         labels = np.array([run.class_names.index(name) for name in named.classes])
     if labels is None or labels.shape != (len(named.images),) or not np.isin(labels, range(len(run.class_names))).all():
         raise UserError(
-            f"{run.name} is conditional: give its images in folders named after their classes, "
-            f"{', '.join(run.class_names)}, or a .npz file with labels beside the images."
+            f"{run.name} is conditional, so its images need labels. Put them in folders named after their classes, "
+            f"{', '.join(run.class_names)}, or use a .npz file with images and labels."
         )
     return named._replace(labels=labels)
 
 
 def _refuse_shape(run: Run, shape: tuple[int, ...], what: str) -> None:
-    """Raise UserError where images are not of the model's shape."""
-    if shape != run.examples.shape[1:]:
-        sizes = (" x ".join(map(str, each)) for each in (shape, run.examples.shape[1:]))
-        raise UserError("{} are {}, and the model's are {}.".format(what, *sizes))
+    """Raise UserError if images do not have the model's shape."""
+    expected = run.examples.shape[1:]
+    if shape != expected:
+        sizes = (" x ".join(map(str, size)) for size in (shape, expected))
+        raise UserError("{} are {}, but the model's are {}.".format(what, *sizes))
 
 
 def _read(path: Path) -> bytes:
@@ -166,14 +172,14 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _show(header: Header, size: int) -> None:
-    """Print what a file says of itself."""
+    """Print the header of a file."""
     height, width, channels = header.shape
     lines = {
         "images": f"{header.images:,}, {height} x {width} x {channels}, {header.levels} levels",
-        "model": f"{header.name or 'unnamed'}, sum {header.model}",
+        "model": f"{header.name or 'unnamed'}, checksum {header.model}",
         "size": f"{size:,} bytes, {header.bits_per_dim(8 * size):.3f} bits per dimension",
         "without initial bits": f"{header.bits_per_dim(8 * size - header.initial_bits):.3f} bits per dimension",
-        "content": f"sum {header.content}",
+        "content": f"checksum {header.content}",
         "jax": header.jax,
     }
     for name, value in lines.items():

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
 from flax_vae.export import hub
-from flax_vae.export.directory import ExportFormat, export_run
+from flax_vae.export.directory import export_run
+from flax_vae.export.formats import FORMATS
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
+
+_FORMAT = tyro.conf.arg(
+    metavar=f"{{{','.join(FORMATS)}}}",
+    help="What to write. The functions are encoder, decoder, sampler and log_likelihood, on arrays of any number of "
+    f"images; each is checked against the model before it is written.\n{FORMATS.help()}",
+)
 
 
 @dataclass(frozen=True)
@@ -23,15 +30,12 @@ examples:
   flax-vae export runs/latest --format stablehlo --out exported     functions for JAX alone, on CPUs, GPUs and TPUs
   flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
   flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
-  flax-vae sample hf://OWNER/NAME                                   what was pushed, wherever you are
+  flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
 """
 
     run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME."""
-    format: ExportFormat
-    """stablehlo and onnx: encoder, decoder, sampler and log_likelihood as functions of arrays, for any number of
-    images, each compared with the model before it is written. safetensors: the parameters, which flax_vae opens. onnx
-    needs pip install 'flax_vae[onnx]'."""
+    """Run directory of train.py; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME."""
+    format: Annotated[str, _FORMAT]
     out: Path
     """Directory to write, new or empty."""
     push: str | None = None
@@ -40,6 +44,7 @@ examples:
 
     def __call__(self) -> None:
         """Run the command."""
+        FORMATS.read(self.format)
         refuse_used(self.out)
         if self.push is not None:
             hub.refuse_unpushable(self.push)

@@ -1,4 +1,4 @@
-"""Images compressed without loss by a trained model, to as many bits as its negative ELBO says."""
+"""Lossless image compression with a trained model, at a cost of minus its ELBO in bits."""
 
 import flax.linen as nn
 import jax
@@ -27,24 +27,28 @@ def compress(
     names: tuple[str, ...] = (),
     model_name: str = "",
 ) -> bytes:
-    """Images as a file that `decompress` restores to the last bit, by bits-back coding (Townsend et al. 2019).
+    """Compress images losslessly by bits-back coding (Townsend et al. 2019).
 
-    On average an image takes minus the model's ELBO; the first ones take the bits of their latents as well, once. It is
-    computed in float64, as jitted programs on blocks of images.
+    An image takes minus the model's ELBO on average; the first images take the bits of their latents in addition, once
+    per file. The computation is in float64, by jitted programs on blocks of images.
 
     Args:
-        vae, params: the model, with a likelihood of 2 or 256 levels.
-        images: of 2 levels, black and white, 0 and 255, where the model's pixels are 0 or 1.
-        labels, classes: of the images, from 0 to `classes` - 1, where the model is conditional; kept with the images.
-        names: of the images, kept with them.
-        model_name: what the file calls the model.
+        vae, params: the model; its pixels have 2 or 256 levels.
+        images: uint8 images; only 0 and 255 if the model's pixels have 2 levels.
+        labels, classes: for a conditional model, the labels of the images, from 0 to `classes` - 1, and the number of
+            classes. The file holds the labels.
+        names: names of the images, which the file holds.
+        model_name: the name of the model in the file.
+
+    Returns:
+        The content of the file.
 
     Raises:
-        UserError: images or a model of another kind.
+        UserError: the model cannot compress images, or not these.
     """
     levels = _levels_of(vae, images)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise UserError("The model's parameters are not finite: the training diverged.")
+        raise UserError("The model's parameters are not finite: its training diverged.")
     labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
     with jax.enable_x64(True):
         coder = coder_of(vae, params, levels, classes, images.shape[1:])
@@ -52,9 +56,9 @@ def compress(
         for pushed in progress(steps, len(images), "Compressing", lambda pushed: pushed[1].images):
             blocks.append(pushed[1])
     header = Header(
-        model=container.sum_of_model(params),
+        model=container.model_checksum(params),
         name=model_name,
-        content=container.sum_of_content(images, labels),
+        content=container.content_checksum(images, labels),
         shape=images.shape[1:],
         levels=levels,
         classes=classes,
@@ -69,60 +73,63 @@ def compress(
 def decompress(
     vae: nn.Module, params: Params, content: bytes, name: str = "the file"
 ) -> tuple[Images, Labels | None, Header]:
-    """The images that `compress` was given, their labels if it was given any, and what else the file says.
+    """Restore images that `compress` compressed.
 
     Args:
         vae, params: the model that compressed them.
-        content: the file.
-        name: what it is called in an error.
+        content: the content of the file.
+        name: the name of the file in errors.
+
+    Returns:
+        The images, their labels or None, and the header of the file.
 
     Raises:
-        UserError: a file that is damaged or none, another model, or a machine that computes other digits.
+        UserError: the file is damaged or not a compressed file, the model is another one, or this machine rounds
+            differently.
     """
     header, words = container.read(content, name)
-    if header.model != container.sum_of_model(params):
-        called = f" {header.name}" if header.name else ""
+    if header.model != container.model_checksum(params):
         raise UserError(
-            f"{name} was compressed by another model,{called} with the sum {header.model}: name that one. The sum of "
-            f"this one is {container.sum_of_model(params)}."
+            f"{name} was compressed by another model, {header.name or 'unnamed'} with checksum {header.model}. Use "
+            f"that model; the checksum of this one is {container.model_checksum(params)}."
         )
-    blocks = [Block(*each) for each in zip(header.counts, header.filled, strict=True)]
+    blocks = [Block(*block) for block in zip(header.counts, header.filled, strict=True)]
     with jax.enable_x64(True):
         coder = coder_of(vae, params, header.levels, header.classes, header.shape)
         popped = pop_images(coder, stack.from_words(words), blocks)
         parts = list(progress(popped, header.images, "Decompressing", lambda item: len(item[0])))
     images, labels = (np.concatenate(part[::-1]) for part in zip(*parts, strict=True))
-    if container.sum_of_content(images, labels) != header.content:
-        raise stack.other_digits()
+    if container.content_checksum(images, labels) != header.content:
+        raise stack.rounding_error()
     return images, labels if header.classes else None, header
 
 
 def read_header(content: bytes, name: str = "the file") -> Header:
-    """What a compressed file says of itself.
+    """Read the header of a compressed file, which needs no model.
 
     Raises:
-        UserError: it is damaged or none.
+        UserError: the file is damaged or not a compressed file.
     """
     return container.read(content, name)[0]
 
 
 def _levels_of(vae: nn.Module, images: Images) -> int:
-    """How many values a pixel of the model may have.
+    """Return the number of pixel levels of the model.
 
     Raises:
-        UserError: a model of densities, or images of other values.
+        UserError: the model's pixels have densities, or the images have other values.
     """
     levels = getattr(getattr(vae, "likelihood", None), "pixel_levels", None)
     if levels is None:
         raise UserError(
-            "Only a model whose pixels have levels compresses images: one of binary pixels, or of 256 levels, such as "
-            "--likelihood logistic_mixture, or pretrained:grey."
+            "Only a model with discrete pixels can compress images. Use a likelihood of 2 or 256 pixel levels, such as "
+            "bernoulli or logistic_mixture, or pretrained:grey."
         )
     if not len(images):
         raise UserError("There are no images to compress.")
     if levels == 2 and not np.isin(images, (0, 255)).all():
         raise UserError(
-            "The model's pixels are 0 or 1, and these images have values between: take a model of 256 levels, such as "
-            "pretrained:grey, or make them black and white."
+            "The model's pixels are black or white, but these images have values between. Use a model of 256 pixel "
+            "levels, such as pretrained:grey, or binarise the images."
         )
     return levels

@@ -1,11 +1,11 @@
-"""The latents of a stochastic layer on the stack, under its prior and under its posterior.
+"""Code the latents of a stochastic layer under its prior and under its posterior.
 
-A latent is coded in units of its prior, as the noise that becomes it: whole steps of it, with the density of N(0, I).
-Of a flow that is the noise that flows. Of a mixture, which has no such noise, it is in units of the whole mixture's
-mean and deviation, and the component is one more latent, whose exact posterior is at hand.
+A latent is coded in units of its prior: as the noise that the prior maps to it, rounded to whole steps, with the
+density of N(0, I). For a flow that is its base noise. A mixture has no such noise: its latents are coded in units of
+the mixture's mean and standard deviation, with the component as an additional latent whose exact posterior is known.
 
-A posterior that is normal in these units is coded as that. One that is not, a flow or under one, is coded by local
-bits-back coding (Ho et al. 2019): see `Warped`.
+A posterior that is normal in these units is coded as a normal. Any other, a flow or a posterior under a flow, is coded
+by local bits-back coding (Ho et al. 2019): see `Warped`.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from flax_vae.compress import stack as stacks
-from flax_vae.compress.stack import STEP, Stack
-from flax_vae.distributions import Flow, FromNoise, LatentDistribution, Mixture, MultivariateNormal, Normal
+from flax_vae.compress.stack import RESOLUTION, STEP, Stack
+from flax_vae.distributions import FromNoise, LatentDistribution, Mixture, MultivariateNormal, Normal
 from flax_vae.system.errors import UserError
 
-_WEIGHTS = 2**20  # probabilities are rounded to this part of one
-Values = Int[np.ndarray, "_b ..."]  # of the latents of a block, in steps
+_AFFINE = (Normal, MultivariateNormal)  # these map noise to latents by an affine function
+Values = Int[np.ndarray, "_b ..."]  # the latents of a block, in steps
 
 
 class Normals(NamedTuple):
-    """Normals in units of a prior: of vectors N(loc, L Lᵀ) with scale L; of maps, all latents by themselves."""
+    """Normals in units of a prior: N(loc, L Lᵀ) with scale L for vectors; independent latents for maps."""
 
     loc: Float[Array, "b d"] | Float[Array, "b h w c"]
     scale: Float[Array, "b d d"] | Float[Array, "b h w c"]
@@ -36,61 +36,35 @@ class Normals(NamedTuple):
 class Warped(NamedTuple):
     """A posterior that is a smooth function h of noise, in units of its prior: u = h(ε).
 
-    Values on a grid of u have none on a grid of ε. So u is h(ε) and a little noise, a normal of scale σ. Popping u pops
-    ε under N(0, I), then u under N(h(ε), σ²), and pushes ε under what it is given u: N(h⁻¹(u), σ² G Gᵀ) with the
-    Jacobian G of h⁻¹. What is coded is the posterior, up to σ and to how much h bends within it (Ho et al. 2019).
+    Values on a grid of u do not map to a grid of ε. So let u = h(ε) plus a little normal noise of scale σ. To pop u,
+    pop ε under N(0, I), pop u under N(h(ε), σ²), and push ε under its posterior given u, N(h⁻¹(u), σ² G Gᵀ) with the
+    Jacobian G of h⁻¹. This codes u under the posterior, up to σ and the curvature of h within σ (Ho et al. 2019).
     """
 
-    posterior: LatentDistribution
-    prior: LatentDistribution
+    posterior: FromNoise
+    prior: FromNoise
 
 
-class Units(NamedTuple):
-    """What a distribution makes of noise, and back."""
-
-    place: Callable[[Array], Array]
-    measure: Callable[[Array], Array]
-
-
-@singledispatch
-def units(p: Any) -> Units:
-    """Latents of this distribution as noise."""
-    raise UserError(f"Latents of a {type(p).__name__} cannot be compressed.")
-
-
-@units.register
-def _of_normal(p: Normal) -> Units:
-    return Units(p.from_noise, lambda z: (z - p.loc) * jnp.exp(-p.log_scale))
-
-
-@units.register
-def _of_correlated(p: MultivariateNormal) -> Units:
-    return Units(p.from_noise, p.to_noise)
-
-
-@units.register
-def _of_flow(p: Flow) -> Units:
-    base = units(p.base)
-    return Units(p.from_noise, lambda z: base.measure(p.inverse(z)[0]))
-
-
-@units.register
-def _of_mixture(p: Mixture) -> Units:
-    weights, (loc, columns) = jax.nn.softmax(p.logits), _linear(p.components.from_noise, _centre(p.components))
+def _unit(prior: FromNoise) -> FromNoise:
+    """Return the distribution whose noise codes latents: the prior, or a normal with the moments of a mixture."""
+    if not isinstance(prior, Mixture):
+        return prior
+    weights = jax.nn.softmax(prior.logits)
+    loc, columns = _linear(prior.components.from_noise, _centre(prior.components))
     mean = weights @ loc
     variance = weights @ ((columns**2).sum(-1) + (loc - mean) ** 2)
-    return units(Normal(mean, 0.5 * jnp.log(variance)))
+    return Normal(mean, 0.5 * jnp.log(variance))
 
 
 def _centre(p: FromNoise) -> Float[Array, "*b n"]:
-    """Noise of zeros."""
+    """Return zeros in the shape of the noise."""
     return jnp.zeros((*p.mean().shape[:-1], *p.noise_shape))
 
 
 def _linear(
     function: Callable[[Array], Array], at: Float[Array, "*b d"]
 ) -> tuple[Float[Array, "*b d"], Float[Array, "*b d d"]]:
-    """A function of vectors at a point, and its Jacobian there."""
+    """Return the value of a function of vectors at a point, and its Jacobian."""
 
     def along(direction: Float[Array, " d"]) -> Float[Array, "*b d"]:
         return jax.jvp(function, (at,), (jnp.broadcast_to(direction, at.shape),))[1]
@@ -98,11 +72,20 @@ def _linear(
     return function(at), jnp.moveaxis(jax.vmap(along)(jnp.eye(at.shape[-1])), 0, -1)
 
 
-def in_units(posterior: Any, prior: Any) -> "Normals | Warped":
-    """A posterior in units of its prior."""
-    if isinstance(posterior, Flow) or isinstance(prior, Flow):
+def in_units(posterior: LatentDistribution, prior: LatentDistribution) -> "Normals | Warped":
+    """Express a posterior in units of its prior.
+
+    Raises:
+        UserError: one of the two is not a function of noise.
+    """
+    if not (isinstance(posterior, FromNoise) and isinstance(prior, FromNoise)):
+        raise UserError(
+            f"Latents with the posterior {type(posterior).__name__} and the prior {type(prior).__name__} cannot be "
+            "compressed: both have to be functions of noise."
+        )
+    if not (isinstance(posterior, _AFFINE) and isinstance(_unit(prior), _AFFINE)):
         return Warped(posterior, prior)
-    measure = units(prior).measure
+    measure = _unit(prior).to_noise
     if len(posterior.noise_shape) > 1:  # maps, whose latents are independent
         loc = measure(posterior.from_noise(jnp.zeros(())))
         return Normals(loc[0], (measure(posterior.from_noise(jnp.ones(()))) - loc)[0])
@@ -110,30 +93,30 @@ def in_units(posterior: Any, prior: Any) -> "Normals | Warped":
 
 
 def _normals(loc: Float[Array, "*b d"], columns: Float[Array, "*b d d"]) -> Normals:
-    """Normals of vectors whose covariance is A Aᵀ."""
+    """Return normals of vectors with covariance A Aᵀ."""
     size = loc.shape[-1]
     columns = columns.reshape(-1, size, size)
-    # Far below a step, and enough for L to be positive.
+    # The added variance is far below a step, and makes the covariance positive definite.
     covariance = columns @ columns.mT + (STEP / 64) ** 2 * jnp.eye(size)
     return Normals(loc.reshape(-1, size), jnp.linalg.cholesky(covariance))
 
 
 @jax.jit
-def place(prior: LatentDistribution, values: Int[Array, "..."], like: Float[Array, "1 b ..."]) -> Array:
-    """The latents at these values of noise, in steps; in the shape of `like`."""
-    return jnp.broadcast_to(units(prior).place(values * STEP), like.shape)
+def place(prior: FromNoise, values: Int[Array, "..."], like: Float[Array, "1 b ..."]) -> Array:
+    """Return the latents at values in steps, in the shape of `like`."""
+    return jnp.broadcast_to(_unit(prior).from_noise(values * STEP), like.shape)
 
 
 @singledispatch
 def push_posterior(posterior: Any, stack: Stack, values: Values, count: int) -> None:
-    """Give the bits back that `pop_posterior` took."""
+    """Return the bits that `pop_posterior` consumed."""
     push = stacks.push_vectors if values.ndim == 2 else stacks.push_normals
     push(stack, values[:count], *_first(posterior, count))
 
 
 @singledispatch
 def pop_posterior(posterior: Any, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-    """Draw latents by bits of the stack, those of the first `count` images of a block; the others are 0."""
+    """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
     pop = stacks.pop_vectors if len(shape) == 2 else stacks.pop_normals
     return _block(pop(stack, *_first(posterior, count)), shape)
 
@@ -159,17 +142,17 @@ def _pop_warped(posterior: Warped, stack: Stack, shape: tuple[int, ...], count: 
 
 @jax.jit
 def _bend(posterior: Warped, noise: Int[Array, "b d"]) -> Float[Array, "b d"]:
-    """h(ε)."""
-    z = units(posterior.posterior).place(noise * STEP)
-    return units(posterior.prior).measure(z).reshape(noise.shape)
+    """Return h(ε)."""
+    z = posterior.posterior.from_noise(noise * STEP)
+    return _unit(posterior.prior).to_noise(z).reshape(noise.shape)
 
 
 @jax.jit
 def _noise_near(posterior: Warped, values: Int[Array, "b d"]) -> Normals:
-    """What ε is, given u: N(h⁻¹(u), σ² G Gᵀ)."""
+    """Return the posterior of ε given u, N(h⁻¹(u), σ² G Gᵀ)."""
 
     def straighten(u: Float[Array, "b d"]) -> Float[Array, "b d"]:
-        return units(posterior.posterior).measure(units(posterior.prior).place(u)).reshape(values.shape)
+        return posterior.posterior.to_noise(_unit(posterior.prior).from_noise(u)).reshape(values.shape)
 
     noise, columns = _linear(straighten, values * STEP)
     return _normals(noise, columns * STEP)
@@ -177,13 +160,13 @@ def _noise_near(posterior: Warped, values: Int[Array, "b d"]) -> Normals:
 
 @singledispatch
 def push_prior(prior: Any, stack: Stack, values: Values, count: int) -> None:
-    """Push the first latents of a block under their prior: N(0, I) in its units."""
+    """Push the latents of the first `count` images of a block under their prior: N(0, I) in its units."""
     _push_standard(stack, values, count)
 
 
 @singledispatch
 def pop_prior(prior: Any, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-    """Pop what `push_prior` pushed, for a block of this shape."""
+    """Pop the latents that `push_prior` pushed, for a block of the given shape."""
     return _pop_standard(stack, shape, count)
 
 
@@ -208,15 +191,15 @@ def _pop_mixture(prior: Mixture, stack: Stack, shape: tuple[int, ...], count: in
 
 @jax.jit
 def _components(prior: Mixture) -> tuple[Normals, Float[Array, " m"]]:
-    """The components, and their weights."""
-    measure = units(prior).measure
+    """Return the components of a mixture in its units, and their weights."""
+    measure = _unit(prior).to_noise
     loc, columns = _linear(lambda noise: measure(prior.components.from_noise(noise)), _centre(prior.components))
     return _normals(loc, columns), jax.nn.softmax(prior.logits)
 
 
 @jax.jit
 def _responsibilities(prior: Mixture, values: Int[Array, "b d"]) -> Float[Array, "b m"]:
-    """p(m | z) of each component m."""
+    """Return p(m | z) for each component m."""
     components, _ = _components(prior)
     log_probs = MultivariateNormal(*components).log_prob(STEP * values[:, None])
     return jax.nn.softmax(log_probs + jax.nn.log_softmax(prior.logits))
@@ -233,15 +216,16 @@ def _pop_standard(stack: Stack, shape: tuple[int, ...], count: int) -> Values:
 
 
 def _first(tree: Any, which: Any) -> Any:
-    """The rows of some images of a block, on the host."""
+    """Copy rows of every array to the host: the first `which`, or those at an array of indices."""
     rows = which if isinstance(which, np.ndarray) else slice(which)
     return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
 
 
 def _weights(probabilities: Float[np.ndarray, "n m"]) -> Float[np.ndarray, "n m"]:
-    """Probabilities as whole numbers, each at least 1."""
-    return np.floor(probabilities * _WEIGHTS) + 1
+    """Round probabilities to integers, each at least 1."""
+    return np.floor(probabilities * RESOLUTION) + 1
 
 
 def _block(values: Values, shape: tuple[int, ...]) -> Values:
+    """Pad values with zeros to a block."""
     return np.concatenate([values, np.zeros((shape[0] - len(values), *shape[1:]), values.dtype)])

@@ -1,7 +1,7 @@
-"""A stack of bits to which symbols are pushed and from which they are popped, under distributions that are rounded.
+"""A stack of bits, and symbols pushed to it and popped from it under rounded distributions.
 
-Popping symbols under a distribution from random bits draws from it; pushing them gives the bits back. Everything here
-is arithmetic that IEEE 754 fixes to the last bit, on parameters that come rounded, so that all machines agree.
+Popping symbols from random bits draws them from the distribution; pushing them returns the bits. Parameters are rounded
+first, and all arithmetic on them is exact in IEEE 754, so that all machines agree.
 """
 
 from typing import Any
@@ -17,63 +17,64 @@ Symbols = Int[np.ndarray, " n"]
 
 STEP = 2.0**-8  # between neighbouring values of a latent, in units of its prior's scale
 LIMIT = 2**11  # values on each side of the prior's location: eight times its scale
-SPARE = 64  # bits that have to be left after whatever is popped
-_FINE = 64  # locations are rounded to this part of a step, and scales to as many significant values
+SPARE = 64  # bits that have to be left after every pop
+RESOLUTION = 2**20  # probabilities of choices are rounded to multiples of 1 / RESOLUTION
+_FINE = 64  # locations are rounded to this fraction of a step, and scales to as many significant values
 _BITS = constriction.stream.model.Categorical(perfect=False)
 _FILL = constriction.stream.model.Uniform(2**16)
 
 
 class Exhausted(Exception):
-    """A stack has too few bits left for what is popped from it to be random."""
+    """Too few bits are left on the stack to pop random values."""
 
 
 def empty() -> Stack:
-    """A stack without a bit."""
+    """Return an empty stack."""
     return constriction.stream.stack.AnsCoder()
 
 
 def from_words(words: UInt32[np.ndarray, " w"]) -> Stack:
-    """A stack of these 32-bit words."""
+    """Return a stack of 32-bit words."""
     return constriction.stream.stack.AnsCoder(words)
 
 
 def fill(stack: Stack, count: int, seed: int) -> None:
-    """Push `count` times 16 random bits."""
+    """Push `count` random 16-bit words."""
     stack.encode_reverse(_random(count, seed), _FILL)
 
 
 def unfill(stack: Stack, count: int, seed: int) -> None:
-    """Pop what `fill` pushed.
+    """Pop the words that `fill` pushed.
 
     Raises:
-        UserError: other bits are there.
+        UserError: the stack holds other bits.
     """
     if count and not np.array_equal(stack.decode(_FILL, count), _random(count, seed)):
-        raise other_digits()
+        raise rounding_error()
 
 
 def _random(count: int, seed: int) -> Symbols:
     return np.random.Generator(np.random.Philox(seed)).integers(2**16, size=count).astype(np.int32)
 
 
-def other_digits() -> UserError:
-    """What is wrong where file and model are right, and the images come out wrong."""
+def rounding_error() -> UserError:
+    """Return the error for a valid file and model that do not decode on this machine."""
     return UserError(
-        "The images cannot be restored here: this machine, or its version of JAX, computes other digits than the one "
-        "that compressed them. Decompress them there."
+        "The images cannot be restored here: this machine, or its version of JAX, rounds differently from the one that "
+        "compressed them. Decompress the file on that machine."
     )
 
 
 def push_choices(stack: Stack, choices: Symbols, weights: Float[np.ndarray, "n m"]) -> None:
-    """Push numbers from 0 to m - 1, each under its row of weights."""
+    """Push integers from 0 to m - 1, each under its row of weights."""
     stack.encode_reverse(np.ascontiguousarray(choices, np.int32), _BITS, np.ascontiguousarray(weights, np.float32))
 
 
 def pop_choices(stack: Stack, weights: Float[np.ndarray, "n m"]) -> Symbols:
-    """Pop numbers from 0 to m - 1, each under its row of weights.
+    """Pop integers from 0 to m - 1, each under its row of weights.
 
     Raises:
-        Exhausted: there are too few bits.
+        Exhausted: too few bits are left.
     """
     choices = stack.decode(_BITS, np.ascontiguousarray(weights, np.float32))
     _refuse_exhausted(stack)
@@ -90,8 +91,11 @@ def push_normals(
     """Push values, in steps, under normals in units of the prior's scale.
 
     Args:
-        everywhere: whether all values have a probability, or only those within eight scales of the location. What was
-            popped one way is to be pushed the same way.
+        stack: the stack.
+        values: the values, in steps.
+        loc, scale: the parameters of the normals.
+        everywhere: give all values a probability; by default only values within eight scales of the location have one.
+            Push and pop have to agree on it.
     """
     _push(stack, values, _rounded(loc), _rounded_scale(scale), everywhere)
 
@@ -99,10 +103,10 @@ def push_normals(
 def pop_normals(
     stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool = False
 ) -> Int[np.ndarray, "..."]:
-    """Pop what `push_normals` pushes.
+    """Pop values that `push_normals` pushed.
 
     Raises:
-        Exhausted: there are too few bits.
+        Exhausted: too few bits are left.
     """
     return _pop(stack, _rounded(loc), _rounded_scale(scale), everywhere)
 
@@ -114,7 +118,7 @@ def push_vectors(
     scale_tril: Float[np.ndarray, "n d d"],
     everywhere: bool = False,
 ) -> None:
-    """`push_normals` of vectors with correlated dimensions, N(loc, L Lᵀ): each given those before it."""
+    """Push vectors with correlated dimensions under N(loc, L Lᵀ), each dimension given those before it."""
     loc, lower, scale = _rounded_vectors(loc, scale_tril)
     for j in range(loc.shape[1]):
         _condition(loc, lower, scale, j, values[:, j])
@@ -125,10 +129,10 @@ def push_vectors(
 def pop_vectors(
     stack: Stack, loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"], everywhere: bool = False
 ) -> Int[np.ndarray, "n d"]:
-    """Pop what `push_vectors` pushes.
+    """Pop vectors that `push_vectors` pushed.
 
     Raises:
-        Exhausted: there are too few bits.
+        Exhausted: too few bits are left.
     """
     loc, lower, scale = _rounded_vectors(loc, scale_tril)
     values = np.zeros(loc.shape, np.int32)
@@ -145,18 +149,18 @@ def _condition(
     j: int,
     values: Symbols,
 ) -> None:
-    """Move the locations of the dimensions after j by what is known of j."""
+    """Condition the dimensions after j on the values of dimension j, in place."""
     noise = (values - loc[:, j]) / scale[:, j]
     loc[:, j + 1 :] += lower[:, j + 1 :, j] * noise[:, None]
 
 
 def _rounded(loc: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """In steps."""
+    """Round locations, and express them in steps."""
     return np.round(np.clip(loc / STEP, -8 * LIMIT, 8 * LIMIT) * _FINE) / _FINE
 
 
 def _rounded_scale(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """In steps, by its first binary digits."""
+    """Round scales to their leading binary digits, and express them in steps."""
     fraction, exponent = np.frexp(np.clip(scale / STEP, 1 / 16, 8 * LIMIT))
     return np.ldexp(np.round(fraction * _FINE) / _FINE, exponent)
 
@@ -164,17 +168,17 @@ def _rounded_scale(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 def _rounded_vectors(
     loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"], Float[np.ndarray, "n d"]]:
-    """Location, L and its diagonal, in steps."""
+    """Round the location, L and its diagonal, and express them in steps."""
     return _rounded(loc), _rounded(scale_tril), _rounded_scale(np.diagonal(scale_tril, axis1=1, axis2=2))
 
 
 def _windows(
     loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool
 ) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
-    """The values that have a probability: the logarithm of how many, and the first.
+    """Return the range of values that have a probability, as the binary logarithm of its size, and its first value.
 
-    The library gives every value at least the smallest probability. Were that all of them, it would now and then draw
-    a latent that is far from its posterior, from which no decoder restores the image at a fair price.
+    The library gives every value in range a minimal probability. Over the full range it would occasionally draw a
+    latent far from its posterior, from which the decoder cannot restore the image at a fair price.
     """
     largest = int(np.log2(2 * LIMIT))
     sizes = np.full(loc.shape, largest) if everywhere else np.clip(np.frexp(scale)[1] + 4, 4, largest)
@@ -195,7 +199,7 @@ def _push(
         at = sizes == size
         inside = (values - begin)[at].astype(np.int32)
         if ((inside < 0) | (inside >= 2**size)).any():
-            raise other_digits()
+            raise rounding_error()
         stack.encode_reverse(inside, _normal(size), (loc - begin)[at], scale[at])
 
 

@@ -1,6 +1,6 @@
-"""A model's functions as files that others run: StableHLO for JAX alone, ONNX for everything else."""
+"""Trained models as files for others: functions or parameters, a model card, pictures and checksums."""
 
-from flax_vae.export.formats import FORMATS, Format, written
+from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import Argument, ModelFunction, model_functions
 
-__all__ = ["FORMATS", "Argument", "Format", "ModelFunction", "model_functions", "written"]
+__all__ = ["FORMATS", "Argument", "Format", "ModelFunction", "model_functions"]

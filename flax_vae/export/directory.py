@@ -1,93 +1,79 @@
-"""A trained model as a directory for others: its functions or its parameters, a model card, pictures, and sums.
-
-The directory appears whole or not at all.
-"""
+"""Exported models as directories: the files of a format, a model card, pictures, and checksums in `export.json`."""
 
 import json
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 from flax_vae.evaluation.samples import Request, new_images, reconstructions
 from flax_vae.export.card import model_card
-from flax_vae.export.formats import FORMATS, written
+from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import ModelFunction, model_functions
-from flax_vae.export.stablehlo import PLATFORMS
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.config_file import config_content
 from flax_vae.runs.directory import refuse_used
-from flax_vae.runs.hub import MODEL
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run, write_run
+from flax_vae.runs.run import Run
 from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory, write_json
 
-ExportFormat = Literal["stablehlo", "onnx", "safetensors"]
-_SCHEMA = 1  # of export.json
-_SUMS = "export.json"
+_DESCRIPTION, _SCHEMA = "export.json", 1
 _PICTURES = {"samples.png": new_images, "reconstructions.png": reconstructions}
 
 
-def export_run(run: Run, format: ExportFormat, out: str | Path, title: str | None = None) -> Path:
-    """Write a trained model as a directory.
+def export_run(run: Run, format: str, out: str | Path, title: str | None = None) -> Path:
+    """Write a trained model as a directory, which appears complete or not at all.
 
     Args:
         run: the model.
-        format: "stablehlo" or "onnx" for its functions (see `flax_vae.export.functions`), each compared with the model
-            before it is written; "safetensors" for its parameters, which `load_run` opens.
+        format: a format of `flax_vae.export.FORMATS`: "stablehlo" or "onnx" for the model's functions (see
+            `flax_vae.export.model_functions`), each checked against the model before it is written; "safetensors" for
+            its parameters, which `load_run` opens.
         out: the directory, new or empty.
-        title: of the model card; by default the name of the directory.
+        title: the title of the model card; by default the name of the directory.
 
     Returns:
         The directory.
 
     Raises:
-        UserError: it holds something, the extra is not installed, or the format cannot hold the model.
+        UserError: the format is unknown, the directory is not empty, an extra is not installed, or the format cannot
+            express the model.
     """
-    out = Path(out)
+    out, chosen = Path(out), FORMATS.make(format)
     refuse_used(out)
     with new_directory(out) as part:
-        _fill(part, run, format, title or out.resolve().name)
+        _fill(part, run, chosen, title or out.resolve().name)
     return out
 
 
-def _fill(folder: Path, run: Run, format: ExportFormat, title: str) -> None:
+def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
     functions = model_functions(run.vae, run.params, run.examples.shape[1:], len(run.class_names))
-    signatures: dict[str, Record] = {}
-    if format in FORMATS:
-        for function in functions:
-            name = function.name + FORMATS[format].suffix
-            with spinner(f"writing {name}"):
-                (folder / name).write_bytes(written(function, FORMATS[format]))
-            signatures[name] = _signature(function)
-    else:
-        write_run(run, folder / MODEL)
+    files = format.write(folder, run, functions)
     with spinner("drawing"):
         for name, make in _PICTURES.items():
             save_image_grid(folder / name, *make(run, Request(min(10, len(run.examples)))))
-    (folder / "README.md").write_text(model_card(run, title, format, functions, _PICTURES))
+    (folder / "README.md").write_text(model_card(run, title, format, functions, files, _PICTURES))
+    signatures = {name: _signature(function) for name, function in files.items()}
     about = _about(run, format)
     about["files"] = {
         path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
     }
-    write_json(folder / _SUMS, about)
+    write_json(folder / _DESCRIPTION, about)
 
 
 def _signature(function: ModelFunction) -> Record:
-    return {"arguments": [asdict(each) for each in function.arguments], "result": asdict(function.result)}
+    return {"arguments": [asdict(argument) for argument in function.arguments], "result": asdict(function.result)}
 
 
-def _about(run: Run, format: ExportFormat) -> Record:
-    """What there is to know but the files."""
-    packages = ("flax_vae", "jax", "jaxlib", *(FORMATS[format].packages if format in FORMATS else ()))
+def _about(run: Run, format: Format) -> Record:
+    """Return the metadata of an export, without its files."""
     return {
         "schema": _SCHEMA,
-        "format": format,
-        "platforms": PLATFORMS if format == "stablehlo" else None,
-        "versions": {name: version(name) for name in packages},
+        "format": format.name,
+        "platforms": format.platforms,
+        "versions": {name: version(name) for name in ("flax_vae", "jax", "jaxlib", *format.packages)},
         "class_names": run.class_names,
         "step": run.step,
         "data": run.data,
@@ -96,27 +82,28 @@ def _about(run: Run, format: ExportFormat) -> Record:
 
 
 def verify_export(directory: str | Path) -> Record:
-    """What `export.json` says of an exported model, whose files are all as they were written.
+    """Check the files of an exported model, and return its `export.json`.
 
     Raises:
-        UserError: it is no exported model, or a file is missing or altered.
+        UserError: the directory holds no exported model, or a file is missing or was modified.
     """
     directory = Path(directory)
+    description = directory / _DESCRIPTION
     try:
-        about = json.loads((directory / _SUMS).read_text())
+        about = json.loads(description.read_text())
         if about["schema"] != _SCHEMA:
             raise ValueError(f"its schema is {about['schema']}, this version of flax_vae reads schema {_SCHEMA}")
-        sums = {str(name): str(of_file["sha256"]) for name, of_file in about["files"].items()}
+        checksums = {str(name): str(entry["sha256"]) for name, entry in about["files"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{directory / _SUMS} cannot be read ({error}): it is damaged, or of no exported model."
+            f"{description} cannot be read ({error}): it is damaged, or {directory} is not an exported model."
         ) from None
-    for name, expected in sums.items():
+    for name, expected in checksums.items():
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing: the export is not whole.")
+            raise UserError(f"{path} is missing, so the export is incomplete. Export the model again.")
         if _digest(path) != expected:
-            raise UserError(f"{path} is not as it was exported: its SHA-256 is another than {_SUMS} says.")
+            raise UserError(f"{path} was modified: its SHA-256 does not match {_DESCRIPTION}. Export the model again.")
     return dict(about)
 
 

@@ -1,12 +1,12 @@
-"""A model as functions without keys, "noise in, numbers out", its parameters closed over.
+"""A model as functions of arrays, without random keys: noise is an argument, and the parameters are closed over.
 
-    encoder(x, noise)           z ~ q(z | x): the draw that noise becomes, from zeros the centre
+    encoder(x, noise)           z ~ q(z | x), mapped from noise; zeros give the posterior's centre
     decoder(z)                  the mean of p(x | z)
-    sampler(noise)              the mean of p(x | z) at the z that noise becomes under the prior
-    log_likelihood(x, noise)    log 1/k Σ_k p(x, z_k) / q(z_k | x), z_k the draw that noise k becomes
+    sampler(noise)              the mean of p(x | z) for z ~ p(z), mapped from noise
+    log_likelihood(x, noise)    log 1/k Σ_k p(x, z_k) / q(z_k | x) for z_k ~ q(z | x), mapped from noise k
 
-All stochastic layers lie side by side in one vector z, top first, and so does their noise. A conditional model takes a
-context as its last argument. The functions trace with sizes b and k that are not known: see `stablehlo` and `onnx`.
+The latents of all stochastic layers are concatenated into one vector z, top first, and so is their noise. A conditional
+model takes a context as its last argument. The functions can be traced with symbolic sizes b and k.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,7 +30,7 @@ Shape = tuple[int | str, ...]
 
 @dataclass(frozen=True)
 class Argument:
-    """What a function takes or gives: its name, its shape with "b" and "k" for sizes that are free, its meaning."""
+    """An argument or a result of a function: its name, its shape ("b" and "k" may be any size), and its meaning."""
 
     name: str
     shape: Shape
@@ -39,13 +39,13 @@ class Argument:
 
 @dataclass(frozen=True)
 class ModelFunction:
-    """A function of float32 arrays with what there is to know of it.
+    """A function of float32 arrays with its signature.
 
     Attributes:
-        name: of the function, and of its files.
+        name: the name of the function and of its files.
         call: the function.
-        arguments: what it takes, in order.
-        result: what it gives.
+        arguments: its arguments, in order.
+        result: its result.
     """
 
     name: str
@@ -57,39 +57,39 @@ class ModelFunction:
 def model_functions(
     model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0
 ) -> tuple[ModelFunction, ...]:
-    """The functions of a model, for images of one shape.
+    """Return the functions of a model, for images of one shape.
 
     Args:
-        model: a `VAE`, a `Ladder`, or another with `infer_at`.
+        model: a `VAE`, a `Ladder`, or another model with `infer_at`.
         params: its parameters.
-        image_shape: "h w c".
-        context_dim: size of the context of a conditional model.
+        image_shape: the shape "h w c" of an image.
+        context_dim: the size of the context of a conditional model, or 0.
     """
     model = with_dtype(model, "float32")
     layers = layer_shapes(model, params, image_shape, context_dim)
-    events, posterior, prior = (_size(each) for each in zip(*layers, strict=True))
-    chosen = " but for the first number, which chooses a component" if layers[0].prior != layers[0].event else ""
+    events, posterior, prior = (_size(shapes) for shapes in zip(*layers, strict=True))
+    component = ", except the first number, which selects a component" if layers[0].prior != layers[0].event else ""
     x = Argument("x", ("b", *image_shape), "images with pixels in [0, 1]")
-    z = Argument("z", ("b", events), "latents, all stochastic layers side by side, top first")
+    z = Argument("z", ("b", events), "latents of all stochastic layers, concatenated, top first")
     mean = Argument("mean", ("b", *image_shape), "the mean of p(x | z)")
     noise = Argument("noise", ("b", posterior), "draws from N(0, I); zeros for the centre of q(z | x)")
     noises = Argument("noise", ("k", "b", posterior), "draws from N(0, I), k for each image")
-    of_prior = Argument("noise", ("b", prior), f"draws from N(0, I), times the temperature{chosen}")
-    bound = Argument("log_likelihood", ("b",), "the importance-weighted bound on log p(x) of k draws, in nats")
-    context = (Argument("context", ("b", context_dim), "what the model is given beside each image"),)
-    given = context if context_dim else ()
-    of = _Functions(model, params, image_shape, layers)
+    prior_noise = Argument("noise", ("b", prior), f"draws from N(0, I), scaled by the temperature{component}")
+    bound = Argument("log_likelihood", ("b",), "the importance-weighted bound on log p(x) with k draws, in nats")
+    context = (Argument("context", ("b", context_dim), "the context of each image, such as its one-hot label"),)
+    last = context if context_dim else ()
+    functions = _Functions(model, params, image_shape, layers)
     return (
-        ModelFunction("encoder", of.encoder, (x, noise, *given), z),
-        ModelFunction("decoder", of.decoder, (z, *given), mean),
-        ModelFunction("sampler", of.sampler, (of_prior, *given), mean),
-        ModelFunction("log_likelihood", of.log_likelihood, (x, noises, *given), bound),
+        ModelFunction("encoder", functions.encoder, (x, noise, *last), z),
+        ModelFunction("decoder", functions.decoder, (z, *last), mean),
+        ModelFunction("sampler", functions.sampler, (prior_noise, *last), mean),
+        ModelFunction("log_likelihood", functions.log_likelihood, (x, noises, *last), bound),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Functions:
-    """The functions, which close over this."""
+    """The model's functions as methods."""
 
     model: nn.Module
     params: Params
@@ -97,36 +97,36 @@ class _Functions:
     layers: tuple[LayerShape, ...]
 
     def encoder(self, x: Array, noise: Array, context: Context = None) -> Array:
-        """Images "b h w c" and noise "b n" -> latents "b D"."""
+        """Map images "b h w c" and noise "b n" to latents "b d"."""
         latents, _ = draw_by_layer(self._bound(context), x, noise[None], self.layers, "posterior")
         return join_layers(latents)[0]
 
     def decoder(self, z: Array, context: Context = None) -> Array:
-        """Latents "b D" -> images "b h w c"."""
+        """Map latents "b d" to images "b h w c"."""
         latents = split_layers(z[None], [layer.event for layer in self.layers])
         return self._bound(context).infer_at(self._blank(z), latents).likelihood.mean()[0]
 
     def sampler(self, noise: Array, context: Context = None) -> Array:
-        """Noise "b m" -> images "b h w c"."""
+        """Map noise "b m" to images "b h w c"."""
         bound, x = self._bound(context), self._blank(noise)
         latents, _ = draw_by_layer(bound, x, noise[None], self.layers, "prior")
         return bound.infer_at(x, latents).likelihood.mean()[0]
 
     def log_likelihood(self, x: Array, noise: Array, context: Context = None) -> Array:
-        """Images "b h w c" and the noise of k draws "k b n" -> the bound "b"."""
+        """Map images "b h w c" and noise "k b n" to the bound "b"."""
         bound = self._bound(context)
         latents, log_q = draw_by_layer(bound, x, noise, self.layers, "posterior")
-        found = bound.infer_at(x, latents)
-        # Of a draw whose noise is known the density is too: no flow has to be inverted for that of `found`.
-        layers = (layer._replace(log_q=log_q_l) for layer, log_q_l in zip(found.layers, log_q, strict=True))
-        known = Inference(tuple(layers), found.likelihood)
-        return jax.nn.logsumexp(log_weights(known, x), axis=0) - jnp.log(noise.shape[0])
+        inference = bound.infer_at(x, latents)
+        # The density of a draw from known noise is known too, so no flow has to be inverted.
+        layers = (layer._replace(log_q=log_q_l) for layer, log_q_l in zip(inference.layers, log_q, strict=True))
+        inference = Inference(tuple(layers), inference.likelihood)
+        return jax.nn.logsumexp(log_weights(inference, x), axis=0) - jnp.log(noise.shape[0])
 
     def _bound(self, context: Context) -> Any:
         return bind(self.model, self.params, context)
 
     def _blank(self, like: Float[Array, "b _n"]) -> Float[Array, "b h w c"]:
-        """Images for what does not depend on them."""
+        """Return placeholder images, for results that do not depend on images."""
         return jnp.zeros((like.shape[0], *self.image_shape))
 
 

@@ -1,4 +1,4 @@
-"""Functions as one flat list of operations, with sizes that are free, for formats that know nothing of JAX."""
+"""Functions as one flat list of operations with symbolic sizes, for formats other than JAX's."""
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -16,86 +16,86 @@ from flax_vae.jaxprs import interpret, needed
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 Rule = Callable[..., Array]
-_REPEATS = "broadcast_in_dim"  # its result is larger than what it is made of
+_REPEATS = "broadcast_in_dim"  # as a constant, its result would take more space than its operand
 
 
 def free_shapes(function: ModelFunction) -> Shapes:
-    """The shapes of its arguments, "b" and "k" as symbols."""
+    """Return the shapes of the arguments, with "b" and "k" as symbolic sizes."""
     scope = SymbolicScope()
-    written = (", ".join(map(str, argument.shape)) for argument in function.arguments)
-    return tuple(jax.ShapeDtypeStruct(symbolic_shape(shape, scope=scope), jnp.float32) for shape in written)
+    shapes = (", ".join(map(str, argument.shape)) for argument in function.arguments)
+    return tuple(jax.ShapeDtypeStruct(symbolic_shape(shape, scope=scope), jnp.float32) for shape in shapes)
 
 
 def flat_graph(function: Callable[..., Array], shapes: Shapes, rules: Mapping[str, Rule] | None = None) -> ClosedJaxpr:
-    """The operations of a function with one result.
+    """Trace a function with one result, and return its operations.
 
-    Calls are inlined, operations that are equal are merged, those that depend on no argument are carried out, and those
-    that the result does not depend on are left out.
+    Calls are inlined, equal operations are merged, operations on constants are evaluated, and operations that the
+    result does not depend on are removed.
 
     Args:
-        function: of arrays.
-        shapes: of its arguments.
-        rules: by the name of an operation, the same written by others: (*arrays, **parameters) -> array.
+        function: a function of arrays.
+        shapes: the shapes of its arguments.
+        rules: replacements for operations, by the name of the primitive: (*arrays, **parameters) -> array.
     """
     nested = jax.make_jaxpr(function)(*shapes)
     return needed(jax.make_jaxpr(lambda *args: _Flat(rules or {}).results(nested, args))(*shapes))
 
 
 class _Value(NamedTuple):
-    """A value of the graph: what stands for it there, and the value itself where it depends on no argument."""
+    """A value: its symbol in the graph, and its constant if it depends on no argument."""
 
     symbol: Any
-    known: Any = None
-    repeats: bool = False
+    constant: Any = None
+    is_broadcast: bool = False
 
     @property
     def operand(self) -> Any:
-        """What operations take: what is known, unless that is a smaller value repeated."""
-        return self.symbol if self.known is None or self.repeats else self.known
+        """The operand to use: the constant, unless it is a broadcast of a smaller one."""
+        return self.symbol if self.constant is None or self.is_broadcast else self.constant
 
     def key(self) -> Any:
-        """The same for equal values."""
-        if self.known is None:
+        """Return a key that is the same for equal values."""
+        if self.constant is None:
             return id(self.symbol)
-        array = np.asarray(self.known)
+        array = np.asarray(self.constant)
         return array.shape, str(array.dtype), sha256(array.tobytes()).digest()
 
 
 class _Flat:
-    """Carries operations out one by one, each of them once, on what stands for the arguments."""
+    """Evaluates operations one by one, without duplicates, on symbolic arguments."""
 
     def __init__(self, rules: Mapping[str, Rule]) -> None:
         self._rules = rules
-        self._done: dict[Any, list[_Value]] = {}
-        self._alive: list[Any] = []  # or a new symbol could have the id of one that is gone
+        self._results: dict[Any, list[_Value]] = {}
+        self._alive: list[Any] = []  # keeps symbols alive, so that ids are not reused
 
     def results(self, nested: ClosedJaxpr, args: Sequence[Any]) -> list[Any]:
-        """What a function with calls in it gives."""
-        found = interpret(nested, [_Value(arg) for arg in args], lambda array: _Value(array, array), self._equation)
-        return [value.operand for value in found]
+        """Return the results of a jaxpr, following the calls in it."""
+        values = interpret(nested, [_Value(arg) for arg in args], lambda array: _Value(array, array), self._equation)
+        return [value.operand for value in values]
 
     def _equation(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
-        key = (eqn.primitive.name, *(each.key() for each in inputs), *sorted(eqn.params.items()))
+        key = (eqn.primitive.name, *(value.key() for value in inputs), *sorted(eqn.params.items()))
         try:
-            if key not in self._done:
-                self._done[key] = self._carry_out(eqn, inputs)
-            return self._done[key]
-        except TypeError:  # a parameter has no hash
-            return self._carry_out(eqn, inputs)
+            if key not in self._results:
+                self._results[key] = self._evaluate(eqn, inputs)
+            return self._results[key]
+        except TypeError:  # a parameter is not hashable
+            return self._evaluate(eqn, inputs)
 
-    def _carry_out(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
-        symbols = self._bind(eqn, [each.operand for each in inputs])
+    def _evaluate(self, eqn: JaxprEqn, inputs: list[_Value]) -> list[_Value]:
+        symbols = self._bind(eqn, [value.operand for value in inputs])
         self._alive.extend(symbols)
-        fixed = all(isinstance(size, int) for symbol in symbols for size in symbol.shape)
-        if not inputs or not fixed or any(each.known is None for each in inputs):
+        is_static = all(isinstance(size, int) for symbol in symbols for size in symbol.shape)
+        if not inputs or not is_static or any(value.constant is None for value in inputs):
             return [_Value(symbol) for symbol in symbols]
         with jax.ensure_compile_time_eval():
-            known = self._bind(eqn, [each.known for each in inputs])
-        repeats = eqn.primitive.name == _REPEATS
-        return [_Value(*pair, repeats) for pair in zip(symbols, known, strict=True)]
+            constants = self._bind(eqn, [value.constant for value in inputs])
+        is_broadcast = eqn.primitive.name == _REPEATS
+        return [_Value(*pair, is_broadcast) for pair in zip(symbols, constants, strict=True)]
 
-    def _bind(self, eqn: JaxprEqn, values: list[Any]) -> list[Any]:
+    def _bind(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
         primitive = eqn.primitive
-        carry_out = self._rules.get(primitive.name) or primitive.bind
-        found = carry_out(*values, **primitive.get_bind_params(eqn.params))
-        return list(found) if primitive.multiple_results else [found]
+        bind = self._rules.get(primitive.name) or primitive.bind
+        results = bind(*operands, **primitive.get_bind_params(eqn.params))
+        return list(results) if primitive.multiple_results else [results]

@@ -19,7 +19,7 @@ def push(folder: Path, name: str) -> str:
 
     Args:
         folder: the exported model.
-        name: of the repository, "OWNER/NAME".
+        name: the repository, "OWNER/NAME".
 
     Returns:
         The address of the repository.

@@ -1,4 +1,4 @@
-"""`flax-vae compress` and `flax-vae decompress` as a user runs them."""
+"""The commands `flax-vae compress` and `flax-vae decompress`."""
 
 import io
 import subprocess
@@ -12,20 +12,20 @@ from PIL import Image
 from flax_vae import Config, fit, load_run
 from flax_vae.cli.main import main
 
-pytestmark = pytest.mark.quick_compile
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
 MODEL = "pretrained:mlp"
 
 
 @pytest.fixture
 def binary(images: np.ndarray) -> np.ndarray:
-    """Six real images in black and white."""
+    """Return six real images in black and white."""
     return np.where(images[:6] > 127, np.uint8(255), np.uint8(0))
 
 
 @pytest.fixture
 def folder(binary: np.ndarray, tmp_path: Path) -> Path:
-    """Five of them as files, in folders of two classes."""
+    """Write five of them as files, in folders of two classes."""
     for i, image in enumerate(binary[:5]):
         path = tmp_path / "photos" / ("shoes" if i < 3 else "hats") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,15 +37,15 @@ def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def test_a_folder_and_a_file_come_back_by_their_names(
+def test_a_folder_and_a_file_are_restored_with_their_names(
     folder: Path, binary: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(binary[5, ..., 0]).save(tmp_path / "one.png")
     file, out = str(tmp_path / "all.fvae"), tmp_path / "back"
     assert main(["compress", MODEL, str(folder), str(tmp_path / "one.png"), "-o", file]) == 0
-    said = capsys.readouterr().err.splitlines()[-1]  # of a slow machine, after a progress bar
-    assert said.startswith(f"6 images: {Path(file).stat().st_size:,} bytes, ")
-    assert " bits per dimension; " in said
+    summary = capsys.readouterr().err.splitlines()[-1]  # after a progress bar, on a slow machine
+    assert summary.startswith(f"6 images: {Path(file).stat().st_size:,} bytes, ")
+    assert " bits per dimension; " in summary
     assert main(["decompress", MODEL, file, "-o", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     restored = {path.relative_to(out).as_posix(): pixels(path) for path in out.rglob("*.png")}
@@ -56,7 +56,7 @@ def test_a_folder_and_a_file_come_back_by_their_names(
     np.testing.assert_array_equal(restored["one.png"], binary[5, ..., 0])
 
 
-def test_one_image_alone(binary: np.ndarray, tmp_path: Path) -> None:
+def test_a_single_image(binary: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(binary[0, ..., 0]).save(tmp_path / "one.png")
     file, back = str(tmp_path / "one.fvae"), tmp_path / "back.png"
     assert main(["compress", MODEL, str(tmp_path / "one.png"), "--out", file]) == 0
@@ -64,30 +64,30 @@ def test_one_image_alone(binary: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(back), binary[0, ..., 0])
 
 
-def test_an_array_through_pipes(binary: np.ndarray, tmp_path: Path) -> None:
-    given = io.BytesIO()
-    np.save(given, binary)
+def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, binary)
     program = [sys.executable, "-m", "flax_vae"]
     pipe = {"cwd": tmp_path, "check": True, "capture_output": True, "timeout": 200}
-    compressed = subprocess.run([*program, "compress", MODEL, "-", "-o", "-"], input=given.getvalue(), **pipe)
+    compressed = subprocess.run([*program, "compress", MODEL, "-", "-o", "-"], input=array.getvalue(), **pipe)
     assert len(compressed.stdout) < 1000
     restored = subprocess.run([*program, "decompress", MODEL, "-", "-o", "-"], input=compressed.stdout, **pipe)
     np.testing.assert_array_equal(np.load(io.BytesIO(restored.stdout)), binary)
 
 
-def test_a_file_says_what_is_in_it(binary: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_describes_a_file(binary: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "images.npy", binary)
     file = tmp_path / "images.fvae"
     assert main(["compress", MODEL, str(tmp_path / "images.npy"), "-o", str(file)]) == 0
     assert main(["decompress", "--info", str(file)]) == 0
-    said = capsys.readouterr().out
-    assert "6, 28 x 28 x 1, 2 levels" in said
-    assert "pretrained:mlp, sum " in said
-    assert f"{file.stat().st_size:,} bytes" in said
+    description = capsys.readouterr().out
+    assert "6, 28 x 28 x 1, 2 levels" in description
+    assert "pretrained:mlp, checksum " in description
+    assert f"{file.stat().st_size:,} bytes" in description
 
 
-def test_a_conditional_model_takes_classes_by_their_names(few_images: Path, tmp_path: Path) -> None:
-    """Labels come from folders or from a .npz, and go back into one."""
+def test_a_conditional_model_reads_labels_from_folders_and_npz_files(few_images: Path, tmp_path: Path) -> None:
+    """Compress labelled images of both kinds, and restore images and labels to a .npz file."""
     config = Config(preset="tutorial_dense(features=(8,))", dataset=str(few_images), epochs=1, conditional=True,
                     likelihood="discretized_logistic")  # fmt: skip
     run = fit(config, tmp_path / "run")
@@ -98,26 +98,26 @@ def test_a_conditional_model_takes_classes_by_their_names(few_images: Path, tmp_
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
     np.savez(labelled, images=run.examples[:3], labels=np.array([7, 2, 7]))
-    for given, labels in ((named, [2, 7, 7]), (labelled, [7, 2, 7])):
+    for source, labels in ((named, [2, 7, 7]), (labelled, [7, 2, 7])):
         file, back = str(tmp_path / "file.fvae"), tmp_path / "back.npz"
-        assert main(["compress", run.name, str(given), "-o", file]) == 0
+        assert main(["compress", run.name, str(source), "-o", file]) == 0
         assert main(["decompress", run.name, file, "-o", str(back)]) == 0
-        with np.load(back) as found:
-            assert found["labels"].tolist() == labels
-            assert set(found["images"].sum((1, 2, 3))) == set(run.examples[:3].astype(np.uint64).sum((1, 2, 3)))
+        with np.load(back) as restored:
+            assert restored["labels"].tolist() == labels
+            assert set(restored["images"].sum((1, 2, 3))) == set(run.examples[:3].astype(np.uint64).sum((1, 2, 3)))
     assert main(["compress", run.name, "-o", file]) == 0  # its test images
     assert main(["decompress", run.name, file, "-o", str(back)]) == 0
-    with np.load(few_images) as data, np.load(back) as found:
-        np.testing.assert_array_equal(found["images"], data["x_test"])
-        np.testing.assert_array_equal(found["labels"], data["y_test"])
+    with np.load(few_images) as data, np.load(back) as restored:
+        np.testing.assert_array_equal(restored["images"], data["x_test"])
+        np.testing.assert_array_equal(restored["labels"], data["y_test"])
 
 
-def test_what_cannot_be_done_is_one_line(
+def test_bad_input_is_reported_in_one_line(
     folder: Path, binary: np.ndarray, images: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, whole, cut = tmp_path / "images.fvae", tmp_path / "images.npy", tmp_path / "cut.fvae"
-    np.save(whole, binary)
-    assert main(["compress", MODEL, str(whole), "-o", str(file)]) == 0
+    file, array, cut = tmp_path / "images.fvae", tmp_path / "images.npy", tmp_path / "cut.fvae"
+    np.save(array, binary)
+    assert main(["compress", MODEL, str(array), "-o", str(file)]) == 0
     cut.write_bytes(file.read_bytes()[:-5])
     np.save(tmp_path / "grey.npy", images)
     np.save(tmp_path / "small.npy", binary[:, :20])
@@ -128,9 +128,9 @@ def test_what_cannot_be_done_is_one_line(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     capsys.readouterr()
-    for words, said in {
-        ("compress", MODEL, "grey.npy"): "pixels are 0 or 1, and these images have values between",
-        ("compress", MODEL, "small.npy"): "The images are 20 x 28 x 1, and the model's are 28 x 28 x 1.",
+    for words, message in {
+        ("compress", MODEL, "grey.npy"): "pixels are black or white, but these images have values between",
+        ("compress", MODEL, "small.npy"): "The images are 20 x 28 x 1, but the model's are 28 x 28 x 1.",
         ("compress", MODEL, "floats.npy"): "images must be uint8",
         ("compress", MODEL, "clear.png"): "has transparency, which would be lost",
         ("compress", MODEL, "deep.png"): "has more than 8 bits, which would be lost",
@@ -139,26 +139,26 @@ def test_what_cannot_be_done_is_one_line(
         ("compress", MODEL, "images.npy", "-o", "no/such/place.fvae"): "is not a directory to write place.fvae to",
         ("compress", "pretrained:nobody", "images.npy"): "No pretrained model is called 'nobody'",
         ("decompress", "pretrained:mlp_vamp", "images.fvae"): "was compressed by another model, pretrained:mlp ",
-        ("decompress", MODEL, "cut.fvae", "-o", "new"): "cut.fvae is damaged or cut off",
-        ("decompress", MODEL, "text.txt", "-o", "new"): "text.txt is no file that flax-vae compress wrote",
+        ("decompress", MODEL, "cut.fvae", "-o", "new"): "cut.fvae is damaged or truncated",
+        ("decompress", MODEL, "text.txt", "-o", "new"): "text.txt is not a file that flax-vae compress wrote",
         ("decompress", MODEL, "nothing.fvae", "-o", "new"): "nothing.fvae cannot be read: No such file or directory",
-        ("decompress", MODEL, "images.fvae", "-o", "full"): "full is there already",
-        ("decompress", MODEL, "images.fvae", "-o", "one.png"): "there are 6 images",
-        ("decompress", MODEL): "name the model and the file, or --info FILE",
+        ("decompress", MODEL, "images.fvae", "-o", "full"): "full already exists",
+        ("decompress", MODEL, "images.fvae", "-o", "one.png"): "can hold one image, but the file holds 6",
+        ("decompress", MODEL): "needs a model and a file, or --info FILE",
     }.items():
         at = [str(tmp_path / word) if (tmp_path / word).exists() or "." in word or word in ("new", "full") else word
               for word in words]  # fmt: skip
         at = [word.replace(f"{tmp_path}/pretrained", "pretrained") for word in at]
         assert main(at) == 2, words
         err = capsys.readouterr().err
-        assert said in err, (words, err)
+        assert message in err, (words, err)
         assert err.count("\n") == 1
     assert not (tmp_path / "new").exists()
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["mine.txt"]
 
 
-def test_names_that_lead_elsewhere_are_refused(binary: np.ndarray, tmp_path: Path) -> None:
-    """In a file that a stranger made."""
+def test_names_that_point_outside_the_directory_are_refused(binary: np.ndarray, tmp_path: Path) -> None:
+    """Refuse names in a malicious file."""
     from flax_vae.compress import compress
 
     run = load_run(MODEL)

@@ -1,4 +1,4 @@
-"""`flax-vae export` as a user runs it."""
+"""The command `flax-vae export`."""
 
 from pathlib import Path
 
@@ -8,11 +8,12 @@ import pytest
 
 from flax_vae import load_run, verify_export
 from flax_vae.cli.main import main
+from flax_vae.export.formats import FORMATS
 
 pytestmark = pytest.mark.quick_compile
 
 
-def test_onnx_runs_without_the_package(
+def test_exported_onnx_files_run_in_onnx_runtime(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "exported"
@@ -37,7 +38,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         main(["export", "--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    for word in ("--format {stablehlo,onnx,safetensors}", "--out", "--push", "flax-vae export runs/latest --format"):
+    for word in (f"--format {{{','.join(FORMATS)}}}", "--out", "--push", "flax-vae export runs/latest --format"):
         assert word in shown
 
 
@@ -49,9 +50,10 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         (["RUN", "--out", "OUT", "--push", "no-owner"], "--push no-owner: write OWNER/NAME"),
         (["pretrained:nothing", "--out", "OUT"], "No pretrained model is called 'nothing'"),
         (["hf://no-owner", "--out", "OUT"], "write hf://OWNER/NAME"),
+        (["RUN", "--out", "OUT", "--format", "onx"], "--format onx does not exist"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_two(
+def test_bad_input_is_reported_in_one_line_with_exit_code_two(
     arguments: list[str],
     message: str,
     trained: tuple[Path, str],
@@ -61,7 +63,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("kept")
     words = {"RUN": str(trained[0]), "OUT": str(tmp_path / "out"), "FULL": str(tmp_path / "full")}
-    assert main(["export", *(words.get(word, word) for word in arguments), "--format", "safetensors"]) == 2
+    assert main(["export", "--format", "safetensors", *(words.get(word, word) for word in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

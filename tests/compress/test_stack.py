@@ -1,4 +1,4 @@
-"""What is popped from random bits is a draw, and pushing it gives the bits back."""
+"""Popping random bits draws values, and pushing the values returns the bits."""
 
 import numpy as np
 import pytest
@@ -33,19 +33,19 @@ def test_pushing_what_was_popped_restores_the_stack(everywhere: bool) -> None:
     assert stack.is_empty()
 
 
-def test_what_is_popped_is_normal() -> None:
+def test_popped_values_are_normal() -> None:
     values = stacks.pop_normals(full(), np.full(10_000, 0.3), np.full(10_000, 0.1)) * STEP
     assert scipy.stats.kstest(values + RNG.uniform(-STEP / 2, STEP / 2, 10_000), "norm", (0.3, 0.1)).pvalue > 1e-3
 
 
-def test_vectors_are_correlated_as_they_should_be() -> None:
+def test_popped_vectors_have_the_covariance() -> None:
     lower = np.array([[0.5, 0, 0], [0.3, 0.1, 0], [-0.2, 0.4, 0.3]])
     values = stacks.pop_vectors(full(), np.zeros((5_000, 3)), np.tile(lower, (5_000, 1, 1))) * STEP
     np.testing.assert_allclose(np.cov(values.T), lower @ lower.T, atol=0.02)
 
 
 def test_a_value_costs_its_information() -> None:
-    """-log2 of the normal's probability of a step, summed."""
+    """Sum -log2 of the normal's probability of each step."""
     stack = full()
     values = stacks.pop_normals(stack, LOC / 2, SCALE)
     before = stack.num_valid_bits()
@@ -55,14 +55,14 @@ def test_a_value_costs_its_information() -> None:
     np.testing.assert_allclose(stack.num_valid_bits() - before, expected, rtol=5e-3)
 
 
-def test_values_beyond_the_limit_are_kept() -> None:
-    """A latent far from its prior is cut off there: the image costs more, and comes back."""
+def test_values_beyond_the_limit_are_clipped() -> None:
+    """A latent far from its prior is clipped: the image costs more, and is still restored."""
     stack = full()
     values = stacks.pop_normals(stack, np.full((5, 2), 100.0), np.full((5, 2), 0.01))
     np.testing.assert_array_equal(values, LIMIT - 1)
 
 
-def test_too_few_bits_are_no_draw() -> None:
+def test_too_few_bits_raise() -> None:
     stack = stacks.empty()
     stacks.fill(stack, 10, seed=0)
     with pytest.raises(stacks.Exhausted):

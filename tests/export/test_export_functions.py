@@ -1,4 +1,4 @@
-"""A model's functions of noise against what the model itself does with it."""
+"""The exported functions of noise against the model's own methods."""
 
 from itertools import cycle
 from typing import Any
@@ -34,17 +34,17 @@ def noise_for(function: ModelFunction, *k: int) -> jax.Array:
     return draws(*k, B, size)
 
 
-def given(case: Case) -> list[jax.Array]:
-    """What a conditional model takes last."""
+def context(case: Case) -> list[jax.Array]:
+    """Return the last argument of a conditional model."""
     return [jnp.eye(CLASSES)[jnp.arange(B) % CLASSES]] if case.context_dim else []
 
 
 def bound(case: Case) -> Any:
-    return bind(case.model, case.params, *given(case))
+    return bind(case.model, case.params, *context(case))
 
 
 def split(case: Case, z: jax.Array) -> tuple[jax.Array, ...]:
-    """Latents "k b D" layer by layer."""
+    """Split latents "k b d" into layers."""
     events = [shape.event for shape in layer_shapes(*case)]
     ends = np.cumsum([np.prod(event) for event in events]).tolist()
     parts = jnp.split(z, ends[:-1], axis=-1)
@@ -52,33 +52,33 @@ def split(case: Case, z: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def flat_cases() -> dict[str, dict[str, Any]]:
-    """Every prior, and with it every posterior in turn, of one layer and of two."""
-    found = zip(PRIORS, cycle(POSTERIORS), cycle((1, 2)), strict=False)
+    """Return cases with every prior, and posteriors and one or two layers in turn."""
+    turns = zip(PRIORS, cycle(POSTERIORS), cycle((1, 2)), strict=False)
     return {
         f"{prior}-{posterior}-{levels}": {"prior": prior, "posterior": posterior, "levels": levels}
-        for prior, posterior, levels in found
+        for prior, posterior, levels in turns
     }
 
 
 FLAT = flat_cases() | {
     "flows at pseudo-inputs": {"prior": "vamp", "posterior": "iaf"},
     "conditional": {"conditional": True},
-    "pixel after pixel": {"likelihood": "autoregressive"},
+    "autoregressive pixels": {"likelihood": "autoregressive"},
 }
 
 
 @pytest.mark.parametrize("name", FLAT)
-def test_functions_of_noise_are_those_of_the_model(name: str) -> None:
-    """Encoder, decoder and sampler from the same noise; the bound from the densities of the encoder's draws.
+def test_functions_of_noise_agree_with_the_model(name: str) -> None:
+    """Compare encoder, decoder and sampler at the same noise, and the bound at the encoder's draws.
 
-    The bound has these from the noise, the model from the latents: of a flow, by its inverse.
+    The exported bound computes log q from the noise; the model computes it from the latents, by the inverse of a flow.
     """
     case = make_case(**FLAT[name])
     functions, x = case.functions, some_images(case)
     noise, prior_noise = noise_for(functions["log_likelihood"], K), noise_for(functions["sampler"])
 
     @jax.jit
-    def own() -> dict[str, jax.Array]:
+    def methods() -> dict[str, jax.Array]:
         model = bound(case)
         z = model.encode(x).from_noise(noise)
         weights = log_weights(model.infer_at(x, split(case, z)), x)
@@ -89,7 +89,7 @@ def test_functions_of_noise_are_those_of_the_model(name: str) -> None:
             "log_likelihood": jax.nn.logsumexp(weights, axis=0) - jnp.log(K),
         }
 
-    expected = own()
+    expected = methods()
     inputs = {
         "encoder": (x, noise[0]),
         "decoder": (expected["encoder"],),
@@ -97,20 +97,20 @@ def test_functions_of_noise_are_those_of_the_model(name: str) -> None:
         "log_likelihood": (x, noise),
     }
     for key, function in functions.items():
-        found = jax.jit(function.call)(*inputs[key], *given(case))
-        assert found.shape == tuple({"b": B}.get(str(size), size) for size in function.result.shape)
-        np.testing.assert_allclose(found, expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
+        result = jax.jit(function.call)(*inputs[key], *context(case))
+        assert result.shape == tuple({"b": B}.get(str(size), size) for size in function.result.shape)
+        np.testing.assert_allclose(result, expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-def test_functions_of_noise_are_those_of_a_ladder() -> None:
-    """Each layer's latents are what its posterior, given those above, makes of its noise; the rest is theirs."""
+def test_functions_of_noise_agree_with_a_ladder() -> None:
+    """Map the noise of each layer by its posterior given the layers above; decode the same latents."""
     case = make_case(preset=LADDER, posterior="full", levels=2, conditional=True)
     functions, x = case.functions, some_images(case)
     noise = noise_for(functions["log_likelihood"], 1)
-    z = jax.jit(functions["encoder"].call)(x, noise[0], *given(case))
+    z = jax.jit(functions["encoder"].call)(x, noise[0], *context(case))
 
     @jax.jit
-    def own(z: jax.Array) -> tuple[jax.Array, ...]:
+    def methods(z: jax.Array) -> tuple[jax.Array, ...]:
         model = bound(case)
         inference = model.infer_at(x, split(case, z[None]))
         top, below = noise[:, :, :6], noise[:, :, 6:]  # two layers of a vector, and maps
@@ -121,14 +121,14 @@ def test_functions_of_noise_are_those_of_a_ladder() -> None:
         again = jnp.concatenate([model.encode(x).from_noise(top), *again], axis=-1)[0]
         return again, inference.likelihood.mean()[0], log_weights(inference, x)[0]
 
-    again, decoded, log_likelihood = own(z)
+    again, decoded, log_likelihood = methods(z)
     np.testing.assert_allclose(z, again, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(jax.jit(functions["decoder"].call)(z, *given(case)), decoded, rtol=1e-4, atol=1e-5)
-    found = jax.jit(functions["log_likelihood"].call)(x, noise, *given(case))
-    np.testing.assert_allclose(found, log_likelihood, rtol=1e-4)
+    np.testing.assert_allclose(jax.jit(functions["decoder"].call)(z, *context(case)), decoded, rtol=1e-4, atol=1e-5)
+    bounds = jax.jit(functions["log_likelihood"].call)(x, noise, *context(case))
+    np.testing.assert_allclose(bounds, log_likelihood, rtol=1e-4)
 
 
-def test_the_sampler_of_a_ladder_makes_what_generate_makes_of_the_same_noise() -> None:
+def test_the_sampler_of_a_ladder_agrees_with_generate_at_the_same_noise() -> None:
     case = make_case(preset=LADDER)
     key = jax.random.key(1)
     top_key, below_key = jax.random.split(key)
@@ -136,24 +136,29 @@ def test_the_sampler_of_a_ladder_makes_what_generate_makes_of_the_same_noise() -
     noise = [jax.random.normal(top_key, (B, *events[0]))]
     for number, event in enumerate(events[1:]):
         noise.append(jax.random.normal(jax.random.fold_in(below_key, number), (1, B, *event)).reshape(B, -1))
-    found = jax.jit(case.functions["sampler"].call)(jnp.concatenate(noise, axis=-1))
+    images = jax.jit(case.functions["sampler"].call)(jnp.concatenate(noise, axis=-1))
     expected = jax.jit(lambda: bound(case).generate(key, B).mean())()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("prior", "fixed"), [("flow", 0), ("mixture", 1)])
-def test_a_temperature_is_a_scale_of_the_samplers_noise(prior: str, fixed: int) -> None:
-    """But for the number that chooses a mixture's component."""
+def test_a_temperature_scales_the_noise_of_the_sampler(prior: str, fixed: int) -> None:
+    """Scale all noise except the number that chooses a mixture's component."""
     case = make_case(prior=prior)
     function = case.functions["sampler"]
-    noise, model = noise_for(function), bound(case)
-    cold = model.prior().tempered(0.5).from_noise(noise)
+    noise = noise_for(function)
+
+    @jax.jit
+    def at_half_temperature(noise: jax.Array) -> jax.Array:
+        model = bound(case)
+        return model.decode(model.prior().tempered(0.5).from_noise(noise)).mean()
+
     scaled = noise.at[:, fixed:].multiply(0.5)
-    np.testing.assert_allclose(function.call(scaled), model.decode(cold).mean(), rtol=1e-5)
-    assert ("chooses a component" in function.arguments[0].meaning) == bool(fixed)
+    np.testing.assert_allclose(jax.jit(function.call)(scaled), at_half_temperature(noise), rtol=1e-5)
+    assert ("selects a component" in function.arguments[0].meaning) == bool(fixed)
 
 
-def test_functions_compute_in_float32_whatever_the_training_did() -> None:
+def test_functions_compute_in_float32_after_training_in_bfloat16() -> None:
     case = make_case()
     half, z = case._replace(model=case.model.clone(dtype="bfloat16")), draws(B, 3)
     np.testing.assert_array_equal(half.functions["decoder"].call(z), case.functions["decoder"].call(z))

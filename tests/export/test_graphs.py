@@ -1,4 +1,4 @@
-"""What is left of a function once it is one flat list of operations."""
+"""A flat graph holds the operations that its result needs, each once."""
 
 from collections.abc import Callable
 
@@ -50,18 +50,18 @@ def branched(x: jax.Array) -> jax.Array:
         (branched, {"scan"}),
     ],
 )
-def test_only_what_the_result_needs_is_left_and_each_of_it_once(
+def test_only_needed_operations_are_left_each_once(
     function: Callable[[jax.Array], jax.Array], operations: set[str]
 ) -> None:
-    found = flat_graph(function, (X,))
-    names = [eqn.primitive.name for eqn in found.eqns]
+    graph = flat_graph(function, (X,))
+    names = [eqn.primitive.name for eqn in graph.eqns]
     assert set(names) == operations
     assert len(names) == len(operations)
-    assert max((np.size(const) for const in found.consts), default=0) <= 3
+    assert max((np.size(const) for const in graph.consts), default=0) <= 3
     x = jnp.array([0.3, -1.0, 2.0])
-    np.testing.assert_allclose(jaxpr_as_fun(found)(x)[0], function(x), rtol=1e-6)
+    np.testing.assert_allclose(jaxpr_as_fun(graph)(x)[0], function(x), rtol=1e-6)
 
 
-def test_an_operation_is_written_by_others_where_a_rule_says_so() -> None:
-    found = flat_graph(jnp.square, (X,), {"square": lambda x: x * x, "integer_pow": lambda x, y: x * x})
-    assert [eqn.primitive.name for eqn in found.eqns] == ["mul"]
+def test_a_rule_replaces_an_operation_by_others() -> None:
+    graph = flat_graph(jnp.square, (X,), {"square": lambda x: x * x, "integer_pow": lambda x, y: x * x})
+    assert [eqn.primitive.name for eqn in graph.eqns] == ["mul"]

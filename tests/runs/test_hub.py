@@ -62,7 +62,7 @@ def test_a_pushed_model_opens_elsewhere(hub: Hub, environment: dict[str, str], t
     verify_export(out)
 
     pushed["setup.py"] = b"raise SystemExit('executed')"
-    hub.asked.clear()
+    hub.requests.clear()
     names = [f"hf://{NAME}", f"hf://{NAME}@v1", f"hf://{NAME}@{COMMIT}"]
     done = run("-c", OPEN, *names, env=environment)
     run_ = load_run("pretrained:mlp")

@@ -16,7 +16,7 @@ from saved_files import unpack_saved_files
 
 from flax_vae import Run, decode, evaluate, load_run, resume, resume_many, sample, verify_export
 from flax_vae.evaluation.evaluate import Plan
-from flax_vae.export.stablehlo import run_stablehlo
+from flax_vae.export.formats.stablehlo import run_stablehlo
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures", "unchecked_types")]
 

@@ -1,0 +1,58 @@
+"""StableHLO, written by `jax.export` for CPUs, NVIDIA GPUs and TPUs, with a symbolic batch size.
+
+`jax.export.deserialize(content).call` is the function; it needs JAX alone.
+"""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax import export
+from jax.extend.core import jaxpr_as_fun
+from jaxtyping import Array
+
+from flax_vae.export.formats import FORMATS, Format
+from flax_vae.export.function_files import FunctionFiles, ten_inputs
+from flax_vae.export.functions import ModelFunction
+from flax_vae.export.graphs import flat_graph, free_shapes
+
+NAME = "stablehlo"
+_PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+@FORMATS.register(NAME)
+def stablehlo() -> Format:
+    """The model's functions for JAX alone, on CPUs, NVIDIA GPUs and TPUs."""
+    files = FunctionFiles(".stablehlo", to_stablehlo, run_stablehlo)
+    return Format(NAME, files, _snippet, platforms=_PLATFORMS)
+
+
+def to_stablehlo(function: ModelFunction) -> bytes:
+    """Serialise a function, parameters included."""
+    shapes = free_shapes(function)
+    operations = jaxpr_as_fun(flat_graph(function.call, shapes))
+
+    def call(*args: Array) -> Array:
+        return operations(*args)[0]
+
+    call.__name__ = function.name
+    return bytes(export.export(jax.jit(call), platforms=_PLATFORMS)(*shapes).serialize())
+
+
+def run_stablehlo(content: bytes) -> Callable[..., np.ndarray]:
+    """Return the function in a file, run by JAX."""
+    call = jax.jit(export.deserialize(bytearray(content)).call)
+    return lambda *args: np.asarray(call(*args))
+
+
+def _snippet(sampler: ModelFunction, num_classes: int) -> str:
+    noise, *context = ten_inputs(sampler, num_classes)
+    return f"""from pathlib import Path
+
+import numpy as np
+from jax import export
+
+sampler = export.deserialize(bytearray(Path("sampler.stablehlo").read_bytes())).call
+noise = {noise}
+images = np.asarray(sampler({", ".join(["noise", *context])}))  # {(10, *sampler.result.shape[1:])}
+"""

@@ -1,0 +1,72 @@
+"""Shipped models, compiled as users compile them: real images are restored on other machines, at the expected cost."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from flax_vae import bind, load_run, log_weights
+from flax_vae.compress import compress, decompress, read_header
+from flax_vae.runs.run import run_data
+
+MODELS = ("mlp", "tutorial_conv")
+MACHINES = {
+    "two devices": "--xla_force_host_platform_device_count=2",
+    "the other code generator": "--xla_cpu_use_fusion_emitters=false",
+    "older instructions": "--xla_cpu_max_isa=SSE4_2",
+    "fast math": "--xla_cpu_enable_fast_math=true",
+}
+RESTORE = """
+import sys
+import numpy as np
+from flax_vae import load_run
+from flax_vae.compress import decompress
+
+for name in sys.argv[2:]:
+    run = load_run(f"pretrained:{name}")
+    images, _, _ = decompress(run.vae, run.params, open(f"{sys.argv[1]}/{name}.fvae", "rb").read())
+    np.save(f"{name}.npy", images)
+"""
+
+
+@pytest.fixture(scope="module")
+def binary(images: np.ndarray) -> np.ndarray:
+    return np.where(images > 127, np.uint8(255), np.uint8(0))
+
+
+@pytest.fixture(scope="module")
+def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compress the images with each model."""
+    folder = tmp_path_factory.mktemp("compressed")
+    for name in MODELS:
+        run = load_run(f"pretrained:{name}")
+        (folder / f"{name}.fvae").write_bytes(compress(run.vae, run.params, binary))
+    return folder
+
+
+@pytest.mark.parametrize("flags", MACHINES.values(), ids=MACHINES)
+def test_another_machine_restores_the_images(flags: str, binary: np.ndarray, compressed: Path, tmp_path: Path) -> None:
+    """Decompress with other machine code, and with another number of devices."""
+    words = [sys.executable, "-c", RESTORE, str(compressed), *MODELS]
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+    subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=200, capture_output=True)
+    for name in MODELS:
+        np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), binary)
+
+
+@pytest.mark.slow
+def test_real_images_cost_what_the_model_says() -> None:
+    """Compress all test images with the shipped MLP, to within 1 % of minus its ELBO in bits per dimension."""
+    run = load_run("pretrained:mlp")
+    images = run_data(run).test.images
+    content = compress(run.vae, run.params, images)
+    np.testing.assert_array_equal(decompress(run.vae, run.params, content)[0], images)
+    elbos = jax.jit(lambda x: log_weights(bind(run.vae, run.params).infer(x, jax.random.key(0), 8), x))
+    means = [elbos(images[i : i + 500].astype(np.float32) / 255).mean() for i in range(0, len(images), 500)]
+    expected = -np.mean(means) / np.log(2) / 784
+    header = read_header(content)
+    assert abs(header.bits_per_dim(8 * len(content) - header.initial_bits) / expected - 1) < 0.01
