@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flax_vae import bind, load_run, log_weights
-from flax_vae.compress import compress, decompress, read_header
+from flax_vae.compress import compress, container, decompress, read_header
 from flax_vae.runs.run import run_data
 
 MODELS = ("mlp", "tutorial_conv")
@@ -56,6 +56,16 @@ def test_another_machine_restores_the_images(flags: str, binary: np.ndarray, com
     subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=200, capture_output=True)
     for name in MODELS:
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), binary)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_cost_minus_the_elbo(name: str, binary: np.ndarray, compressed: Path) -> None:
+    """Compare the bits to 1 % and four standard errors of one draw each, as test_compress.py does for small models."""
+    run, content = load_run(f"pretrained:{name}"), (compressed / f"{name}.fvae").read_bytes()
+    elbos = jax.jit(lambda x: log_weights(bind(run.vae, run.params).infer(x, jax.random.key(0), 30), x))
+    draws = np.asarray(elbos(binary.astype(np.float32) / 255)) / -np.log(2)
+    bits = 32 * len(container.read(content)[1]) - read_header(content).initial_bits
+    assert bits < 1.01 * draws.mean(0).sum() + 4 * np.sqrt(draws.var(0).sum()) + 64
 
 
 @pytest.mark.slow
