@@ -155,7 +155,8 @@ def latent_grid(
     require(vae, "single_layer", what="latent_grid")
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    latent_dim = bind(vae, params, context).prior().mean().shape[-1]
+    model = bind(vae, params, context)
+    latent_dim = model.prior().mean().shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
     z_flat = z.reshape(-1, latent_dim)
     contexts = None if context is None else jnp.broadcast_to(context, (len(z_flat), context.shape[-1]))
