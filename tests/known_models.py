@@ -1,4 +1,4 @@
-"""Three models that are known exactly, and an objective as a user would write it."""
+"""Three models with exact evidences and posteriors, and an objective as a user would write it."""
 
 from functools import partial
 
@@ -33,7 +33,7 @@ class LinearDecoder(nn.Module):
 
 
 class LinearPosterior(nn.Module):
-    """p(z | x) = N(C W x / σ², C) with C = (I + W Wᵀ / σ²)⁻¹, moved away by the parameter `shift`."""
+    """p(z | x) = N(C W x / σ², C) with C = (I + W Wᵀ / σ²)⁻¹, with the mean moved by the parameter `shift`."""
 
     shift: float
 
@@ -47,13 +47,13 @@ class LinearPosterior(nn.Module):
 
 
 def linear_gaussian(shift: float = 0.0) -> VAE:
-    """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), its posterior exact but for the shift."""
+    """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), with a shifted exact posterior."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
     return VAE(Flatten(), LinearPosterior(shift), StandardNormal(3), LinearDecoder(), likelihood)
 
 
 def log_evidence() -> np.ndarray:
-    """log p(x) = log N(x; 0, WᵀW + σ²I) in nats, for each of the images."""
+    """log p(x) = log N(x; 0, WᵀW + σ²I) in nats, for each image."""
     covariance = WEIGHTS.T @ WEIGHTS + NOISE**2 * np.eye(4)
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
 
@@ -73,7 +73,7 @@ class LayeredPrior(nn.Module):
 
 
 class LayeredPosterior(nn.Module):
-    """p(z_1 | x) p(z_2 | z_1, x), each moved away by the parameter `shift`."""
+    """p(z_1 | x) p(z_2 | z_1, x), each with the mean moved by the parameter `shift`."""
 
     shift: float
 
@@ -93,7 +93,7 @@ class LayeredPosterior(nn.Module):
 
 
 def layered(shift: float = 0.0) -> VAE:
-    """A hierarchy whose posterior is exact but for the shift."""
+    """A hierarchy with the exact posterior except for the shift."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
     return VAE(
         Flatten(),
@@ -105,7 +105,7 @@ def layered(shift: float = 0.0) -> VAE:
 
 
 def layered_log_evidence() -> np.ndarray:
-    """log p(x) = log N(x; 0, Wᵀ Σ W + σ²I) in nats, Σ that of the prior."""
+    """log p(x) = log N(x; 0, Wᵀ Σ W + σ²I) in nats, where Σ is the covariance of the prior."""
     covariance = LAYERED_WEIGHTS.T @ LAYERED_PRIOR @ LAYERED_WEIGHTS + NOISE**2 * np.eye(4)
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4))
 
@@ -122,11 +122,11 @@ class GivenPrior(nn.Module):
 
 
 class GivenPosterior(nn.Module):
-    """p(z | x, c) from both side by side."""
+    """p(z | x, c) from the concatenation h of x and c."""
 
     @nn.compact
     def __call__(self, h: jax.Array) -> Normal:
-        x, c = np.split(np.eye(6), [4], axis=1)  # where each lies in h
+        x, c = np.split(np.eye(6), [4], axis=1)  # select x and c from h
         variance = 1 / (1 + (WEIGHTS**2).sum(1) / NOISE**2)
         mean = h @ jnp.asarray(((x - c @ TO_PIXELS) @ WEIGHTS.T / NOISE**2 + c @ TO_LATENTS) * variance, jnp.float32)
         return Normal(mean, jnp.broadcast_to(jnp.asarray(0.5 * np.log(variance), jnp.float32), mean.shape))

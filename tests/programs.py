@@ -1,4 +1,4 @@
-"""The programs, started as a user starts them."""
+"""Start the programs as users start them."""
 
 import socket
 import subprocess
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def words_of(config: Config, epochs: int | None = None) -> list[str]:
-    """The flags of a small training, of another number of epochs if one is given."""
+    """Return the flags of a small training, with another number of epochs if given."""
     words = f"--preset tutorial_dense --dataset {config.dataset} --epochs {epochs or config.epochs} --batch-size 50"
     return [*words.split(), "--learning-rate", "3e-3"]
 
@@ -25,14 +25,14 @@ def start(program: str | Path, *arguments: object, cwd: Path) -> subprocess.Pope
 
 @contextmanager
 def within(*processes: subprocess.Popen[str]) -> Iterator[None]:
-    """None of them outlives the block, however it ends."""
+    """Kill the processes at the end of the block, also after an exception."""
     try:
         yield
     finally:
         for process in processes:
             process.kill()
             with process:
-                pass  # closes what it writes to, and waits
+                pass  # close the pipes and wait
 
 
 def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
@@ -42,14 +42,14 @@ def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
 
 
 def free_address() -> str:
-    """Where nothing listens yet."""
+    """Return the address of an unused local port."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return f"localhost:{free.getsockname()[1]}"
 
 
 def start_together(count: int, program: str | Path, *arguments: object, cwd: Path) -> list[subprocess.Popen[str]]:
-    """Several processes of one training; the program finds out which one it is from its last flags."""
+    """Start several processes of one training; the last flags give each its number."""
     flags = ["--coordinator", free_address(), "--num-processes", count, "--process-id"]
     return [start(program, *arguments, *([*flags, i] if count > 1 else []), cwd=cwd) for i in range(count)]
 

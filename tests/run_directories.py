@@ -1,4 +1,4 @@
-"""What tests do to run directories, and how they tell two runs apart."""
+"""Damage run directories and compare runs."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The objective that CONTRIBUTING.md adds works wherever a part is written, as the page says."""
+"""The example objective of CONTRIBUTING.md works wherever a part is written."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ WRITTEN = "squared_rate(weight=0.02)"
 
 @pytest.fixture
 def squared_rate(monkeypatch: pytest.MonkeyPatch) -> type:
-    """What the page's code defines; afterwards the registry is as it was."""
+    """Run the page's code and return its class; restore the registry afterwards."""
     for each in ("_makers", "facts"):
         monkeypatch.setattr(OBJECTIVES, each, dict(getattr(OBJECTIVES, each)))
     names: dict[str, Any] = {"__name__": "contributed"}
@@ -43,5 +43,5 @@ def test_it_works_wherever_a_part_is_written(squared_rate: type, images: np.ndar
         Config(objective="squared_rat")
     vae, tx = tutorial_dense((28, 28, 1)), optax.adam(1e-3)
     state = init_state(vae, tx, jax.random.key(0), (28, 28, 1))
-    _, metrics = make_train_step(vae, objective, tx)(state, images[:1])  # of one image, so that the mean is its own
+    _, metrics = make_train_step(vae, objective, tx)(state, images[:1])  # the mean over one image is its value
     np.testing.assert_allclose(metrics["loss"], metrics["distortion"] + 0.02 * metrics["rate"] ** 2, rtol=1e-5)

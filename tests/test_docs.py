@@ -1,4 +1,4 @@
-"""What the pages show: code runs, commands are understood, every objective has its formula."""
+"""Documentation: code runs, commands parse, every objective has a section and every preset a row."""
 
 import re
 import shlex
@@ -34,7 +34,7 @@ COMMANDS = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
 def test_tour(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From top to bottom, as one script; only the data set is a smaller one."""
+    """Run the page from top to bottom as one script, on a smaller data set."""
     monkeypatch.chdir(tmp_path)
     script = "\n".join(re.findall(r"```python\n(.*?)```", PAGES["tour.md"], re.DOTALL))
     shown = script.replace('load_images("fashion_mnist"', f"load_images({str(few_images)!r}")
@@ -54,8 +54,8 @@ def test_compression() -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_commands_are_understood(name: str) -> None:
-    """Flags, and the values of settings that can be checked without the data."""
+def test_commands_parse(name: str) -> None:
+    """Parse the flags, and check the values of settings that need no data."""
     for line in re.findall(r"^    (.*)", PAGES[name], re.MULTILINE) + re.findall(r"`(python [^`]*)`", PAGES[name]):
         for start, command in COMMANDS.items():
             if line.startswith(start) and "--help" not in line:
@@ -65,8 +65,8 @@ def test_commands_are_understood(name: str) -> None:
                     assert Config(**parsed.settings()).epochs > 0
 
 
-def test_every_objective_has_its_section() -> None:
-    """With its hyperparameters and their defaults."""
+def test_every_objective_has_a_section() -> None:
+    """The section lists the hyperparameters and their defaults."""
     text = PAGES["objectives.md"]
     sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
     assert sections.keys() == set(OBJECTIVES)
@@ -76,6 +76,6 @@ def test_every_objective_has_its_section() -> None:
             assert f"- `{parameter}` ({of.default!r})" in section, (name, parameter)
 
 
-def test_every_preset_has_its_row() -> None:
+def test_every_preset_has_a_row() -> None:
     for name in PRESETS:
         assert f"| `{name}` | `python train.py" in PAGES["recipes.md"]

@@ -1,4 +1,4 @@
-"""What the README shows, as it stands there."""
+"""The README's code runs as printed, and its table of parts follows the registries."""
 
 import re
 import sys
@@ -12,13 +12,13 @@ from flax_vae.runs.config import PARTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-BAR = r"\|"  # within a table
+BAR = r"\|"  # escaped, inside a table
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
 
 def parts_table() -> str:
-    """Every part that has a name, as the registries describe it: run this file to print it."""
+    """Return the table of all registered parts. Run this file to print it."""
     rows = [
         f"| `--{kind}` | `{parts.signature(name)}` | {parts.meaning(name).replace('|', BAR)} |"
         for kind, parts in PARTS.items()
@@ -34,14 +34,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_parts_are_those_of_the_registries() -> None:
+def test_the_table_of_parts_follows_the_registries() -> None:
     found = re.search(r"<!-- parts:.*?-->\n(.*?)\n<!-- /parts -->", README, re.DOTALL)
     assert found is not None
     assert found[1] == parts_table()
 
 
 def test_script_and_network(home: Path, few_images: Path) -> None:
-    """The network trains, and the script samples from its run; only the data set is a smaller one."""
+    """Train the network and run the script on its run, with a smaller data set."""
     assert NETWORK.count("\n") <= 25
     assert len(list(filter(None, SCRIPT.splitlines()))) == 10
     few = f"Config(epochs=2, dataset={str(few_images)!r})"

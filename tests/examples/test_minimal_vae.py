@@ -1,4 +1,4 @@
-"""The example runs as it stands there."""
+"""The minimal example runs as a program."""
 
 import re
 import subprocess
@@ -12,7 +12,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_vae.py"
 
 
 def test_example_learns_and_draws(few_images: Path, tmp_path: Path) -> None:
-    """As a program, on few images: the loss falls, and ten images are drawn side by side."""
+    """Train on few images: the loss falls, and ten samples are drawn side by side."""
     assert len(EXAMPLE.read_text().splitlines()) <= 80
     out = tmp_path / "samples.png"
     command = [sys.executable, str(EXAMPLE), "--dataset", str(few_images), "--epochs", "3", "--out", str(out)]

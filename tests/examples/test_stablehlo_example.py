@@ -1,4 +1,4 @@
-"""The example runs as it stands there, where flax_vae cannot be imported."""
+"""The StableHLO example runs without flax_vae."""
 
 import subprocess
 import sys
@@ -16,8 +16,8 @@ BLOCKED = "import runpy, sys; sys.modules['flax_vae'] = None; runpy.run_path(sys
 pytestmark = pytest.mark.quick_compile
 
 
-def test_it_draws_new_images_and_what_becomes_of_them(tmp_path: Path) -> None:
-    """Of `pretrained:tutorial_conv` these come back much as they were."""
+def test_it_draws_samples_and_their_reconstructions(tmp_path: Path) -> None:
+    """Samples of `pretrained:tutorial_conv` are close to their reconstructions."""
     folder = export_run(load_run("pretrained:tutorial_conv"), "stablehlo", tmp_path / "exported")
     program = BLOCKED.replace("sys.argv[1]", repr(str(EXAMPLE)))
     command = [sys.executable, "-c", program, str(folder), "--out", "picture.png"]

@@ -1,8 +1,8 @@
-"""Numbers as users get them: densities, sampling and evaluation in a program of its own, on many rows at once.
+"""Densities, sampling and evaluation of many rows at once, compiled in a separate program as for users.
 
-The other tests' inputs are small, and a compiler's errors need not be: jaxlib 0.10 adds up wrong numbers for some
-40,000 rows of 3, and for none of 10,000 or of 8 (jax issue 39103). The program is this file. It starts with nothing set
-but what `use_machine` sets, as train.py does, and prints what differs from float64 NumPy and SciPy.
+Other tests have small inputs, and miss some errors of compilers: jaxlib 0.10 computes wrong sums for 40,000 rows of 3,
+but not for 10,000 rows or for rows of 8 (jax issue 39103). The program is this file. It calls `use_machine`, as
+train.py does, and prints the numbers that differ from float64 NumPy and SciPy.
 """
 
 import subprocess
@@ -52,10 +52,10 @@ from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models.priors import CouplingFlow
 
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)
-IMAGE_SHAPE, DRAWS, SURGERY_ROWS = (4, 4, 1), 8, 1000  # elbo_surgery takes the square of its rows
-CATEGORICAL_NUMBERS = 120_000  # each with 256 logits
+IMAGE_SHAPE, DRAWS, SURGERY_ROWS = (4, 4, 1), 8, 1000  # elbo_surgery compares every two rows
+CATEGORICAL_NUMBERS = 120_000  # of 256 logits each
 LOG_2PI = np.log(2 * np.pi)
-Case = tuple[str, Any, Any]  # what it is, its numbers, and the right ones
+Case = tuple[str, Any, Any]  # name, computed numbers, correct numbers
 
 
 def normal_log_prob(x: np.ndarray, loc: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
@@ -63,12 +63,12 @@ def normal_log_prob(x: np.ndarray, loc: np.ndarray, log_scale: np.ndarray) -> np
 
 
 def kl_of_normals(loc: np.ndarray, log_scale: np.ndarray) -> np.ndarray:
-    """KL of each dimension from N(0, 1)."""
+    """Return KL(q || N(0, 1)) of each dimension."""
     return 0.5 * (np.exp(2 * log_scale) + loc**2 - 1) - log_scale
 
 
 def reported(rows: int, latents: int) -> Iterator[Case]:
-    """The program of jax issue 39103, and one that jaxlib 0.10.1 gets wrong as well."""
+    """Yield the program of jax issue 39103, and another that jaxlib 0.10.1 computes wrongly."""
     rng = np.random.default_rng(0)
     matrix, x = (rng.normal(size=shape).astype(np.float32) for shape in ((latents, latents), (rows, latents)))
     squares = jax.jit(jax.vmap(lambda matrix, row: jnp.sum((matrix @ row) ** 2), in_axes=(None, 0)))
@@ -79,7 +79,7 @@ def reported(rows: int, latents: int) -> Iterator[Case]:
 
 
 def densities(rows: int, latents: int) -> Iterator[Case]:
-    """Densities of vectors."""
+    """Yield densities and divergences of vectors."""
     rng = np.random.default_rng(rows + latents)
     shape = (rows, latents)
 
@@ -132,7 +132,7 @@ def densities(rows: int, latents: int) -> Iterator[Case]:
     want = top + normal_log_prob(x[:, -1:], np.tanh(x[:, :-1] @ matrix[:-1]), np.zeros(1))
     yield "Chain", both(chain, x, loc, log_scale, matrix), want
 
-    if latents == 3:  # it compiles for seconds; another program for a thousand rows, with itself to compare
+    if latents == 3:  # compiles for seconds; compared with a program for a thousand rows
         flow = CouplingFlow(latents, hidden=16)
         params = jax.eval_shape(lambda: flow.init(jax.random.key(0)))
         params = jax.tree.map(lambda leaf: rng.normal(0, 0.25, leaf.shape).astype(np.float32), params)
@@ -142,7 +142,7 @@ def densities(rows: int, latents: int) -> Iterator[Case]:
 
 
 def likelihoods(rows: int, latents: int) -> Iterator[Case]:
-    """Densities of images, of so many pixels in a row as there would be latents."""
+    """Yield densities of images with one row of `latents` pixels."""
     rng = np.random.default_rng(rows + latents)
     shape = (rows, 1, latents, 1)
     event = (1, 2, 3)
@@ -190,7 +190,7 @@ def likelihoods(rows: int, latents: int) -> Iterator[Case]:
 
 
 def model_functions(rows: int, latents: int) -> Iterator[Case]:
-    """Sampling and evaluation of `tutorial_dense`, whose networks are written down once more."""
+    """Yield sampling and evaluation of `tutorial_dense`, against networks written in NumPy."""
     vae = tutorial_dense(IMAGE_SHAPE, latents)
     rng = np.random.default_rng(rows + latents)
     shapes = jax.eval_shape(lambda: init(vae, jax.random.key(0), IMAGE_SHAPE))
@@ -232,7 +232,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     drawn = mean + np.exp(log_scale) * of_each
     yield "reconstruct", reconstruct(vae, params, images, key), pixels(drawn)
     if latents != 3:
-        return  # what follows compiles for seconds
+        return  # the rest compiles for seconds
     ends = images[0], images[-1]
     t = np.linspace(0, 1, rows)[:, None]
     yield "interpolate", interpolate(vae, params, *ends, rows), pixels((1 - t) * mean[0] + t * mean[-1])
@@ -283,7 +283,7 @@ LONG = ("densities", "likelihoods", "model_functions")
 
 
 def sizes(part: str) -> list[tuple[int, int]]:
-    """All pairs of rows and latents; of what compiles for long, those with 3 latents or with most rows."""
+    """Return pairs of rows and latents: all of them, or for slow compilations those with 3 latents or most rows."""
     return [(n, d) for n, d in product(ROWS, LATENTS) if part == "reported" or d == 3 or n == max(ROWS)]
 
 
@@ -292,7 +292,7 @@ def failures(part: str) -> Iterator[str]:
         for name, got, want in PARTS[part](rows, latents):
             got, want = np.float64(got), np.float64(want)
             assert got.shape == want.shape, (name, got.shape, want.shape)
-            # Errors of float32 are at most a few 1e-6 of the largest numbers; those of a wrong sum are not.
+            # Rounding errors of float32 are at most a few 1e-6 of the largest numbers; wrong sums differ by more.
             wrong = ~(np.abs(got - want) <= 1e-4 * (1 + np.abs(want)))
             if wrong.any():
                 yield f"{name}, {rows} x {latents}: {wrong.sum()} of {wrong.size} wrong, by {np.abs(got - want).max()}"

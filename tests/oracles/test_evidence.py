@@ -1,4 +1,4 @@
-"""`log_likelihood` of nonlinear models against numerical quadrature, and against annealed importance sampling."""
+"""`log_likelihood` of nonlinear models against quadrature and annealed importance sampling."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 
 def parameters(vae: VAE, image_shape: tuple[int, int, int]) -> Any:
-    """Random ones, biases too, with posteriors that are wide and not far from 0: what importance sampling asks for."""
+    """Draw parameters and biases; posteriors are wide and near 0, as importance sampling requires."""
     rng = np.random.default_rng(0)
 
     def drawn(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -38,7 +38,7 @@ def pixels(image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def quadrature(vae: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np.ndarray:
-    """log ∫ p(z) p(x | z) dz by the trapezoidal rule, to about 1e-4 nats: a ReLU has kinks."""
+    """Return log ∫ p(z) p(x | z) dz by the trapezoidal rule, to about 1e-4 nats because ReLUs have kinks."""
     axis = np.linspace(-12, 12, 2401 if latent_dim == 1 else 161)
     grid = np.stack(np.meshgrid(*[axis] * latent_dim), -1).reshape(-1, latent_dim)
     log_cell = latent_dim * np.log(axis[1] - axis[0])
@@ -50,7 +50,7 @@ def quadrature(vae: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np
         return log_prior, log_prior + model.decode(z[:, None]).log_prob(to_unit(images)).T
 
     log_prior, log_joints = map(np.float64, log_joint(jnp.asarray(grid, jnp.float32)))
-    np.testing.assert_allclose(logsumexp(log_prior) + log_cell, 0, atol=1e-3)  # the grid holds all of the prior
+    np.testing.assert_allclose(logsumexp(log_prior) + log_cell, 0, atol=1e-3)  # the grid covers the prior
     return logsumexp(log_joints, axis=1) + log_cell
 
 
@@ -83,10 +83,10 @@ def test_it_is_the_integral_over_the_latents(
 def annealed(
     vae: VAE, params: Any, image: jax.Array, key: jax.Array, chains: int = 100, steps: int = 100, size: float = 0.2
 ) -> tuple[jax.Array, jax.Array]:
-    """log p(x) by annealed importance sampling (Neal 2001; for decoders Wu et al. 2017), with its standard error.
+    """Return log p(x) by annealed importance sampling (Neal 2001; for decoders Wu et al. 2017), and its standard error.
 
-    From the prior to the posterior through p(z) p(x | z)^β; at each β a trajectory of five leapfrog steps, accepted or
-    not by Metropolis's rule (Hamiltonian Monte Carlo).
+    The path from the prior to the posterior is p(z) p(x | z)^β. The transition at each β is Hamiltonian Monte Carlo
+    with five leapfrog steps.
     """
     model = bind(vae, params)
 
@@ -128,7 +128,7 @@ def annealed_each(vae: VAE, params: Any, images: jax.Array) -> tuple[jax.Array, 
     return jax.lax.map(estimate, (images, jax.random.split(KEY, len(images))))
 
 
-def test_annealed_importance_sampling_finds_an_evidence_that_is_known() -> None:
+def test_annealed_importance_sampling_matches_a_known_evidence() -> None:
     vae = linear_gaussian()
     found, error = annealed_each(vae, init(vae, KEY, (2, 2, 1)), jnp.asarray(IMAGES))
     assert (error < 0.05).all()
@@ -136,7 +136,7 @@ def test_annealed_importance_sampling_finds_an_evidence_that_is_known() -> None:
 
 
 def test_annealed_importance_sampling_agrees() -> None:
-    """Its draws come from the prior and never see the encoder: a fault there would not be shared."""
+    """Its draws start at the prior, so that an error of the encoder cannot affect both estimates."""
     vae = VAE(DenseEncoder((16,)), FullNormal(3), StandardNormal(3), DenseDecoder((4, 4, 1), (16,)))
     params, images = parameters(vae, (4, 4, 1)), pixels((4, 4, 1)) // 128 * 255
     found, error = annealed_each(vae, params, to_unit(images))

@@ -20,7 +20,7 @@ from flax_vae.runs.models import make_model
 
 
 class Parameters:
-    """Random float32 arrays of one size."""
+    """Random float32 arrays of a given scale."""
 
     def __init__(self, size: float) -> None:
         self.size, self.rng = size, np.random.default_rng(0)
@@ -60,7 +60,7 @@ def beta_binomial(*logs: jax.Array) -> dist.Distribution:
     return dist.BetaBinomial(*(jnp.exp(log.clip(-7, 7)) for log in logs), total_count=255).to_event(3)
 
 
-# Ours, NumPyro's, the parameters of both, and, for pixels, what NumPyro calls a one.
+# Distributions of flax_vae and of NumPyro, their parameters, and NumPyro's largest pixel value.
 DENSITIES = {
     "normal": (Normal, normal, lambda p: (p.real(5, 3), p.log_scale(5, 3)), None),
     "multivariate": (MultivariateNormal, multivariate, lambda p: (p.real(5, 3), p.scale_tril(5, 3, 3)), None),
@@ -78,7 +78,7 @@ DENSITIES = {
 
 @pytest.mark.parametrize(("ours", "theirs", "parameters", "top"), DENSITIES.values(), ids=DENSITIES.keys())
 def test_densities(ours: Any, theirs: Callable, parameters: Callable, top: int | None) -> None:
-    """At draws, and at zero and one: the ends of the pixels' range, and for narrow normals far away."""
+    """Compare at draws, and at zero and one: the ends of the range of pixels, and far from narrow normals."""
 
     @jax.jit
     def found(values: tuple, x: jax.Array) -> jax.Array:
@@ -99,7 +99,7 @@ def test_densities(ours: Any, theirs: Callable, parameters: Callable, top: int |
             x[0], x[1] = 0, 1
         with jax.enable_x64(True):
             theirs_at_x = expected(jax.tree.map(np.float64, values), x if top else np.float64(x))
-        # The terms of a sum that comes out near 0 may be a hundred nats, of which float32 keeps 1e-5.
+        # The terms of a sum near 0 may be a hundred nats, which float32 rounds to 1e-5.
     np.testing.assert_allclose(found(values, np.float32(x / (top or 1))), theirs_at_x, rtol=1e-5, atol=3e-5)
 
 
@@ -130,7 +130,7 @@ def dense(params: dict, h: jax.Array) -> jax.Array:
 
 
 def model(params: dict, x: jax.Array) -> None:
-    """p(z) p(x | z), written out: a mixture of normals, a ReLU layer, and beta-binomial pixels."""
+    """p(z) p(x | z): a mixture of normals, a ReLU layer, and beta-binomial pixels."""
     prior, decoder = params["prior"], params["decoder"]
     with numpyro.plate("images", len(x)):
         z = numpyro.sample("z", mixture(prior["logits"], prior["loc"], prior["log_scale"]))
@@ -140,7 +140,7 @@ def model(params: dict, x: jax.Array) -> None:
 
 
 def guide(params: dict, x: jax.Array) -> None:
-    """q(z | x), a normal with a full covariance."""
+    """q(z | x): a normal with a full covariance."""
     posterior = params["posterior"]
     h = jax.nn.relu(dense(params["encoder"]["ReluDense_0"]["Dense_0"], x.reshape(len(x), -1)))
     unit = jnp.tril(dense(posterior["rows"], h).reshape(-1, 2, 2), -1) + jnp.eye(2)
@@ -150,13 +150,13 @@ def guide(params: dict, x: jax.Array) -> None:
 
 
 def log_probs(program: Callable, params: dict, x: jax.Array, z: jax.Array) -> dict[str, jax.Array]:
-    """Of each of the program's variables, image by image, at the latents z."""
+    """Return the log-density of each variable of the program for each image, at the latents z."""
     sites = handlers.trace(handlers.substitute(program, {"z": z})).get_trace(params, x)
     return {name: sites[name]["fn"].log_prob(sites[name]["value"]) for name in ("z", "x") if name in sites}
 
 
 def test_a_whole_model_is_the_same_probabilistic_program() -> None:
-    """Prior, likelihood and importance weights, each draw of each image; random parameters, biases too."""
+    """Compare prior, likelihood and importance weights of each draw and image, at random parameters and biases."""
     config = Config(preset="tutorial_dense", likelihood="beta_binomial", prior="mixture", posterior="full")
     vae, rng = make_model(config, (2, 3, 1)), np.random.default_rng(0)
     shapes = jax.eval_shape(lambda: init(vae, jax.random.key(0), (2, 3, 1)))

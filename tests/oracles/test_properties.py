@@ -1,4 +1,4 @@
-"""What holds whatever the parameters, the images and their order, by Hypothesis."""
+"""Properties for all parameters, images and orders of images, by Hypothesis."""
 
 from collections.abc import Callable
 from functools import partial
@@ -49,10 +49,10 @@ KL = jax.jit(kl_divergence)
 
 @examples(max_examples=100)
 @given(floats(1e4, 2, 2), floats(15, 2, 2), floats(1e3, 1, 2, 2))
-def test_a_divergence_is_never_negative_and_zero_only_for_equals(
+def test_a_divergence_is_nonnegative_and_zero_only_for_equals(
     loc: np.ndarray, log_scale: np.ndarray, rows: np.ndarray
 ) -> None:
-    """Of a normal, and of one with correlations; both from a normal of independent dimensions."""
+    """Take normals with and without correlations, and their divergence from a diagonal normal."""
     q, p = (Normal(jnp.asarray(loc[i : i + 1]), jnp.asarray(log_scale[i : i + 1])) for i in range(2))
     assert KL(q, q) == 0
     rounding = 1e-6 * (1 + np.abs(log_scale).sum())
@@ -70,7 +70,7 @@ DRAWS = 1_000
 
 
 def losses(objective: Callable) -> Callable:
-    """Of independent draws for `IMAGES`, compiled once for all parameters."""
+    """Return a function of parameters and key: losses of independent draws for `IMAGES`."""
 
     def loss(params: dict, key: jax.Array) -> jax.Array:
         return apply_objective(linear_gaussian(), objective, params, jnp.asarray(IMAGES), key, 0)["loss"]
@@ -84,10 +84,10 @@ BOUNDS = [losses(objective) for objective in (ELBO(), IWAE(2), IWAE(8))]
 @examples(max_examples=8)
 @given(floats(1.0, 3), floats(0.75, 3))
 def test_the_bound_rises_from_the_elbo_to_the_evidence(shift: np.ndarray, wider: np.ndarray) -> None:
-    """In expectation: means over independent draws, within four standard errors of their difference.
+    """Compare means over independent draws within four standard errors of their difference.
 
-    For every posterior, here the exact one with its mean and log-scale moved; and the first is the evidence less
-    KL(q || p(z | x)), in closed form.
+    The posterior is the exact one with its mean and log-scale moved. The ELBO is the evidence minus KL(q || p(z | x)),
+    which has a closed form.
     """
     exact = 1 + (WEIGHTS**2).sum(1) / NOISE**2  # precisions
     log_scale = PARAMS["posterior"]["log_scale"] + wider
@@ -103,7 +103,7 @@ def test_the_bound_rises_from_the_elbo_to_the_evidence(shift: np.ndarray, wider:
 
 @struct.dataclass
 class OfTheImage(Normal):
-    """A normal whose draws belong to an image and not to its place in the batch."""
+    """A normal whose draws depend on the image and not on its position in the batch."""
 
     seeds: jax.Array | None = None
 
@@ -125,8 +125,8 @@ OBJECTIVES = [ELBO(2.0), IWAE(3), Renyi(0.5, 3), DReG(3), FreeBits(2.0), BetaTCV
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=map(repr, OBJECTIVES))
-def test_an_images_loss_does_not_depend_on_its_place_nor_on_its_company(objective: Callable) -> None:
-    """Where draws go with the image; objectives of the whole batch do look at the company, and say so."""
+def test_the_loss_of_an_image_depends_on_neither_its_position_nor_the_other_images(objective: Callable) -> None:
+    """Only objectives with `whole_batch` depend on the other images."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
     vae = VAE(Flatten(), PosteriorOfTheImage(), StandardNormal(3), LinearDecoder(), likelihood)
     compiled = jax.jit(lambda x: apply_objective(vae, objective, {"decoder": PARAMS["decoder"]}, x, KEY, 0))
@@ -141,8 +141,8 @@ def test_an_images_loss_does_not_depend_on_its_place_nor_on_its_company(objectiv
         close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
         jax.tree.map(lambda one, other: close(one[order], other), found, permuted)
         if not getattr(objective, "whole_batch", False):
-            other_company = terms(np.concatenate([x[:2], 1 - x[2:]]))
-            jax.tree.map(lambda one, other: close(one[:2], other[:2]), found, other_company)
+            with_others = terms(np.concatenate([x[:2], 1 - x[2:]]))
+            jax.tree.map(lambda one, other: close(one[:2], other[:2]), found, with_others)
 
     check()
     if getattr(objective, "whole_batch", False):
@@ -154,7 +154,7 @@ def test_an_images_loss_does_not_depend_on_its_place_nor_on_its_company(objectiv
     [("bernoulli", 1, 2), ("discretized_logistic", 2, LEVELS), ("logistic_mixture", 20, LEVELS),
      ("categorical", LEVELS, LEVELS), ("beta_binomial", 2, LEVELS)],
 )  # fmt: skip
-def test_whatever_the_decoder_says_levels_have_probabilities_that_sum_to_one(
+def test_probabilities_of_pixel_levels_sum_to_one_for_every_decoder_output(
     name: str, outputs: int, levels: int
 ) -> None:
     every_level = jnp.linspace(0, 1, levels).reshape(-1, 1, 1, 1)
@@ -167,7 +167,7 @@ def test_whatever_the_decoder_says_levels_have_probabilities_that_sum_to_one(
     @examples(max_examples=25)
     @given(floats(50.0, outputs))
     def check(output: np.ndarray) -> None:
-        # Beyond, JAX's float32 beta function loses digits: the sum is off by 7e-4 where both are e^7.
+        # For larger outputs JAX's float32 beta function loses digits: the sum is off by 7e-4 if both are e^7.
         assume(name != "beta_binomial" or output.min() < 5)
         log_probs, mean = map(np.float64, of_one_pixel(output))
         assert log_probs.max() <= 1e-5
@@ -179,7 +179,7 @@ def test_whatever_the_decoder_says_levels_have_probabilities_that_sum_to_one(
 
 @struct.dataclass
 class Scaled(Normal):
-    """A density in other units: its logarithm is `constant` higher."""
+    """A density in other units: its logarithm is larger by `constant`."""
 
     constant: jax.Array | None = None
 
@@ -194,7 +194,7 @@ class ScaledLikelihood(nn.Module):
         return Scaled(output, jnp.log(NOISE), 3, constant)
 
 
-def test_units_of_pixels_move_the_evidence_by_a_constant_and_leave_its_error() -> None:
+def test_units_of_pixels_add_a_constant_to_the_evidence_and_keep_its_error() -> None:
     vae = linear_gaussian(0.3).clone(likelihood=ScaledLikelihood())
     params = init(vae, KEY, (2, 2, 1))
     bound, error, _ = log_likelihood(vae, params, IMAGES, KEY, 100)
