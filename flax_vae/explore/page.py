@@ -21,7 +21,7 @@ from PIL import Image
 
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.explore.compiler import ENGINE, halved, program
-from flax_vae.explore.functions import graphs, sizes
+from flax_vae.explore.functions import graphs
 from flax_vae.explore.planes import (
     DEPTH,
     Axes,
@@ -88,7 +88,7 @@ def page(
     h, w, c = (images[0] if isinstance(images, tuple) else images).shape[1:]
     context_dim = images[1].shape[1] if isinstance(images, tuple) else 0
     functions = program(graphs(model, params, (h, w, c), context_dim))
-    size, noise_size = sizes(model, params, (h, w, c), context_dim)
+    size, noise_size = (functions["graphs"][name]["inputs"][0][1][1] for name in ("decode", "sample"))
     order = np.random.default_rng(0).permutation(batch_size_of(images))
     chosen = order[: min(_MOST_POSTERIORS, max(_MOST_SHOWN, _MOST_NUMBERS // size**2))]
     batch = take(images, chosen)

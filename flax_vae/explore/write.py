@@ -43,7 +43,7 @@ def about(run: Run, data: str) -> About:
     config = run.config
     dimensions = f"{config.latent_dim} latent dimension{'s' * (config.latent_dim != 1)}"
     layers = f" in each of {config.levels} layers" * (config.levels > 1)
-    given = " given the class" * config.conditional
+    condition = " given the class" * config.conditional
     facts = {name: getattr(config, name) for name in ("preset", "likelihood", "prior", "posterior", "objective")}
     facts["step"] = f"{run.step:,}"
     for record in run.metrics:
@@ -51,5 +51,5 @@ def about(run: Run, data: str) -> About:
             held_out = held_out_set(record)
             named = {f"{held_out} {term}": record.get(f"{held_out}_{term}") for term in ("loss", "rate", "distortion")}
             facts |= {name: f"{value:.2f}" for name, value in named.items() if value is not None}
-    summary = f"A variational autoencoder of {data} with {dimensions}{layers}{given}."
+    summary = f"A variational autoencoder of {data} with {dimensions}{layers}{condition}."
     return About(Path(run.name).name.removeprefix("pretrained:"), summary, facts, __version__)

@@ -78,16 +78,16 @@ def test_a_prepared_set_equals_the_original(source: Callable[[Path], Path], wher
     name = str(source(tmp_path / "images"))
     prepare_images(name, tmp_path / "out")
     for split in ("train", "test"):
-        expected, found = load_images(name, split), load_images(tmp_path / "out", split)
-        assert isinstance(found.images, np.ndarray if where == "in memory" else OnDisk)
-        np.testing.assert_array_equal(np.asarray(found.images), np.asarray(expected.images))
-        assert (found.labels is None) == (expected.labels is None)
-        if found.labels is not None:
-            np.testing.assert_array_equal(found.labels, expected.labels)
-        assert found.class_names == expected.class_names
-        assert found.name == "out"
+        expected, actual = load_images(name, split), load_images(tmp_path / "out", split)
+        assert isinstance(actual.images, np.ndarray if where == "in memory" else OnDisk)
+        np.testing.assert_array_equal(np.asarray(actual.images), np.asarray(expected.images))
+        assert (actual.labels is None) == (expected.labels is None)
+        if actual.labels is not None:
+            np.testing.assert_array_equal(actual.labels, expected.labels)
+        assert actual.class_names == expected.class_names
+        assert actual.name == "out"
         for part in ("sha256", "shape", "number"):
-            assert found.provenance[part] == expected.provenance[part]
+            assert actual.provenance[part] == expected.provenance[part]
 
 
 def test_images_are_prepared_at_another_size(where: str, tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_images_are_prepared_at_another_size(where: str, tmp_path: Path) -> None
         prepare_images(tmp_path / "images", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     prepare_images(tmp_path / "images", tmp_path / "out", image_size=(4, 8))
-    expected, found = load_images(tmp_path / "images", image_size=(4, 8)), load_images(tmp_path / "out")
-    np.testing.assert_array_equal(np.asarray(found.images), np.asarray(expected.images))
-    assert found.provenance["sha256"] == expected.provenance["sha256"]
+    expected, actual = load_images(tmp_path / "images", image_size=(4, 8)), load_images(tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(actual.images), np.asarray(expected.images))
+    assert actual.provenance["sha256"] == expected.provenance["sha256"]
     assert load_images(tmp_path / "out", image_size=(4, 8)).provenance["sha256"] == expected.provenance["sha256"]
     if where == "in memory":
         assert load_images(tmp_path / "out", image_size=3).images.shape[1:] == (3, 3, 3)
@@ -163,7 +163,7 @@ def test_a_set_larger_than_memory_is_prepared_and_read(tmp_path: Path) -> None:
             sys.executable,
             "-c",
             _BOUNDED,
-        ],  # KiB of each of many threads
+        ],  # KiB of stack for each of many threads
         cwd=tmp_path,
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explored import Made, Make, Read, Reader, made
+from explored import Explored, Make, Read, Reader, explore_model
 from selenium import webdriver
 
 from flax_vae.explore import ENGINE
@@ -72,9 +72,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Make pages by name, each once."""
     folder, pages = tmp_path_factory.mktemp("explored"), {}
 
-    def make_once(name: str) -> Made:
+    def make_once(name: str) -> Explored:
         if name not in pages:
-            pages[name] = made(name, folder / f"{name}.html")
+            pages[name] = explore_model(name, folder / f"{name}.html")
         return pages[name]
 
     return make_once

@@ -40,7 +40,7 @@ ABOUT = About('a <b> & "c"', "A model.", {"preset": "</script><script>alert(1)</
 
 
 @dataclass(frozen=True)
-class Made:
+class Explored:
     """A page and its model."""
 
     path: Path
@@ -73,7 +73,7 @@ class Made:
         return jax.jit(self.functions.encode)
 
 
-def made(name: str, path: Path) -> Made:
+def explore_model(name: str, path: Path) -> Explored:
     if name == "tutorial":
         run = load_run("pretrained:tutorial_conv")
         model, params, (images, labels) = run.vae, run.params, images_of((28, 28, 1), 500)
@@ -85,7 +85,7 @@ def made(name: str, path: Path) -> Made:
     batch = (images, one_hot(labels, 10)) if conditional else images
     text = page(model, params, batch, None if name == "layers" else labels, CLASS_NAMES, ABOUT)
     path.write_text(text)
-    return Made(path, content_of(text), Functions(model, halved(params)), labels)
+    return Explored(path, content_of(text), Functions(model, halved(params)), labels)
 
 
 def random_params(model: nn.Module, image_shape: tuple[int, int, int], context_dim: int = 0, scale: float = 1.0) -> Any:
@@ -115,12 +115,12 @@ def images_of(shape: tuple[int, int, int], count: int) -> tuple[np.ndarray, np.n
 class Reader:
     """A user who reads a page and operates it."""
 
-    def __init__(self, browser: webdriver.Chrome, made: Made) -> None:
-        self.browser, self.made = browser, made
+    def __init__(self, browser: webdriver.Chrome, explored: Explored) -> None:
+        self.browser, self.explored = browser, explored
         away = ActionBuilder(browser)
         away.pointer_action.move_to_location(1, 1)  # the previous test may have left it on the plane
         away.perform()
-        browser.get(made.path.as_uri())
+        browser.get(explored.path.as_uri())
         self.until(lambda: self.text("test-note") != "Click a point on the plane.")
         self.settle()
 
@@ -155,11 +155,11 @@ class Reader:
         return np.stack(self._channels(self.pixels(*self(root).find_elements(By.CSS_SELECTOR, "canvas"))))
 
     def _channels(self, images: list[np.ndarray]) -> list[np.ndarray]:
-        return [image[..., : 3 if self.made.content["shape"][2] == 3 else 1] for image in images]
+        return [image[..., : 3 if self.explored.content["shape"][2] == 3 else 1] for image in images]
 
     def plane(self) -> tuple[np.ndarray, np.ndarray, float, float]:
         """Return the plane's (width, height) in pixels, its middle, and half its width and height in units of z."""
-        axes, size, pair = self.made.latents["axes"][0], self.made.latents["size"], self.pair()
+        axes, size, pair = self.explored.latents["axes"][0], self.explored.latents["size"], self.pair()
         sides = [int(self("cloud").get_attribute(side)) for side in ("clientWidth", "clientHeight")]
         half = max(axes["reach"][i] for i in pair)
         middle = [axes["middle"][i] for i in pair] + [0] * (2 - len(pair))
@@ -167,7 +167,7 @@ class Reader:
 
     def pair(self) -> list[int]:
         """Return the dimensions of the plane."""
-        return [0] if self.made.latents["size"] == 1 else sorted(self.made.latents["axes"][0]["order"][:2])
+        return [0] if self.explored.latents["size"] == 1 else sorted(self.explored.latents["axes"][0]["order"][:2])
 
     def offset(self, z: np.ndarray) -> tuple[int, int]:
         """Return the offset of z on the plane from its middle, in pixels."""
@@ -194,7 +194,7 @@ class Reader:
 
     def position(self) -> np.ndarray:
         """Return the displayed z of two dimensions."""
-        return np.array([float(each) for each in self.text("position")[5:-1].split(", ")])
+        return np.array([float(part) for part in self.text("position")[5:-1].split(", ")])
 
     def move(self, offset: tuple[int, int], click: bool = False) -> None:
         chain = ActionChains(self.browser, duration=0).move_to_element_with_offset(self("plane"), *offset)
@@ -218,9 +218,9 @@ class Reader:
         assert [name for name in names if not name.startswith("data:")] == []
 
 
-def same(found: np.ndarray, expected: np.ndarray) -> None:
+def same(actual: np.ndarray, expected: np.ndarray) -> None:
     """Assert that images of bytes are equal up to rounding."""
-    np.testing.assert_allclose(found[..., : expected.shape[-1]], expected, rtol=0, atol=1)
+    np.testing.assert_allclose(actual[..., : expected.shape[-1]], expected, rtol=0, atol=1)
 
 
-Make, Read = Callable[[str], Made], Callable[..., Reader]
+Make, Read = Callable[[str], Explored], Callable[..., Reader]

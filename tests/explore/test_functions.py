@@ -33,20 +33,24 @@ def check(
     open_page: Open, model: nn.Module, params: Any, image_shape: tuple[int, int, int], names: str, context_dim: int = 0
 ) -> None:
     """Compare functions of a model in a page with JAX."""
-    made = program(graphs(model, params, image_shape, context_dim, names.split()))
-    run, functions, random = open_page(json.loads(json.dumps(made))), Functions(model, params), np.random.default_rng(1)
-    for name, graph in made["graphs"].items():
+    compiled = program(graphs(model, params, image_shape, context_dim, names.split()))
+    run, functions, random = (
+        open_page(json.loads(json.dumps(compiled))),
+        Functions(model, params),
+        np.random.default_rng(1),
+    )
+    for name, graph in compiled["graphs"].items():
         inputs = [random.normal(size=shape).astype(np.float32) for _, shape in graph["inputs"]]
         if name == "encode":
             inputs[0] = random.uniform(size=(1, *image_shape)).astype(np.float32)
         if name == "sample":
             inputs[1] = np.float32(0.8)
         expected = jax.tree.leaves(jax.jit(getattr(functions, name))(*inputs))
-        for found, each in zip(run(name, *inputs), map(np.asarray, expected), strict=True):
-            assert found.shape == each.shape
-            assert each.std() > 1e-3
-            size = 1 if each.shape == image_shape else np.abs(each).max()
-            np.testing.assert_allclose(found, each, rtol=0, atol=1e-4 * size)
+        for actual, wanted in zip(run(name, *inputs), map(np.asarray, expected), strict=True):
+            assert actual.shape == wanted.shape
+            assert wanted.std() > 1e-3
+            size = 1 if wanted.shape == image_shape else np.abs(wanted).max()
+            np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-4 * size)
 
 
 def check_parts(open_page: Open, names: str, **parts: Any) -> None:
@@ -134,7 +138,7 @@ def test_a_sample_is_a_function_of_its_noise(preset: str, prior: str, size: int)
     noise = jnp.full((1, size), -1.0)
     sample = jax.jit(Functions(model, params).sample)
     cold, hot = (
-        [sample(each, jnp.float32(temperature)) for each in (noise, noise.at[:, 1:].set(-2.0))]
+        [sample(draws, jnp.float32(temperature)) for draws in (noise, noise.at[:, 1:].set(-2.0))]
         for temperature in (0.0, 1.0)
     )
     jax.tree.map(np.testing.assert_allclose, *cold)
@@ -151,9 +155,9 @@ class Sorted(nn.Module):
 
 def test_an_unsupported_operation_is_named() -> None:
     model = make_model(Config(preset="tutorial_dense", latent_dim=2), SMALL)
-    own = model.clone(encoder=Sorted())
+    changed = model.clone(encoder=Sorted())
     with pytest.raises(UserError, match="the model computes 'sort'"):
-        graphs(own, random_params(own, SMALL), SMALL)
+        graphs(changed, random_params(changed, SMALL), SMALL)
 
 
 def test_a_model_without_a_latent_vector_is_refused() -> None:

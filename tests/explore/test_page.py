@@ -24,17 +24,17 @@ pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_fun
 @pytest.mark.parametrize("name", ["tutorial", *CONFIGS])
 def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> None:
     """Under the pointer, for a test image, for samples and along an axis; for every kind of model."""
-    made, reader = make(name), read(name)
-    label = int(made.content["labels"][0]) if made.content["context"] else 0
+    explored, reader = make(name), read(name)
+    label = int(explored.content["labels"][0]) if explored.content["context"] else 0
     original = reader.image("original")
-    image = np.float32(original.reshape(made.content["shape"]) / 255)
-    centre, _ = made.encode(image[None], *made.context(label))
-    np.testing.assert_allclose(centre, made.point(0), rtol=2e-3, atol=2e-3)
-    same(reader.image("reconstruction"), made.decoded(np.asarray(centre), label))
+    image = np.float32(original.reshape(explored.content["shape"]) / 255)
+    centre, _ = explored.encode(image[None], *explored.context(label))
+    np.testing.assert_allclose(centre, explored.point(0), rtol=2e-3, atol=2e-3)
+    same(reader.image("reconstruction"), explored.decoded(np.asarray(centre), label))
     for offset in ((37, -52), (-110, 81)):
         reader.move(offset)
         assert reader.text("here-title") == "Under the pointer"
-        expected = made.decoded(reader.at(offset, np.asarray(centre)), label)
+        expected = explored.decoded(reader.at(offset, np.asarray(centre)), label)
         assert expected.std() > 1
         same(reader.image("here"), expected)
     reader.browser.execute_script("document.querySelector('#samples .cell').click()")
@@ -85,16 +85,16 @@ def test_classes_can_be_hidden_and_themes_chosen(read: Read) -> None:
     assert brightness(reader) < 60
     reader("theme").click()
     assert brightness(reader) > 200
-    (whole,) = reader.pixels(reader("cloud"))
+    (full,) = reader.pixels(reader("cloud"))
     legend = reader("legend").find_elements(By.CSS_SELECTOR, "button")
-    assert [each.text for each in legend] == list(CLASS_NAMES)
+    assert [element.text for element in legend] == list(CLASS_NAMES)
     for button in legend:
         button.click()
-    assert {each.get_attribute("aria-pressed") for each in legend} == {"false"}
+    assert {element.get_attribute("aria-pressed") for element in legend} == {"false"}
     (bare,) = reader.pixels(reader("cloud"))
-    assert (np.abs(bare - whole).max(-1) > 30).mean() > 0.01
+    assert (np.abs(bare - full).max(-1) > 30).mean() > 0.01
     first = reader.text("test-note")
-    bag = reader.made.point(reader.made.content["labels"].index(8))
+    bag = reader.explored.point(reader.explored.content["labels"].index(8))
     reader.move(reader.offset(bag), click=True)  # all points are hidden
     assert reader.text("test-note") == first
     legend[8].click()
@@ -104,16 +104,16 @@ def test_classes_can_be_hidden_and_themes_chosen(read: Read) -> None:
 
 def brightness(reader: Reader) -> float:
     colour = reader.browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    return float(np.mean([int(each) for each in colour[4:-1].split(",")]))
+    return float(np.mean([int(part) for part in colour[4:-1].split(",")]))
 
 
 def test_two_of_many_dimensions_are_chosen(read: Read) -> None:
     """Sliders hold the other dimensions, principal axes are available, and the most active dimensions come first."""
     reader = read("gated, of ten")
-    axes = reader.made.latents["axes"]
+    axes = reader.explored.latents["axes"]
     order = axes[0]["order"]
     across, up = Select(reader("across")), Select(reader("up"))
-    assert [int(each.get_attribute("value")) for each in across.options] == order
+    assert [int(element.get_attribute("value")) for element in across.options] == order
     assert sorted([int(s.first_selected_option.get_attribute("value")) for s in (across, up)]) == sorted(order[:2])
     assert len(reader("others").find_elements(By.CSS_SELECTOR, "input")) == 4
     assert reader.text("more-others").strip().startswith("4 more")
@@ -125,8 +125,8 @@ def test_two_of_many_dimensions_are_chosen(read: Read) -> None:
     reader("reset").click()
     reader.settle()
     assert np.abs(reader.image("here") - shown).max() > 3
-    outputs = [each.text for each in reader("others").find_elements(By.CSS_SELECTOR, "output")]
-    values = [float(each.replace("\N{MINUS SIGN}", "-")) for each in outputs]
+    outputs = [element.text for element in reader("others").find_elements(By.CSS_SELECTOR, "output")]
+    values = [float(text.replace("\N{MINUS SIGN}", "-")) for text in outputs]
     rest = [i for i in order if i not in (order[5], order[3])]
     np.testing.assert_allclose(values, [axes[0]["mean"][i] for i in rest[:4]], atol=0.006)
     Select(reader("basis")).select_by_visible_text("principal")
@@ -142,22 +142,22 @@ def name_of(i: int) -> str:
 
 def test_a_conditional_model_gets_the_chosen_class(read: Read) -> None:
     reader = read("conditional")
-    made, label = reader.made, int(reader.made.content["labels"][0])
+    explored, label = reader.explored, int(reader.explored.content["labels"][0])
     chosen = Select(reader("context"))
     assert chosen.first_selected_option.text == CLASS_NAMES[label]
     reader.settle(20)
-    samples, z = reader.every("samples"), made.point(0)
+    samples, z = reader.every("samples"), explored.point(0)
     chosen.select_by_value(str((label + 1) % 10))
     reader.settle(20)
-    other = made.decoded(z, (label + 1) % 10)
-    assert np.abs(other - made.decoded(z, label)).max() > 3
+    other = explored.decoded(z, (label + 1) % 10)
+    assert np.abs(other - explored.decoded(z, label)).max() > 3
     np.testing.assert_allclose(reader.image("here"), other, atol=2)  # z was rounded to float16
     assert np.abs(reader.every("samples") - samples).max() > 3
 
 
 def test_names_are_escaped_and_nothing_uses_the_network(make: Make) -> None:
-    made = make("tutorial")
-    text = made.path.read_text()
+    explored = make("tutorial")
+    text = explored.path.read_text()
     assert "alert(1)</script>" not in text
     assert "<h1>a &lt;b&gt; &amp; &quot;c&quot;</h1>" in text
     for forbidden in ("http://", "https://", "fetch(", "eval(", "Worker", "import("):
@@ -176,8 +176,8 @@ def test_the_sprite_is_lossless_and_its_size_bounded() -> None:
     random = np.random.default_rng(0)
     for c in (1, 2, 3):
         images = random.integers(0, 256, (7, 5, 4, c), np.uint8)
-        with Image.open(io.BytesIO(base64.b64decode(png(images).split(",")[1]))) as found:
-            pixels = np.asarray(found).reshape(3 * 5 * (c if c != 3 else 1), 3 * 4, -1)
+        with Image.open(io.BytesIO(base64.b64decode(png(images).split(",")[1]))) as sprite:
+            pixels = np.asarray(sprite).reshape(3 * 5 * (c if c != 3 else 1), 3 * 4, -1)
         tile = pixels[: pixels.shape[0] // 3, 4:8]
         expected = images[1] if c == 3 else images[1].transpose(2, 0, 1).reshape(-1, 4, 1)
         np.testing.assert_array_equal(tile, expected)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_fun
 
 def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
     """The panels show its original, reconstruction, posterior and neighbours."""
-    reader, made = read("tutorial"), read("tutorial").made
+    reader, explored = read("tutorial"), read("tutorial").explored
     chain = ActionChains(reader.browser, duration=0).move_to_element_with_offset(reader("plane"), -40, -40)
     chain.click_and_hold().move_by_offset(60, 10).move_by_offset(33, 120).release().perform()
     reader.settle()
@@ -21,22 +21,22 @@ def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
     assert reader.text("position") == f"z = ({at[0]:.2f}, {at[1]:.2f})"
     ActionChains(reader.browser).move_to_element(reader("theme")).perform()
     reader.settle()
-    same(reader.image("here"), made.decoded(at))
+    same(reader.image("here"), explored.decoded(at))
     # A point far from all others, so that the click selects no other.
-    points = np.stack([made.point(i) for i in range(500)])
+    points = np.stack([explored.point(i) for i in range(500)])
     apart = np.abs(points[:, None] - points[None]).max(-1) + 9 * np.eye(500)
     far = int(np.argmax(np.where(np.abs(points).max(-1) < 2.5, apart.min(1), 0)))
     reader.move(reader.offset(points[far]), click=True)
-    name = CLASS_NAMES[made.content["labels"][far]]
+    name = CLASS_NAMES[explored.content["labels"][far]]
     assert reader.text("test-note").startswith(f"{name}, and")
     image = np.float32(reader.image("original") / 255)
-    centre, scale = made.encode(image[None])
+    centre, scale = explored.encode(image[None])
     np.testing.assert_allclose(centre, points[far], atol=2e-3)
-    same(reader.image("reconstruction"), made.decoded(np.asarray(centre)))
+    same(reader.image("reconstruction"), explored.decoded(np.asarray(centre)))
     assert_ellipse(reader, np.asarray(centre), np.asarray(scale))
     neighbours = reader("neighbours").find_elements(By.CSS_SELECTOR, "button")
     distances = np.linalg.norm(points - points[far], axis=-1)
-    nearest = CLASS_NAMES[made.content["labels"][np.argsort(distances)[1]]]
+    nearest = CLASS_NAMES[explored.content["labels"][np.argsort(distances)[1]]]
     assert neighbours[0].get_attribute("aria-label") == f"Test image, {nearest}"
     neighbours[0].click()
     reader.settle()
@@ -83,11 +83,11 @@ def test_keys_do_what_the_pointer_does(read: Read) -> None:
     reader.keys(Keys.ESCAPE)
     assert reader.text("test-note") == "Click a point on the plane."
     reader.browser.execute_script(
-        "window.seen = []; document.addEventListener('focusin', (e) => seen.push(e.target.id))"
+        "window.focused = []; document.addEventListener('focusin', (e) => focused.push(e.target.id))"
     )
     reader.keys(*[Keys.TAB] * 70)
-    seen = reader.browser.execute_script("return seen")
-    assert {"set-a", "brush", "clear", "temperature", "new-noise", "axis", "play", "scrubber"} <= set(seen)
+    focused = reader.browser.execute_script("return focused")
+    assert {"set-a", "brush", "clear", "temperature", "new-noise", "axis", "play", "scrubber"} <= set(focused)
     unnamed = """
       const named = (e) => e.ariaLabel || e.getAttribute("aria-labelledby") || e.textContent.trim() || e.labels?.length;
       const every = [...document.querySelectorAll("button, select, input, canvas, [role]")];
@@ -125,7 +125,7 @@ def swipe(reader: Reader, way: list[tuple[float, float]]) -> None:
 
 def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     reader, drawing = read("tutorial"), lambda: reader("drawing")
-    made = reader.made
+    explored = reader.explored
     assert reader.image("drawing").max() == 0
     chain = ActionChains(reader.browser, duration=10).move_to_element_with_offset(drawing(), -60, -60).click_and_hold()
     chain.move_by_offset(60, 5).perform()
@@ -138,11 +138,11 @@ def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     levels = np.unique(image)
     assert len(levels) > 10  # edges are soft
     assert levels.max() == np.float32(204 / 255)
-    centre, _ = made.encode(image[None])
+    centre, _ = explored.encode(image[None])
     np.testing.assert_allclose(
         reader.position(), centre, atol=0.03
     )  # the page encodes the drawing before it is rounded to bytes
-    assert np.abs(reader.image("redrawn") - made.decoded(np.asarray(centre))).mean() < 2
+    assert np.abs(reader.image("redrawn") - explored.decoded(np.asarray(centre))).mean() < 2
     reader("eraser").click()
     chain = ActionChains(reader.browser, duration=10).move_to_element_with_offset(drawing(), -60, -60)
     chain.click_and_hold().move_by_offset(50, 5).release().perform()
@@ -164,7 +164,7 @@ def test_temperature_changes_samples_of_the_same_noise(read: Read) -> None:
     reader.settle(30)
     cold = reader.every("samples")
     assert np.ptp(cold, axis=0).max() == 0  # all equal the prior's mean
-    same(cold[0], reader.made.decoded(np.zeros(2, np.float32)))
+    same(cold[0], reader.explored.decoded(np.zeros(2, np.float32)))
     reader.slide("temperature", 1)
     reader.settle(30)
     np.testing.assert_array_equal(reader.every("samples"), at_one)
@@ -188,7 +188,7 @@ def test_the_path_from_a_to_b_plays(motion: str, read: Read) -> None:
         np.testing.assert_allclose(reader.position(), ends[t], atol=0.006)
         same(reader.image("here"), image)
         marked = reader("film").find_elements(By.CSS_SELECTOR, "[aria-current=true]")
-        assert [each.text for each in marked] == ["AB"[t]]
+        assert [element.text for element in marked] == ["AB"[t]]
     reader("play").click()  # from the start, because it is at the end
     reader.until(lambda: 0.01 < float(reader("scrubber").get_attribute("value")) < 0.9)
     assert reader.text("play") == "Pause"

@@ -1,6 +1,6 @@
 """Data sources: one file each, with a function that loads a split as `ImageData`.
 
-A set with a name of its own is registered in `SOURCES`.
+Sets with names are registered in `SOURCES`.
 """
 
 from flax_vae.parts import Parts, import_siblings

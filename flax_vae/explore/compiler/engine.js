@@ -206,10 +206,10 @@ const engine = (() => {
     };
     const space = () => new Float64Array(4 * Math.ceil(n / 4) * length);
     const shared = constant(places[B][0]) ? null : space();
-    const known = shared ? null : Array.from(b.batch, (_, t) => packB(space(), t));
+    const packed = shared ? null : Array.from(b.batch, (_, t) => packB(space(), t));
     return () => {
       for (let t = 0; t < out.batch.length; t++) {
-        const packedB = known ? known[t] : packB(shared, t), first = out.first + out.batch[t];
+        const packedB = packed ? packed[t] : packB(shared, t), first = out.first + out.batch[t];
         for (let i = 0; i < aLines.length; i += 2) {
           const count = Math.min(2, aLines.length - i);
           pack(packedA, a.memory, a.first + a.batch[t], aLines, i, count, a.sums);

@@ -18,30 +18,30 @@ Shape = tuple[int, ...]
 class Value:
     """An array: its elements if it is a constant, else the place where they will be stored.
 
-    NumPy computes the offsets and strides. The memory of an unknown value is neither written nor read here.
+    NumPy computes the offsets and strides. The memory of a value that is not constant is a placeholder, never accessed.
 
     Attributes:
         memory: the flat memory.
         view: the array, a view of the memory.
-        known: whether the value is a constant, independent of all inputs.
+        is_constant: whether the value is a constant, independent of all inputs.
     """
 
     memory: np.ndarray
     view: np.ndarray
-    known: bool = False
+    is_constant: bool = False
 
-    def seen_as(self, change: Callable[[np.ndarray], np.ndarray]) -> "Value":
+    def view_as(self, change: Callable[[np.ndarray], np.ndarray]) -> "Value":
         """Return another view of the same memory."""
-        return Value(self.memory, change(self.view), self.known)
+        return Value(self.memory, change(self.view), self.is_constant)
 
     def __getitem__(self, where: tuple[Any, ...]) -> "Value":
         """Return a slice, as a view."""
         place = where if ... in where else (*where, ...)  # without the ellipsis a single element would not be a view
-        return self.seen_as(lambda view: view[place])
+        return self.view_as(lambda view: view[place])
 
-    def to(self, shape: Shape) -> "Value":
+    def broadcast_to(self, shape: Shape) -> "Value":
         """Broadcast to a shape."""
-        return self.seen_as(lambda view: np.broadcast_to(view, shape))
+        return self.view_as(lambda view: np.broadcast_to(view, shape))
 
     @property
     def place(self) -> list[int]:
@@ -51,14 +51,14 @@ class Value:
         return [offset // size, *(stride // size for stride in self.view.strides)]
 
 
-def known(array: Any) -> Value:
+def constant(array: Any) -> Value:
     """Return a constant."""
     array = np.asarray(array)
     memory = np.ascontiguousarray(array).reshape(-1)
     return Value(memory, memory.reshape(array.shape), True)
 
 
-def unknown(shape: Shape) -> Value:
+def allocate(shape: Shape) -> Value:
     """Allocate a value that is computed at run time; float32 also represents integers and booleans there."""
     memory = np.empty(int(np.prod(shape)), np.float32)
     return Value(memory, memory.reshape(shape))
@@ -74,7 +74,7 @@ def weight(value: Value) -> Value:
     viewed = distinct(value.view)
     if viewed.size >= value.memory.size:
         return value
-    return known(viewed).to(value.view.shape)
+    return constant(viewed).broadcast_to(value.view.shape)
 
 
 @dataclass
@@ -124,12 +124,12 @@ class Recorder:
         """Record the operation `op` from `ins`, which are broadcast to the shape of `out`, into `out`; return `out`."""
         shape = out.view.shape
         if 0 not in shape:
-            self.code.append(Instruction(op, [out, *(value.to(shape) for value in ins)], **more))
+            self.code.append(Instruction(op, [out, *(value.broadcast_to(shape) for value in ins)], **more))
         return out
 
     def compute(self, op: str, shape: Shape, *ins: Value) -> Value:
         """Record an elementwise operation into new memory."""
-        return self.emit(op, unknown(shape), *ins)
+        return self.emit(op, allocate(shape), *ins)
 
     def copy(self, value: Value) -> Value:
         """Record a contiguous copy of the value."""

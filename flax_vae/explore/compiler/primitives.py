@@ -1,7 +1,7 @@
 """JAX's primitives as instructions: for each a function of a recorder, the equation and its inputs.
 
 Primitives that only move elements are in `VIEWS` and apply to constants too. Primitives that compute are in `RULES` and
-have at least one unknown input.
+have at least one input that is not constant.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from flax_vae.explore.compiler.memory import Recorder, Shape, Value, known, unknown
+from flax_vae.explore.compiler.memory import Recorder, Shape, Value, allocate, constant
 from flax_vae.system.errors import UserError
 
 Rule = Callable[..., Value | list[Value]]
@@ -55,21 +55,21 @@ def _dtype(equation: Any) -> Any:
 
 def dense(record: Recorder, x: Value) -> Value:
     """Return a contiguous copy of the value."""
-    return known(x.view) if x.known else record.copy(x)
+    return constant(x.view) if x.is_constant else record.copy(x)
 
 
 def reshape(record: Recorder, x: Value, shape: Shape) -> Value:
     """Reshape the value: as a view if possible, else as a copy."""
     try:
-        return x.seen_as(lambda view: np.reshape(view, shape, copy=False))
+        return x.view_as(lambda view: np.reshape(view, shape, copy=False))
     except ValueError:
-        return dense(record, x).seen_as(lambda view: view.reshape(shape))
+        return dense(record, x).view_as(lambda view: view.reshape(shape))
 
 
 def _broadcast(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
     shape, kept = shape_of(equation), equation.params["broadcast_dimensions"]
     new = tuple(axis for axis in range(len(shape)) if axis not in kept)
-    return x.seen_as(lambda view: np.expand_dims(view, new)).to(shape)
+    return x.view_as(lambda view: np.expand_dims(view, new)).broadcast_to(shape)
 
 
 def _slice(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
@@ -85,11 +85,11 @@ def _split(_: Recorder, equation: JaxprEqn, x: Value) -> list[Value]:
 
 
 def _rev(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return x.seen_as(lambda view: np.flip(view, equation.params["dimensions"]))
+    return x.view_as(lambda view: np.flip(view, equation.params["dimensions"]))
 
 
 def _transpose(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return x.seen_as(lambda view: view.transpose(equation.params["permutation"]))
+    return x.view_as(lambda view: view.transpose(equation.params["permutation"]))
 
 
 def _same(_: Recorder, __: JaxprEqn, x: Value) -> Value:
@@ -124,7 +124,7 @@ def _convert(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
     """Convert between types: the engine has one, so only rounding and comparison take an instruction."""
     old, new = _dtype(equation), equation.params["new_dtype"]
     if jnp.issubdtype(new, jnp.bool_) and old != new:
-        return record.compute("ne", shape_of(equation), x, known(0.0))
+        return record.compute("ne", shape_of(equation), x, constant(0.0))
     if jnp.issubdtype(new, jnp.integer) and jnp.issubdtype(old, jnp.floating):
         return record.compute("trunc", shape_of(equation), x)
     return x
@@ -141,20 +141,20 @@ def _select(record: Recorder, equation: JaxprEqn, which: Value, *cases: Value) -
 
 
 def _power(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return record.compute("pow", shape_of(equation), x, known(float(equation.params["y"])))
+    return record.compute("pow", shape_of(equation), x, constant(float(equation.params["y"])))
 
 
 def _reduce(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
     """Reduce by an elementwise operation whose output repeats one element along the reduced axes."""
     op, start = _REDUCTIONS[equation.primitive.name]
-    out, axes = record.compute("copy", shape_of(equation), known(start)), tuple(equation.params["axes"])
-    repeated = out.seen_as(lambda view: np.expand_dims(view, axes)).to(x.view.shape)
+    out, axes = record.compute("copy", shape_of(equation), constant(start)), tuple(equation.params["axes"])
+    repeated = out.view_as(lambda view: np.expand_dims(view, axes)).broadcast_to(x.view.shape)
     record.emit(op, repeated, repeated, x)
     return out
 
 
 def _concatenate(record: Recorder, equation: JaxprEqn, *parts: Value) -> Value:
-    out, axis, end = unknown(shape_of(equation)), equation.params["dimension"], 0
+    out, axis, end = allocate(shape_of(equation)), equation.params["dimension"], 0
     for part in parts:
         begin, end = end, end + part.view.shape[axis]
         record.emit("copy", out[(slice(None),) * axis + (slice(begin, end),)], part)
@@ -162,7 +162,7 @@ def _concatenate(record: Recorder, equation: JaxprEqn, *parts: Value) -> Value:
 
 
 def _stack(record: Recorder, equation: JaxprEqn, *parts: Value) -> Value:
-    out, axis = unknown(shape_of(equation)), equation.params["axis"]
+    out, axis = allocate(shape_of(equation)), equation.params["axis"]
     for number, part in enumerate(parts):
         record.emit("copy", out[(slice(None),) * axis + (number,)], part)
     return out
@@ -171,8 +171,8 @@ def _stack(record: Recorder, equation: JaxprEqn, *parts: Value) -> Value:
 def _tile(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
     reps, shape = equation.params["reps"], x.view.shape
     both = tuple(size for pair in zip(reps, shape, strict=True) for size in pair)
-    apart = x.seen_as(lambda view: np.expand_dims(view, tuple(range(0, len(both), 2))))
-    return reshape(record, apart.to(both), shape_of(equation))
+    apart = x.view_as(lambda view: np.expand_dims(view, tuple(range(0, len(both), 2))))
+    return reshape(record, apart.broadcast_to(both), shape_of(equation))
 
 
 def padded(record: Recorder, x: Value, value: Value, config: tuple[tuple[int, int, int], ...]) -> Value:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from flax_vae.explore.compiler.contractions import CONTRACTIONS
 from flax_vae.explore.compiler.indexing import INDEXING
-from flax_vae.explore.compiler.memory import Instruction, Recorder, Value, known, live, loops, unknown, weight
+from flax_vae.explore.compiler.memory import Instruction, Recorder, Value, allocate, constant, live, loops, weight
 from flax_vae.explore.compiler.primitives import ELEMENTWISE, RULES, VIEWS, Rule, refuse
 from flax_vae.jaxprs import interpret, needed
 
@@ -56,7 +56,7 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # other devices may round products
         closed = needed(jax.make_jaxpr(function)(*examples))
         tracer = _Tracer()
-        ins = [unknown(aval.shape) for aval in closed.in_avals]
+        ins = [allocate(aval.shape) for aval in closed.in_avals]
         outs = [tracer.copy(value) for value in tracer.walk(closed, ins)]
     writer = _Writer()
     code = [writer.instruction(step) for step in live(tracer.code, {id(out.memory) for out in outs})]
@@ -69,18 +69,18 @@ class _Tracer(Recorder):
 
     def walk(self, jaxpr: ClosedJaxpr | Jaxpr, ins: Sequence[Value]) -> list[Value]:
         """Record a jaxpr's equations and return its outputs."""
-        return interpret(jaxpr, ins, known, self._equation)
+        return interpret(jaxpr, ins, constant, self._equation)
 
     def _equation(self, equation: JaxprEqn, ins: list[Value]) -> list[Value]:
         name = equation.primitive.name
         if name == "platform_index":
-            return [known(_platform(equation.params["platforms"]))]
-        if name == "cond" and ins[0].known:
+            return [constant(_platform(equation.params["platforms"]))]
+        if name == "cond" and ins[0].is_constant:
             branches = equation.params["branches"]
             return self.walk(branches[int(np.clip(ins[0].view, 0, len(branches) - 1))], ins[1:])
         if name in VIEWS:
             return _listed(VIEWS[name](self, equation, *ins))
-        if all(value.known for value in ins):
+        if all(value.is_constant for value in ins):
             return _evaluate(equation, ins)
         if name in ("scan", "while"):
             return (self._scan if name == "scan" else self._while)(equation.params, ins)
@@ -92,25 +92,25 @@ class _Tracer(Recorder):
         consts, others = ins[: params["num_consts"]], ins[params["num_consts"] :]
         carry, xs = list(map(self.copy, others[: params["num_carry"]])), others[params["num_carry"] :]
         length, outputs = params["length"], params["jaxpr"].out_avals[len(carry) :]
-        ys = [unknown((length, *aval.shape)) for aval in outputs]
-        step = self.copy(known(0.0))
+        ys = [allocate((length, *aval.shape)) for aval in outputs]
+        step = self.copy(constant(0.0))
 
-        def at_step(side: int, whole: Value) -> tuple[Value, dict[str, Any]]:
+        def at_step(side: int, stacked: Value) -> tuple[Value, dict[str, Any]]:
             """Return the element at index 0, and the index that shifts it to the current step."""
-            ordered = whole[(slice(None, None, -1),)] if params["reverse"] else whole
+            ordered = stacked[(slice(None, None, -1),)] if params["reverse"] else stacked
             return ordered[(0,)], {"indices": [(side, ordered.place[1], length - 1, step)]}
 
         def once() -> None:
             elements = []
             for x in xs:
                 element, indices = at_step(1, x)
-                elements.append(self.emit("move", unknown(element.view.shape), element, **indices))
+                elements.append(self.emit("move", allocate(element.view.shape), element, **indices))
             results = self.walk(params["jaxpr"], [*consts, *carry, *elements])
             for y, result in zip(ys, results[len(carry) :], strict=True):
                 element, indices = at_step(0, y)
                 self.emit("move", element, result, **indices)
             self._replace(carry, results[: len(carry)])
-            self.emit("add", step, step, known(1.0))
+            self.emit("add", step, step, constant(1.0))
 
         body, _ = self.inside(once)
         body = live(body, {id(value.memory) for value in (*carry, *ys, step)})
@@ -118,16 +118,16 @@ class _Tracer(Recorder):
         return [*carry, *ys]
 
     def _while(self, params: dict[str, Any], ins: list[Value]) -> list[Value]:
-        of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
-        carry = list(map(self.copy, ins[of_test + of_body :]))
-        flag = unknown(())
+        test_consts, body_consts = params["cond_nconsts"], params["body_nconsts"]
+        carry = list(map(self.copy, ins[test_consts + body_consts :]))
+        flag = allocate(())
 
         def test() -> None:
-            (result,) = self.walk(params["cond_jaxpr"], [*ins[:of_test], *carry])
+            (result,) = self.walk(params["cond_jaxpr"], [*ins[:test_consts], *carry])
             self.emit("copy", flag, result)
 
         def once() -> None:
-            consts = ins[of_test : of_test + of_body]
+            consts = ins[test_consts : test_consts + body_consts]
             self._replace(carry, self.walk(params["body_jaxpr"], [*consts, *carry]))
 
         results = {id(value.memory) for value in (*carry, flag)}
@@ -170,7 +170,7 @@ def _evaluate(equation: Any, ins: list[Value]) -> list[Value]:
     output = equation.primitive.bind(*typed, **equation.params)
     results = output if equation.primitive.multiple_results else [output]
     shapes = [var.aval.shape for var in equation.outvars]
-    return [known(result).to(shape) for result, shape in zip(results, shapes, strict=True)]
+    return [constant(result).broadcast_to(shape) for result, shape in zip(results, shapes, strict=True)]
 
 
 class _Writer:
@@ -185,12 +185,12 @@ class _Writer:
 
     def memory(self, value: Value) -> int:
         """Return the index of a value's memory, which is added if it is new."""
-        array = value.memory.astype(np.float32) if value.known else value.memory
-        key = array.tobytes() if value.known else id(array)
+        array = value.memory.astype(np.float32) if value.is_constant else value.memory
+        key = array.tobytes() if value.is_constant else id(array)
         if key not in self._numbers:
             self._numbers[key] = len(self.memories)
-            self.memories.append({"weight": len(self.weights)} if value.known else {"size": array.size})
-            (self.weights if value.known else self._kept).append(array)
+            self.memories.append({"weight": len(self.weights)} if value.is_constant else {"size": array.size})
+            (self.weights if value.is_constant else self._kept).append(array)
         return self._numbers[key]
 
     def instruction(self, step: Instruction) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class _Writer:
         if step.op == "while":
             test, flag = [self.instruction(inner) for inner in step.test], self._place(step.values[0])
             return {"op": "while", "flag": flag, "test": test, "code": body}
-        values = [weight(value) if value.known else value for value in step.values]
+        values = [weight(value) if value.is_constant else value for value in step.values]
         if step.op != "move":
             shape, places = loops(values)
             named = [[self.memory(value), *place] for value, place in zip(values, places, strict=True)]
@@ -218,5 +218,5 @@ class _Writer:
         return {"op": "move", "shape": shape, "places": named, "outer": step.outer, "indices": indices}
 
     def _place(self, value: Value) -> list[int]:
-        value = weight(value) if value.known else value
+        value = weight(value) if value.is_constant else value
         return [self.memory(value), *value.place]

@@ -30,8 +30,8 @@ def test_npz_of_keras_and_others(tmp_path):
     np.savez(tmp_path / "single.npz", x)
     labelled, single = load_images(tmp_path / "labelled.npz"), load_images(tmp_path / "single.npz")
     np.testing.assert_array_equal(labelled.images, single.images)
-    found = {image.tobytes(): label for image, label in zip(labelled.images, labelled.labels, strict=True)}
-    assert found == {image.tobytes(): label for image, label in zip(x, y, strict=True) if image.tobytes() in found}
+    classes = {image.tobytes(): label for image, label in zip(labelled.images, labelled.labels, strict=True)}
+    assert classes == {image.tobytes(): label for image, label in zip(x, y, strict=True) if image.tobytes() in classes}
 
 
 BAD_ARRAYS = {

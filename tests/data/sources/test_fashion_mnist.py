@@ -220,18 +220,18 @@ def test_bundled_subset():
 def test_subset_is_the_beginning_of_the_full_set():
     for name in NAMES:
         start, size = (16, 784) if "images" in name else (8, 1)
-        part, whole = (gzip.decompress((folder / name).read_bytes()) for folder in (SUBSET, DEBIAN))
+        part, full = (gzip.decompress((folder / name).read_bytes()) for folder in (SUBSET, DEBIAN))
         number = 8000 if "train" in name else 2000
-        assert part[start:] == whole[start : start + number * size]
+        assert part[start:] == full[start : start + number * size]
 
 
 def test_resized_fashion_mnist():
     data = load_images("fashion_mnist", "test", image_size=(14, 20))
     assert data.images.shape == (2000, 14, 20, 1)
     assert (data.provenance["shape"], data.provenance["subset"]) == ([14, 20, 1], True)
-    whole = load_images("fashion_mnist", "test")
-    assert data.provenance["sha256"] != whole.provenance["sha256"]
-    assert abs(data.images.mean() - whole.images.mean()) < 1
+    full = load_images("fashion_mnist", "test")
+    assert data.provenance["sha256"] != full.provenance["sha256"]
+    assert abs(data.images.mean() - full.images.mean()) < 1
 
 
 def test_import_is_light():

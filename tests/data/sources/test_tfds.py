@@ -28,7 +28,7 @@ def tfds_builder(set_name: str, features: dict, examples: dict[str, list[dict]],
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, _):
-            return {split: iter(enumerate(some)) for split, some in examples.items()}
+            return {split: iter(enumerate(images)) for split, images in examples.items()}
 
         def _generate_examples(self):
             raise NotImplementedError
@@ -88,16 +88,18 @@ def as_tfrecord(folder: Path) -> None:
 
 @pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
 def test_prepared_tfds_set(tfds_set, tmp_path, file_format):
-    made = {"train": [picture(i) for i in range(7)], "test": [picture(i) for i in range(7, 10)]}
-    examples = {s: [{"image": as_image(x), "label": i % 2} for i, x in enumerate(some)] for s, some in made.items()}
+    pictures = {"train": [picture(i) for i in range(7)], "test": [picture(i) for i in range(7, 10)]}
+    examples = {
+        s: [{"image": as_image(x), "label": i % 2} for i, x in enumerate(images)] for s, images in pictures.items()
+    }
     tfds_set("my_pets", image_features(), examples)
     if file_format == "tfrecord":
         as_tfrecord(tmp_path / "tfds/my_pets/3.0.1")
-    for split, some in made.items():
+    for split, images in pictures.items():
         data = load_images("my_pets", split)
-        assert data.images.shape == (len(some), 6, 5, 3)
-        assert sorted(x.tobytes() for x in data.images) == sorted(x.tobytes() for x in some)
-        label = {x.tobytes(): i % 2 for i, x in enumerate(some)}
+        assert data.images.shape == (len(images), 6, 5, 3)
+        assert sorted(x.tobytes() for x in data.images) == sorted(x.tobytes() for x in images)
+        label = {x.tobytes(): i % 2 for i, x in enumerate(images)}
         assert data.labels.tolist() == [label[x.tobytes()] for x in data.images]
     assert data.class_names == ("cat", "dog")
     assert "TFDS" in data.provenance["source"]
@@ -110,11 +112,11 @@ def test_tfds_set_prepared_for_reading_from_disk(tfds_set, tmp_path, splits):
     tfds_set("more_pets", image_features(), examples)
     prepare_images("more_pets", tmp_path / "out")
     for split in ("train", "test"):
-        expected, found = load_images("more_pets", split), load_images(tmp_path / "out", split)
-        np.testing.assert_array_equal(found.images, expected.images)
-        np.testing.assert_array_equal(found.labels, expected.labels)
-        assert found.class_names == expected.class_names
-        assert found.provenance["sha256"] == expected.provenance["sha256"]
+        expected, actual = load_images("more_pets", split), load_images(tmp_path / "out", split)
+        np.testing.assert_array_equal(actual.images, expected.images)
+        np.testing.assert_array_equal(actual.labels, expected.labels)
+        assert actual.class_names == expected.class_names
+        assert actual.provenance["sha256"] == expected.provenance["sha256"]
 
 
 def test_damaged_tfds_set(tfds_set, tmp_path):

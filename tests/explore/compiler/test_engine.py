@@ -134,15 +134,15 @@ def expected() -> dict[str, list[np.ndarray]]:
     def every(inputs: dict[str, Any]) -> dict[str, Any]:
         return {name: jax.tree.leaves(function(*inputs[name])) for name, (function, _) in FUNCTIONS.items()}
 
-    found = jax.jit(every)({name: inputs for name, (_, inputs) in FUNCTIONS.items()})
-    return jax.tree.map(lambda each: np.asarray(each, np.float32), found)
+    actual = jax.jit(every)({name: inputs for name, (_, inputs) in FUNCTIONS.items()})
+    return jax.tree.map(lambda each: np.asarray(each, np.float32), actual)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_it_computes_the_same_as_jax(name: str, run: Run, expected: dict[str, list[np.ndarray]]) -> None:
     for _ in range(2):  # a run leaves nothing behind for the next
-        for found, each in zip(run(name, *FUNCTIONS[name][1]), expected[name], strict=True):
-            np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-5)
+        for actual, each in zip(run(name, *FUNCTIONS[name][1]), expected[name], strict=True):
+            np.testing.assert_allclose(actual, each, rtol=1e-5, atol=1e-5)
 
 
 def test_an_input_of_another_size_is_an_error(run: Run) -> None:

@@ -21,8 +21,10 @@ SINGLES = np.float32([1 / 3, 70000, 1e-9, -3.4e38, 0, 1e-44])
 
 def test_weights_are_read_exactly(open_page: Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]) -> None:
     """Weights that float16 represents exactly take half the space."""
-    made = program({"all": graph(lambda x: (HALVES + 0 * x, jnp.asarray(HALVES), jnp.asarray(SINGLES)), jnp.zeros(()))})
-    assert sorted(made["table"]) == [[1, 2], [len(SINGLES), 4], [len(HALVES), 2]]
+    compiled = program(
+        {"all": graph(lambda x: (HALVES + 0 * x, jnp.asarray(HALVES), jnp.asarray(SINGLES)), jnp.zeros(()))}
+    )
+    assert sorted(compiled["table"]) == [[1, 2], [len(SINGLES), 4], [len(HALVES), 2]]
     finite = np.isfinite(HALVES)
     some = graph(lambda x: (x + HALVES[finite], jnp.asarray(HALVES[~finite]) > x, SINGLES + x), jnp.zeros(()))
     halves, positive, singles = open_page(program({"some": some}))("some", np.float32(0))
@@ -33,17 +35,17 @@ def test_weights_are_read_exactly(open_page: Callable[[dict[str, Any]], Callable
 
 def test_halved_parameters_are_rounded_to_float16() -> None:
     """Values out of its range are unchanged."""
-    found = halved({"a": jnp.array([1 / 3, 1e6]), "b": {"c": jnp.array(-2.0)}})
-    np.testing.assert_array_equal(found["a"], np.float32([np.float16(1 / 3), 1e6]))
-    assert found["b"]["c"] == -2
+    actual = halved({"a": jnp.array([1 / 3, 1e6]), "b": {"c": jnp.array(-2.0)}})
+    np.testing.assert_array_equal(actual["a"], np.float32([np.float16(1 / 3), 1e6]))
+    assert actual["b"]["c"] == -2
 
 
 def test_functions_share_weights() -> None:
     kernel = jnp.arange(12.0).reshape(3, 4)
     two = {"one": graph(lambda x: x @ kernel, jnp.ones(3)), "other": graph(lambda x: kernel @ x, jnp.ones(4))}
-    made = program(two)
-    assert made["table"] == [[12, 2]]
-    assert [sum("weight" in each for each in made["graphs"][name]["memories"]) for name in two] == [1, 1]
+    compiled = program(two)
+    assert compiled["table"] == [[12, 2]]
+    assert [sum("weight" in memory for memory in compiled["graphs"][name]["memories"]) for name in two] == [1, 1]
 
 
 @pytest.mark.parametrize(("preset", "megabytes"), [("tutorial_conv", 0.6), ("tutorial_dense", 0.6), ("gated_mlp", 2.9)])

@@ -22,14 +22,14 @@ def test_constants_are_folded_and_broadcasts_stay_small() -> None:
         plane = jnp.zeros((64, 64)) + jnp.exp(jnp.ones(())) + jnp.arange(64.0)
         return x @ (weights * mask) + plane
 
-    made, kept = graph(function, jnp.zeros((1, 64)))
-    assert [step["op"] for step in made["code"]] == ["dot", "add", "copy"]
-    assert sorted(each.size for each in kept) == [64, 64 * 64]
+    compiled, kept = graph(function, jnp.zeros((1, 64)))
+    assert [step["op"] for step in compiled["code"]] == ["dot", "add", "copy"]
+    assert sorted(weight.size for weight in kept) == [64, 64 * 64]
 
 
 def test_views_take_no_instructions() -> None:
-    made, kept = graph(lambda x: x[::-1].T[None, 1:].reshape(1, 1, -1)[..., 0], jnp.zeros((3, 2)))
-    assert [step["op"] for step in made["code"]] == ["copy"]
+    compiled, kept = graph(lambda x: x[::-1].T[None, 1:].reshape(1, 1, -1)[..., 0], jnp.zeros((3, 2)))
+    assert [step["op"] for step in compiled["code"]] == ["copy"]
     assert not kept
 
 
