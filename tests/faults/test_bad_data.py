@@ -14,8 +14,13 @@ from refusals import assert_refused
 
 from flax_vae import load_run
 from flax_vae.cli.main import main
+from flax_vae.data.images import image_data
 from flax_vae.data.sources.fashion_mnist import FILES
+from flax_vae.evaluation.evaluate import _measure_all
+from flax_vae.evaluation.figures import all_metrics
+from flax_vae.evaluation.partial_results import PartialResults
 from flax_vae.evaluation.plan import Plan
+from flax_vae.evaluation.subject import Keys, Subject
 
 pytestmark = pytest.mark.quick_compile
 

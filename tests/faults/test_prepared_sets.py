@@ -22,21 +22,21 @@ SHARD = "train-00001.array_record"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepare a set of 36 training images in four files, ten per file, with labels."""
     folder = tmp_path_factory.mktemp("data")
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
     np.savez(folder / "images.npz", images=images, labels=np.arange(40) % 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flax_vae.data.records._SHARD_BYTES", 10 * images[0].nbytes)
-        prepare_images(folder / "images.npz", folder / "whole")
-    return folder / "whole"
+        prepare_images(folder / "images.npz", folder / "intact")
+    return folder / "intact"
 
 
 @pytest.fixture
-def copy(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy(intact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    return shutil.copytree(whole, tmp_path / "copy")
+    return shutil.copytree(intact, tmp_path / "copy")
 
 
 def rewrite(path: Path, records: list[bytes], options: str = "group_size:1,uncompressed") -> None:
