@@ -166,7 +166,7 @@ examples:
         members = directory.members()
         runs = members or [directory]
         devices, fsdp, objective = settings.get("devices"), settings.get("fsdp"), settings.get("objective")
-        self.machine.use(runs[0].config()[0].on_devices(devices, fsdp), len(runs))
+        self.machine.use(runs[0].config().on_devices(devices, fsdp), len(runs))
         own_objective = load_objective(objective) if objective else None
         if members:
             return resume_many(path, objective=own_objective, devices=devices, fsdp=fsdp)

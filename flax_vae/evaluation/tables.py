@@ -46,7 +46,7 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
 
 def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]:
     """Return the cells of a run, for its best epoch."""
-    config, _ = directory.config()
+    config = directory.config()
     best = best_record(metrics)
     if best is None:
         raise UserError(f"{directory} has no finished epoch yet.")

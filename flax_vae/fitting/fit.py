@@ -129,7 +129,7 @@ def resume_many(
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     whole = RunDirectory(Path(directory))
     runs = whole.members()
-    if not runs or [run.path.name for run in runs] != member_names([run.config()[0] for run in runs]):
+    if not runs or [run.path.name for run in runs] != member_names([run.config() for run in runs]):
         raise UserError(f"{whole} does not hold runs that were trained together: name the one to resume.")
     good = [run for run in runs if not run.failure_file.exists()]
     if not good:
@@ -148,7 +148,7 @@ def _resume(
     fsdp: int | None,
 ) -> list[Run]:
     """Go on from the last checkpoint of each."""
-    configs = [run.config()[0].on_devices(devices, fsdp) for run in runs]
+    configs = [run.config().on_devices(devices, fsdp) for run in runs]
     if configs[0].has_own_objective and objective is None:
         raise UserError(f"{whole} was trained with an objective of its own: add --objective {configs[0].objective}.")
     with whole.locked():
@@ -166,7 +166,7 @@ def _restored(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> li
     Those that stopped early stay at their own last step, of which the others may have no checkpoint any more. Where one
     was ended before its first checkpoint, all begin again.
     """
-    going = [run for run in runs if not run.stopped_early(run.config()[0])]
+    going = [run for run in runs if not run.stopped_early(run.config())]
     if going:
         saved = [checkpoints.saved_steps(run.checkpoints) for run in going]
         common = set.intersection(*map(set, saved))
@@ -233,5 +233,5 @@ def _look(run: Run, directory: RunDirectory, training: Training) -> None:
 
 def _sum_up(whole: RunDirectory) -> None:
     """Mean and deviation over the seeds of an ensemble."""
-    found = [(run.config()[0], None if run.failure_file.exists() else run.metrics()[-1]) for run in whole.members()]
+    found = [(run.config(), None if run.failure_file.exists() else run.metrics()[-1]) for run in whole.members()]
     run_in_first_process(partial(write_summary, whole.path, found))

@@ -18,7 +18,6 @@ import numpy as np
 
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
-from flax_vae.nn.layers import ImageShape
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
@@ -64,6 +63,11 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, and the shape of the images."""
+        return self.path / _CONFIG
 
     @property
     def metrics_file(self) -> Path:
@@ -114,7 +118,7 @@ class RunDirectory:
         data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
         portable = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
         # Written last: its presence marks a run directory.
-        write_config(self.path / _CONFIG, portable, data.train.images.shape[1:])
+        write_config(self.config_file, portable, data.train.images.shape[1:])
 
     def point_latest(self) -> None:
         """Point the symlink `latest`, beside the directory, at it.
@@ -130,14 +134,14 @@ class RunDirectory:
             link.symlink_to(directory.name, target_is_directory=True)
             link.replace(latest)
 
-    def config(self) -> tuple[Config, ImageShape]:
-        """Read the configuration and the shape of the images."""
-        return read_config(self.path / _CONFIG)
+    def config(self) -> Config:
+        """Read the configuration."""
+        return read_config(self.config_file)[0]
 
     def members(self) -> "list[RunDirectory]":
         """Return the runs that `fit_many` made in this directory, in the order of their configurations."""
         runs = [RunDirectory(path.parent) for path in self.path.glob(f"*/{_CONFIG}") if path.parent.name != _LATEST]
-        configs = {run: run.config()[0] for run in runs}
+        configs = {run: run.config() for run in runs}
         return sorted(runs, key=lambda run: [getattr(configs[run], name) or 0 for name in SWEPT])
 
     def examples(self) -> np.ndarray:

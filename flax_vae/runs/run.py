@@ -24,7 +24,7 @@ from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import check_shapes
 from flax_vae.runs.config import Binarize, Config
-from flax_vae.runs.config_file import config_content, parse_config
+from flax_vae.runs.config_file import config_content, parse_config, read_config
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes
@@ -114,7 +114,7 @@ def pretrained(name: str) -> Path:
 def _read_directory(run: RunDirectory, name: str, vae: nn.Module | None) -> Run:
     if members := run.members():
         raise UserError(f"{run} holds {len(members)} runs: name one of them, such as {members[0]}.")
-    config, shape = run.config()
+    config, shape = read_config(run.config_file)
     class_names, labels = run.labels() if config.conditional else ((), None)
     model = model_of(config, shape, vae)
     item = "averaged_params" if config.ema_decay else "params"
