@@ -1,7 +1,8 @@
-"""Images from parameters: jitted functions of (model, params, ...), compiled once per shape, on any device.
+"""Encoding, decoding and sampling: jitted functions of (model, params, ...), compiled once per shape, on any device.
 
-They return the mean of p(x | z), "n h w c", in [0, 1] for Bernoulli pixels; or, given a `pixel_key`, a draw from it.
-For a conditional model they take contexts, a row for each image: labels as one-hot vectors, or vectors of any meaning.
+Functions that decode return the mean of p(x | z), "n h w c", in [0, 1] for Bernoulli pixels; given a `pixel_key`, they
+return a draw from it. For a conditional model, `context` has a row per image: labels as one-hot vectors, or vectors of
+any meaning. Functions that take `images` then take a pair (images, contexts). Images are uint8, or floats in [0, 1].
 """
 
 from collections.abc import Callable
@@ -22,11 +23,11 @@ from flax_vae.models.protocol import require
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 PixelKey = Key[Array, ""] | None
 
-_AT_ONCE = 32  # images that a CPU decodes at a time: what they pass through stays in its caches
+_AT_ONCE = 32  # images that a CPU decodes at a time, so that activations stay in its caches
 
 
-def _each(function: Callable[[Any], Any], xs: Any) -> Any:
-    """The function of each x in xs: of all at once, but on CPUs in blocks, since many at once are bound by memory."""
+def _map(function: Callable[[Any], Any], xs: Any) -> Any:
+    """Map a function over xs: all at once, but in blocks on CPUs, where large batches are memory-bound."""
     at_once = jax.vmap(function)
     if batch_size_of(xs) <= _AT_ONCE:
         return at_once(xs)
@@ -52,18 +53,18 @@ def sample(
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> Float[Array, "n h w c"]:
-    """New images: z from the prior, its scale times `temperature`, decoded."""
+    """Sample images: draw z from the prior, its scale multiplied by `temperature`, and decode it."""
 
-    def one(item: tuple[Array, Any, Any]) -> Array:
+    def one_image(item: tuple[Array, Any, Any]) -> Array:
         key, context, pixel_key = item
         return _pixels(bind(vae, params, as_one(context)).generate(key, 1, temperature), pixel_key)[0]
 
-    return _each(one, (jax.random.split(key, num_samples), context, _split(pixel_key, num_samples)))
+    return _map(one_image, (jax.random.split(key, num_samples), context, _split(pixel_key, num_samples)))
 
 
 @partial(jax.jit, static_argnums=0)
 def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
-    """The posterior q(z | x) of each image, batch shape "n"; of a conditional model, of a pair (images, contexts)."""
+    """Return the posterior q(z | x) of each image, with batch shape "n"."""
     require(vae, "single_layer", what="encode")
     x, context = unpack(images)
     return bind(vae, params, context).encode(x)
@@ -77,46 +78,49 @@ def decode(
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> Float[Array, "n h w c"]:
-    """The images of latents."""
+    """Decode latents into images."""
     require(vae, "single_layer", what="decode")
 
-    def one(item: tuple[Array, Any, Any]) -> Array:
+    def one_image(item: tuple[Array, Any, Any]) -> Array:
         z, context, pixel_key = item
         return _pixels(bind(vae, params, as_one(context)).decode(z[None]), pixel_key)[0]
 
-    return _each(one, (jnp.asarray(z), context, _split(pixel_key, len(z))))
+    return _map(one_image, (jnp.asarray(z), context, _split(pixel_key, len(z))))
 
 
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], pixel_key: PixelKey = None
 ) -> Float[Array, "n h w c"]:
-    """Images through one draw of the posterior and back; of a conditional model, a pair (images, contexts)."""
+    """Encode images, draw one latent for each, and decode it."""
 
-    def one(item: tuple[Array, Any, Array, Any]) -> Array:
+    def one_image(item: tuple[Array, Any, Array, Any]) -> Array:
         image, context, key, pixel_key = item
         likelihood = bind(vae, params, as_one(context)).infer(image[None], key).likelihood
         return _pixels(likelihood, pixel_key)[0, 0]
 
     x, context = unpack(images)
-    return _each(one, (x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x))))
+    return _map(one_image, (x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x))))
 
 
 @partial(jax.jit, static_argnums=0)
 def reconstruct_layers(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]
 ) -> Float[Array, "layers n h w c"]:
-    """What each layer of a ladder adds: images from the first layer alone, from the first two, ... from all.
+    """Reconstruct images from the top layer of a ladder, from the top two layers, and so on up to all layers.
 
-    The layers that are left out are at the means of their priors, given those above. The vector at the top is one layer
-    here, also where it is a chain of several.
+    The remaining layers are set to the means of their priors given those above. The vector at the top counts as one
+    layer, even if it is a chain of several.
+
+    Raises:
+        UserError: the model is not a ladder.
     """
     require(vae, "ladder", what="reconstruct_layers")
     x, context = unpack(images)
     model = bind(vae, params, context)
     latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
     layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
-    return jax.lax.map(lambda known: model.infer_top(x, key, known).likelihood.mean()[0], 1 + jnp.arange(layers))
+    return jax.lax.map(lambda count: model.infer_top(x, key, count).likelihood.mean()[0], 1 + jnp.arange(layers))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -129,7 +133,10 @@ def interpolate(
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> Float[Array, "steps h w c"]:
-    """Decoded points on the line between the posterior means of two images, and their contexts, both ends included."""
+    """Decode points on the line between the posterior means of two images (and between their contexts).
+
+    Both ends are included; `context` has two rows.
+    """
     require(vae, "single_layer", what="interpolate")
     ends = bind(vae, params, context).encode(to_unit(jnp.stack([x0, x1]))).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
@@ -147,10 +154,10 @@ def latent_grid(
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> Float[Array, "rows n h w c"]:
-    """Decoded grid of n x n points over [-extent, extent]² in a plane of two latent dimensions, the others at 0.
+    """Decode an n x n grid over [-extent, extent]² in the plane of two latent dimensions, with the others at 0.
 
-    The value of `plane[0]` grows with the column, that of `plane[1]` with the row (flip the rows to draw it upwards). A
-    plane of one dimension gives a single row. The context is one row for all.
+    Latent `plane[0]` increases with the column, and `plane[1]` with the row (flip the rows to draw it upwards). A plane
+    of one dimension gives a single row. All images have the same context, a single row.
     """
     require(vae, "single_layer", what="latent_grid")
     ticks = jnp.linspace(-extent, extent, n)
@@ -174,7 +181,7 @@ def traverse(
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> Float[Array, "d steps h w c"]:
-    """Row by row, one latent dimension of the image's posterior mean is moved through [-extent, extent]."""
+    """Start from the image's posterior mean, and vary one latent dimension per row over [-extent, extent]."""
     require(vae, "single_layer", what="traverse")
     model = bind(vae, params, context)
     mean = model.encode(to_unit(jnp.asarray(x)[None])).mean()[0]

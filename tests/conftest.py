@@ -89,8 +89,8 @@ def clean_environment() -> dict[str, str]:
 def short_lessons() -> Iterator[None]:
     """Classifiers learn for twenty short steps: where compilation is quick, convolutions are slow."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_vae.metrics.frechet._LONGEST", 1)
-        patch.setattr("flax_vae.metrics.frechet._BATCH", 60)
+        patch.setattr("flax_vae.metrics.classifier._MAX_DISPATCHES", 1)
+        patch.setattr("flax_vae.metrics.classifier._BATCH", 60)
         yield
 
 

@@ -1,6 +1,10 @@
-"""Three models with exact evidences and posteriors, and an objective as a user would write it."""
+"""Three models with exact evidences and posteriors, and an objective as a user would write it.
 
-from functools import partial
+Models are cached, so that tests share their compiled programs.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -9,7 +13,7 @@ import numpy as np
 import scipy.stats
 from jax.scipy.special import logsumexp
 
-from flax_vae import VAE, Normal, StandardNormal, log_weights
+from flax_vae import VAE, Normal, StandardNormal, bind, init, log_weights
 from flax_vae.distributions import Chain
 
 NOISE = 0.7  # standard deviation of the observations
@@ -46,6 +50,7 @@ class LinearPosterior(nn.Module):
         return Normal(mean + shift, jnp.broadcast_to(log_scale, mean.shape))
 
 
+@cache
 def linear_gaussian(shift: float = 0.0) -> VAE:
     """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), with a shifted exact posterior."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
@@ -92,6 +97,7 @@ class LayeredPosterior(nn.Module):
         return Chain(Normal(first + shift[0], jnp.broadcast_to(log_scale[:1], first.shape)), (below,), (1, 1))
 
 
+@cache
 def layered(shift: float = 0.0) -> VAE:
     """A hierarchy with the exact posterior except for the shift."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
@@ -132,6 +138,7 @@ class GivenPosterior(nn.Module):
         return Normal(mean, jnp.broadcast_to(jnp.asarray(0.5 * np.log(variance), jnp.float32), mean.shape))
 
 
+@cache
 def given() -> VAE:
     """A conditional model with its exact posterior."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
@@ -144,6 +151,33 @@ def given_log_evidence() -> np.ndarray:
     means = CONTEXTS @ (TO_LATENTS @ WEIGHTS + TO_PIXELS)
     covariance = WEIGHTS.T @ WEIGHTS + NOISE**2 * np.eye(4)
     return scipy.stats.multivariate_normal(np.zeros(4), covariance).logpdf(IMAGES.reshape(5, 4) - means)
+
+
+@cache
+def params_of(vae: VAE, image_shape: tuple[int, int, int] = (2, 2, 1), context_dim: int = 0) -> dict:
+    """Return the initial parameters of a model."""
+    return init(vae, jax.random.key(0), image_shape, context_dim)
+
+
+@cache
+def _compiled_terms(vae: VAE, objective) -> Callable:
+    return jax.jit(partial(apply_objective, vae, objective))
+
+
+def terms(objective, vae: VAE, images: np.ndarray = IMAGES, key: jax.Array | None = None, step: int = 0) -> dict:
+    """Return the loss and metrics of an objective at the initial parameters of a model."""
+    key = jax.random.key(0) if key is None else key
+    return _compiled_terms(vae, objective)(params_of(vae, images.shape[1:]), jnp.asarray(images), key, step)
+
+
+@cache
+def _compiled_infer(vae: VAE, num_samples: int) -> Callable:
+    return jax.jit(lambda params, key: bind(vae, params).infer(jnp.asarray(IMAGES), key, num_samples))
+
+
+def inference_of(vae: VAE, num_samples: int = 1, key: jax.Array | None = None) -> Inference:
+    """Return the inference of IMAGES, with the draw that objectives make with this key."""
+    return _compiled_infer(vae, num_samples)(params_of(vae), jax.random.key(0) if key is None else key)
 
 
 def gap(shift: float) -> float:

@@ -1,4 +1,4 @@
-"""Images from parameters."""
+"""Encoding, decoding and sampling against a linear model."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ PARAMS = init(VAE, KEY, (2, 2, 1))
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 1), np.uint8)
 
 
-def test_a_key_gives_the_same_images_and_another_gives_others() -> None:
+def test_samples_are_a_function_of_the_key() -> None:
     images = sample(VAE, PARAMS, KEY, 5)
     assert images.shape == (5, 2, 2, 1)
     np.testing.assert_array_equal(images, sample(VAE, PARAMS, KEY, 5))
@@ -28,19 +28,19 @@ def test_sampling_compiles_once_per_shape() -> None:
     for seed, temperature in ((0, 1.0), (1, 0.5), (2, 2.0)):
         sample(vae, params, jax.random.key(seed), 7, temperature)
     assert sample._cache_size() == before + 1
-    sample(tutorial_dense((6, 6, 1)), params, KEY, 7, 1.0)  # an equal model is the same model
+    sample(tutorial_dense((6, 6, 1)), params, KEY, 7, 1.0)  # equal models share a compiled program
     assert sample._cache_size() == before + 1
 
 
 def test_samples_are_draws_from_the_prior_decoded() -> None:
-    """x = Wᵀz has the covariance WᵀW, times the squared temperature."""
+    """x = Wᵀz has covariance WᵀW, multiplied by the squared temperature."""
     weights = np.asarray(PARAMS["decoder"]["weights"])
     for temperature in (1.0, 0.5):
         images = np.asarray(sample(VAE, PARAMS, KEY, 20_000, temperature)).reshape(-1, 4)
         np.testing.assert_allclose(np.cov(images.T), temperature**2 * weights.T @ weights, atol=0.1)
 
 
-def test_encode_and_decode_are_the_two_halves() -> None:
+def test_encode_and_decode() -> None:
     posterior = encode(VAE, PARAMS, PIXELS)
     assert posterior.mean().shape == (4, 3)
     np.testing.assert_allclose(
@@ -51,21 +51,21 @@ def test_encode_and_decode_are_the_two_halves() -> None:
     assert reconstruct(VAE, PARAMS, PIXELS, KEY).shape == PIXELS.shape
 
 
-def test_uint8_and_unit_floats_are_the_same_image() -> None:
+def test_uint8_and_float_images_have_the_same_posterior() -> None:
     a, b = encode(VAE, PARAMS, PIXELS), encode(VAE, PARAMS, PIXELS.astype(np.float32) / 255)
     np.testing.assert_allclose(a.mean(), b.mean(), rtol=1e-5)
 
 
 def test_interpolation_starts_and_ends_at_the_means() -> None:
     ends = decode(VAE, PARAMS, encode(VAE, PARAMS, PIXELS[:2]).mean())
-    way = interpolate(VAE, PARAMS, PIXELS[0], PIXELS[1], 5)
-    assert way.shape == (5, 2, 2, 1)
-    np.testing.assert_allclose(way[jnp.array([0, 4])], ends, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(way[2], ends.mean(0), rtol=1e-4, atol=1e-6)  # the decoder is linear
+    steps = interpolate(VAE, PARAMS, PIXELS[0], PIXELS[1], 5)
+    assert steps.shape == (5, 2, 2, 1)
+    np.testing.assert_allclose(steps[jnp.array([0, 4])], ends, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(steps[2], ends.mean(0), rtol=1e-4, atol=1e-6)  # the decoder is linear
 
 
 @pytest.mark.parametrize("plane", [(0, 1), (1, 2), (2,)])
-def test_the_grid_lies_in_its_plane(plane: tuple[int, ...]) -> None:
+def test_the_grid_decodes_points_of_its_plane(plane: tuple[int, ...]) -> None:
     grid = latent_grid(VAE, PARAMS, 5, 2.0, plane)
     assert grid.shape == (5 if len(plane) == 2 else 1, 5, 2, 2, 1)
     ticks = np.linspace(-2, 2, 5)

@@ -1,1 +1,1 @@
-"""Numbers about a model with its parameters, in nats per image."""
+"""Metrics: pure functions of a model with its parameters, in nats per image unless stated otherwise."""

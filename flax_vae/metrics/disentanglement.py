@@ -1,8 +1,8 @@
-"""Disentanglement: whether each latent encodes one factor, and one latent encodes each factor.
+"""Disentanglement: the degree to which each latent encodes one factor, and one latent encodes each factor.
 
-The three take `latents`, the posterior means of n images, and `factors`, the index of each factor's value in them. But
-for ties, none depends on the order or the scales of the dimensions. A factor that has one value in these images is left
-out. A constant dimension carries no information; where there is a single dimension, a constant column is the runner-up.
+All three metrics take `latents`, the posterior means of n images, and `factors`, the index of each factor's value in
+them. Except for ties, none depends on the order or the scale of the dimensions. Factors with a single value in these
+images are left out. A constant column is added to the latents, so that each dimension has a runner-up.
 """
 
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _BINS = 20
 
 
 class DCI(NamedTuple):
-    """Disentanglement, completeness and informativeness, each of them from 0 to 1, the best."""
+    """Disentanglement, completeness and informativeness, each from 0 to 1 (best)."""
 
     disentanglement: float
     completeness: float
@@ -22,14 +22,14 @@ class DCI(NamedTuple):
 
 
 def mig(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> float:
-    """Mutual information gap: how much more information one dimension has about a factor than any other, from 0 to 1.
+    """Return the mutual information gap between the most informative dimension of a factor and the next, from 0 to 1.
 
     1/f Σ_k (I(z_i; v_k) - max_{j≠i} I(z_j; v_k)) / H(v_k)  with  i = argmax_j I(z_j; v_k)  (Chen et al. 2018, eq. 6)
 
-    I and H are those of the frequencies among the images, a dimension's range being divided into 20 bins of one width.
+    I and H are computed from frequencies among the images, with the range of each dimension divided into 20 equal bins.
 
     Raises:
-        ValueError: no factor has two values.
+        ValueError: no factor has two values among the images.
     """
     from sklearn.metrics import mutual_info_score
 
@@ -42,16 +42,15 @@ def mig(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> f
 
 
 def sap(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> float:
-    """Separated attribute predictability: how much better one dimension predicts a factor than any other.
+    """Return the separated attribute predictability: the lead of the most predictive dimension over the next.
 
     1/f Σ_k (S_ik - max_{j≠i} S_jk)  with  i = argmax_j S_jk  (Kumar et al. 2018, section 3)
 
-    S_jk is the balanced accuracy, the mean over the m_k values of factor k of the share that is predicted right, of
-    m_k - 1 thresholds on dimension j: a decision tree of m_k leaves, fitted and scored on these images. As chance alone
-    makes 1 / m_k, the highest score is 1/f Σ_k (1 - 1 / m_k).
+    S_jk is the balanced accuracy of a decision tree with m_k leaves on dimension j, fitted and scored on these images,
+    where m_k is the number of values of factor k. Chance scores 1/m_k, so the highest SAP is 1/f Σ_k (1 - 1/m_k).
 
     Raises:
-        ValueError: no factor has two values.
+        ValueError: no factor has two values among the images.
     """
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.tree import DecisionTreeClassifier
@@ -65,52 +64,51 @@ def sap(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"]) -> f
 
 
 def dci(latents: Float[np.ndarray, "n d"], factors: Int[np.ndarray, "n f"], seed: int = 0) -> DCI:
-    """Whether each latent encodes one factor, one latent encodes each factor, and the factors can be predicted.
+    """Return disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 2).
 
-    A random forest for each factor predicts its value from all dimensions. Informativeness is its accuracy on a quarter
-    of the images that it has not seen, the mean over the factors. With R_ij the importance of dimension i to the forest
-    of factor j, by Gini impurity and one in all for each forest, disentanglement is `concentration(R)` and completeness
-    `concentration(R.T)` (Eastwood & Williams 2018, section 2). Trees grow with the number of images, so compare scores
-    of one number only.
+    For each factor, a random forest predicts its value from all dimensions. Informativeness is its accuracy on a
+    held-out quarter of the images, averaged over the factors. R_ij is the Gini importance of dimension i in the forest
+    of factor j, normalised to sum to 1 over i. Disentanglement is `concentration(R)`, and completeness
+    `concentration(R.T)`. The size of the trees depends on the number of images: compare only scores from equally many.
 
     Args:
         latents: posterior means.
         factors: the index of each factor's value.
-        seed: of the forests, and of the quarter.
+        seed: seed of the forests and of the held-out quarter.
 
     Raises:
-        ValueError: no factor has two values.
+        ValueError: no factor has two values among the images.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import train_test_split
 
-    known, unseen, known_factors, unseen_factors = train_test_split(latents, _varied(factors), random_state=seed)
+    train, test, train_factors, test_factors = train_test_split(latents, _varied(factors), random_state=seed)
     importances, accuracies = [], []
-    for v, unseen_v in zip(known_factors.T, unseen_factors.T, strict=True):
-        # Each split chooses among all dimensions, and none parts off a few images: otherwise dimensions without
-        # information gain importance.
-        forest = RandomForestClassifier(10, max_features=None, min_samples_leaf=20, random_state=seed).fit(known, v)
+    for v, test_v in zip(train_factors.T, test_factors.T, strict=True):
+        # Splits consider all dimensions, and leaves hold at least 20 images; otherwise uninformative dimensions gain
+        # importance.
+        forest = RandomForestClassifier(10, max_features=None, min_samples_leaf=20, random_state=seed).fit(train, v)
         importances.append(forest.feature_importances_)
-        accuracies.append(forest.score(unseen, unseen_v))
+        accuracies.append(forest.score(test, test_v))
     by_latent = np.stack(importances, axis=1)
     return DCI(concentration(by_latent), concentration(by_latent.T), float(np.mean(accuracies)))
 
 
 def concentration(importances: Float[np.ndarray, "r c"]) -> float:
-    """How far each row's importance is on one column: 1 where it is, 0 where it is spread evenly or there is none.
+    """Return the concentration of each row on one column: 1 for a single nonzero entry, 0 for a uniform or zero row.
 
     Σ_i w_i (1 - H_c(P_i))  with  P_ij = R_ij / Σ_k R_ik,  w_i = Σ_j R_ij / Σ_kj R_kj  and the entropy H_c to the base c
     """
-    of_rows = importances.sum(axis=1, keepdims=True)
-    if not of_rows.any():
+    row_sums = importances.sum(axis=1, keepdims=True)
+    if not row_sums.any():
         return 0.0
-    shares = importances / np.where(of_rows > 0, of_rows, 1)
+    shares = importances / np.where(row_sums > 0, row_sums, 1)
     entropies = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1) / np.log(max(2, shares.shape[1]))
-    return float(np.average(1 - entropies, weights=of_rows[:, 0]))
+    return float(np.average(1 - entropies, weights=row_sums[:, 0]))
 
 
 def _varied(factors: Int[np.ndarray, "n f"]) -> Int[np.ndarray, "n g"]:
-    """The factors that have at least two values."""
+    """Return the factors with at least two values."""
     varied = factors[:, np.ptp(factors, axis=0) > 0]
     if not varied.size:
         raise ValueError("no factor has two values among these images")
@@ -118,5 +116,5 @@ def _varied(factors: Int[np.ndarray, "n f"]) -> Int[np.ndarray, "n g"]:
 
 
 def _with_constant(latents: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n e"]:
-    """With a constant column, so that each dimension has a runner-up."""
+    """Append a constant column, so that each dimension has a runner-up."""
     return np.column_stack([latents, np.zeros(len(latents), latents.dtype)])

@@ -1,4 +1,4 @@
-"""What the latents encode: posterior means, active units, and the rate in parts."""
+"""Information in the latents: posterior means, active units, and the parts of the rate."""
 
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from flax_vae.models.binding import Params, bind
 
 
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
-    """The posterior mean of every image."""
+    """Return the posterior mean of each image."""
 
     @jax.jit
     def encode(params: Params, block: Any) -> Array:
@@ -31,7 +31,7 @@ def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: i
 
 
 def most_active_plane(means: Float[np.ndarray, "n d"]) -> tuple[int, ...]:
-    """The two latent dimensions with the highest activity, in ascending order; fewer where there are fewer.
+    """Return the two latent dimensions with the highest activity, in ascending order; one if there is only one.
 
     A dimension's activity is the variance of its posterior mean over the images (Burda et al. 2016, section 5.2).
     """
@@ -39,32 +39,32 @@ def most_active_plane(means: Float[np.ndarray, "n d"]) -> tuple[int, ...]:
 
 
 def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> int:
-    """Latent dimensions whose activity (see `most_active_plane`) is above a threshold (Burda et al. 2016)."""
+    """Count the latent dimensions whose activity (see `most_active_plane`) exceeds a threshold (Burda et al. 2016)."""
     return int((means.var(0) > threshold).sum())
 
 
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
-    """The rate in two parts, in nats: mutual information of latents and images, and the marginal KL from the prior.
+    """Split the rate into the mutual information of latents and images and the marginal KL from the prior, in nats.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
 
-    One draw for each image, against the posteriors of all: a mutual information above log n cannot be seen. In a
-    conditional model all of it is given the context, and q(z) the average over the images of the same one.
+    One draw per image is scored under the posteriors of all images, so a mutual information above log n cannot be
+    detected. In a conditional model everything is given the context: q(z) averages over images with the same context.
     """
     x, contexts = unpack(images)
 
-    def features_of(image: tuple[Array, Array | None]) -> Array:
-        one, context = as_one(image)
-        return bind(vae, params, context).features(one)[0]
+    def features_of(image_and_context: tuple[Array, Array | None]) -> Array:
+        image, context = as_one(image_and_context)
+        return bind(vae, params, context).features(image)[0]
 
     features = jax.lax.map(features_of, (x, contexts), batch_size=IMAGES_AT_ONCE)
     model = bind(vae, params, contexts)
     posterior = model.posterior(features)
     z = posterior.sample(key)
 
-    def log_aggregate(drawn: tuple[Array, Array | None]) -> Array:
-        z, context = drawn
+    def log_aggregate(draw_and_context: tuple[Array, Array | None]) -> Array:
+        z, context = draw_and_context
         same = jnp.ones(len(x), bool)
         if contexts is not None and context is not None:
             same = jnp.equal(contexts, context).all(-1)

@@ -1,4 +1,4 @@
-"""What is minimised: functions of a bound model, in nats per image."""
+"""Losses: functions of a bound model, in nats per image. Each family is one file."""
 
 from flax_vae.objectives.binarized import DynamicallyBinarized
 from flax_vae.objectives.elbo import ELBO, Capacity, FreeBits
@@ -16,6 +16,7 @@ from flax_vae.objectives.terms import (
     log_weights,
     rate,
 )
+from flax_vae.parts import import_siblings
 
 __all__ = [
     "DIPVAE",
@@ -42,3 +43,5 @@ __all__ = [
     "log_weights",
     "rate",
 ]
+
+import_siblings(__name__, __path__)

@@ -1,31 +1,31 @@
-"""Pixels resampled in each step."""
+"""Objectives on pixels that are resampled in each step."""
 
 from dataclasses import dataclass
 
 import jax
-from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.models.protocol import Model
-from flax_vae.objectives.terms import Metrics, Objective
+from flax_vae.objectives.terms import Images, LossAndMetrics, Objective, RandomKey, Step
 
 
 @dataclass(frozen=True)
 class DynamicallyBinarized:
-    """An objective whose pixels are resampled in each step, one with probability x (Salakhutdinov & Murray 2008).
+    """Binarises the pixels in each step, to 1 with probability x (Salakhutdinov & Murray 2008).
 
-    Pixels that are 0 or 1 already stay as they are.
+    Pixels that are 0 or 1 stay unchanged.
+
+    Args:
+        objective: the objective of the binarised pixels.
     """
 
     objective: Objective
 
     @property
     def whole_batch(self) -> bool:
-        """As the objective says."""
+        """The wrapped objective's value."""
         return getattr(self.objective, "whole_batch", False)
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss and metrics of the objective."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss and metrics of the wrapped objective."""
         pixel_key, key = jax.random.split(key)
         return self.objective(model, jax.random.bernoulli(pixel_key, x).astype(x.dtype), key, step)

@@ -1,14 +1,34 @@
-"""The evidence lower bound, and what changes the weight of its rate."""
+"""The evidence lower bound, and objectives that reweight its rate.
+
+For one latent vector with posterior N(mu, diag(sigma²)) and prior N(0, I), `ELBO` computes for each image (Kingma &
+Welling 2014, eq. 10)
+
+    mu, log_sigma = encoder(x)
+    z = mu + exp(log_sigma) * normal(key, mu.shape)
+    distortion = -decoder(z).log_prob(x)
+    rate = 0.5 * sum(exp(2 * log_sigma) + mu**2 - 1 - 2 * log_sigma)
+    loss = distortion + beta * rate
+
+`model.infer` is the first two lines for any model, and `elbo_terms` the next two for any pair of distributions.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.models.protocol import Model
 from flax_vae.objectives.schedules import Schedule, Warmup, at
-from flax_vae.objectives.terms import OBJECTIVES, Metrics, dimension_rates, elbo_terms, layer_rates
+from flax_vae.objectives.terms import (
+    OBJECTIVES,
+    Images,
+    LossAndMetrics,
+    RandomKey,
+    Step,
+    dimension_rates,
+    elbo_terms,
+    layer_rates,
+)
 
 
 @OBJECTIVES.register("elbo")
@@ -22,37 +42,33 @@ class ELBO:
 
     beta: Schedule = 1.0
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics elbo (at beta = 1), rate and distortion, each "b", in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics elbo (at beta = 1), rate and distortion, each "b", in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
         return terms["distortion"] + at(self.beta, step) * terms["rate"], terms
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """distortion + gamma·|rate - capacity|: a rate that follows a schedule (Burgess et al. 2018, eq. 8).
+    """distortion + gamma·|rate - capacity|: the rate follows a schedule (Burgess et al. 2018, eq. 8).
 
     Args:
         capacity: nats per image, a number or a function of the step such as `Warmup(steps, weight=25.0)`.
-        gamma: weight of the distance from it.
+        gamma: weight of the distance between the two.
     """
 
     capacity: Schedule = 25.0
     gamma: float = 10.0
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss and metrics as for `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss and the metrics of `ELBO`, in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
         distance = jnp.abs(terms["rate"] - at(self.capacity, step))
         return terms["distortion"] + self.gamma * distance, terms
 
 
 @OBJECTIVES.register("capacity")
-def capacity(total_steps: int, capacity: float = 25.0, gamma: float = 10.0) -> Capacity:
+def rising_capacity(total_steps: int, capacity: float = 25.0, gamma: float = 10.0) -> Capacity:
     """distortion + gamma·|rate - c| with c rising from 0 to `capacity` nats over the training (Burgess et al. 2018)."""
     return Capacity(Warmup(total_steps, capacity), gamma)
 
@@ -62,23 +78,21 @@ def capacity(total_steps: int, capacity: float = 25.0, gamma: float = 10.0) -> C
 class FreeBits:
     """distortion + Σ_j max(nats, KL_j), KL_j averaged over the batch (Kingma et al. 2016, eq. 15).
 
-    Each j has `nats` at no cost, which keeps the posterior from collapsing to the prior.
+    The first `nats` of each term are free, which keeps the posterior from collapsing to the prior.
 
     Args:
-        nats: free for each j.
-        per: what j runs over: the layers of latents, or the dimensions of each (between normals only).
+        nats: free nats per term.
+        per: the terms: one for each layer of latents, or one for each of their dimensions (normals only).
     """
 
     nats: float = 0.5
     per: Literal["layer", "dimension"] = "layer"
     whole_batch: ClassVar[bool] = True
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss and metrics as for `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key)
         terms = elbo_terms(inference, x)
         rates = dimension_rates(inference) if self.per == "dimension" else layer_rates(inference)
-        penalty = sum(jnp.maximum(self.nats, each.mean(0)).sum() for each in rates)
+        penalty = sum(jnp.maximum(self.nats, rate.mean(0)).sum() for rate in rates)
         return terms["distortion"] + penalty, terms

@@ -1,15 +1,23 @@
-"""Objectives made of importance weights: bounds on log p(x) from several draws, and their gradient estimators."""
+"""Importance-weighted objectives: bounds on log p(x) from several draws, and their gradient estimators."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from flax_vae.models.protocol import Inference, Model, require
-from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms, log_weights
+from flax_vae.objectives.terms import (
+    OBJECTIVES,
+    Images,
+    LossAndMetrics,
+    RandomKey,
+    Step,
+    elbo_terms,
+    log_mean,
+    log_weights,
+)
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 
@@ -20,35 +28,30 @@ class IWAE:
     """-log 1/k Σ_k w_k with w = p(x, z) / q(z | x): the importance-weighted bound (Burda et al. 2016, eq. 8).
 
     Args:
-        num_samples: k; with 1 it is the ELBO, its rate from the draw.
+        num_samples: k; k = 1 is the ELBO with a single-sample rate.
     """
 
     num_samples: int = 8
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
-        return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
-
-
-def _log_mean(log_w: Float[Array, "k b"]) -> Float[Array, " b"]:
-    return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
+        return -log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
 def _draw(model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int) -> Latents:
-    """z ~ q(z | x), layer by layer."""
+    """Draw z ~ q(z | x), layer by layer."""
     return tuple(layer.z for layer in model.infer(x, key, num_samples).layers)
 
 
 def _without_score(model: Any, x: Float[Array, "b h w c"], latents: Latents) -> Inference:
-    """`model.infer_at`, its posteriors with no gradient but that through the latents at which they are taken."""
+    """Return `model.infer_at` without gradients through the parameters of q; those through the latents remain."""
     require(model, "infer_at", what="stl or dreg")
     module, variables = model.unbind()
     fixed = module.apply(jax.lax.stop_gradient(variables), x, latents, method="infer_at").layers
     inference = model.infer_at(x, latents)
-    layers = (b._replace(log_q=a.log_q, posterior=a.posterior) for a, b in zip(fixed, inference.layers, strict=True))
+    pairs = zip(inference.layers, fixed, strict=True)
+    layers = (layer._replace(log_q=held.log_q, posterior=held.posterior) for layer, held in pairs)
     return inference._replace(layers=tuple(layers))
 
 
@@ -58,20 +61,18 @@ class Renyi:
     """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
 
     Args:
-        alpha: 0 is the IWAE's bound; towards 1 it becomes the ELBO, and below 0 an upper bound for large k.
+        alpha: 0 is the bound of the IWAE; 1 is the ELBO; below 0 the bound is an upper one for large k.
         num_samples: k.
     """
 
     alpha: float = 0.5
     num_samples: int = 8
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
         log_w, order = log_weights(inference, x), 1 - self.alpha
-        bound = log_w.mean(0) if order == 0 else _log_mean(order * log_w) / order
+        bound = log_w.mean(0) if order == 0 else log_mean(order * log_w) / order
         return -bound, elbo_terms(inference, x)
 
 
@@ -80,8 +81,9 @@ class Renyi:
 class STL:
     """-log 1/k Σ_k w_k, its gradient without the posterior's score (Roeder et al. 2017).
 
-    log q(z | x) depends on the encoder directly and through z. The direct part has the mean 0 for k = 1, and is left
-    out: the gradient's variance vanishes as the posterior becomes exact. For k > 1 that biases it; `DReG` does not.
+    log q(z | x) depends on the encoder directly and through z. The direct part has mean 0 for k = 1 and is left
+    out, so that the gradient's variance vanishes as the posterior becomes exact. For k > 1 the gradient is biased; that
+    of `DReG` is not.
 
     Args:
         num_samples: k.
@@ -89,12 +91,10 @@ class STL:
 
     num_samples: int = 1
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = _without_score(model, x, _draw(model, x, key, self.num_samples))
-        return -_log_mean(log_weights(inference, x)), elbo_terms(inference, x)
+        return -log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
 @OBJECTIVES.register("dreg")
@@ -103,8 +103,8 @@ class DReG:
     """-log 1/k Σ_k w_k with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
 
     With the normalised weights v_k = w_k / Σ_j w_j, the decoder and the prior get the bound's own gradient,
-    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: unbiased, and its signal does not drown in
-    noise as k grows.
+    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: it is unbiased, and its signal-to-noise
+    ratio does not fall as k grows.
 
     Args:
         num_samples: k.
@@ -112,10 +112,8 @@ class DReG:
 
     num_samples: int = 8
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO`, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         latents, weight = _weigh_gradient(_draw(model, x, key, self.num_samples))
         inference = _without_score(model, x, latents)
         return -_log_mean_with_weight(log_weights(inference, x), weight), elbo_terms(inference, x)
@@ -123,23 +121,23 @@ class DReG:
 
 @jax.custom_vjp
 def _weigh_gradient(latents: Latents) -> tuple[Latents, Float[Array, "k b"]]:
-    """The latents, and a value whose gradient multiplies theirs on the way back."""
+    """Return the latents, and a placeholder whose gradient scales theirs in the backward pass."""
     return latents, jnp.zeros(latents[0].shape[:2], latents[0].dtype)
 
 
 def _weigh(_: None, gradients: tuple[Latents, Float[Array, "k b"]]) -> tuple[Latents]:
-    of_latents, weight = gradients
-    return (tuple(jax.vmap(jax.vmap(jnp.multiply))(g, weight) for g in of_latents),)
+    latent_gradients, weight = gradients
+    return (tuple(jax.vmap(jax.vmap(jnp.multiply))(gradient, weight) for gradient in latent_gradients),)
 
 
 @jax.custom_vjp
 def _log_mean_with_weight(log_w: Float[Array, "k b"], weight: Float[Array, "k b"]) -> Float[Array, " b"]:
-    """`_log_mean`, which gives `weight` the normalised weights as its gradient."""
-    return _log_mean(log_w)
+    """`log_mean`, with the normalised weights as the gradient of `weight`."""
+    return log_mean(log_w)
 
 
 _weigh_gradient.defvjp(lambda latents: (_weigh_gradient(latents), None), _weigh)
 _log_mean_with_weight.defvjp(
-    lambda log_w, _: (_log_mean(log_w), jax.nn.softmax(log_w, axis=0)),
+    lambda log_w, _: (log_mean(log_w), jax.nn.softmax(log_w, axis=0)),
     lambda normalised, gradient: (gradient * normalised, normalised),
 )

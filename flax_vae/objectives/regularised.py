@@ -1,4 +1,4 @@
-"""Objectives that regularise the aggregated posterior; they compare the images of a batch with each other."""
+"""Objectives that regularise the aggregated posterior, and so compare the images of a batch with each other."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,21 @@ from typing import ClassVar, Literal, cast
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float
 
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.layerwise import draw_prior
 from flax_vae.models.protocol import Model, require
-from flax_vae.models.vae import VAE
 from flax_vae.objectives.schedules import Schedule, at
-from flax_vae.objectives.terms import OBJECTIVES, Metrics, elbo_terms
+from flax_vae.objectives.terms import (
+    OBJECTIVES,
+    Images,
+    LossAndMetrics,
+    RandomKey,
+    Step,
+    elbo_terms,
+    single_layer,
+)
 
 
 @OBJECTIVES.register("beta_tcvae")
@@ -39,21 +46,19 @@ class BetaTCVAE:
     whole_batch: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("factorised",)
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
         inference = model.infer(x, key)
-        (layer,) = inference.layers
+        layer = single_layer(inference, "beta_tcvae")
         z, q, p = layer.z[0], cast(Normal, layer.posterior), layer.prior
-        of_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
+        log_q_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
         log_size = math.log(len(x) * self.num_images)
-        log_q = jax.nn.logsumexp(of_pairs.sum(-1), axis=1) - log_size
-        log_q_of_dimensions = (jax.nn.logsumexp(of_pairs, axis=1) - log_size).sum(-1)
+        log_q = jax.nn.logsumexp(log_q_pairs.sum(-1), axis=1) - log_size
+        log_q_dimensions = (jax.nn.logsumexp(log_q_pairs, axis=1) - log_size).sum(-1)
         parts = {
             "mutual_information": layer.log_q[0] - log_q,
-            "total_correlation": log_q - log_q_of_dimensions,
-            "dimension_wise_kl": log_q_of_dimensions - p.log_prob(z),
+            "total_correlation": log_q - log_q_dimensions,
+            "dimension_wise_kl": log_q_dimensions - p.log_prob(z),
         }
         terms = elbo_terms(inference, x)
         rate = sum(parts.values()) + (at(self.beta, step) - 1) * parts["total_correlation"]
@@ -65,8 +70,8 @@ class BetaTCVAE:
 class InfoVAE:
     """distortion + (1-α)·rate + (α+λ-1)·MMD²: the aggregated posterior is matched to the prior (Zhao et al. 2019).
 
-    MMD² = E k(z, z') + E k(p, p') - 2 E k(z, p) between the batch's draws z and as many draws p from the prior, no draw
-    being paired with itself; k(a, b) = exp(-‖a - b‖² / d) in d dimensions.
+    MMD² = E k(z, z') + E k(p, p') - 2 E k(z, p) between the batch's draws z and as many draws p from the prior, without
+    pairs of a draw with itself; k(a, b) = exp(-‖a - b‖² / d) in d dimensions.
 
     Args:
         alpha: 1 drops the rate: the MMD-VAE.
@@ -77,10 +82,8 @@ class InfoVAE:
     weight: float = 1000.0
     whole_batch: ClassVar[bool] = True
 
-    def __call__(
-        self, model: VAE, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
         require(model, "single_layer", what="infovae")
         draw_key, prior_key = jax.random.split(key)
         inference = model.infer(x, draw_key)
@@ -92,6 +95,8 @@ class InfoVAE:
 
 
 def _mmd(z: Float[Array, "b d"], p: Float[Array, "b d"]) -> Float[Array, ""]:
+    """Return the estimate of MMD² between two sets of draws."""
+
     def kernel(a: Array, b: Array) -> Array:
         return jnp.exp(-((a[:, None] - b) ** 2).mean(-1))
 
@@ -105,8 +110,8 @@ class DIPVAE:
     """distortion + rate + λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²: latents without covariance (Kumar et al. 2018).
 
     Args:
-        of: what C is the covariance of over the batch: the posterior means (DIP-VAE-I), or the latents (DIP-VAE-II:
-            the posteriors' mean variances are added).
+        of: C is the covariance over the batch of the posterior means (DIP-VAE-I), or of the latents (DIP-VAE-II),
+            which adds the mean of the posterior variances.
         off_diagonal, diagonal: λ_od and λ_d.
     """
 
@@ -115,10 +120,8 @@ class DIPVAE:
     diagonal: float = 10.0
     whole_batch: ClassVar[bool] = True
 
-    def __call__(
-        self, model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], step: Int[Array, ""]
-    ) -> tuple[Float[Array, " b"], Metrics]:
-        """Loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
+    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+        """Return the loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
         inference = model.infer(x, key)
         terms, q = elbo_terms(inference, x), cast(Normal, inference.layers[0].posterior)
         centred = q.mean() - q.mean().mean(0)
@@ -126,8 +129,8 @@ class DIPVAE:
         if self.of == "latents":
             covariance += jnp.diag(q.variance().mean(0))
         variances = jnp.diag(covariance)
-        correlated = (covariance**2).sum() - (variances**2).sum()
-        penalty = self.off_diagonal * correlated + self.diagonal * ((variances - 1) ** 2).sum()
+        off_diagonal = (covariance**2).sum() - (variances**2).sum()
+        penalty = self.off_diagonal * off_diagonal + self.diagonal * ((variances - 1) ** 2).sum()
         return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (len(x),))}
 
 

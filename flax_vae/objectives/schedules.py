@@ -13,27 +13,27 @@ Schedule = float | Array | Callable[[Array], Array]
 
 
 def at(schedule: Schedule, step: Int[Array, ""]) -> float | Array:
-    """The value of a schedule, a number or a function of the step, at a step."""
+    """Return the value of a schedule, a number or a function of the step."""
     return schedule(step) if callable(schedule) else schedule
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """A weight that rises linearly from 0 to `weight` in `steps` steps and stays (Bowman et al. 2016)."""
+    """A weight that rises linearly from 0 to `weight` in `steps` steps and then stays constant (Bowman et al. 2016)."""
 
     steps: int
     weight: float | Array = 1.0
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The weight at a step."""
+        """Return the weight at a step."""
         return self.weight * jnp.minimum(step / max(self.steps, 1), 1.0)
 
 
 @dataclass(frozen=True)
 class Cyclical:
-    """A warm-up of `steps` steps that starts again every `period` steps, `cycles` times in all (Fu et al. 2019).
+    """A warm-up of `steps` steps, repeated every `period` steps, `cycles` times in total (Fu et al. 2019).
 
-    After the last warm-up the weight stays, so the schedule ends at `weight` however long the last cycle is.
+    After the last warm-up the weight stays at `weight`.
     """
 
     steps: int
@@ -42,20 +42,16 @@ class Cyclical:
     weight: float | Array = 1.0
 
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The weight at a step."""
+        """Return the weight at a step."""
         cycle = jnp.minimum(step // self.period, self.cycles - 1)
         return self.weight * jnp.minimum((step - cycle * self.period) / max(self.steps, 1), 1.0)
 
 
 def refuse_unfinished(objective: Any, total_steps: int) -> None:
-    """Refuse an objective with a schedule that would not have risen to its weight when the training ends.
-
-    Raises:
-        UserError: the schedule outlasts training.
-    """
+    """Raise UserError if a schedule of an objective would not reach its weight before the training ends."""
     for name, value in getattr(objective, "__dict__", {}).items():
         if isinstance(value, Warmup | Cyclical) and value.steps > total_steps:
             raise UserError(
-                f"{name} of {objective} would rise for {value.steps} steps, and the training has {total_steps}: "
-                "it would never reach its weight."
+                f"{objective}: {name} rises for {value.steps} steps, but the training has only {total_steps}: "
+                "shorten the warm-up or train longer."
             )

@@ -1,16 +1,18 @@
-"""What objectives are made of, in nats per image.
+"""Building blocks of objectives, in nats per image.
 
 An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`. The built-in ones are frozen
-dataclasses, so that their hyperparameters are values. The batch is averaged elsewhere, once, by the train step.
+dataclasses, so that their hyperparameters are values. The train step averages over the batch.
 
-An objective may say that it compares the images of a batch with each other (`whole_batch = True`), and what it needs a
-posterior to be (`needs = ("factorised",)`).
+Two class attributes are optional. `whole_batch = True` declares that an objective compares the images of a batch with
+each other; `needs = ("factorised",)` declares its requirements on the posterior.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
@@ -22,67 +24,88 @@ from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 
 Metrics = dict[str, Array]
+Images = Float[Array, "b h w c"]
+RandomKey = Key[Array, ""]
+Step = Int[Array, ""]
+LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
 OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
 
 
 def distortion(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    """-E_q log p(x | z), averaged over the draws, in nats."""
+    """Return -E_q log p(x | z) in nats, estimated by the mean over the draws."""
     return -inference.likelihood.log_prob(x).mean(0)
 
 
 def layer_rates(inference: Inference) -> tuple[Float[Array, " b"], ...]:
-    """KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats, layer by layer.
+    """Return KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats, layer by layer.
 
-    In closed form where the pair of distributions has one, else log q - log p; averaged over the draws where it depends
-    on them.
+    Pairs of distributions without a closed form contribute log q - log p, averaged over the draws.
     """
 
-    def of(layer: Layer) -> Array:
+    def layer_rate(layer: Layer) -> Array:
         if has_kl(layer.posterior, layer.prior):
             return jnp.broadcast_to(kl_divergence(layer.posterior, layer.prior), layer.log_q.shape).mean(0)
         return (layer.log_q - layer.prior.log_prob(layer.z)).mean(0)
 
-    return tuple(map(of, inference.layers))
+    return tuple(map(layer_rate, inference.layers))
 
 
 def dimension_rates(inference: Inference) -> tuple[Float[Array, "b d"], ...]:
-    """KL of each latent dimension in nats, layer by layer.
+    """Return the KL of each latent dimension in nats, layer by layer.
 
     Raises:
-        UserError: posterior or prior is not a normal of independent dimensions.
+        UserError: the posterior or the prior is not a normal with independent dimensions.
     """
 
-    def of(layer: Layer) -> Array:
+    def rates(layer: Layer) -> Array:
         pair: list[Any] = [layer.posterior, layer.prior]
         for distribution in pair:
             if not hasattr(distribution, "marginals"):
                 name = type(distribution).__name__
-                raise UserError(f"{name} has no KL of each dimension: only normals of independent dimensions have.")
+                raise UserError(f"{name} has no per-dimension KL; only normals with independent dimensions do.")
         posterior, prior = (distribution.marginals() for distribution in pair)
         return jnp.broadcast_to(kl_divergence(posterior, prior), layer.z.shape).mean(0)
 
-    return tuple(map(of, inference.layers))
+    return tuple(map(rates, inference.layers))
 
 
 def rate(inference: Inference) -> Float[Array, " b"]:
-    """Σ_l KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats: the sum of `layer_rates`."""
+    """Return Σ_l KL(q(z_l | z_<l, x) || p(z_l | z_<l)) in nats: the sum of `layer_rates`."""
     return sum(layer_rates(inference), start=jnp.zeros(()))
 
 
 def log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
-    """log p(x, z) - log q(z | x) of each draw, in nats: what importance-weighted bounds are made of."""
+    """Return log p(x, z) - log q(z | x) of each draw in nats: the logarithms of importance weights."""
     log_ratios = (layer.prior.log_prob(layer.z) - layer.log_q for layer in inference.layers)
     return sum(log_ratios, start=inference.likelihood.log_prob(x))
 
 
 def log_posterior(inference: Inference) -> Float[Array, "k b"]:
-    """log q(z | x) of each draw, in nats."""
+    """Return log q(z | x) of each draw in nats."""
     return sum((layer.log_q for layer in inference.layers), start=jnp.zeros(()))
 
 
+def log_mean(log_w: Float[Array, "k ..."]) -> Float[Array, "..."]:
+    """Return the logarithm of the mean weight, log 1/k Σ_k w_k."""
+    return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
+
+
+def single_layer(inference: Inference, what: str) -> Layer:
+    """Return the only stochastic layer.
+
+    Raises:
+        UserError: there are several, and `what` needs a single one.
+    """
+    if len(inference.layers) != 1:
+        raise UserError(
+            f"{what} needs a model with a single layer of latents, and this one has {len(inference.layers)}."
+        )
+    return inference.layers[0]
+
+
 def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
-    """The metrics elbo, rate and distortion of each image, in nats."""
+    """Return the metrics elbo, rate and distortion of each image, in nats."""
     d, r = distortion(inference, x), rate(inference)
     return {"elbo": -(d + r), "rate": r, "distortion": d}
 
@@ -95,11 +118,11 @@ def apply_objective(
     key: Key[Array, ""],
     step: int | Int[Array, ""],
 ) -> Metrics:
-    """The objective of a model with its parameters: {"loss": "b", and the objective's own metrics "b"}.
+    """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
 
     Raises:
-        UserError: the objective did not return one loss per image and a dictionary of metrics per image, all of them
-            floats, or gave one of them a name that the train step uses.
+        UserError: the objective did not return a loss and a dictionary of metrics, all of them one float per image, or
+            a metric has a name that the train step uses.
     """
     x, context = unpack(batch)
     result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
@@ -116,7 +139,7 @@ def apply_objective(
         if jnp.shape(value) != (len(x),):
             raise UserError(
                 f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(x)} images; "
-                f"it must be ({len(x)},), one value per image: leave the mean over the batch to the train step."
+                f"it must be ({len(x)},), one value per image: the train step averages over the batch."
             )
         if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
             raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")

@@ -1,4 +1,4 @@
-"""Pictures: arrays in, one PNG file out."""
+"""Pictures: functions from arrays to a PNG file."""
 
 from flax_vae.plots.curves import plot_comparison, plot_curves, plot_evaluation
 from flax_vae.plots.images import (

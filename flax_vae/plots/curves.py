@@ -1,4 +1,4 @@
-"""Figures against epochs, seconds or samples."""
+"""Line plots over epochs, seconds or samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +9,20 @@ from flax_vae.plots.style import GREY, INK, SETS, Axes, FilePath, add_heading, m
 
 
 def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the loss by epoch, and beside it rate and distortion where they are reported, in nats per image.
+    """Draw the loss over epochs, and the rate and the distortion if they are reported, in nats per image.
 
-    Each of `metrics` is an object of metrics.jsonl: `epoch`, and any of `train_` and `test_` of loss, rate, distortion.
+    Args:
+        path: PNG file to write.
+        metrics: the records of metrics.jsonl, with `epoch` and any of loss, rate and distortion of the sets, such as
+            `train_loss` and `test_rate`.
     """
-    beside = [name for name in ("rate", "distortion") if any(f"{s}_{name}" in row for s in SETS for row in metrics)]
-    layout = [["loss", name] for name in beside] or [["loss"]]
-    panels = make_panels(layout, 7.6 if beside else 5.6, 4.3, width_ratios=[1.9, 1][: len(layout[0])])
+    terms = [name for name in ("rate", "distortion") if any(f"{s}_{name}" in row for s in SETS for row in metrics)]
+    layout = [["loss", name] for name in terms] or [["loss"]]
+    panels = make_panels(layout, 7.6 if terms else 5.6, 4.3, width_ratios=[1.9, 1][: len(layout[0])])
     notes = {name: _draw_curves(ax, name, metrics) for name, ax in panels.items()}
-    for name in beside:
+    for name in terms:
         add_heading(panels[name], name.capitalize(), notes[name])
-    for name in beside[:-1]:
+    for name in terms[:-1]:
         panels[name].set_xlabel("")
     if notes["loss"]:
         panels["loss"].legend(frameon=False, loc="upper right", labelcolor=INK)
@@ -28,11 +31,11 @@ def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Draw the test losses of runs against epochs and against seconds.
+    """Draw the test losses of runs over epochs and over seconds.
 
     Args:
         path: PNG file to write.
-        runs: the records of each run's epochs, as in its `metrics.jsonl`.
+        runs: the records of metrics.jsonl of each run, by name.
     """
     panels = make_panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
     for name, metrics in runs.items():
@@ -50,13 +53,16 @@ def plot_evaluation(
     bounds: Sequence[Mapping[str, Any]],
     dimension_rates: Sequence[float] | None,
     layer_rates: Sequence[float] = (),
-    of: str = "log p(x)",
+    quantity: str = "log p(x)",
 ) -> None:
-    """Draw the importance-weighted bound by its number of samples, and beside it the rate of each part of the latents.
+    """Draw the importance-weighted bound over its number of samples, and the rates of layers or dimensions.
 
-    These are the layers, where there are several, or else the dimensions if they have rates. `of` says what is bounded.
-
-    Each of `bounds` is an object of evaluation.json; the bars are two standard errors of the draws either way.
+    Args:
+        path: PNG file to write.
+        bounds: the bounds in evaluation.json; error bars are two standard errors of the draws.
+        dimension_rates: rates of the latent dimensions, drawn if there is a single layer.
+        layer_rates: rates of the layers, drawn if there are several.
+        quantity: the quantity that is bounded.
     """
     by_layer = len(layer_rates) > 1
     rates = layer_rates if by_layer else sorted(dimension_rates or (), reverse=True)
@@ -79,15 +85,15 @@ def plot_evaluation(
     if rates:
         panels["rates"].bar(range(1, len(rates) + 1), rates, color=SETS["train"], width=0.8)
         panels["rates"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
-        panels["rates"].set_xlabel("layers, top first" if by_layer else "latent dimensions, the highest first")
+        panels["rates"].set_xlabel("layers, top first" if by_layer else "latent dimensions, highest rate first")
         title = f"Rate by {'layer' if by_layer else 'dimension'}"
-        add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image together")
-    note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean of {bounds[-1]['images']:,}"
-    save_figure(path, ax, f"Importance-weighted bound of {of}", note)
+        add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image in total")
+    note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean over {bounds[-1]['images']:,} images"
+    save_figure(path, ax, f"Importance-weighted bound on {quantity}", note)
 
 
 def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Draw `train_` and `test_` of one name, and return their latest values in words."""
+    """Draw a term of each set, and return a note with the latest values."""
     values: list[float] = []
     latest = []
     for kind, colour in SETS.items():
@@ -101,7 +107,7 @@ def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> s
     if values:
         low, lower, upper, high = np.quantile(values, [0, 0.25, 0.75, 1], method="lower")
         room = max(5 * (upper - lower), (upper - low) / 3)
-        # A first epoch far above the others would flatten them: it leaves through the top and is annotated.
+        # A first epoch far above the others would flatten their curve: the axis is cut and annotated.
         if room > 0 and high > upper + 2 * room:
             ax.set_ylim(low - 0.05 * (upper + room - low), upper + room)
             text = f"↑ up to {high:,.0f}"

@@ -16,16 +16,16 @@ def plot_latent_map(
     plane: tuple[int, ...],
     latent_dim: int,
 ) -> None:
-    """Draw the test set's posterior means "n d" in the plane of two latents, or along one, coloured by class "n"."""
+    """Draw posterior means "n d" of the test set in the plane of two latents, or along one, coloured by class "n"."""
     import matplotlib
 
     note = f"{len(means):,} images"
     classes, index = np.unique(np.zeros(len(means), int) if labels is None else labels, return_inverse=True)
-    if len(classes) > 20:  # too many to tell apart by colour
+    if len(classes) > 20:  # too many to distinguish by colour
         note += f" of {len(classes)} classes"
         classes, index = classes[:1], np.zeros_like(index)
     names = [class_names[i] if class_names and 0 <= i < len(class_names) else str(i) for i in classes]
-    # A class name is not a formula, and may be longer than a legend is wide.
+    # Class names may hold a dollar sign, or be wider than a legend.
     names = [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in names]
     colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"](np.arange(len(names)))
     ax = make_panels([["map"]], 6.8, 5.2)["map"]
@@ -41,10 +41,10 @@ def plot_latent_map(
 
 
 def _draw_cloud(ax: Axes, points: np.ndarray, index: np.ndarray, names: list[str], colours: np.ndarray) -> None:
-    """Scatter points "n 2"; `index` "n" counts into the names "k" and the colours "k 4"."""
+    """Scatter points "n 2"; `index` "n" is the class of each, for the names "k" and the colours "k 4"."""
     from matplotlib.lines import Line2D
 
-    # In a random order, so that no class covers another only because it comes later in the file.
+    # In a random order, so that no class hides another.
     order = np.random.default_rng(0).permutation(len(points))
     size = np.clip(4e4 / max(len(points), 1), 4, 25)
     ax.scatter(points[order, 0], points[order, 1], s=size, c=colours[index[order]], alpha=0.6, linewidths=0)
@@ -55,7 +55,7 @@ def _draw_cloud(ax: Axes, points: np.ndarray, index: np.ndarray, names: list[str
 
 
 def _draw_ridges(ax: Axes, values: np.ndarray, index: np.ndarray, names: list[str], colours: np.ndarray) -> None:
-    """Draw a histogram of the values "n" for each class, one above the other."""
+    """Draw a histogram of the values "n" for each class, one below the other."""
     edges = np.linspace(values.min() - 0.01, values.max() + 0.01, 61)  # a collapsed latent has no width
     for row, colour in enumerate(colours):
         heights = np.histogram(values[index == row], edges)[0]

@@ -1,8 +1,8 @@
-"""Pictures: arrays in, one PNG file out.
+"""Building blocks of pictures.
 
-Images are floats in [0, 1] or uint8. One channel is drawn in grey, three in colour, of any other number the first in
-grey. Matplotlib is imported where a figure is drawn, so that `import flax_vae` stays light, and used through its
-objects, so that no display is needed and no global state changes.
+Images are floats in [0, 1] or uint8. One channel is drawn in grey, three in colour; of any other number only the first
+is drawn, in grey. Matplotlib is imported inside functions, so that `import flax_vae` stays light, and used through its
+objects, so that it needs no display and changes no global state.
 """
 
 import os
@@ -15,7 +15,7 @@ from PIL import Image
 
 from flax_vae.system.files import write_atomically
 
-Axes = Any  # matplotlib's, which is not imported up here
+Axes = Any  # of Matplotlib, which is imported later
 FilePath = str | os.PathLike[str]
 Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
 ImageTable = UInt8[np.ndarray, "rows columns h w c"] | Float[np.ndarray, "rows columns h w c"]
@@ -28,14 +28,14 @@ SETS = {"train": "#4c78a8", "validation": "#e4572e", "test": "#e4572e"}
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Turn "n h w c" of [0, 1] or uint8 into uint8 "n h w 3" if there are three channels, "n h w 1" if not."""
+    """Convert images "n h w c" to uint8, with three channels if they have three, else with the first alone."""
     if images.dtype != np.uint8:
         images = np.rint(np.nan_to_num(images.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
     return images if images.shape[-1] == 3 else images[..., :1]
 
 
 def make_mosaic(images: Images, columns: int, padding: int) -> Pixels:
-    """Lay images "n h w c" out row by row, white where there is none, and magnify them by a whole number."""
+    """Tile images "n h w c" row by row on white, and magnify them by an integer factor."""
     if not len(images):
         raise ValueError("no images to draw")
     n, h, w, c = (images := to_uint8(images)).shape
@@ -50,7 +50,7 @@ def make_mosaic(images: Images, columns: int, padding: int) -> Pixels:
 
 
 def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bottom: int = 40, top: int = 160) -> Axes:
-    """Draw a mosaic pixel for pixel within margins in pixels, on axes that count images from the upper left."""
+    """Draw a mosaic pixel for pixel, with margins in pixels, on axes that count images from the upper left."""
     from matplotlib.figure import Figure
 
     pixels = make_mosaic(images, columns, padding)
@@ -62,7 +62,7 @@ def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bott
     ax = figure.add_axes((left / across, bottom / up, width / across, height / up))
     columns = min(columns, len(images))
     box = (0, columns, -(-len(images) // columns), 0)
-    colours = np.asarray(Image.fromarray(pixels).convert("RGB"))  # a colour map would be off by one here and there
+    colours = np.asarray(Image.fromarray(pixels).convert("RGB"))  # colour maps round some values by one
     ax.imshow(colours, interpolation="nearest", aspect="auto", extent=box)
     ax.spines[:].set_visible(False)
     ax.set(xticks=[], yticks=[])
@@ -71,7 +71,7 @@ def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bott
 
 
 def make_panels(layout: list[Any], width: float, height: float, **options: Any) -> dict[str, Axes]:
-    """Return axes by name, in a figure of `width` x `height` inches, without a box and on a faint grid."""
+    """Return axes by name, in a figure of `width` x `height` inches, on a faint grid without a box."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -88,26 +88,26 @@ def make_panels(layout: list[Any], width: float, height: float, **options: Any) 
 
 
 def add_heading(ax: Axes, title: str, note: str) -> None:
-    """Write a title at the upper left and a note below it in grey."""
+    """Write a title at the upper left, and a grey note below it."""
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=22 if note else 8)
     ax.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=9, color=GREY, in_layout=False)
 
 
 def latent_name(index: int) -> str:
-    """Name a latent as papers do, counting from one: z₁."""
+    """Return the name of a latent as in papers, counted from one: z₁."""
     return f"z{index + 1}".translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
 def shown_latents(plane: tuple[int, ...], latent_dim: int) -> str:
-    """Say which latents a picture shows, and why these if there are more."""
+    """Describe the latents that a picture shows, and the reason if there are more."""
     names = " and ".join(map(latent_name, plane))
     which = f", the {'two' if len(plane) == 2 else 'one'} of {latent_dim} with the highest activity"
     return names + which if latent_dim > len(plane) else names
 
 
 def save_figure(path: FilePath, ax: Axes, title: str, note: str = "") -> None:
-    """Give these axes their title and write the figure, without the version that Matplotlib would put into the file."""
+    """Set the title of these axes, and write the figure without metadata, so that equal figures give equal files."""
     add_heading(ax, title, note)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a class name in a script that the font lacks becomes boxes
+        warnings.filterwarnings("ignore", "Glyph")  # boxes replace scripts that the font lacks
         write_atomically(path, lambda part: ax.figure.savefig(part, format="png", metadata={"Software": None}))

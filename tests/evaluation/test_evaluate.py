@@ -1,4 +1,4 @@
-"""The evaluation of runs: bits per dimension and scores, where they are defined."""
+"""Evaluations of runs of several kinds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +11,17 @@ from flax_vae import Config, fit, load_run, sample
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.plan import Plan
-from flax_vae.metrics.frechet import Classifier, features
+from flax_vae.metrics.classifier import Classifier, features
 from flax_vae.runs.run import run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
 
 @pytest.mark.slow
-def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directory names them all; a likelihood of pixel levels makes bits per dimension, and factors their scores."""
+def test_a_run_with_other_parts_is_loaded_sampled_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run directory describes all parts; pixel levels give bits per dimension, and factors give scores."""
     monkeypatch.setattr("flax_vae.data.sources.sprites.POSITIONS", 4)  # a ninth of the images
     parts = {"likelihood": "discretized_logistic", "prior": "mixture", "posterior": "full", "levels": 2}
     config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, epochs=1, latent_dim=3, **parts)
@@ -29,30 +31,30 @@ def test_a_run_of_other_parts_is_loaded_sampled_and_evaluated(tmp_path: Path, mo
     made = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
     np.testing.assert_array_equal(made, sample(run.vae, run.params, jax.random.key(0), 4))
     assert made.shape == (4, 8, 8, 1)
-    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
-    bits = -found["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
-    np.testing.assert_allclose(found["bits_per_dim"], bits)
+    record = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
+    bits = -record["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))
+    np.testing.assert_allclose(record["bits_per_dim"], bits)
     assert 1 < bits < 8
-    assert found["latent_dim"] == 6
-    assert found["dimension_rates"] is None  # a mixture has no KL of each dimension
-    scores = found["disentanglement"]
+    assert record["latent_dim"] == 6
+    assert record["dimension_rates"] is None  # a mixture has no per-dimension KL
+    scores = record["disentanglement"]
     assert scores.keys() == {"MIG", "SAP", "DCI disentanglement", "DCI completeness", "DCI informativeness"}
     assert all(0 <= score <= 1 for score in scores.values())
     assert scores["DCI informativeness"] > 0.25  # five factors of 3 to 7 values: above chance
 
 
 @pytest.mark.slow
-def test_binarised_pixels_make_bits_per_dimension(
+def test_binarised_pixels_have_bits_per_dimension(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drawn once, by a seed of their own, or anew in each step; the test images are the same ones in both cases."""
+    """Fixed and dynamic binarisation share the test images, which have a seed of their own."""
     compared: list[np.ndarray] = []
 
-    def seen(classifier: Classifier, images: np.ndarray) -> np.ndarray:
+    def record_images(classifier: Classifier, images: np.ndarray) -> np.ndarray:
         compared.append(images)
         return features(classifier, images)
 
-    monkeypatch.setattr("flax_vae.evaluation.figures.frechet.features", seen)
+    monkeypatch.setattr("flax_vae.evaluation.figures.frechet.features", record_images)
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
     fixed = fit(config, tmp_path / "fixed")
     dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")
@@ -64,7 +66,7 @@ def test_binarised_pixels_make_bits_per_dimension(
 
     assert 0 < evaluate(fixed.directory, Plan(num_samples=(4,), num_images=10))["bits_per_dim"] < 1
     assert len(compared) == 3
-    assert all(np.isin(images, (0, 255)).all() for images in compared)  # samples of the model too
+    assert all(np.isin(images, (0, 255)).all() for images in compared)  # including the samples
     np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
     assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
     assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
@@ -72,18 +74,18 @@ def test_binarised_pixels_make_bits_per_dimension(
 
 @pytest.mark.slow
 def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> None:
-    """What needs one flat latent vector is left out, and the rest is as of every model."""
+    """Figures that need one latent vector are None; all others are present."""
     preset = "ladder(widths=(8, 8), depths=(1, 2))"
     run = fit(Config(preset=preset, dataset=str(few_images), epochs=1, latent_dim=3), tmp_path / "ladder")
-    found = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
-    assert len(found["layer_rates"]) == 4
-    np.testing.assert_allclose(sum(found["layer_rates"]), found["elbo"]["rate"], rtol=1e-5)
-    assert found["latent_dim"] == 3
-    assert found["surgery"] is None
-    assert found["dimension_rates"] is None
-    assert 0 < found["reconstruction_mse"] < 0.3
-    assert found["frechet"]["distance"] > found["frechet"]["floor"]
-    assert found["accuracy"].keys() == {"nearest_neighbours", "linear"}
+    record = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
+    assert len(record["layer_rates"]) == 4
+    np.testing.assert_allclose(sum(record["layer_rates"]), record["elbo"]["rate"], rtol=1e-5)
+    assert record["latent_dim"] == 3
+    assert record["surgery"] is None
+    assert record["dimension_rates"] is None
+    assert 0 < record["reconstruction_mse"] < 0.3
+    assert record["frechet"]["distance"] > record["frechet"]["floor"]
+    assert record["accuracy"].keys() == {"nearest_neighbours", "linear"}
     draw_pictures(tmp_path / "pictures", run.vae, run.params, run_data(run).test, run.metrics, jax.random.key(0))
     drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
     assert drawn == {"reconstructions", "samples", "curves", "layers", "temperatures"}
@@ -92,12 +94,12 @@ def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 2])
 def test_few_images_of_one_class_or_two_are_evaluated(classes: int, few_images: Path, tmp_path: Path) -> None:
-    """Classes that cannot be told apart have no accuracy and no distance; the rest is measured."""
-    with np.load(few_images) as found:
-        train, test = found["x_train"][:8], found["x_test"][:3]
+    """A single class has no accuracy and no Fréchet distance; all other figures are present."""
+    with np.load(few_images) as arrays:
+        train, test = arrays["x_train"][:8], arrays["x_test"][:3]
     labels = {"y_train": np.arange(8) % classes, "y_test": np.arange(3) % classes}
     np.savez(tmp_path / "few.npz", x_train=train, x_test=test, **labels)
     config = Config(preset="tutorial_dense", dataset=str(tmp_path / "few.npz"), epochs=1, batch_size=4)
-    found = evaluate(fit(config, tmp_path / "run").directory, Plan(num_samples=(4,)))
-    assert found["importance_weighted"][0]["images"] == 3
-    assert (found["accuracy"] is None) == (found["frechet"] is None) == (classes == 1)
+    record = evaluate(fit(config, tmp_path / "run").directory, Plan(num_samples=(4,)))
+    assert record["importance_weighted"][0]["images"] == 3
+    assert (record["accuracy"] is None) == (record["frechet"] is None) == (classes == 1)

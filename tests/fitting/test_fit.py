@@ -253,7 +253,7 @@ def test_nothing_is_written_for_an_objective_that_cannot_train(config: Config, t
 
 
 def test_a_schedule_that_would_not_end_is_refused_with_the_numbers(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"beta of ELBO\(.*\) would rise for 1000 steps, and the training has \d+"):
+    with pytest.raises(UserError, match=r"ELBO\(.*\): beta rises for 1000 steps, but the training has only \d+"):
         fit(config, tmp_path / "run", objective=ELBO(Warmup(1000)))
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""Disentanglement: known scores of made-up latents, and sums by hand."""
+"""Disentanglement: known scores of synthetic latents, and sums by hand."""
 
 import math
 from collections import Counter
@@ -35,18 +35,18 @@ def test_noise_scores_near_zero() -> None:
 
 
 def test_two_factors_mixed_score_lower() -> None:
-    """Turned by 45 degrees, two dimensions tell as much of each of two factors; the other half stays as it was."""
+    """Two dimensions rotated by 45 degrees are equally informative about two factors; the other two are unchanged."""
     latents = UNIT.copy()
     latents[:, 2:] = UNIT[:, 2:] @ (np.array([[1, -1], [1, 1]]) / np.sqrt(2))
     assert mig(latents, FACTORS) == pytest.approx(0.5, abs=0.01)
     assert sap(latents, FACTORS) < 0.5 < HIGHEST_SAP
     disentanglement, completeness, informativeness = dci(latents, FACTORS)
-    assert disentanglement == pytest.approx(0.75, abs=0.01)  # these two are told from the other factors
+    assert disentanglement == pytest.approx(0.75, abs=0.01)  # the two are still separated from the other factors
     assert completeness == pytest.approx(0.75, abs=0.01)
     assert informativeness > 0.99
 
 
-def test_order_scale_and_idle_dimensions_do_not_count() -> None:
+def test_scores_are_invariant_to_order_scale_and_constant_dimensions() -> None:
     latents = UNIT + 0.2 * NOISE
     for other in (
         latents[:, [3, 1, 0, 2]],
@@ -56,7 +56,7 @@ def test_order_scale_and_idle_dimensions_do_not_count() -> None:
         assert mig(other, FACTORS) == pytest.approx(mig(latents, FACTORS))
         assert sap(other, FACTORS) == pytest.approx(sap(latents, FACTORS))
     assert dci(latents * [1, 8, 0.5, 64], FACTORS) == dci(latents, FACTORS)
-    assert dci(latents[:, [3, 1, 0, 2]], FACTORS) == pytest.approx(dci(latents, FACTORS), abs=1e-3)  # but for ties
+    assert dci(latents[:, [3, 1, 0, 2]], FACTORS) == pytest.approx(dci(latents, FACTORS), abs=1e-3)  # except for ties
     idle = np.column_stack([FACTORS, np.ones(len(FACTORS))])
     assert dci(idle, FACTORS) == pytest.approx((1, 1, 1))
     varied = np.column_stack([FACTORS[:, [2, 0, 3, 1]], np.full(len(FACTORS), 7)])  # and a factor with one value
@@ -65,7 +65,7 @@ def test_order_scale_and_idle_dimensions_do_not_count() -> None:
 
 
 def information(a: list[int], b: list[int]) -> float:
-    """Mutual information in nats, term by term."""
+    """Return the mutual information in nats, summed term by term."""
     joint, of_a, of_b, n = Counter(zip(a, b, strict=True)), Counter(a), Counter(b), len(a)
     return sum(m / n * math.log(m * n / (of_a[i] * of_b[j])) for (i, j), m in joint.items())
 
@@ -75,7 +75,7 @@ def test_mig_of_a_small_table() -> None:
     (*z, v, w), latents = zip(*table, strict=True), np.array(table, float)[:, :3]
     gaps = []
     for factor in (v, w):
-        first, second, _ = sorted((information(each, factor) for each in z), reverse=True)
+        first, second, _ = sorted((information(latent, factor) for latent in z), reverse=True)
         gaps.append((first - second) / information(factor, factor))
     assert min(gaps) > 0
     assert mig(latents, np.array([v, w]).T) == pytest.approx(np.mean(gaps))
@@ -83,8 +83,8 @@ def test_mig_of_a_small_table() -> None:
 
 def test_sap_by_hand() -> None:
     z, v = np.arange(10.0)[:, None], np.array([0, 0, 0, 0, 1, 0, 1, 1, 1, 1])[:, None]
-    assert sap(z, v) == pytest.approx(0.9 - 0.5)  # the threshold 3.5, or 5.5: a fifth of one class goes wrong
-    assert sap(z, (z > 7).astype(int)) == pytest.approx(1 - 0.5)  # eight of one and two of the other weigh the same
+    assert sap(z, v) == pytest.approx(0.9 - 0.5)  # the threshold 3.5 or 5.5 misclassifies a fifth of one class
+    assert sap(z, (z > 7).astype(int)) == pytest.approx(1 - 0.5)  # classes of eight and two have equal weight
 
 
 def test_concentration_by_hand() -> None:
@@ -105,7 +105,7 @@ def test_one_dimension_and_one_factor() -> None:
     assert dci(one, FACTORS)[:2] == pytest.approx((0, 1))
 
 
-def test_constant_latents_tell_nothing() -> None:
+def test_constant_latents_score_zero() -> None:
     constant = np.full((len(FACTORS), 2), 3.0)
     assert mig(constant, FACTORS) == sap(constant, FACTORS) == 0
     assert dci(constant, FACTORS)[:2] == (0, 0)

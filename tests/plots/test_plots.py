@@ -1,4 +1,4 @@
-"""The pictures: what a reader of the files sees."""
+"""Pictures, as a reader of the files sees them."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def curve(epochs, **first):
 
 @pytest.fixture
 def coarse(monkeypatch):
-    """Draw at a quarter of the resolution: faster, and enough to see that nothing crashes or warns."""
+    """Draw at a quarter of the resolution, which is faster and enough to detect errors and warnings."""
     monkeypatch.setattr(style, "DPI", 64)
 
 
@@ -64,7 +64,7 @@ def test_mosaic_is_the_images_magnified(tmp_path, shape, mode):
         shown = pixels[top : top + h, 0, left : left + w, 0]
         np.testing.assert_array_equal(shown, image if mode == "RGB" else image[..., :1])
     assert (pixels[:, 0, w : w + 2, 0] == 255).all(), "the gap is white"
-    assert (pixels[h + 2 + h + 2 :, 0, w:, 0] == 255).all(), "so are the places without an image"
+    assert (pixels[h + 2 + h + 2 :, 0, w:, 0] == 255).all(), "empty places are white"
 
 
 def test_mosaic_of_floats_is_that_of_their_uint8(tmp_path):
@@ -91,7 +91,7 @@ def test_fewer_images_than_columns_and_none(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["one.png"]
 
 
-def test_large_mosaic_keeps_every_pixel(tmp_path):
+def test_large_mosaic_preserves_every_pixel(tmp_path):
     images = images_of(9, 200, 300, 3)
     plots.save_image_grid(str(tmp_path / "grid.png"), images, columns=9, padding=0)
     np.testing.assert_array_equal(np.asarray(read(tmp_path / "grid.png")), np.concatenate(list(images), axis=1))
@@ -129,7 +129,7 @@ def test_picture(tmp_path, name):
     assert 150 < picture.height < 2400
     assert 800 < picture.width < 2400
     assert path.stat().st_size < 1_500_000
-    assert list(tmp_path.iterdir()) == [path], "nothing is left beside it"
+    assert list(tmp_path.iterdir()) == [path], "no other file is left"
 
 
 @pytest.mark.parametrize("name", ["mosaic", "samples", "grid"])
@@ -139,10 +139,10 @@ def test_same_input_same_bytes(tmp_path, name):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-def test_reconstructions_stand_below_their_originals(tmp_path):
+def test_reconstructions_are_below_their_originals(tmp_path):
     originals = np.full((3, 28, 28, 1), 0.2)
     plots.plot_reconstructions(tmp_path / "pairs.png", originals, originals + 0.4, "Pairs")
-    pixels = np.asarray(read(tmp_path / "pairs.png").convert("L"))[110:, 330:]  # without the words
+    pixels = np.asarray(read(tmp_path / "pairs.png").convert("L"))[110:, 330:]  # without the text
     above, below = np.argwhere(pixels == 51), np.argwhere(pixels == 153)
     assert len(above) == 3 * 168 * 168
     assert above[:, 0].max() < below[:, 0].min()
@@ -189,7 +189,7 @@ def test_map_of_any_number_of_classes(tmp_path, coarse, classes, dimensions):
     read(tmp_path / "map.png")
 
 
-def test_map_tells_classes_apart_by_colour(tmp_path, coarse):
+def test_map_colours_classes(tmp_path, coarse):
     plots.plot_latent_map(tmp_path / "named.png", MEANS, LABELS, NAMES, (0, 1), 8)
     plots.plot_latent_map(tmp_path / "plain.png", MEANS, None, None, (0, 1), 8)
     tab10 = {(31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189)}
@@ -221,14 +221,14 @@ def test_map_of_odd_names_unknown_labels_and_a_collapsed_latent(tmp_path, coarse
         ),
         [],
     ],
-    ids=["huge", "gaps", "no test set", "nothing finite", "test loss now and then", "none"],
+    ids=["huge", "gaps", "no test set", "nothing finite", "test loss of some epochs", "none"],
 )
 def test_curves_of_odd_metrics(tmp_path, coarse, metrics):
     plots.plot_curves(tmp_path / "curves.png", metrics)
     read(tmp_path / "curves.png")
 
 
-def test_a_single_epoch_shows(tmp_path):
+def test_a_single_epoch_is_visible(tmp_path):
     plots.plot_curves(tmp_path / "curves.png", [{"epoch": 1, "train_loss": 261, "test_loss": 262}])
     assert {(76, 120, 168), (228, 87, 46)} <= colours_in(read(tmp_path / "curves.png"))
 
@@ -245,7 +245,7 @@ def test_a_huge_first_epoch_does_not_flatten_the_rest(tmp_path, coarse):
 # The module
 
 
-def test_importing_it_is_light_and_drawing_leaves_pyplot_alone(tmp_path):
+def test_importing_is_light_and_drawing_does_not_use_pyplot(tmp_path):
     code = f"""
 import sys
 import numpy as np

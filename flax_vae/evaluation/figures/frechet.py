@@ -10,7 +10,8 @@ from flax_vae.batches import take, unpack
 from flax_vae.data import is_binary
 from flax_vae.evaluation.metric import Figure, metric
 from flax_vae.evaluation.subject import Subject, random_indices
-from flax_vae.metrics.frechet import accuracy, features, frechet_distance, train_classifier
+from flax_vae.metrics.classifier import accuracy, features, train_classifier
+from flax_vae.metrics.frechet import frechet_distance
 from flax_vae.runs.records import Record
 from flax_vae.sampling import sample
 from flax_vae.system.console import spinner

@@ -1,0 +1,149 @@
+"""The importance-weighted bound against models whose evidence is known exactly, and Pareto k against other fits."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from known_models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence, params_of
+
+from flax_vae import VAE, UserError, log_likelihood
+from flax_vae.metrics.likelihood import Defence, pareto_k
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("num_samples", [2, 64, 65, 1000])
+def test_the_bound_is_the_evidence_for_the_exact_posterior(num_samples: int) -> None:
+    bound, error, _ = log_likelihood(linear_gaussian(), params_of(linear_gaussian()), IMAGES, KEY, num_samples)
+    np.testing.assert_allclose(bound, log_evidence(), rtol=1e-5)
+    np.testing.assert_allclose(error, 0, atol=np.sqrt(2**-22 / num_samples))  # a variance of a few float32 roundings
+
+
+def test_a_conditional_model_uses_its_context_in_encoder_decoder_and_prior() -> None:
+    """The bound is log p(x | c) for the exact posterior p(z | x, c), and another value with the contexts swapped."""
+    vae, params = given(), params_of(given(), (2, 2, 1), 2)
+    bound, error, _ = log_likelihood(vae, params, (IMAGES, CONTEXTS), KEY, 10)
+    np.testing.assert_allclose(bound, given_log_evidence(), rtol=1e-5)
+    np.testing.assert_allclose(error, 0, atol=1e-3)
+    swapped, *_ = log_likelihood(vae, params, (IMAGES, CONTEXTS[::-1]), KEY, 10)
+    assert np.abs(swapped - bound)[[0, 1, 3, 4]].min() > 0.1
+
+
+def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
+    keys = jax.random.split(KEY, 400)
+    vae, params, means = linear_gaussian(0.3), params_of(linear_gaussian(0.3)), []
+    for num_samples in (2, 10, 100):
+        estimate = jax.jit(lambda key, k=num_samples: log_likelihood(vae, params, IMAGES, key, k)[0])
+        means.append(np.mean(jax.lax.map(estimate, keys), axis=0))
+    assert (np.diff(means, axis=0) > 0).all()
+    assert (means[-1] < log_evidence() + 0.01).all()
+    np.testing.assert_allclose(means[-1], log_evidence(), atol=0.05)
+
+
+def test_the_standard_error_is_the_spread_of_repeated_estimates() -> None:
+    vae = linear_gaussian(0.15)
+    estimate = jax.jit(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 500))
+    bounds, errors, _ = jax.lax.map(estimate, jax.random.split(KEY, 500))
+    np.testing.assert_allclose(np.std(bounds, axis=0), np.mean(errors, axis=0), rtol=0.15)
+
+
+def test_images_have_independent_draws() -> None:
+    images = np.random.default_rng(0).uniform(size=(20, 2, 2, 1)).astype(np.float32)  # more than are processed at once
+    images[17] = images[3]
+    bound, error, _ = log_likelihood(linear_gaussian(0.3), params_of(linear_gaussian(0.3)), images, KEY, 100)
+    assert bound.shape == error.shape == (20,)
+    assert bound[17] != bound[3]
+    assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
+
+
+def test_a_defence_reveals_modes_that_the_posterior_misses(missed: tuple[VAE, dict, np.ndarray, np.ndarray]) -> None:
+    """The standard error misses a mode that no draw reaches, and without a defence Pareto k shows few of them."""
+    vae, params, images, evidence = missed
+    bound, error, k = map(np.asarray, log_likelihood(vae, params, images, KEY, 5000))
+    loose = evidence - bound > 1
+    assert loose.sum() > 5
+    assert error[loose].max() < 1
+    detected = (k[loose] > 0.7).mean()
+    defended, _, k = map(np.asarray, log_likelihood(vae, params, images, KEY, 5000, Defence(scale=5.0)))
+    still_loose = evidence - defended > 1
+    assert still_loose.sum() < loose.sum()
+    assert (k[still_loose] > 0.7).mean() > max(0.7, 1.5 * detected)
+    assert (k > 0.7).mean() < 0.5
+
+
+def test_a_defence_changes_the_draws_but_not_the_estimate() -> None:
+    for num_samples in (2, 65, 1000):
+        vae = linear_gaussian()
+        exact, *_ = log_likelihood(vae, params_of(vae), IMAGES, KEY, num_samples, Defence())
+        np.testing.assert_array_less(np.abs(exact - log_evidence()), 6 / np.sqrt(num_samples))
+    vae = linear_gaussian(0.3)
+    estimate = jax.jit(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 65, Defence())[0])
+    weights = np.exp(jax.lax.map(estimate, jax.random.split(KEY, 1000)) - log_evidence())
+    np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 4 * weights.std(0) / np.sqrt(1000))
+    with pytest.raises(UserError, match="share between 0 and 1"):
+        Defence(share=0.0)
+
+
+@pytest.mark.slow
+def test_the_bound_does_not_depend_on_devices_or_images_at_once() -> None:
+    """In a separate program, since JAX fixes the number of devices at its first use."""
+    program = """
+import jax, numpy as np
+from known_models import IMAGES, linear_gaussian
+from flax_vae import init, log_likelihood, use_machine
+from flax_vae.training.sharding import data_mesh
+use_machine(2)
+vae, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
+params = jax.device_get(init(vae, jax.random.key(0), (2, 2, 1)))
+def bound(*arguments): return np.asarray(log_likelihood(vae, params, images, jax.random.key(1), 100, None, *arguments))
+whole = bound(16, None)
+for arguments in ((16, data_mesh(6)), (1, data_mesh(6)), (1, None)):
+    np.testing.assert_allclose(bound(*arguments), whole, rtol=1e-5, atol=1e-5)
+assert len(log_likelihood(vae, params, images, jax.random.key(1), 100, None, 1, data_mesh(6))[0].devices()) == 2
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_only_the_weights_of_draws_stay_in_memory() -> None:
+    few, many = (
+        log_likelihood.lower(linear_gaussian(), params_of(linear_gaussian()), IMAGES, KEY, k)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+        for k in (1000, 100_000)
+    )
+    assert (
+        many - few <= 4 * 4 * len(IMAGES) * 99_000
+    )  # a few copies of a float; the pixels of a draw would be four floats
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9])
+def test_pareto_k_is_the_shape_of_the_largest_weights(k: float) -> None:
+    """In single precision, for weights far from 1; the fit is regularised slightly towards 1/2."""
+    rng = np.random.default_rng(0)
+    log_w = np.log(scipy.stats.genpareto(k).rvs((40, 5000), random_state=rng)) - 230
+    shapes = jax.vmap(pareto_k)(jnp.asarray(log_w, jnp.float32))
+    np.testing.assert_allclose(shapes.mean(), k, atol=4.5 * shapes.std() / np.sqrt(40) + 10 / 223 * abs(k - 0.5))
+
+
+def test_pareto_k_equals_that_of_arviz() -> None:
+    """`psislw` of ArviZ 0.23.4 on the same weights, in double precision."""
+    rng = np.random.default_rng(0)
+    for num_samples, scale, expected in ((100, 1.0, -0.137147), (1000, 0.5, 0.172094), (5000, 3.0, 0.785839)):
+        log_w = scale * rng.normal(size=num_samples) - 230
+        np.testing.assert_allclose(pareto_k(jnp.asarray(log_w, jnp.float32)), expected, atol=1e-4)
+
+
+def test_pareto_k_has_no_dot_product_that_gpus_round_to_ten_bits() -> None:
+    """A dot product gave NaN there for one image in ten thousand: a shape slightly too large has no logarithm."""
+    assert "dot_general" not in str(jax.make_jaxpr(pareto_k)(jnp.zeros(5000)))
+
+
+def test_pareto_k_of_equal_and_of_few_weights() -> None:
+    assert pareto_k(jnp.full(1000, -500.0)) < 0
+    assert jnp.isnan(pareto_k(jnp.arange(20.0)))
