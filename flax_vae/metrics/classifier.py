@@ -59,7 +59,7 @@ class Classifier:
 
     Attributes:
         module, params: the Linen module and its parameters.
-        classes: the label that each logit stands for.
+        classes: the label of each logit.
         name: a description, with the number of training images.
         seed: seed of the initial parameters and of the order of the images.
     """

@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 
 def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -> float:
-    """Return the squared Wasserstein distance of two sets of features, as of normals (Heusel et al. 2017).
+    """Return the squared Wasserstein distance of normals with the moments of two sets of features (Heusel et al. 2017).
 
     |μ_a - μ_b|² + tr(A + B - 2 (A B)^(1/2))
 

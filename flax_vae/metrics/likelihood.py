@@ -84,10 +84,11 @@ def log_likelihood(
         log_w = jax.lax.map(draw, jnp.arange(blocks)).reshape(-1)[:num_samples]
         return *log_mean_and_error(log_w), pareto_k(log_w)
 
-    each = partial(jax.lax.map, one_image, batch_size=images_at_once)
+    all_images = partial(jax.lax.map, one_image, batch_size=images_at_once)
     if mesh:
-        each = jax.shard_map(each, mesh=mesh, in_specs=PartitionSpec(DATA_AXIS), out_specs=PartitionSpec(DATA_AXIS))
-    return each((unpack(images), jax.random.split(key, batch_size_of(images))))
+        split = PartitionSpec(DATA_AXIS)
+        all_images = jax.shard_map(all_images, mesh=mesh, in_specs=split, out_specs=split)
+    return all_images((unpack(images), jax.random.split(key, batch_size_of(images))))
 
 
 def require_two_samples(num_samples: int) -> None:

@@ -94,5 +94,5 @@ def plot_extremes(
     ax = draw_mosaic(images, columns=half, padding=3, left=260, top=140)
     ax.set_yticks([0.5, 1.5], ["most likely", "least likely"])
     most, least = (f"{part.mean():,.0f}" for part in (log_likelihoods[:half], log_likelihoods[half:]))
-    note = f"mean {quantity}: {most} and {least} nats"
+    note = f"{quantity}: {most} and {least} nats on average"
     save_figure(path, ax, "Most and least likely test images", note)

@@ -101,9 +101,9 @@ use_machine(2)
 vae, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
 params = jax.device_get(init(vae, jax.random.key(0), (2, 2, 1)))
 def bound(*arguments): return np.asarray(log_likelihood(vae, params, images, jax.random.key(1), 100, None, *arguments))
-whole = bound(16, None)
+expected = bound(16, None)
 for arguments in ((16, data_mesh(6)), (1, data_mesh(6)), (1, None)):
-    np.testing.assert_allclose(bound(*arguments), whole, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(bound(*arguments), expected, rtol=1e-5, atol=1e-5)
 assert len(log_likelihood(vae, params, images, jax.random.key(1), 100, None, 1, data_mesh(6))[0].devices()) == 2
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
