@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
-from flax_vae.metrics.hmc import Latents, hmc_move
+from flax_vae.metrics.hmc import Latents, Scales, hmc_move
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
@@ -83,7 +83,7 @@ class _Chains(NamedTuple):
 def _anneal(
     bridge: Bridge,
     start: Latents,
-    units: Latents,
+    units: Scales,
     num_steps: int,
     key: Key[Array, ""],
     step_sizes: Float[Array, " t"] | None,

@@ -8,18 +8,19 @@ from jaxtyping import Array, Float, Key
 
 _LEAPFROG_STEPS = 10
 Latents = tuple[Float[Array, "k ..."], ...]  # one array for each layer, the top first; k chains
+Scales = tuple[Float[Array, "..."], ...]  # one array for each layer, which broadcasts against its latents
 LogDensity = Callable[[Latents], Float[Array, " k"]]
 
 
 def hmc_move(
-    log_density: LogDensity, latents: Latents, units: Latents, step_size: Float[Array, ""], key: Key[Array, ""]
+    log_density: LogDensity, latents: Latents, units: Scales, step_size: Float[Array, ""], key: Key[Array, ""]
 ) -> tuple[Latents, Float[Array, " k"]]:
     """Move each chain by ten leapfrog steps, and accept or reject the proposal.
 
     Args:
         log_density: logarithm of the unnormalised density, of each chain.
         latents: current states of the chains.
-        units: scales of the latents, which broadcast against them.
+        units: scales of the latents.
         step_size: length of a leapfrog step, in these units.
         key: key of the momenta and of the acceptances.
 
@@ -40,7 +41,7 @@ def hmc_move(
 
 
 def _leapfrog(
-    log_density: LogDensity, latents: Latents, momenta: Latents, units: Latents, step_size: Array
+    log_density: LogDensity, latents: Latents, momenta: Latents, units: Scales, step_size: Array
 ) -> tuple[Latents, Latents]:
     """Follow the Hamiltonian dynamics: half a step of the momenta, alternating whole steps, half a step."""
 
