@@ -15,8 +15,11 @@ from jax.scipy.special import logsumexp
 
 from flax_vae import VAE, Normal, StandardNormal, bind, init, log_weights
 from flax_vae.distributions import Chain
+from flax_vae.models.protocol import Inference
+from flax_vae.objectives.terms import apply_objective
 
 NOISE = 0.7  # standard deviation of the observations
+LOG_NOISE = jnp.log(NOISE)
 # Latents "3" to pixels "2 2 1"; orthogonal rows make the exact posterior a diagonal normal.
 WEIGHTS = np.linalg.svd(np.random.default_rng(0).normal(size=(3, 4)))[2][:3] * np.array([[2.0], [1.0], [0.5]])
 IMAGES = np.random.default_rng(1).normal(size=(5, 2, 2, 1)).astype(np.float32)
@@ -53,7 +56,7 @@ class LinearPosterior(nn.Module):
 @cache
 def linear_gaussian(shift: float = 0.0) -> VAE:
     """z ~ N(0, I), x = Wᵀz + σε: probabilistic PCA (Tipping & Bishop 1999), with a shifted exact posterior."""
-    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    likelihood = partial(Normal, log_scale=LOG_NOISE, event_ndim=3)
     return VAE(Flatten(), LinearPosterior(shift), StandardNormal(3), LinearDecoder(), likelihood)
 
 
@@ -100,7 +103,7 @@ class LayeredPosterior(nn.Module):
 @cache
 def layered(shift: float = 0.0) -> VAE:
     """A hierarchy with the exact posterior except for the shift."""
-    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    likelihood = partial(Normal, log_scale=LOG_NOISE, event_ndim=3)
     return VAE(
         Flatten(),
         LayeredPosterior(shift),
@@ -141,7 +144,7 @@ class GivenPosterior(nn.Module):
 @cache
 def given() -> VAE:
     """A conditional model with its exact posterior."""
-    likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
+    likelihood = partial(Normal, log_scale=LOG_NOISE, event_ndim=3)
     decoder = LinearDecoder(tuple(map(tuple, np.concatenate([WEIGHTS, TO_PIXELS]))))
     return VAE(Flatten(), GivenPosterior(), GivenPrior(), decoder, likelihood)
 
@@ -155,8 +158,9 @@ def given_log_evidence() -> np.ndarray:
 
 @cache
 def params_of(vae: VAE, image_shape: tuple[int, int, int] = (2, 2, 1), context_dim: int = 0) -> dict:
-    """Return the initial parameters of a model."""
-    return init(vae, jax.random.key(0), image_shape, context_dim)
+    """Return the initial parameters of a model, also while a function is traced."""
+    with jax.ensure_compile_time_eval():
+        return init(vae, jax.random.key(0), image_shape, context_dim)
 
 
 @cache

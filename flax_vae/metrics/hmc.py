@@ -54,7 +54,7 @@ def _leapfrog(
     def drift(z: Latents, momenta: Latents) -> Latents:
         return tuple(z_l + step_size * unit * p for z_l, unit, p in zip(z, units, momenta, strict=True))
 
-    def leap(_: int, state: tuple[Latents, Latents]) -> tuple[Latents, Latents]:
+    def leap(_: Array, state: tuple[Latents, Latents]) -> tuple[Latents, Latents]:
         z, momenta = state
         z = drift(z, momenta)
         return z, kick(momenta, z, step_size)
