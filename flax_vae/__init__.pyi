@@ -79,7 +79,8 @@ from .runs.run import Run, load_run, write_run
 from .samplers.gmm import sample_gmm
 from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
 from .system.errors import UserError
-from .system.machine import Cluster, use_machine
+from .system.machine import use_machine
+from .system.processes import Cluster
 from .training.optimizers import make_optimizer
 from .training.step import TrainState, init_state, make_train_step
 

@@ -1,4 +1,4 @@
-"""`flax-vae`, also as `python -m flax_vae`."""
+"""The program `flax-vae`, also `python -m flax_vae`."""
 
 import sys
 

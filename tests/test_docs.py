@@ -8,8 +8,10 @@ import pytest
 import tyro
 
 from flax_vae import Config
-from flax_vae.cli.compress import Compress, Decompress
-from flax_vae.cli.evaluate import Compare, Evaluate
+from flax_vae.cli.compare import Compare
+from flax_vae.cli.compress import Compress
+from flax_vae.cli.decompress import Decompress
+from flax_vae.cli.evaluate import Evaluate
 from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
 from flax_vae.cli.sample import Sample

@@ -1,1 +1,4 @@
-"""The command lines: arguments in, exit codes out."""
+"""The command line: one file for each command, with its flags; exit codes in `exits.py`.
+
+The docstrings of flags are their help texts. They break lines between sentences only, because tyro keeps the breaks.
+"""

@@ -1,20 +1,17 @@
-"""`flax-vae evaluate` and `flax-vae compare`."""
+"""`flax-vae evaluate`: the figures of a trained model."""
 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import tyro
-
-from flax_vae.cli.exits import refuse_unwritable
+from flax_vae.cli.arguments import RunPath, require_writable
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import PROTOCOLS, Plan
 from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
-from flax_vae.evaluation.tables import compare, show
+from flax_vae.evaluation.tables import show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize
-from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
 from flax_vae.system.machine import cpu_cores, use_machine
@@ -31,39 +28,37 @@ examples:
   flax-vae evaluate runs/latest --method ais --num-images 20
 """
 
-    run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the Hugging Face
-    hub."""
+    run: RunPath
     protocol: Literal["exemplar_vae"] | None = None
-    """Evaluate as in a published table. exemplar_vae (Norouzi et al. 2020): 5,000 draws for each of 10,000 test
-    images, binarised once, with seed 0."""
+    """Evaluate as in a published table.
+    exemplar_vae (Norouzi et al. 2020): 5,000 draws for each of 10,000 test images, binarised once, with seed 0."""
     num_samples: tuple[int, ...] | None = None
     """Draws per image for the importance-weighted bound, one bound for each number; 10 100 1000 by default."""
     num_images: int | None = None
     """Number of test images for the bound, chosen by the seed; 1000 by default, 100 with --method ais."""
     method: Literal["iw", "ais"] = "iw"
-    """Estimator of the log-likelihood: importance weighting by the posterior (iw); or also annealed importance
-    sampling (ais), which is slow but finds modes that the posterior misses."""
+    """iw: importance weighting by the posterior.
+    ais: also annealed importance sampling, which is slow but finds what the posterior misses."""
     annealing_steps: int = 500
     """Number of annealing steps, with --method ais."""
     defence: float | None = None
-    """Draw a fifth of the samples from the posterior widened by this factor (2 to 5), so that Pareto k reveals where it
-    is too narrow."""
+    """Draw a fifth of the samples from the posterior widened by this factor.
+    Pareto k then reveals where the posterior is too narrow. Try 2 to 5."""
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None
-    """Evaluate on differently binarised images. Test images are binarised once, for fixed and dynamic alike, with
-    --binarize-seed."""
+    """Evaluate on differently binarised images.
+    Test images are binarised once, for fixed and dynamic alike, with --binarize-seed."""
     binarize_seed: int | None = None
     """Seed of the binarisation, with --binarize."""
     json: Path | None = None
-    """Also write the figures to this file. An interrupted evaluation resumes from its partial results, in FILE.part.npz
-    or in the run directory."""
+    """Also write the figures to this file.
+    An interrupted evaluation resumes from its partial results, in FILE.part.npz or in the run directory."""
 
     def __call__(self) -> None:
         """Run the command."""
         if self.json:
-            refuse_unwritable(self.json, ".json", "--json")
+            require_writable(self.json, ".json", "--json")
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
         record = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
@@ -73,41 +68,18 @@ examples:
 
     def _plan(self) -> Plan:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")
-        values = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.protocol and values:
-            raise UserError(f"--protocol {self.protocol} fixes `{next(iter(values))}`: leave one of them out.")
+        settings = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.protocol and settings:
+            raise UserError(f"--protocol {self.protocol} fixes `{next(iter(settings))}`: leave one of them out.")
         if self.annealing_steps < 1:
             raise UserError(f"--annealing-steps must be at least 1, not {self.annealing_steps}.")
         if self.binarize_seed is not None and self.binarize is None:
-            raise UserError("--binarize-seed goes with --binarize.")
+            raise UserError("--binarize-seed needs --binarize.")
         defaults = {"num_images": 100} if self.method == "ais" and not self.protocol else {}
         return replace(
             PROTOCOLS[self.protocol] if self.protocol else Plan(),
             seed=self.seed,
             defence=None if self.defence is None else Defence(scale=self.defence),
             annealing_steps=self.annealing_steps if self.method == "ais" else 0,
-            **(defaults | values),
+            **(defaults | settings),
         )
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Compare runs: print a table, and draw a picture of their test losses."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae compare runs/sweep/*
-"""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories, as train.py wrote them."""
-    out: Path = Path("comparison.png")
-    """PNG file to write."""
-
-    def __call__(self) -> None:
-        """Run the command."""
-        if not self.runs:
-            raise UserError("flax-vae compare: name the run directories.")
-        refuse_unwritable(self.out)
-        compare(self.runs, self.out)
-        print_result(self.out)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 
@@ -69,11 +68,3 @@ def _call(parse: Callable[[], Callable[[], None]]) -> None:
 def with_flags(message: str) -> str:
     """Replace each argument name in backquotes by its flag: `batch_size` becomes --batch-size."""
     return re.sub("`([a-z_]+)`", lambda name: "--" + name[1].replace("_", "-"), message)
-
-
-def refuse_unwritable(path: Path, suffix: str = ".png", flag: str = "--out") -> None:
-    """Raise UserError if a file cannot be written, before any work is done."""
-    if suffix and path.suffix.lower() != suffix:
-        raise UserError(f"{flag} {path}: name a file that ends in {suffix}.")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path.absolute().parent} is not a directory to write {path.name} to.")

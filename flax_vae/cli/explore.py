@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from flax_vae.cli.exits import refuse_unwritable
+from flax_vae.cli.arguments import RunPath, require_writable
 from flax_vae.explore.write import write_explorer
 from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
@@ -23,13 +23,12 @@ examples:
   flax-vae explore pretrained:tutorial_conv -o plane.html
 """
 
-    run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; or pretrained:NAME."""
+    run: RunPath
     out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("explore.html")
     """HTML file to write."""
 
     def __call__(self) -> None:
         """Run the command."""
-        refuse_unwritable(self.out, ".html")
+        require_writable(self.out, ".html")
         use_machine()
         print_result(write_explorer(load_run(self.run), self.out))

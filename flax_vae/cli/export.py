@@ -1,4 +1,4 @@
-"""`flax-vae export`."""
+"""`flax-vae export`: a trained model for use elsewhere."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from flax_vae.cli.arguments import RunPath
 from flax_vae.export import hub
 from flax_vae.export.directory import export_run
 from flax_vae.export.formats import FORMATS
@@ -23,7 +24,7 @@ _FORMAT = tyro.conf.arg(
 
 @dataclass(frozen=True)
 class Export:
-    """Write a trained model as a directory for others: functions or parameters, a model card, pictures, checksums."""
+    """Write a directory for use elsewhere: a model's functions or parameters, a model card, pictures and checksums."""
 
     examples: ClassVar[str] = """
 examples:
@@ -33,14 +34,13 @@ examples:
   flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
 """
 
-    run: tyro.conf.Positional[Path]
-    """Run directory of train.py; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME."""
+    run: RunPath
     format: Annotated[str, _FORMAT]
     out: Path
     """Directory to write, new or empty."""
     push: str | None = None
-    """Upload the directory to this repository of the Hugging Face hub, OWNER/NAME. Needs pip install 'flax_vae[hub]'
-    and a token."""
+    """Upload the directory to this repository of the Hugging Face hub, OWNER/NAME.
+    Needs pip install 'flax_vae[hub]' and a token."""
 
     def __call__(self) -> None:
         """Run the command."""

@@ -1,4 +1,4 @@
-"""`flax-vae`: its commands."""
+"""`flax-vae`: all commands."""
 
 import sys
 from collections.abc import Sequence
@@ -6,8 +6,10 @@ from typing import Any
 
 import tyro
 
-from flax_vae.cli.compress import Compress, Decompress
-from flax_vae.cli.evaluate import Compare, Evaluate
+from flax_vae.cli.compare import Compare
+from flax_vae.cli.compress import Compress
+from flax_vae.cli.decompress import Decompress
+from flax_vae.cli.evaluate import Evaluate
 from flax_vae.cli.exits import run_command
 from flax_vae.cli.explore import Explore
 from flax_vae.cli.export import Export
@@ -29,7 +31,7 @@ _COMMANDS: dict[str, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `flax-vae`; returns the exit code."""
+    """Run `flax-vae` and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     return run_command(
         lambda: tyro.extras.subcommand_cli_from_dict(

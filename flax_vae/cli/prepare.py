@@ -1,4 +1,4 @@
-"""`flax-vae prepare`: rewrite image sets larger than memory."""
+"""`flax-vae prepare`: data sets larger than memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,14 @@ examples:
 """
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """Image set, as in train --dataset: a folder of images (class folders become labels), a .npy or .npz file, or the
-    name of a TFDS image set. Folders, .npy files and TFDS sets may exceed memory."""
+    """A data set as for train --dataset: a folder of images, a .npy or .npz file, or the name of a TFDS image set.
+    Class folders become labels. All but .npz files may be larger than memory."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Directory to write, new or empty."""
     image_size: int | None = None
-    """Height and width to resize every image to, in pixels."""
+    """Resize every image to this height and width, in pixels."""
     data_dir: Path | None = None
-    """Folder of Fashion-MNIST's four IDX files, or TFDS's data directory."""
+    """Folder that holds Fashion-MNIST's four IDX files, or the data sets of TFDS."""
 
     def __call__(self) -> None:
         """Run the command."""

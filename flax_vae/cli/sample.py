@@ -1,4 +1,4 @@
-"""`flax-vae sample`, and `sample.py`: images from a run directory."""
+"""`flax-vae sample`, and `sample.py`: images from a trained model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,8 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from flax_vae.cli.exits import refuse_unwritable, run_command
+from flax_vae.cli.arguments import RunPath, require_writable
+from flax_vae.cli.exits import run_command
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.run import load_run
@@ -21,7 +22,7 @@ from flax_vae.system.machine import use_machine
 
 @dataclass(frozen=True)
 class Sample:
-    """Make images with a trained model, from its run directory alone."""
+    """Make images with a trained model."""
 
     examples: ClassVar[str] = """
 examples:
@@ -30,9 +31,7 @@ examples:
   flax-vae sample pretrained:grey --num-samples 100 --temperature 0.8 --npy samples.npy
 """
 
-    run: tyro.conf.Positional[Path]
-    """Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the Hugging Face
-    hub."""
+    run: RunPath
     mode: Annotated[str, tyro.conf.arg(help=f"Images to make.\n{MODES.help()}")] = "prior"
     sampler: Annotated[str, tyro.conf.arg(help=f"The source of the latents of new images.\n{SAMPLERS.help()}")] = (
         "prior"
@@ -44,29 +43,25 @@ examples:
     """Also write the images as a float32 array "n h w c"."""
 
     def __call__(self) -> None:
-        """Run the command.
-
-        Raises:
-            UserError: bad input.
-        """
+        """Run the command."""
         mode, sampler = MODES.read(self.mode).name, SAMPLERS.read(self.sampler).name
         if sampler != "prior" and mode != "prior":
-            raise UserError(f"--sampler {sampler} goes with --mode prior: it makes new images.")
+            raise UserError(f"--sampler {sampler} makes new images: leave out --mode {mode}.")
         if self.request.label is not None and not MODES.facts[mode].get("uses_label"):
             modes = " and ".join(name for name in MODES if MODES.facts[name].get("uses_label"))
-            raise UserError(f"--label goes with --mode {modes}: test images of {mode} have their own.")
+            raise UserError(f"--label is for --mode {modes}: the test images of {mode} have labels.")
         for path in filter(None, (self.out, self.npy)):
-            refuse_unwritable(path, ".png" if path == self.out else "")
+            require_writable(path, ".png" if path == self.out else "")
         use_machine()
         run = load_run(self.run)
         arguments = (run, self.request, self.sampler) if mode == "prior" else (run, self.request)
         images, columns = MODES[mode](*arguments)
         save_image_grid(self.out, images, columns)
         if self.npy:
-            write_atomically(self.npy, lambda part: np.save(part, images))
+            write_atomically(self.npy, lambda temporary: np.save(temporary, images))
         print_result(self.out)
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:
-    """Run `sample.py`; returns the exit code."""
+    """Run `sample.py` and return the exit code."""
     return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), Sample.examples)

@@ -20,8 +20,8 @@ from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
-from flax_vae.system.machine import Cluster, cpu_cores, use_machine
-from flax_vae.system.processes import is_first_process
+from flax_vae.system.machine import cpu_cores, use_machine
+from flax_vae.system.processes import Cluster, is_first_process
 
 _MOST_MEMBERS = 1000  # each has its own run directory, with files open throughout
 
@@ -39,7 +39,7 @@ def _settings(group: str) -> Any:
 
 
 def _meaning(field: "Field[Any]") -> str:
-    """The help of a flag; for a part, with the parts there are."""
+    """The help of a flag; for a kind of part, with a line for each part."""
     meaning = field.metadata["meaning"]
     return f"{meaning}\n{PARTS[field.name].help()}" if field.name in PARTS else meaning
 
@@ -86,7 +86,7 @@ class _Machine(_settings("machine")):  # type: ignore[misc]
     num_processes: int | None = None
     """The number of processes."""
     process_id: int | None = None
-    """The number of this process, from 0."""
+    """The index of this process, from 0."""
 
     def use(self, config: Config, members: int) -> None:
         """Make each CPU core a device if cores work separately: on microbatches, or on one member each."""
@@ -94,8 +94,8 @@ class _Machine(_settings("machine")):  # type: ignore[misc]
         # Matrix products use all cores of a device: splitting a batch among devices would only cost time.
         count = config.devices or (cores if config.microbatch_size else math.gcd(members, cores))
         if self.coordinator is not None:
-            log(f"Waiting for the other processes ({self.coordinator}), five minutes at most.")
             cluster = Cluster(self.coordinator, self.num_processes, self.process_id)
+            log(f"Waiting for the other processes ({self.coordinator}), five minutes at most.")
             use_machine(-(-count // (self.num_processes or 1)), cluster)
         elif self.num_processes is not None or self.process_id is not None:
             raise UserError("--num-processes and --process-id need --coordinator, the address of the first process.")
@@ -142,7 +142,7 @@ examples:
                 print_result(f"{name}: pictures are in {Path(name) / 'pictures'}; sample with flax-vae sample {name}")
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of `Config` that were given: those left out are absent, explicit zeros are not."""
+        """Return the arguments of `Config` on the command line, without those left out but with explicit zeros."""
         values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
         names = [field.name for field in fields(Config)]
         return {name: values[name] for name in names if values[name] is not None and values[name] is not False}

@@ -21,8 +21,7 @@ from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run, load_run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.machine import device_memory
-from flax_vae.system.memory import require_memory
+from flax_vae.system.memory import device_memory, require_memory
 
 
 def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = None, part: Path | None = None) -> Record:

@@ -23,8 +23,7 @@ from flax_vae.runs.data import Data, load_data
 from flax_vae.runs.models import make_model
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.machine import device_memory
-from flax_vae.system.memory import require_memory
+from flax_vae.system.memory import device_memory, require_memory
 from flax_vae.system.processes import is_first_process
 from flax_vae.training.gradient import Gradient
 from flax_vae.training.optimizers import make_optimizer

@@ -1,1 +1,1 @@
-"""The process and the machine it runs on: nothing here knows anything about VAEs."""
+"""The process and the machine it runs on; nothing here is about VAEs."""

@@ -1,4 +1,4 @@
-"""What the program tells the user on stderr, apart from its output: lines, and progress."""
+"""The terminal: results on stdout; messages and progress bars on stderr, apart from the results."""
 
 import functools
 import io
@@ -10,87 +10,95 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-_NARROWEST = 80  # columns of a table, as of one that goes to a file
+_NARROWEST = 80  # columns of a table; also the width of a table that is written to a file
+_UNNOTICED = 2.0  # seconds before a progress bar appears
 
 
 def printable(text: str) -> str:
-    """The text in one line, with escapes for what would move a terminal's cursor or change its colours."""
+    """Escape control characters, so that a text stays on one line and cannot move the cursor or change colours."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def log(line: str) -> None:
-    """Tell the user one thing, in one line: names of files and messages of others may hold anything."""
+    """Print one line on stderr, escaped: file names and messages of other programs may contain anything."""
     print(printable(line), file=sys.stderr, flush=True)
-
-
-def escape_unencodable_output() -> None:
-    """Let stdout have escapes for characters that its encoding lacks, as stderr has: a program calls this first."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 @functools.cache
 def log_once(line: str) -> None:
-    """Tell the user one thing, once: the training and the test part often have the same to say."""
+    """Print a line on stderr once: the training and the test split often cause the same message."""
     log(line)
 
 
+def escape_unencodable_output() -> None:
+    """Make stdout escape characters that its encoding lacks, as stderr does."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def print_result(line: object) -> None:
-    """Print a result, on stdout."""
+    """Print a line on stdout."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        _close_stdout()
-
-
-def stdout_console() -> Any:
-    """Rich's console for results; once its reader, such as `head`, has seen enough, the work goes on in silence."""
-    from rich.console import Console
-
-    class Patient(Console):
-        def on_broken_pipe(self) -> None:
-            _close_stdout()
-
-    return Patient(markup=False)  # names may hold brackets
+        _discard_output()
 
 
 def print_table(table: Any) -> None:
-    """Print one of Rich's tables: a narrow terminal breaks its lines, where Rich would leave out names and numbers."""
+    """Print a Rich table, 80 columns wide or more: a narrow terminal wraps its lines, but no name or number is cut."""
     console = stdout_console()
     console.width = max(console.width, _NARROWEST)
     console.print(table)
 
 
-def _close_stdout() -> None:
-    """Send what is printed from now on nowhere; otherwise Python would stumble over it once more at the very end."""
+def stdout_console() -> Any:
+    """Make a Rich console for results; if their reader closes the pipe, as `head` does, the program continues."""
+    from rich.console import Console
+
+    class PipeConsole(Console):
+        def on_broken_pipe(self) -> None:
+            _discard_output()
+
+    return PipeConsole(markup=False)  # names may contain brackets
+
+
+def _discard_output() -> None:
+    """Redirect stdout to /dev/null; Python would otherwise raise again when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(
-    items: Iterable[Item], total: int | None, what: str, size: Callable[[Item], int] = lambda _: 1
+    items: Iterable[Item], total: int | None, description: str, size: Callable[[Item], int] = lambda _: 1
 ) -> Iterator[Item]:
-    """Pass the items on, with a progress bar once they have taken more than two seconds; `size` is that of an item."""
+    """Yield the items, with a progress bar on stderr once two seconds have passed.
+
+    Args:
+        items: the items to pass on.
+        total: the sum of all sizes; None if unknown.
+        description: the text before the bar.
+        size: how far an item advances the bar.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True, force_jupyter=False))
-    task = bar.add_task(what, total=total)
-    started, done = time.monotonic(), 0
+    task = bar.add_task(description, total=total)
+    start, done = time.monotonic(), 0
     try:
         for item in items:
             yield item
             done += size(item)
             if bar.live.is_started:
                 bar.update(task, completed=done)
-            elif time.monotonic() - started > 2:
+            elif time.monotonic() - start > _UNNOTICED:
                 bar.start()
     finally:
         if bar.live.is_started:
             bar.stop()
 
 
-def spinner(what: str) -> AbstractContextManager[object]:
-    """A sign of life while something takes its time."""
+def spinner(description: str) -> AbstractContextManager[object]:
+    """Show a spinner on stderr during a slow operation."""
     from rich.console import Console
 
-    return Console(stderr=True, force_jupyter=False).status(what)
+    return Console(stderr=True, force_jupyter=False).status(description)

@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all."""
+"""Files and directories that appear complete or not at all."""
 
 import json
 import os
@@ -12,58 +12,58 @@ from flax_vae.system.errors import UserError
 
 
 def write_atomically(path: str | os.PathLike[str], save: Callable[[Path], object]) -> None:
-    """Let `save` write a file beside the path, and move it there: nobody finds half of it, and a failure leaves none.
+    """Write a file atomically: `save` writes a temporary file beside the path, which then replaces the path.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    part = _beside(Path(path))
+    temporary = _beside(Path(path))
     try:
-        save(part)
-        part.replace(path)
+        save(temporary)
+        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a record as JSON, whole, in the one form that all files of a record have.
+    """Write JSON atomically, formatted like every other record.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    write_atomically(path, lambda part: part.write_text(json.dumps(content, indent=2) + "\n"))
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 @contextmanager
 def new_directory(path: str | Path) -> Iterator[Path]:
-    """A directory to fill, which becomes the path once all is in it.
+    """Create a directory atomically: yield a temporary directory to fill, which is renamed to the path at the end.
 
-    An empty directory that is there already may be where somebody stands, or a volume: it stays, and what was filled
-    is moved there, what was written last at the end.
+    If the path is an empty directory, it is kept, because it may be a mount point or somebody's working directory. The
+    contents are moved into it in the order in which they were written.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the directory cannot be written.
     """
-    whole = Path(path).resolve()
-    there = whole.is_dir()
-    part = _beside(whole / "new" if there else whole)
+    target = Path(path).resolve()
+    exists = target.is_dir()
+    temporary = _beside(target / "new" if exists else target)
     try:
-        part.mkdir(parents=True)
-        yield part
-        if there:
-            for child in sorted(part.iterdir(), key=lambda child: child.stat().st_mtime_ns):
-                child.replace(whole / child.name)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if exists:
+            for child in sorted(temporary.iterdir(), key=lambda child: child.stat().st_mtime_ns):
+                child.replace(target / child.name)
         else:
-            part.replace(whole)
+            temporary.replace(target)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _beside(path: Path) -> Path:
-    """A hidden name of this process; it keeps the suffix, by which NumPy and others go."""
+    """A hidden name, unique to this process, with the same suffix: NumPy and others choose a format by it."""
     return path.with_name(f".{os.getpid()}-{path.name}")

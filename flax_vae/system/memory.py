@@ -53,6 +53,12 @@ def free_memory() -> int:
     return min(free, memory_limit())
 
 
+def device_memory() -> int:
+    """Return the memory of all devices together, in bytes; that of CPUs is `free_memory()`."""
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in jax.local_devices()]
+    return jax.process_count() * sum(limits) or free_memory()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if an error means that a device is out of memory."""
     text = str(error).lower()
@@ -60,7 +66,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def require_memory(needed: int, what: str, advice: str, available: int | None = None) -> None:
-    """Raise UserError if something needs more memory than there is.
+    """Raise UserError if something needs more memory than is available.
 
     Args:
         needed: bytes needed, estimated from below so that nothing that would work is refused.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +13,63 @@ from jaxtyping import Int
 
 from flax_vae.system.errors import ProcessLost, UserError
 from flax_vae.system.memory import is_out_of_memory
+
+_SECONDS_TO_START, _SECONDS_TO_END = 300, 30  # how long processes wait for each other before and after the work
+_SECONDS_TO_HEARTBEAT = 30  # a process that is silent for longer counts as dead
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The processes that share a training, each started separately, with the same flags except `process_id`.
+
+    Attributes:
+        coordinator: "host:port" of the first process; "auto" where JAX detects all of this, as on Slurm and Cloud TPUs.
+        num_processes: the number of processes.
+        process_id: the index of this process, from 0.
+    """
+
+    coordinator: str
+    num_processes: int | None = None
+    process_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings under which the processes would wait for each other in vain."""
+        if self.coordinator == "auto":
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UserError(f'`coordinator` {self.coordinator}: write "host:port", or "auto" on a cluster.')
+        if self.num_processes is None or self.process_id is None:
+            raise UserError("`coordinator` needs `num_processes`, and `process_id` from 0, which differs between them.")
+        if not 0 <= self.process_id < self.num_processes:
+            raise UserError(f"`process_id` {self.process_id} of {self.num_processes} processes: count them from 0.")
+
+
+def join(cluster: Cluster) -> None:
+    """Connect this process with the others, and wait for all of them.
+
+    Raises:
+        UserError: JAX does not support the cluster, or not all of the processes start.
+        ProcessLost: a process dies meanwhile.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # Gloo mixes up programs that run side by side
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch the SIGTERM that training answers
+    try:
+        jax.distributed.initialize(
+            None if cluster.coordinator == "auto" else cluster.coordinator,
+            cluster.num_processes,
+            cluster.process_id,
+            initialization_timeout=_SECONDS_TO_START,
+            heartbeat_timeout_seconds=_SECONDS_TO_HEARTBEAT,
+            shutdown_timeout_seconds=_SECONDS_TO_END,
+        )
+    except (ValueError, RuntimeError) as error:  # an unknown kind of cluster, or nobody answers
+        raise UserError(f"`coordinator` {cluster.coordinator}: {' '.join(str(error).split())}.") from None
+    try:
+        jax.devices()  # the processes exchange their devices
+    except RuntimeError as error:
+        raise ProcessLost(f"The processes lost each other: {' '.join(str(error).split())}.") from None
 
 
 def is_first_process() -> bool:

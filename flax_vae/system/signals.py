@@ -1,33 +1,35 @@
-"""How SIGINT (Ctrl-C) and SIGTERM end a program, from its first line to its last.
+"""Handling of SIGINT (Ctrl-C) and SIGTERM, from the first line of a program to its last.
 
 A program that receives a signal ends with exit code 128 + the signal's number and one line on stderr, without a
-traceback. What answers the signal depends on what there is to save:
+traceback. The handler depends on the phase, and so on what has to be saved:
 
 Importing
-    Nothing is to be saved, so `run_program` lets the handler exit at once. An exception would not do: imports catch
-    and replace exceptions, and some are raised where Python can only print them.
+    There is nothing to save, so the handler that `run_program` installs exits at once. It does not raise an exception,
+    because imports may catch or replace it, and Python may drop it and only print a traceback.
 Commands
-    `raise_interrupts` lets the handler raise KeyboardInterrupt, or its subclass Terminated, so that temporary files are
-    removed and partial results are kept; `cli/exits.py` turns it into the exit code. An exception can still be lost in
-    two ways. An import in the command may replace it: the command line then asks `last_interrupt`. Or Python drops it,
-    as it drops all exceptions in callbacks of the garbage collector, which JAX has: `sys.unraisablehook` then sends the
-    signal again.
+    `raise_interrupts` installs a handler that raises KeyboardInterrupt(signum), so that temporary files are removed
+    and partial results are stored. `cli/exits.py` turns the exception into the exit code. The exception can still get
+    lost in two ways. An import in progress may replace it by another one; the command line then looks it up with
+    `last_interrupt`. Or Python drops it, as it drops all exceptions in callbacks of the garbage collector, one of which
+    is JAX's; `sys.unraisablehook` then sends the signal again.
 Compiling, computing, waiting for other processes
-    Python runs handlers in the main thread, between two bytecodes, so not while a library computes or waits there. But
-    the C part of Python's signal handling writes every signal to a socket at once. A thread reads it and exits if the
-    handler has not acknowledged the signal within two seconds. Training compiles its steps in this phase, before its
-    first step: there is nothing to save yet, and compiling may take minutes.
+    Python runs handlers in the main thread, between two bytecodes, so not while a library computes or waits there.
+    However, Python writes each signal to a socket as soon as it arrives. A thread reads the socket and exits if the
+    handler does not acknowledge the signal within two seconds. Training compiles its steps in this phase: compiling
+    may take minutes, and before the first step there is nothing to save.
 Training steps
-    `deferred_signals` only records a signal. The training loop looks after each dispatch, of about half a second, saves
-    and raises `Interrupted`. Several processes agree on the signal, so all stop after the same step. The thread does
-    not watch here, since one step may take longer than two seconds. A second signal is answered as in a command.
+    The handler of `deferred_signals` only records the signal. The training loop checks for it after each dispatch,
+    about every half second, saves the state and raises `Interrupted`. Several processes agree on the signal, so that
+    all of them stop after the same step. The thread is off meanwhile, since a step may take longer than two seconds.
+    A second signal is handled as in a command.
 The last moments
-    After the command the handler exits at once, as during imports. Once Python's exit functions have run, signals are
-    ignored: Python would restore their default actions, which end the process with another exit code. After an
-    interrupt all of this is skipped, because XLA may still be compiling in threads that crash when Python shuts down.
+    After the command the handler exits at once, as during imports. When Python's exit functions have run, signals are
+    ignored, because Python would restore their default actions, which end the process with another exit code. After
+    an interrupt the program skips all clean-up, because XLA may still be compiling, in threads that crash when Python
+    shuts down.
 
-A signal that is ignored at the start stays ignored, as SIGINT is in background jobs of scripts. Programs import this
-module before JAX, which takes a second to import, so it imports next to nothing itself.
+A signal that is ignored when the program starts stays ignored, as SIGINT is in background jobs of scripts. Programs
+import this module before JAX, whose import takes a second; so it imports next to nothing itself.
 """
 
 import atexit
@@ -38,21 +40,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
 from flax_vae.system.console import log
-
-if TYPE_CHECKING:
-    from socket import socket
 
 Handler = Callable[[int, FrameType | None], object]
 _ACKNOWLEDGED = b"\0"
 _PATIENCE = 2.0  # seconds
 _interrupts: list[KeyboardInterrupt] = []  # raised since the command started
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a command as Ctrl-C does."""
 
 
 def run_program(command: Callable[[], int]) -> int:
@@ -74,25 +69,25 @@ def run_program(command: Callable[[], int]) -> int:
 
 
 def raise_interrupts() -> None:
-    """Raise KeyboardInterrupt or Terminated in the main thread from now on; exit if it is busy for two seconds."""
+    """Let signals raise KeyboardInterrupt in the main thread, or exit if it is busy for two seconds."""
     _watchdog()
     _interrupts.clear()
     _handle(_raise)
 
 
 def last_interrupt() -> KeyboardInterrupt | None:
-    """Return the last exception that a signal has raised in this command."""
+    """Return the last exception that a signal raised in this command, if any."""
     return _interrupts[-1] if _interrupts else None
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> int:
     """Return the number of the signal that raised an exception."""
-    return signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT
+    return interrupt.args[0] if interrupt in _interrupts else signal.SIGINT
 
 
 @contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """Record a first signal within the block instead of raising an exception; a second one is not deferred.
+    """Record the first signal within the block instead of raising an exception.
 
     Yields:
         A list that receives the number of the signal.
@@ -131,7 +126,7 @@ def exit_at_once(code: int) -> Never:
 
 
 def _handlers() -> dict[int, Any]:
-    """The handlers of SIGINT and SIGTERM, without a signal that is ignored."""
+    """Return the handlers of SIGINT and SIGTERM, except that of a signal that is ignored."""
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     return {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
 
@@ -148,7 +143,7 @@ def _exit(signum: int, frame: FrameType | None) -> Never:
 
 def _raise(signum: int, frame: FrameType | None) -> Never:
     _watchdog().send(_ACKNOWLEDGED)
-    _interrupts.append(Terminated() if signum == signal.SIGTERM else KeyboardInterrupt())
+    _interrupts.append(KeyboardInterrupt(signum))
     raise _interrupts[-1]
 
 
@@ -163,8 +158,8 @@ def _send_again(show: Callable[["sys.UnraisableHookArgs"], object], dropped: "sy
 
 
 @cache
-def _watchdog() -> "socket":
-    """The socket that Python writes signals to, and handlers their acknowledgements, read by a thread."""
+def _watchdog() -> Any:
+    """Start the thread that exits if a signal is not acknowledged; return the socket for acknowledgements."""
     from socket import socketpair
     from threading import Thread
 
@@ -175,7 +170,7 @@ def _watchdog() -> "socket":
     return sent
 
 
-def _exit_unacknowledged(received: "socket") -> Never:
+def _exit_unacknowledged(received: Any) -> Never:
     from select import select
 
     while True:

@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Fixtures for the tests of the commands: a trained run."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from programs import call
 
 
 @pytest.fixture(autouse=True)
-def devices_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that runs in this process cannot choose its devices: they are fixed once JAX has run."""
+def fixed_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop commands from choosing their devices: JAX has already fixed them in this process."""
     monkeypatch.setattr(jax.config, "update", lambda *_: None)
 
 
@@ -20,7 +20,7 @@ def recipe(few_images: Path) -> list[object]:
 
 @pytest.fixture(scope="session")
 def trained(recipe: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run made by train.py without --out, and what it printed."""
+    """A run made by train.py without --out, and its stdout."""
     home = tmp_path_factory.mktemp("home")
     code, out, err = call("train.py", *recipe, cwd=home)
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""The two programs as a user runs them."""
+"""train.py and sample.py, as a user runs them."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def wait_for_epochs(directory: Path, number: int, process: subprocess.Popen[str]
         time.sleep(0.01)
 
 
-def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple[Path, str]) -> None:
+def test_training_prints_a_line_per_epoch_and_the_next_command(trained: tuple[Path, str]) -> None:
     directory, out = trained
     assert directory.name.startswith("tutorial_dense-")
     lines = out.splitlines()
@@ -47,10 +47,10 @@ def test_training_prints_a_line_an_epoch_and_says_what_comes_next(trained: tuple
 
 
 @pytest.mark.slow
-def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
+def test_a_run_stopped_by_each_signal_and_resumed_equals_an_undisturbed_one(
     trained: tuple[Path, str], recipe: list[object], tmp_path: Path
 ) -> None:
-    """Ctrl-C, then SIGTERM, then SIGKILL, each a little later; parameters and metrics bit for bit."""
+    """SIGINT, then SIGTERM, then SIGKILL, each a little later; parameters and metrics are equal bit for bit."""
     directory = tmp_path / "stopped"
     process = start("train.py", *recipe, "--out", directory, cwd=tmp_path)
     for epochs, signum, code in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (7, signal.SIGKILL, -9)):
@@ -65,14 +65,14 @@ def test_stopped_by_every_signal_and_resumed_equals_never_stopped(
     assert_same_run(load_run(trained[0]), load_run(directory))
 
 
-def test_sampling_needs_the_run_alone_and_repeats_its_bytes(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_sampling_needs_only_the_run_and_is_reproducible(trained: tuple[Path, str], tmp_path: Path) -> None:
     code, out, err = call("sample.py", trained[0], "--npy", "images.npy", cwd=tmp_path)
     assert code == 0, err
     assert out.strip() == "samples.png"
     first = (tmp_path / "samples.png").read_bytes()
     with Image.open(tmp_path / "samples.png") as image:
         assert image.mode == "L"
-        assert image.width > 9 * image.height  # ten in a row, in grey
+        assert image.width > 9 * image.height  # ten in a row
     images = np.load(tmp_path / "images.npy")
     assert images.shape == (10, 28, 28, 1)
     assert 0 <= images.min() < images.max() <= 1
@@ -107,22 +107,22 @@ def test_every_mode_makes_its_images(
 
 
 @pytest.mark.slow
-def test_a_second_start_compiles_nothing(
+def test_a_second_run_compiles_nothing(
     trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in [name for name in os.environ if name.startswith("JAX_")]:
         monkeypatch.delenv(name)
-    kept = []
+    compiled = []
     for _ in range(2):
         code, _, err = call("sample.py", trained[0], cwd=tmp_path)
         assert code == 0, err
-        kept.append({path.name for path in (tmp_path / "cache/flax_vae").glob("jax-*/*") if "-cache" in path.name})
-    assert kept[0] == kept[1] != set()
+        compiled.append({path.name for path in (tmp_path / "cache/flax_vae").glob("jax-*/*") if "-cache" in path.name})
+    assert compiled[0] == compiled[1] != set()
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_an_objective_from_the_users_own_file(
+def test_an_objective_from_a_file_of_the_user(
     few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "my_losses.py").write_text(IWAE)
@@ -139,7 +139,7 @@ def test_an_objective_from_the_users_own_file(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_pictures")
-def test_seeds_are_trained_together_and_summed_up(
+def test_seeds_are_trained_together_and_summarised(
     few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--batch-size", "50"]
@@ -153,17 +153,17 @@ def test_seeds_are_trained_together_and_summed_up(
     assert f"flax-vae sample {group / 'seed-6'}\n" in out
     assert train(["--resume", str(group)]) == 0
     assert spread in capsys.readouterr().out
-    run, made = str(group / "seed-6"), {}
+    run, samples = str(group / "seed-6"), {}
     for label in ([], ["--label", "3"], ["--label", "7"]):
-        npy = str(tmp_path / "made.npy")
-        assert make_samples([run, "--out", str(tmp_path / "made.png"), "--npy", npy, *label]) == 0
-        made["".join(label)] = np.load(npy)
-    for number in (3, 7):  # the same draws, whatever the label
-        np.testing.assert_allclose(made[""][number], made[f"--label{number}"][number], atol=1e-6)
-    assert np.abs(made["--label3"] - made["--label7"]).max() > 0.05
+        npy = str(tmp_path / "samples.npy")
+        assert make_samples([run, "--out", str(tmp_path / "samples.png"), "--npy", npy, *label]) == 0
+        samples["".join(label)] = np.load(npy)
+    for number in (3, 7):  # with the same draws for every label
+        np.testing.assert_allclose(samples[""][number], samples[f"--label{number}"][number], atol=1e-6)
+    assert np.abs(samples["--label3"] - samples["--label7"]).max() > 0.05
     for flags, message in (
         (["--label", "shoe"], "--label shoe: the classes are 0, 1, 2"),
-        (["--label", "3", "--mode", "traverse"], "--label goes with --mode grid and prior"),
+        (["--label", "3", "--mode", "traverse"], "--label is for --mode grid and prior"),
     ):
         assert make_samples([run, *flags]) == 2
         assert message in capsys.readouterr().err
@@ -181,6 +181,8 @@ def test_seeds_are_trained_together_and_summed_up(
         (["--resume", "absent", "--epochs", "3"], "--resume takes the flags that the run was started with"),
         (["--prior", "vampp"], "choose from flow, mixture, normal, vamp. Did you mean vamp?"),
         (["--kl-warmup-epochs", "99"], "do not fit in"),
+        (["--coordinator", "host"], '--coordinator host: write "host:port"'),
+        (["--num-processes", "2"], "--num-processes and --process-id need --coordinator"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
@@ -212,7 +214,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["RUN", "--out", "absent/a.png"], "not a directory to write a.png to"),
     ],
 )
-def test_bad_sampling_is_one_line_and_exit_code_two(
+def test_bad_input_for_sampling_is_one_line_and_exit_code_two(
     arguments: list[str],
     message: str,
     trained: tuple[Path, str],
@@ -229,7 +231,7 @@ def test_bad_sampling_is_one_line_and_exit_code_two(
 
 
 def test_a_truncated_checkpoint_is_one_line(trained: tuple[Path, str], tmp_path: Path) -> None:
-    """Orbax reads in threads of its own, and none of them may print over it."""
+    """No thread of Orbax adds a line."""
     broken = shutil.copytree(trained[0], tmp_path / "broken")
     truncate_checkpoint(broken)
     code, out, err = call("sample.py", broken, cwd=tmp_path)
@@ -240,13 +242,13 @@ def test_a_truncated_checkpoint_is_one_line(trained: tuple[Path, str], tmp_path:
     assert error.endswith("all checkpoints are damaged.")
 
 
-@pytest.mark.parametrize("door", [train, lambda words: main(["train", *words])], ids=["train.py", "flax-vae train"])
-def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
-    door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("command", [train, lambda words: main(["train", *words])], ids=["train.py", "flax-vae train"])
+def test_help_lists_groups_of_flags_parts_and_the_defaults_of_presets(
+    command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as done:
-        door(["--help"])
+        command(["--help"])
     assert done.value.code == 0
     out = capsys.readouterr().out
     for flag in FLAGS:
@@ -260,25 +262,25 @@ def test_help_names_flags_in_groups_every_part_and_the_presets_recipes(
     assert out.rindex("examples:") > out.rindex("--resume")
 
 
-def test_a_flag_of_zero_is_no_flag_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the preset's recipe has another value, as for the tutorial's own recipe in the README."""
-    asked = []
-    monkeypatch.setattr("flax_vae.cli.train.fit", lambda config, out: asked.append(config) or exit(0))
+def test_an_explicit_zero_overrides_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's command for the tutorial's own recipe depends on this."""
+    configs = []
+    monkeypatch.setattr("flax_vae.cli.train.fit", lambda config, out: configs.append(config) or exit(0))
     zeros = ["--warmup-steps", "0", "--microbatch-size", "0", "--beta", "0", "--seed", "0"]
     with pytest.raises(SystemExit):
         train(["--preset", "tutorial_conv", *zeros])
-    (config,) = asked
+    (config,) = configs
     assert (config.warmup_steps, config.microbatch_size, config.beta, config.seed) == (0, 0, 0.0, 0)
-    assert config.batch_size == 32  # what is left out is the recipe's
+    assert config.batch_size == 32  # left out, so from the recipe
     assert not config.conditional
 
 
-def test_the_wheel_alone_trains_and_samples(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_module_samples(trained: tuple[Path, str], tmp_path: Path) -> None:
     words = [sys.executable, "-m", "flax_vae", "sample", str(trained[0]), "--pixels", "draw", "--npy", "drawn.npy"]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     drawn = np.load(tmp_path / "drawn.npy")
-    assert np.isin(drawn, (0, 1)).all()  # from Bernoullis, whose means are grey
+    assert np.isin(drawn, (0, 1)).all()  # draws from Bernoulli distributions; their means are grey
     assert 0.1 < drawn.mean() < 0.6
 
 
@@ -306,19 +308,19 @@ def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> Non
     assert len(run.examples) == 64
 
 
-def test_new_images_from_a_mixture_fitted_to_the_latents(
+def test_samples_from_a_mixture_fitted_to_the_latents(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its latents spread as those of the training images do, which is not how the prior's do."""
-    made = {}
+    """The mixture reproduces the spread of the training images' brightness better than the prior does."""
+    samples = {}
     for sampler in ("prior", "gmm"):
         flags = ["--sampler", sampler, "--num-samples", "200", "--out", str(tmp_path / f"{sampler}.png")]
         assert make_samples([str(trained[0]), *flags, "--npy", str(tmp_path / f"{sampler}.npy")]) == 0
-        made[sampler] = np.load(tmp_path / f"{sampler}.npy")
-    assert made["gmm"].shape == (200, 28, 28, 1)
+        samples[sampler] = np.load(tmp_path / f"{sampler}.npy")
+    assert samples["gmm"].shape == (200, 28, 28, 1)
     run = load_run(trained[0])
     brightness = run_data(run).train.images.mean((1, 2, 3)) / 255
-    errors = [abs(made[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
+    errors = [abs(samples[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
     assert errors[0] < errors[1]
     assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2
-    assert "--sampler gmm goes with --mode prior" in capsys.readouterr().err
+    assert "--sampler gmm makes new images: leave out --mode grid" in capsys.readouterr().err

@@ -120,7 +120,7 @@ def test_errors_name_the_figures_that_are_not_finite(
         (["evaluate", "nowhere"], "nowhere is not a run directory"),
         (["evaluate", "RUN", "--num-samples", "1"], "--num-samples and --num-images must be at least 2"),
         (["evaluate", "RUN", "--protocol", "exemplar_vae", "--num-images", "9"], "exemplar_vae fixes --num-images"),
-        (["evaluate", "RUN", "--binarize-seed", "1"], "--binarize-seed goes with --binarize"),
+        (["evaluate", "RUN", "--binarize-seed", "1"], "--binarize-seed needs --binarize"),
         (["evaluate", "RUN", "--defence", "0.5"], "share between 0 and 1 and a scale greater than 1"),
         (["evaluate", "RUN", "--method", "ais", "--annealing-steps", "0"], "--annealing-steps must be at least 1"),
         (["compare", "RUN", "--out", "both.jpg"], "--out both.jpg: name a file that ends in .png"),

@@ -1,4 +1,4 @@
-"""A small training, whose run directory comes to harm."""
+"""A small training, whose run directory the tests damage."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from flax_vae import Config
 
 @pytest.fixture(scope="module")
 def config(few_images: Path) -> Config:
-    """Its checkpoints are those of steps 24 and 36."""
+    """A training of three epochs, which ends with checkpoints of steps 24 and 36."""
     return Config(preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50, learning_rate=3e-3)

@@ -1,4 +1,4 @@
-"""Numbers out of range, and sizes that no memory holds, are refused before the work."""
+"""Numbers out of range, and sizes that exceed any memory, are refused before any work is done."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ HUGE = str(10**9)
 
 
 @pytest.fixture(autouse=True)
-def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -50,7 +50,7 @@ def empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_cannot_be_trained(
+def test_bad_numbers_for_training(
     words: list[str], message: str, few_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     usual = ["--preset", "tutorial_dense", "--dataset", str(few_images), "--epochs", "1", "--out", "run"]
@@ -69,7 +69,7 @@ def test_what_cannot_be_trained(
         (["--num-samples", HUGE, "--sampler", "gmm"], f"--num-samples {HUGE}: 11,962,890 MiB"),
     ],
 )
-def test_what_cannot_be_sampled(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_numbers_for_sampling(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(make_samples, ["pretrained:mlp", *words], message, capsys)
 
 
@@ -82,12 +82,12 @@ def test_what_cannot_be_sampled(words: list[str], message: str, capsys: pytest.C
         (["--method", "ais", "--annealing-steps", str(10**13)], "--annealing-steps 10000000000000: 114,440,917 MiB"),
     ],
 )
-def test_what_cannot_be_evaluated(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_numbers_for_evaluation(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(main, ["evaluate", "pretrained:mlp", *words], message, capsys)
 
 
 def test_a_training_that_just_fits_is_not_refused(few_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its state and a gradient: that is less than a step takes, so that nothing is refused that would fit."""
+    """The estimate is the state and a gradient, less than a step needs, so nothing that fits is refused."""
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=1)
     state = build(config).fresh_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state, state.params)))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM at any moment after the start of a program: its exit code, and no traceback."""
+"""SIGINT and SIGTERM at any moment after the start of a program: the right exit code, and no traceback."""
 
 import signal
 import subprocess
@@ -16,24 +16,28 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 PROGRAMS = {
     "train.py": [str(ROOT / "train.py")],
-    "flax-vae": ["-c", "import sys; from flax_vae.__main__ import main; sys.exit(main())", "train"],  # as its script
+    "flax-vae": [
+        "-c",
+        "import sys; from flax_vae.__main__ import main; sys.exit(main())",
+        "train",
+    ],  # as its script
     "python -m flax_vae": ["-m", "flax_vae", "train"],
 }
 
 
 def catches(process: subprocess.Popen[str], signum: int) -> bool:
-    """Whether a process has said by now what a signal does to it."""
+    """Return True if a process has installed a handler for a signal."""
     (caught,) = (line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
     return bool(int(caught.split()[1], 16) >> signum - 1 & 1)
 
 
 def interrupted(words: list[str], moment: float, signum: signal.Signals, cwd: Path) -> tuple[int, str]:
-    """The exit code of a program, and what it says, when a signal comes this many seconds after its first lines."""
+    """Send a signal this many seconds after a program's first lines; return its exit code and stderr."""
     process = subprocess.Popen(
         [sys.executable, *words], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     end = time.monotonic() + 60
-    while not catches(process, signal.SIGTERM):  # Python itself, which starts before, catches SIGINT alone
+    while not catches(process, signal.SIGTERM):  # not SIGINT, which Python itself catches earlier
         assert time.monotonic() < end
         time.sleep(0.001)
     time.sleep(moment)
@@ -43,7 +47,7 @@ def interrupted(words: list[str], moment: float, signum: signal.Signals, cwd: Pa
 
 
 def run(program: str) -> "subprocess.CompletedProcess[str]":
-    """A program whose command is the function `work`, to its end."""
+    """Run a program whose command is the function `work`."""
     program += """
 import sys
 from flax_vae.system.signals import run_program
@@ -67,27 +71,27 @@ def test_while_packages_are_imported(program: str, signum: signal.Signals, confi
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_where_exceptions_are_lost(signum: signal.Signals, tmp_path: Path) -> None:
-    """JAX has a callback of the garbage collector: Python drops what is raised in it, and would go on."""
+def test_where_python_drops_exceptions(signum: signal.Signals, tmp_path: Path) -> None:
+    """Python drops exceptions in callbacks of the garbage collector, which JAX has, and would continue."""
     program = f"""
 import gc, signal, time
 
-def lose(*_):
-    gc.callbacks.remove(lose)
+def interrupt(*_):
+    gc.callbacks.remove(interrupt)
     signal.raise_signal({int(signum)})
 
 def work():
-    gc.callbacks.append(lose)
+    gc.callbacks.append(interrupt)
     gc.collect()
-    print("lost", flush=True)
+    print("dropped", flush=True)
     time.sleep(60)
 """
     done = run(program)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "lost\n", "Interrupted.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "dropped\n", "Interrupted.\n")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_where_an_import_makes_another_error_of_it(signum: signal.Signals) -> None:
+def test_where_an_import_replaces_the_exception(signum: signal.Signals) -> None:
     program = f"""
 import signal
 
@@ -102,8 +106,8 @@ def work():
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_while_a_library_computes_without_end(signum: signal.Signals) -> None:
-    """There Python's handlers never run."""
+def test_while_a_library_computes_endlessly(signum: signal.Signals) -> None:
+    """Python's handlers do not run there."""
     program = f"""
 import os, threading
 
@@ -127,7 +131,7 @@ def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path:
 
 @pytest.mark.slow
 def test_while_a_step_is_compiled(config: Config, tmp_path: Path) -> None:
-    """Of a model that takes over ten seconds to compile: there is nothing to save yet, so nothing to wait for."""
+    """The model takes over ten seconds to compile; as there is nothing to save yet, the program ends at once."""
     words = f"--preset ladder --dataset {config.dataset} --batch-size 50 --out run"
     process = start("train.py", *words.split(), cwd=tmp_path)
     with within(process):
@@ -144,7 +148,7 @@ def test_while_a_step_is_compiled(config: Config, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_end(signum: signal.Signals, tmp_path: Path) -> None:
-    """Or after it, when there is nothing to interrupt any more."""
+    """A signal may also come too late, after the exit."""
     for moment in np.random.default_rng(signum).uniform(0, 4, 10):
         code, err = interrupted([str(ROOT / "sample.py"), "pretrained:mlp"], moment, signum, tmp_path)
         assert code in (0, 128 + signum), (moment, err)

@@ -1,4 +1,4 @@
-"""Trainings that are killed, or told to stop, at any moment: resumed, they end where they would have ended."""
+"""Trainings that are killed or interrupted at any moment, and resumed, end exactly as undisturbed ones."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 60, 7.0  # seconds: from importing to drawing the pictures
+EPOCHS, LONGEST = 60, 7.0  # seconds, from the first import to the pictures
 
 
 @pytest.fixture(scope="module")
@@ -23,56 +23,56 @@ def config(few_images: Path) -> Config:
 
 
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int = 20) -> list[tuple[float, int, float, str]]:
-    """Start a training, send it a signal at a random moment and resume it, this many times; then let it end.
+    """Start a training, send it a signal at a random moment and resume it, this many times; then let it finish.
 
     Returns:
-        Of each: when it was sent, the exit code, the seconds until then, and what was said.
+        For each signal: the moment, the exit code, the seconds until the exit, and stderr.
     """
     moments = np.random.default_rng(signum).uniform(0.3, LONGEST, times)
-    found = []
+    results = []
     for moment in moments:
-        there = (out / "config.json").exists() or any(out.glob("*/config.json"))
-        process = start("train.py", *(["--resume", out] if there else [*words, "--out", out]), cwd=out.parent)
+        started = (out / "config.json").exists() or any(out.glob("*/config.json"))
+        process = start("train.py", *(["--resume", out] if started else [*words, "--out", out]), cwd=out.parent)
         time.sleep(moment)
         process.send_signal(signum)
         sent = time.monotonic()
         _, err = process.communicate(timeout=60)
-        found.append((moment, process.returncode, time.monotonic() - sent, err))
+        results.append((moment, process.returncode, time.monotonic() - sent, err))
     process = start("train.py", "--resume", out, cwd=out.parent)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    return found
+    return results
 
 
-def assert_nothing_is_left_over(directory: Path) -> None:
+def assert_no_leftovers(directory: Path) -> None:
     names = {path.name for path in directory.iterdir()}
-    known = {"checkpoints", "config.json", "examples.npy", "metrics.jsonl", "pictures", "provenance.json"}
-    assert names <= known | {"tensorboard", ".lock"}
+    expected = {"checkpoints", "config.json", "examples.npy", "metrics.jsonl", "pictures", "provenance.json"}
+    assert names <= expected | {"tensorboard", ".lock"}
     assert all(path.name.isdecimal() for path in (directory / "checkpoints").iterdir())
     assert {path.name for path in directory.parent.iterdir()} <= {directory.name, "latest", "whole"}
 
 
 def test_killed_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
-    """In the midst of whatever it does: no epoch is lost but the one that was being trained or saved."""
-    found = chain(words_of(config), tmp_path / "run", signal.SIGKILL)
-    assert all("Traceback" not in err for *_, err in found)
-    assert sum(code == -signal.SIGKILL for _, code, _, _ in found) >= 10
+    """At most the epoch that is being trained or saved is lost."""
+    results = chain(words_of(config), tmp_path / "run", signal.SIGKILL)
+    assert all("Traceback" not in err for *_, err in results)
+    assert sum(code == -signal.SIGKILL for _, code, _, _ in results) >= 10
     assert_same_run(load_run(tmp_path / "run"), run)
-    assert_nothing_is_left_over(tmp_path / "run")
+    assert_no_leftovers(tmp_path / "run")
 
 
 def test_stopped_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
-    """Each time it ends within five seconds, says so, and has saved where it is."""
-    found = chain(words_of(config), tmp_path / "run", signal.SIGTERM)
-    for moment, code, seconds, err in found:
+    """Each time the training saves its state, reports it, and ends within five seconds."""
+    results = chain(words_of(config), tmp_path / "run", signal.SIGTERM)
+    for moment, code, seconds, err in results:
         assert code in (128 + signal.SIGTERM, -signal.SIGTERM, 0), (moment, err)
         assert seconds < 5, (moment, seconds)
         assert "Traceback" not in err
-        # Before its first line Python ends without a word; and a training that had ended before has nothing to stop.
+        # Python itself ends silently before the program's first line; a training that has just finished is not stopped.
         assert code <= 0 or "Stopped and saved. Resume by" in err or "Interrupted." in err, (moment, err)
-    assert any("Stopped and saved" in err for *_, err in found)
+    assert any("Stopped and saved" in err for *_, err in results)
     assert_same_run(load_run(tmp_path / "run"), run)
-    assert_nothing_is_left_over(tmp_path / "run")
+    assert_no_leftovers(tmp_path / "run")
 
 
 def test_an_ensemble_killed_again_and_again(config: Config, tmp_path: Path) -> None:

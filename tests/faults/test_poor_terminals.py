@@ -1,4 +1,4 @@
-"""What terminals cannot show is shown otherwise: in ASCII, in twenty columns, and names with control characters."""
+"""Output on poor terminals: ASCII only, twenty columns, and names with control characters."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.quick_compile
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What `compare` reads of three runs, one of them with a name of brackets."""
+    """Three runs as far as `compare` reads them, with names that are long, in brackets, or of control characters."""
     monkeypatch.chdir(tmp_path)
     names = ["first-long-name", "[red]second", "third\x1b[31m"]
     for number, name in enumerate(names):
@@ -35,14 +35,14 @@ def test_narrow_tables_keep_names_and_numbers(
     monkeypatch.setenv("COLUMNS", "20")
     assert main(["compare", *runs]) == 0
     out = capsys.readouterr().out
-    cells = "".join(line[: out.index("epoch")].strip() for line in out.splitlines())  # a name may take several lines
+    cells = "".join(line[: out.index("epoch")].strip() for line in out.splitlines())  # a name may wrap
     for word in ("first-long-name", "[red]second", "third\\x1b[31m"):
         assert word in cells
     for word in ("234.50", "235.50", "236.50", "12.25", "not evaluated"):
         assert word in out
 
 
-def test_ascii_has_escapes(runs: list[str]) -> None:
+def test_an_ascii_terminal_gets_escapes(runs: list[str]) -> None:
     program, ascii_only = [sys.executable, "-m", "flax_vae"], os.environ | {"PYTHONIOENCODING": "ascii"}
     for words, shown in (
         (["compare", *runs, "--out", "vergleich-\u00e4.png"], "vergleich-\\xe4.png"),
@@ -53,7 +53,7 @@ def test_ascii_has_escapes(runs: list[str]) -> None:
         assert shown.encode() in done.stdout
 
 
-def test_names_do_not_reach_the_terminal(
+def test_control_characters_do_not_reach_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

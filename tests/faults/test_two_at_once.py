@@ -1,4 +1,4 @@
-"""Programs that meet on one run, and readers that go away."""
+"""Two programs on one run directory, and a reader that closes its pipe."""
 
 import subprocess
 import sys
@@ -13,8 +13,8 @@ from flax_vae import Config, UserError, load_run, resume
 pytestmark = pytest.mark.slow
 
 
-def test_while_a_run_is_trained_it_is_sampled_and_not_trained_twice(config: Config, tmp_path: Path) -> None:
-    """Parameters are read while checkpoints come and go, some hundred times."""
+def test_a_run_in_training_can_be_sampled_but_not_trained_twice(config: Config, tmp_path: Path) -> None:
+    """Parameters are read forty times while checkpoints are written and deleted."""
     out = tmp_path / "run"
     process = start("train.py", *words_of(config, 3000), "--out", out, cwd=tmp_path)
     end = time.monotonic() + 60
@@ -31,7 +31,7 @@ def test_while_a_run_is_trained_it_is_sampled_and_not_trained_twice(config: Conf
     assert len(steps) > 1
 
 
-def test_a_training_goes_on_when_nobody_reads_what_it_prints(config: Config, tmp_path: Path) -> None:
+def test_training_continues_after_its_reader_closes_the_pipe(config: Config, tmp_path: Path) -> None:
     words = [sys.executable, str(ROOT / "train.py"), *words_of(config, 30), "--out", "run"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout

@@ -111,8 +111,7 @@ def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -
     """What `fit` returns is the same in all of them; only the first one writes."""
     program = """
 import sys, jax
-from flax_vae import Config, fit, sample, use_machine
-from flax_vae.system.machine import Cluster
+from flax_vae import Cluster, Config, fit, sample, use_machine
 images, out, _, where, _, count, _, number = sys.argv[1:]
 use_machine(1, Cluster(where, int(count), int(number)))
 run = fit(Config(preset="tutorial_dense", dataset=images, epochs=1, batch_size=50), out)

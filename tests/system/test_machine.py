@@ -1,4 +1,4 @@
-"""What a program sets before it runs: flags that jaxlib needs, the compilation cache, and who is told to do so."""
+"""Settings of the process: jaxlib's flags, the compilation cache, and the warning of a program without them."""
 
 import os
 import re
@@ -19,15 +19,15 @@ FLAG = f"{SWITCH}-reduce"
 
 
 @pytest.fixture
-def at_a_start(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """As before JAX runs, with a jaxlib that adds up wrong numbers."""
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The state before JAX runs, with a jaxlib that computes wrong sums."""
     monkeypatch.setattr(machine, "_WRONG_SUMS", (jaxlib.__version__,))
     monkeypatch.setattr(machine, "backends_are_initialized", lambda: False)
     return monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("given", "flags"),
+    ("before", "after"),
     [
         (None, [FLAG]),
         ("", [FLAG]),
@@ -35,23 +35,23 @@ def at_a_start(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         (f"{SWITCH} --xla_dump_to=a", [SWITCH, "--xla_dump_to=a"]),
     ],
 )
-def test_flags_of_the_user_are_kept(at_a_start: pytest.MonkeyPatch, given: str | None, flags: list[str]) -> None:
-    at_a_start.delenv("XLA_FLAGS", raising=False)
-    if given is not None:
-        at_a_start.setenv("XLA_FLAGS", given)
+def test_flags_of_the_user_are_kept(fresh_process: pytest.MonkeyPatch, before: str | None, after: list[str]) -> None:
+    fresh_process.delenv("XLA_FLAGS", raising=False)
+    if before is not None:
+        fresh_process.setenv("XLA_FLAGS", before)
     for _ in range(2):
         use_machine()
-        assert os.environ["XLA_FLAGS"].split() == flags
+        assert os.environ["XLA_FLAGS"].split() == after
 
 
-def test_a_jaxlib_without_the_error_gets_no_flag(at_a_start: pytest.MonkeyPatch) -> None:
-    at_a_start.setattr(machine, "_WRONG_SUMS", ())
-    at_a_start.delenv("XLA_FLAGS", raising=False)
+def test_an_unaffected_jaxlib_gets_no_flag(fresh_process: pytest.MonkeyPatch) -> None:
+    fresh_process.setattr(machine, "_WRONG_SUMS", ())
+    fresh_process.delenv("XLA_FLAGS", raising=False)
     use_machine()
     assert "XLA_FLAGS" not in os.environ
 
 
-def test_compilations_are_kept_by_version_and_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compilation_cache_depends_on_the_version_and_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     before, folders = jax.config.jax_compilation_cache_dir, set()
 
     def folder() -> Path:
@@ -86,7 +86,7 @@ for n in 1, 2: encode(vae, params, numpy.zeros((n, 4, 4, 1))), bind(vae, params)
 
 
 @pytest.mark.parametrize(("when", "warnings"), [("early", 0), ("late", 1), ("never", 1)])
-def test_who_does_without_is_told_once_what_to_call(
+def test_a_program_without_use_machine_is_warned_once(
     when: str, warnings: int, clean_environment: dict[str, str]
 ) -> None:
     words = [sys.executable, "-c", USE, when]

@@ -1,0 +1,31 @@
+"""Arguments that several commands take, and their checks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from flax_vae.system.errors import UserError
+
+PIPE = Path("-")  # standard input or output
+RunPath = Annotated[
+    tyro.conf.Positional[Path],
+    tyro.conf.arg(
+        help="Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the "
+        "Hugging Face hub."
+    ),
+]
+
+
+def require_writable(path: Path, suffix: str = "", flag: str = "--out") -> None:
+    """Raise UserError if a file cannot be written, before any work is done.
+
+    Args:
+        path: the file.
+        suffix: the ending that its name has to have, if any.
+        flag: the flag that names the file, for the message.
+    """
+    if suffix and path.suffix.lower() != suffix:
+        raise UserError(f"{flag} {path}: name a file that ends in {suffix}.")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path.absolute().parent} is not a directory to write {path.name} to.")

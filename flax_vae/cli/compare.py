@@ -1,0 +1,35 @@
+"""`flax-vae compare`: several runs side by side."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import tyro
+
+from flax_vae.cli.arguments import require_writable
+from flax_vae.evaluation.tables import compare
+from flax_vae.system.console import print_result
+from flax_vae.system.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare runs: print a table, and draw their test losses in one picture."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae compare runs/sweep/*
+"""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, as train.py wrote them."""
+    out: Path = Path("comparison.png")
+    """PNG file to write."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if not self.runs:
+            raise UserError("flax-vae compare: name the run directories.")
+        require_writable(self.out, ".png")
+        compare(self.runs, self.out)
+        print_result(self.out)

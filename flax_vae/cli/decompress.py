@@ -1,0 +1,97 @@
+"""`flax-vae decompress`: images from a file."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import tyro
+
+from flax_vae.cli.arguments import PIPE, require_writable
+from flax_vae.cli.compress import require_shape
+from flax_vae.compress import Header, decompress, read_header
+from flax_vae.data.image_files import NamedImages, is_one_file, write_images
+from flax_vae.runs.run import load_run
+from flax_vae.system.console import print_result
+from flax_vae.system.errors import UserError
+from flax_vae.system.machine import use_machine
+
+
+@dataclass(frozen=True)
+class Decompress:
+    """Restore the images of a compressed file, with the model that compressed them."""
+
+    examples: ClassVar[str] = """
+examples:
+  flax-vae decompress pretrained:grey photos.fvae -o photos/
+  flax-vae decompress pretrained:grey images.fvae -o images.npy
+  flax-vae decompress --info photos.fvae
+"""
+
+    run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
+    """The model that compressed the images."""
+    file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """The file, or - for standard input."""
+    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images")
+    """New directory for PNG files; or a .npy, .npz or (for one image) .png file.
+    Or - for a .npy array on standard output."""
+    info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
+    """Describe this file; needs no model."""
+
+    def __call__(self) -> None:
+        """Run the command."""
+        if self.info is not None:
+            content = _read(self.info)
+            return _describe(read_header(content, str(self.info)), len(content))
+        if self.run is None or self.file is None:
+            raise UserError("flax-vae decompress needs a model and a file, or --info FILE.")
+        content = _read(self.file)
+        header = read_header(content, str(self.file))
+        if self.out != PIPE:
+            _require_output(self.out, header.images)
+        use_machine()
+        run = load_run(self.run)
+        require_shape(run, header.shape, f"The images of {self.file}")
+        images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
+        if self.out == PIPE:
+            np.save(sys.stdout.buffer, images)
+        else:
+            write_images(self.out, NamedImages(images, header.names, labels=labels))
+            print_result(self.out)
+
+
+def _require_output(out: Path, count: int) -> None:
+    """Raise UserError if `count` images cannot be written to a path, before any work is done."""
+    require_writable(out)
+    if is_one_file(out):
+        if out.is_dir():
+            raise UserError(f"{out} is a directory. Name a file.")
+        if out.suffix.lower() == ".png" and count > 1:
+            raise UserError(f"{out} can hold one image, but the file holds {count}. Name a directory or a .npy file.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} already exists. Name a new or empty directory, or a .npy file.")
+
+
+def _read(path: Path) -> bytes:
+    if path == PIPE:
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _describe(header: Header, size: int) -> None:
+    """Print the header of a file of `size` bytes."""
+    height, width, channels = header.shape
+    lines = {
+        "images": f"{header.images:,}, {height} x {width} x {channels}, {header.levels} levels",
+        "model": f"{header.name or 'unnamed'}, checksum {header.model}",
+        "size": f"{size:,} bytes, {header.bits_per_dim(8 * size):.3f} bits per dimension",
+        "without initial bits": f"{header.bits_per_dim(8 * size - header.initial_bits):.3f} bits per dimension",
+        "content": f"checksum {header.content}",
+        "jax": header.jax,
+    }
+    for name, value in lines.items():
+        print_result(f"{name:22}{value}")
