@@ -14,31 +14,25 @@ from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.binding import Params
 from flax_vae.models.protocol import provides
 from flax_vae.runs.records import Record
+from flax_vae.runs.run import Run
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
 _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples
 _EXTENT = 2.0  # half the side of the latent plane, in standard deviations of the prior
 
 
-def draw_pictures(
-    directory: Path,
-    vae: nn.Module,
-    params: Params,
-    test: ImageData,
-    metrics: list[Record],
-    key: Key[Array, ""],
-    class_names: tuple[str, ...] = (),
-) -> None:
+def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""]) -> None:
     """Write reconstructions, samples and curves as PNG files.
 
     A model with one latent vector also gets pictures of its latent plane, and a ladder pictures of its layers. For a
     conditional model, samples cycle through the classes, and the latent plane is decoded for the first.
     """
     directory.mkdir(exist_ok=True)
+    vae, params, classes = run.vae, run.params, len(run.class_names)
     reconstruct_key, sample_key = jax.random.split(key)
-    batch = as_batch(test, class_names)
+    batch = as_batch(test, run.class_names)
     originals, first = test.images[:10], take(batch, slice(10))
-    contexts = one_hot(np.arange(10) % len(class_names), len(class_names)) if class_names else None
+    contexts = one_hot(np.arange(10) % classes, classes) if classes else None
     plots.plot_reconstructions(
         directory / "reconstructions.png",
         originals,
@@ -46,24 +40,22 @@ def draw_pictures(
         "Test images and their reconstructions",
     )
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
-    plots.plot_curves(directory / "curves.png", metrics)
+    plots.plot_curves(directory / "curves.png", run.metrics)
     if provides(vae, "ladder"):
         _draw_layers(directory / "layers.png", vae, params, first, reconstruct_key)
         _draw_temperatures(directory / "temperatures.png", vae, params, sample_key, contexts)
     if provides(vae, "single_layer"):
-        _draw_plane(directory, vae, params, test, batch, class_names)
+        _draw_plane(directory, run, test, batch)
 
 
-def _draw_plane(
-    directory: Path, vae: nn.Module, params: Params, test: ImageData, batch: Batch, class_names: tuple[str, ...]
-) -> None:
+def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> None:
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
-    means = posterior_means(vae, params, batch)
+    means, class_names = posterior_means(run.vae, run.params, batch), run.class_names
     plane = most_active_plane(means)
     context = one_hot([0], len(class_names)) if class_names else None
     plots.plot_latent_grid(
         directory / "latent_grid.png",
-        np.asarray(latent_grid(vae, params, 30, _EXTENT, plane, context)),
+        np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, context)),
         _EXTENT,
         plane,
         means.shape[1],

@@ -228,7 +228,7 @@ def _look(run: Run, directory: RunDirectory, training: Training) -> None:
         found = evaluate(run.params, data.batch(data.test), key, training.total_steps)
         directory.write_test({"step": run.step} | found)
         log(f"{directory}: test loss {found['loss']:.2f} at the best validation loss, step {run.step}.")
-    draw_pictures(directory.pictures, run.vae, run.params, data.test, run.metrics, key, run.class_names)
+    draw_pictures(directory.pictures, run, data.test, key)
 
 
 def _sum_up(whole: RunDirectory) -> None:

@@ -59,14 +59,14 @@ def make_evaluate(
 
     @partial(jax.jit, out_shardings=everywhere)
     def batch_sums(
-        params: Params, block: Any, size: Array, key: Array, step: Array, start: Array, stop: Array
+        params: Params, block: Any, size: Array, key: Array, step: Array, span: tuple[Array, Array]
     ) -> dict[str, Array]:
         def sums(i: Array) -> dict[str, Array]:
             terms = apply_objective(vae, objective, params, take(block, i), jax.random.fold_in(key, i), step)
             is_real = i * batch_size + jnp.arange(batch_size) < size
             return {name: jnp.where(is_real, values, 0.0).sum() for name, values in terms.items()}
 
-        return _stack(sums, start, stop, batch_size_of(block))
+        return _stack(sums, *span, batch_size_of(block))
 
     def evaluate(
         params: Params,
@@ -79,8 +79,8 @@ def make_evaluate(
         for i, (block, size) in enumerate(in_blocks(images, batch_size)):
             sharded, block_key = place_on_devices(block, split), jax.random.fold_in(key, i)
             dispatches = [
-                jax.device_get(batch_sums(params, sharded, size, block_key, step, start, stop))
-                for start, stop in spans(0, batch_size_of(block))
+                jax.device_get(batch_sums(params, sharded, size, block_key, step, span))
+                for span in spans(0, batch_size_of(block))
             ]
             for name in dispatches[0]:
                 sums = sum(dispatch[name] for dispatch in dispatches)  # each batch is in one of them, and 0 in others

@@ -86,7 +86,7 @@ def test_a_ladder_is_evaluated_by_layers(few_images: Path, tmp_path: Path) -> No
     assert 0 < record["reconstruction_mse"] < 0.3
     assert record["frechet"]["distance"] > record["frechet"]["floor"]
     assert record["accuracy"].keys() == {"nearest_neighbours", "linear"}
-    draw_pictures(tmp_path / "pictures", run.vae, run.params, run_data(run).test, run.metrics, jax.random.key(0))
+    draw_pictures(tmp_path / "pictures", run, run_data(run).test, jax.random.key(0))
     drawn = {path.stem for path in (tmp_path / "pictures").iterdir()}
     assert drawn == {"reconstructions", "samples", "curves", "layers", "temperatures"}
 
