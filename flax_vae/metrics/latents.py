@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, unpack
+from flax_vae.distributions.base import LatentDistribution
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
-from flax_vae.models.binding import Params, bind
+from flax_vae.models.binding import Context, Params, bind
 
 
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
@@ -54,13 +55,7 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     """
     x, contexts = unpack(images)
 
-    def features_of(image_and_context: tuple[Array, Array | None]) -> Array:
-        image, context = as_one(image_and_context)
-        return bind(vae, params, context).features(image)[0]
-
-    features = jax.lax.map(features_of, (x, contexts), batch_size=IMAGES_AT_ONCE)
-    model = bind(vae, params, contexts)
-    posterior = model.posterior(features)
+    model, posterior = bind(vae, params, contexts), _posterior(vae, params, x, contexts)
     z = posterior.sample(key)
 
     def log_aggregate(draw_and_context: tuple[Array, Array | None]) -> Array:
@@ -74,3 +69,16 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     to_prior = (jax.lax.map(log_aggregate, (z, contexts), batch_size=IMAGES_AT_ONCE) - log_prior).mean()
     rate = (posterior.log_prob(z) - log_prior).mean()
     return {"mutual_information": rate - to_prior, "marginal_kl": to_prior}
+
+
+def _posterior(vae: nn.Module, params: Params, x: Float[Array, "n h w c"], contexts: Context) -> LatentDistribution:
+    """Return q(z | x) of all images; if a model has features, they are computed in blocks, which takes less memory."""
+    model = bind(vae, params, contexts)
+    if not hasattr(vae, "features"):
+        return model.encode(x)
+
+    def features(image_and_context: tuple[Array, Array | None]) -> Array:
+        image, context = as_one(image_and_context)
+        return bind(vae, params, context).features(image)[0]
+
+    return model.posterior(jax.lax.map(features, (x, contexts), batch_size=IMAGES_AT_ONCE))

@@ -1,12 +1,13 @@
 """Posterior means, active units and the parts of the rate, against sums by brute force."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from known_models import CONTEXTS, IMAGES, given, linear_gaussian, params_of
 
-from flax_vae import bind, encode
+from flax_vae import Normal, StandardNormal, bind, encode
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.metrics.latents import active_units, elbo_surgery, most_active_plane, posterior_means
 
@@ -33,6 +34,25 @@ def test_elbo_surgery_by_brute_force() -> None:
     result = elbo_surgery(vae, params_of(linear_gaussian(0.3)), IMAGES, key)
     np.testing.assert_allclose(result["mutual_information"], (log_q - log_aggregate).mean(), rtol=1e-4)
     np.testing.assert_allclose(result["marginal_kl"], (log_aggregate - prior).mean(), rtol=1e-4)
+
+
+class EncoderAlone(nn.Module):
+    """A model with the methods of the protocol alone, without the features of a `VAE`."""
+
+    inner: nn.Module
+
+    def encode(self, x: jax.Array) -> Normal:
+        return self.inner.encode(x)
+
+    def prior(self) -> StandardNormal:
+        return self.inner.prior()
+
+
+def test_elbo_surgery_of_a_model_without_features() -> None:
+    vae, params = linear_gaussian(0.3), params_of(linear_gaussian(0.3))
+    result = elbo_surgery(EncoderAlone(vae), {"inner": params}, IMAGES, KEY)
+    expected = elbo_surgery(vae, params, IMAGES, KEY)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, expected)
 
 
 def test_elbo_surgery_of_a_conditional_model_splits_by_context() -> None:
