@@ -38,8 +38,8 @@ def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
     keys = jax.random.split(KEY, 400)
     vae, params, means = linear_gaussian(0.3), params_of(linear_gaussian(0.3)), []
     for num_samples in (2, 10, 100):
-        estimate = jax.jit(lambda key, k=num_samples: log_likelihood(vae, params, IMAGES, key, k)[0])
-        means.append(np.mean(jax.lax.map(estimate, keys), axis=0))
+        estimate = jax.jit(jax.vmap(lambda key, k=num_samples: log_likelihood(vae, params, IMAGES, key, k)[0]))
+        means.append(np.mean(estimate(keys), axis=0))
     assert (np.diff(means, axis=0) > 0).all()
     assert (means[-1] < log_evidence() + 0.01).all()
     np.testing.assert_allclose(means[-1], log_evidence(), atol=0.05)
@@ -47,8 +47,8 @@ def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates() -> None:
     vae = linear_gaussian(0.15)
-    estimate = jax.jit(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 500))
-    bounds, errors, _ = jax.lax.map(estimate, jax.random.split(KEY, 500))
+    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 500)))
+    bounds, errors, _ = estimate(jax.random.split(KEY, 500))
     np.testing.assert_allclose(np.std(bounds, axis=0), np.mean(errors, axis=0), rtol=0.15)
 
 
@@ -82,8 +82,8 @@ def test_a_defence_changes_the_draws_but_not_the_estimate() -> None:
         exact, *_ = log_likelihood(vae, params_of(vae), IMAGES, KEY, num_samples, Defence())
         np.testing.assert_array_less(np.abs(exact - log_evidence()), 6 / np.sqrt(num_samples))
     vae = linear_gaussian(0.3)
-    estimate = jax.jit(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 65, Defence())[0])
-    weights = np.exp(jax.lax.map(estimate, jax.random.split(KEY, 1000)) - log_evidence())
+    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 65, Defence())[0]))
+    weights = np.exp(estimate(jax.random.split(KEY, 1000)) - log_evidence())
     np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 4 * weights.std(0) / np.sqrt(1000))
     with pytest.raises(UserError, match="share between 0 and 1"):
         Defence(share=0.0)
