@@ -20,7 +20,7 @@ from flax_vae.batches import Images, StoredImages, epoch_indices, to_unit
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params
 from flax_vae.nn.convolutions import max_pool
-from flax_vae.nn.layers import Conv, dense, halved
+from flax_vae.nn.layers import Conv, dense, space_to_depth
 from flax_vae.system.console import progress
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import DATA_AXIS, EVERYWHERE, data_mesh, shardings
@@ -46,7 +46,7 @@ class ConvClassifier(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b k"], Float[Array, "b f"]]:
         """Return logits of the classes and the 64 features, for images in [0, 1] of any size."""
-        x = halved(x - 0.5, -(-max(x.shape[1:3]) // _GRID))
+        x = space_to_depth(x - 0.5, -(-max(x.shape[1:3]) // _GRID))
         for channels in self.channels:
             x = max_pool(nn.relu(Conv(channels)(x)))
         features = nn.silu(dense(64)(x.reshape(len(x), -1)))

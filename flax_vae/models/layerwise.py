@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
+from flax_vae.distributions.base import Distribution, Draw, FromNoise, LatentDistribution
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.binding import Params, bind
 from flax_vae.models.protocol import Layer, provides
 from flax_vae.nn.layers import ImageShape
+from flax_vae.system.errors import UserError
 
 Shape = tuple[int, ...]
 
@@ -39,17 +40,25 @@ class LayerShape(NamedTuple):
 def layer_shapes(
     model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0
 ) -> tuple[LayerShape, ...]:
-    """Return the shapes of the stochastic layers, top first. Nothing is computed."""
+    """Return the shapes of the stochastic layers, top first. Nothing is computed.
+
+    Raises:
+        UserError: a posterior or a prior does not map noise to latents.
+    """
 
     def trace(params: Params) -> list[tuple[Array, Array, Array]]:
         bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
         layers = bound.infer(jnp.zeros((1, *image_shape)), jax.random.key(0)).layers
-        return [
-            (layer.z[0, 0], jnp.zeros(layer.posterior.noise_shape), jnp.zeros(layer.prior.noise_shape))
-            for layer in layers
-        ]
+        return [(layer.z[0, 0], _noise_of(layer.posterior), _noise_of(layer.prior)) for layer in layers]
 
     return tuple(LayerShape(*(leaf.shape for leaf in leaves)) for leaves in jax.eval_shape(trace, params))
+
+
+def _noise_of(p: LatentDistribution) -> Array:
+    """Return an array with the shape of the noise that p maps to one draw."""
+    if not isinstance(p, FromNoise):
+        raise UserError(f"A {type(p).__name__} does not map noise to latents: a distribution has to extend FromNoise.")
+    return jnp.zeros(p.noise_shape)
 
 
 def fill_layers(latents: Sequence[Any], draw: Callable[[int, tuple[Any, ...]], Any]) -> tuple[Any, ...]:

@@ -1,1 +1,1 @@
-"""Linen modules that know shapes, not densities."""
+"""Linen modules that models share. They handle shapes, not densities."""

@@ -1,12 +1,11 @@
-"""Convolution, upsampling and pooling by the fastest route for the platform, equal to `jax.lax` in value and gradient.
+"""Convolution, upsampling and pooling that are fast on every platform, equal to `jax.lax` in value and gradient.
 
-XLA writes the gradients of a convolution as convolutions in which batch and channels have changed places, or the
-kernel is reversed. GPUs and TPUs run these at full speed, so there nothing is changed. On the CPU only the plain kind,
-images "b h w i" with a kernel "kh kw i o", has a fast kernel, and the others are slower by factors of 5 to 50 inside
-`lax.scan`. Both gradients *are* plain convolutions once their operands have been transposed in memory, which costs
-little: that is all that happens here.
+XLA writes the gradients of a convolution as convolutions with batch and channels swapped, or with the kernel reversed.
+GPUs and TPUs run these at full speed, so nothing is changed there. On CPUs only the plain kind, images "b h w i" with a
+kernel "kh kw i o", has a fast kernel; the others are slower by factors of 5 to 50 inside `lax.scan`. Both gradients
+*are* plain convolutions once their operands are transposed in memory, which costs little. This module does that.
 
-Reverse mode only: `jax.grad` and `jax.vjp` at any order, no `jax.jvp`.
+Reverse mode only: `jax.grad` and `jax.vjp` of any order, but not `jax.jvp`.
 """
 
 from functools import partial
@@ -18,8 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # zeros (above, below), (left of, right of) the image
-FEW_CHANNELS = 16  # a kernel with fewer output channels than a vector register has lanes wastes the rest of them
-# _TAPS[p, a, u] = 1 where tap u of the kernel adds to tap a of phase p.
+FEW_CHANNELS = 16  # a kernel with fewer output channels than a vector register has lanes leaves lanes unused
+# _TAPS[p, a, u] = 1 if tap u of the kernel adds to tap a of phase p.
 _TAPS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
@@ -41,20 +40,20 @@ def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -
         y[2r]     = w0 x[r - 1] + (w1 + w2) x[r]
         y[2r + 1] = (w0 + w1) x[r] + w2 x[r + 1]
 
-    The same holds for columns: four 2x2 kernels, one for each phase (even or odd row, even or odd column). One
-    convolution of the small image has them all as output channels. It gives a value for every 2x2 window, those over
-    the edges included, and an odd phase begins one window later than an even one.
+    The same holds for columns, which makes four 2x2 kernels, one per phase (even or odd row, even or odd column). One
+    convolution of the small image computes all four as output channels. It yields a value for every 2x2 window,
+    including those over the edges, and an odd phase starts one window later than an even one.
 
-    With few output channels it is cheaper to add after multiplying: see `_upsample_conv_by_taps`.
+    With few output channels it is cheaper to add after multiplying; see `_upsample_conv_by_taps`.
     """
     if kernel.shape[-1] <= FEW_CHANNELS // 4:
         return _upsample_conv_by_taps(x, kernel)
     b, h, w, i = x.shape
     taps = _TAPS.astype(kernel.dtype)
-    # Sums of a few weights: exact also where matrix products are not, by default.
+    # Sums of a few weights, which have to be exact where matrix products are not by default.
     phases = jnp.einsum("pau,qbv,uvio->abipqo", taps, taps, kernel, precision="highest")
     padding = ((1, 1), (1, 1))
-    if x.dtype == jnp.float64:  # for which XLA's CPU code is 15 times slower with zeros on both sides of an image
+    if x.dtype == jnp.float64:  # XLA's CPU code for it is 15 times slower with zeros on both sides of an image
         x, padding = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0)))), ((0, 0), (0, 0))
     y = _conv(x, phases.reshape(2, 2, i, -1), padding).reshape(b, h + 1, w + 1, 2, 2, -1)
     rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
@@ -62,12 +61,12 @@ def upsample_conv(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -
 
 
 def _upsample_conv_by_taps(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3 i o"]) -> Float[Array, "b 2*h 2*w o"]:
-    """The function of `upsample_conv` as one matrix product, each pixel with all nine taps, and sums of the results."""
+    """Compute `upsample_conv` as one matrix product of each pixel with all nine taps, and sums of the results."""
     b, h, w, i = x.shape
     y = (x.reshape(-1, i) @ kernel.transpose(2, 0, 1, 3).reshape(i, -1)).reshape(b, h, w, 3, -1)
 
     def double(y: Float[Array, "b h w 3 c"]) -> Float[Array, "b h-2 2 w c"]:
-        """The equations of `upsample_conv` along the rows; y[..., u, :] are the products with tap u."""
+        """Apply the equations of `upsample_conv` along the rows; y[..., u, :] are the products with tap u."""
         above, here, below = y[:, :-2], y[:, 1:-1], y[:, 2:]
         even = above[..., 0, :] + here[..., 1, :] + here[..., 2, :]
         odd = here[..., 0, :] + here[..., 1, :] + below[..., 2, :]
@@ -80,10 +79,10 @@ def _upsample_conv_by_taps(x: Float[Array, "b h w i"], kernel: Float[Array, "3 3
 
 @jax.custom_vjp
 def add_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Array, "b h w c"]:
-    """Add a number for each channel.
+    """Add a number to each channel.
 
-    The gradient of the bias is a sum over all pixels. As a matrix product with ones it takes half of the time that
-    XLA's sums take on CPUs.
+    The gradient of the bias is a sum over all pixels. As a matrix product with ones it takes half the time that XLA's
+    sums take on CPUs.
     """
     return x + bias
 
@@ -97,9 +96,9 @@ add_bias.defvjp(lambda x, bias: (x + bias, None), _bias_gradient)
 
 
 def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b (h+1)//2 (w+1)//2 c"]:
-    """Take the largest of every 2x2 pixels; an odd last row or column is pooled alone.
+    """Return the maximum of every 2x2 square of pixels; an odd last row or column is pooled by itself.
 
-    At a tie the gradient is shared among the largest.
+    At a tie the maxima share the gradient.
     """
     b, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), constant_values=-jnp.inf)
@@ -134,7 +133,7 @@ _conv.defvjp(_conv_forward, _conv_backward)
 
 
 def _plain_gradients(padding, x, kernel, g):
-    """Write both gradients of `_plain_conv` as plain convolutions.
+    """Compute both gradients of `_plain_conv` as plain convolutions.
 
     With y[r] = sum_u x[r + u - a] k[u] along each axis, a zeros before the image and n taps:
 
@@ -142,14 +141,13 @@ def _plain_gradients(padding, x, kernel, g):
         dk[u] = sum_r x[r + u - a] g[r]    g slides over x with a zeros before it, or, flipped,
                                            x slides over g with n - 1 - a zeros before it
 
-    In dx the channels i and o change places; in dk the sum runs over the batch, so there the batch takes the place
-    of the channels and the channels that of the batch.
+    In dx the channels i and o are swapped. In dk the sum runs over the batch, so batch and channels are swapped.
     """
     kh, kw, i, o = kernel.shape
     flipped = tuple((n - 1 - before, n - 1 - after) for n, (before, after) in zip((kh, kw), padding, strict=True))
     dx = _plain_conv(g, kernel[::-1, ::-1].transpose(0, 1, 3, 2), flipped)
     if i < min(o, FEW_CHANNELS):
-        # The zeros are written out because the fast kernel wants an image at least as large as the "kernel" g.
+        # The zeros are explicit because the fast kernel requires an image at least as large as the "kernel" g.
         images = jnp.pad(x, ((0, 0), *padding, (0, 0))).transpose(3, 1, 2, 0)
         dk = _plain_conv(images, g.transpose(1, 2, 0, 3), ((0, 0), (0, 0))).transpose(1, 2, 0, 3)
     else:

@@ -15,30 +15,30 @@ class ReluDense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
-        """Features "b i" -> "b o"."""
+        """Map features "b i" to "b o"."""
         return nn.relu(dense(self.features)(x))
 
 
 class GatedDense(nn.Module):
-    """(Wx + b) · sigmoid(Vx + c): a layer that learns what to let through (Dauphin et al. 2017)."""
+    """(Wx + b) · sigmoid(Vx + c): a gated linear unit (Dauphin et al. 2017)."""
 
     features: int
 
     @nn.compact
     def __call__(self, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
-        """Features "b i" -> "b o"."""
+        """Map features "b i" to "b o"."""
         return dense(self.features, name="value")(x) * nn.sigmoid(dense(self.features, name="gate")(x))
 
 
 class DenseEncoder(nn.Module):
-    """A stack of dense layers on the flattened image."""
+    """A stack of dense layers, from the flattened image to features."""
 
     features: tuple[int, ...]
     layer: type[nn.Module] = ReluDense
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """Images "b h w c" -> features "b f"."""
+        """Map images "b h w c" to features "b f"."""
         x = x.reshape(x.shape[0], -1)
         for features in self.features:
             x = self.layer(features)(x)
@@ -46,7 +46,7 @@ class DenseEncoder(nn.Module):
 
 
 class DenseDecoder(nn.Module):
-    """A stack of dense layers from the latents to the flattened image."""
+    """A stack of dense layers, from latents to the flattened image."""
 
     image_shape: ImageShape
     features: tuple[int, ...]
@@ -55,7 +55,7 @@ class DenseDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
-        """Latents "b d" -> images "b h w c", unbounded."""
+        """Map latents "b d" to images "b h w c", unbounded."""
         for features in self.features:
             z = self.layer(features)(z)
         start = bias_init(self.output_bias, self.image_shape)

@@ -1,4 +1,4 @@
-"""Linen layers that models share; they know shapes, not densities."""
+"""Linen layers that models share."""
 
 from math import prod
 from typing import Any
@@ -11,55 +11,54 @@ from jaxtyping import Array, Float
 from flax_vae.nn import convolutions
 
 ImageShape = tuple[int, int, int]
-Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of an image at each size, the finest first
-OutputBias = float | tuple[float, ...]
-# Its gradient works out the sigmoid again: on CPUs that is sooner done than reading one back that was kept.
+Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of images at each size, the finest first
+OutputBias = float | tuple[float, ...]  # of all channels, or of each
+# Recomputes the sigmoid in the gradient, which is faster on CPUs than reading a stored one.
 silu = jax.checkpoint(nn.silu)
 
 
 def bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.Initializer:
-    """Initialiser of the last bias: `value`, one number or one for each channel, on every pixel.
+    """Return an initialiser that sets the last bias to `value`, one number or one per channel, at every pixel.
 
-    A decoder that starts at the average image need not spend its first steps on darkening every pixel alike: from a
-    bias of 0 a Bernoulli decoder says 0.5 everywhere, where the mean pixel of Fashion-MNIST is 0.286.
+    A decoder that starts at the average image need not spend its first steps on darkening all pixels equally: with a
+    bias of 0 a Bernoulli decoder starts at 0.5, but the mean pixel of Fashion-MNIST is 0.286.
     """
 
     def bias(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        return jnp.broadcast_to(jnp.asarray(value, dtype), (prod(shape) // image_shape[-1], image_shape[-1])).reshape(
-            shape
-        )
+        channels = image_shape[-1]
+        return jnp.broadcast_to(jnp.asarray(value, dtype), (prod(shape) // channels, channels)).reshape(shape)
 
     return bias
 
 
 def _glorot_uniform(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Float[Array, "kh kw i o"]:
-    """U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
-    # Drawn flat: XLA compiles that four times sooner than a draw with four axes.
+    """Draw from U(-a, a) with a² = 6 / (fan_in + fan_out) (Glorot & Bengio 2010)."""
+    # Drawn flat, which XLA compiles four times faster than a four-dimensional draw.
     height, width, inputs, outputs = shape
     limit = (6 / (height * width * (inputs + outputs))) ** 0.5
     return jax.random.uniform(key, (prod(shape),), dtype, -limit, limit).reshape(shape)
 
 
 def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32 at least, for sums and densities."""
+    """Cast to float32 or wider, for sums and densities."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def dense(features: int, **kwargs: Any) -> nn.Dense:
-    """A dense layer that starts as Glorot & Bengio (2010) have it."""
+    """Return a dense layer with Glorot initialisation (Glorot & Bengio 2010)."""
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)
 
 
 def _with_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Array, "b h w c"]:
-    """x + bias in float32 at least: the gradient of the bias is a sum over all pixels, which bfloat16 would lose."""
+    """Return x + bias in float32 or wider: the bias's gradient sums over all pixels, too many for bfloat16."""
     return convolutions.add_bias(wide(x), wide(bias))
 
 
 class Conv(nn.Module):
-    """3x3 convolution, stride 1, zero padding; with `upsample` the input is first doubled by nearest neighbours.
+    """3x3 convolution with stride 1 and zero padding, after nearest-neighbour upsampling by 2 with `upsample`.
 
-    At stride 1 a transposed convolution is the same function (its kernel is merely stored flipped), so this layer is
-    also the tutorial's `Conv2DTranspose`.
+    At stride 1 a transposed convolution is the same function with the kernel stored flipped, so this layer is also the
+    tutorial's `Conv2DTranspose`.
     """
 
     features: int
@@ -69,7 +68,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        """Images "b h w i" -> "b h w o", or "b 2h 2w o" with `upsample`."""
+        """Map images "b h w i" to "b h w o", or to "b 2h 2w o" with `upsample`."""
         shape = (3, 3, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         bias = self.param("bias", self.bias_init, (self.features,))
@@ -78,28 +77,29 @@ class Conv(nn.Module):
 
 
 class PerPixel(nn.Module):
-    """A dense layer on the channels of every pixel: a 1x1 convolution."""
+    """1x1 convolution: a dense layer on the channels of every pixel."""
 
     features: int
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Images "b h w i" -> "b h w o"."""
+        """Map images "b h w i" to "b h w o"."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return _with_bias(x @ kernel.astype(x.dtype), bias).astype(x.dtype)
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x) with f twice SiLU and a convolution, the last from 0: the block starts as the identity (He et al. 2016).
+    """x + f(x), f being SiLU and convolution, twice (He et al. 2016).
 
-    No layer normalises: networks of a few dozen blocks train without (Kuzina & Tomczak 2024), and on CPUs normalising
-    takes as long as a convolution. Where the number of channels changes, x gets there by a 1x1 convolution.
+    The last kernel starts at 0, so the block starts as the identity. There is no normalisation: networks of a few dozen
+    blocks train without it (Kuzina & Tomczak 2024), and on CPUs it takes as long as a convolution. If the number of
+    channels changes, x is projected by a 1x1 convolution.
 
     Attributes:
         features: channels of the output.
-        remat: whether its gradient works out again what is within, from x alone, instead of reading what was kept.
+        remat: True if the gradient recomputes the block from x instead of storing its activations.
     """
 
     features: int
@@ -107,7 +107,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Images "b h w i" -> "b h w o"."""
+        """Map images "b h w i" to "b h w o"."""
         return (nn.remat(ResidualBlock._compute) if self.remat else ResidualBlock._compute)(self, x)
 
     def _compute(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
@@ -116,8 +116,8 @@ class ResidualBlock(nn.Module):
         return h + (x if x.shape == h.shape else dense(self.features, use_bias=False)(x))
 
 
-def halved(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"]:
-    """Squares of `by` x `by` pixels as the channels of one; an odd image is first made whole by zeros."""
+def space_to_depth(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"]:
+    """Move each `by` x `by` square of pixels into the channels of one; the image is zero-padded to a multiple."""
     b, h, w, c = x.shape
     rows, columns = -(-h // by), -(-w // by)
     x = jnp.pad(x, ((0, 0), (0, rows * by - h), (0, columns * by - w), (0, 0)))
@@ -126,20 +126,20 @@ def halved(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"
 
 
 def depth_to_space(x: Float[Array, "b h w c"], by: int) -> Float[Array, "b h2 w2 c2"]:
-    """The inverse of `halved`."""
+    """Invert `space_to_depth`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, by, by, c // by**2).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h * by, w * by, c // by**2)
 
 
 class BottomUp(nn.Module):
-    """Features of an image at one size after another, each half the one before.
+    """Features of an image at several sizes, each half the previous one.
 
     Attributes:
         widths: channels at each size, the finest first.
-        blocks: residual blocks at each size.
-        patch: side in pixels of what is one position at the finest size.
-        remat: of the blocks.
+        blocks: number of residual blocks at each size.
+        patch: side, in pixels, of the patch that makes one position at the finest size.
+        remat: True to recompute the blocks in the gradient.
     """
 
     widths: tuple[int, ...]
@@ -149,10 +149,10 @@ class BottomUp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Maps:
-        """Images "b h w c" of any size -> features "b h w f" of each size."""
-        h, maps = Conv(self.widths[0])(halved(x, self.patch)), []
+        """Map images "b h w c" of any size to features "b h w f" at each size."""
+        h, maps = Conv(self.widths[0])(space_to_depth(x, self.patch)), []
         for size, width in enumerate(self.widths):
-            h = PerPixel(width)(halved(h)) if size else h
+            h = PerPixel(width)(space_to_depth(h)) if size else h
             for _ in range(self.blocks):
                 h = ResidualBlock(width, self.remat)(h)
             maps.append(h)

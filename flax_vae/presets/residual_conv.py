@@ -32,7 +32,7 @@ class ResidualEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """Images "b h w c" of any size -> features "b f"."""
+        """Map images "b h w c" of any size to features "b f"."""
         return silu(BottomUp(self.features, blocks=1, patch=2, remat=self.remat)(x)[-1]).reshape(x.shape[0], -1)
 
 
@@ -49,7 +49,7 @@ class ResidualDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
-        """Latents "b d" -> images "b h w c", unbounded."""
+        """Map latents "b d" to images "b h w c", unbounded."""
         height, width, channels = self.image_shape
         *rest, first = self.features
         rows, columns = (-(-side // 2 ** len(self.features)) for side in (height, width))

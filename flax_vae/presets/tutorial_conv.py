@@ -14,7 +14,7 @@ from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 
 
 class TutorialConvEncoder(nn.Module):
-    """Conv 32 and 64, each with ReLU and 2x2 max-pooling, then 16 dense ReLU features.
+    """Convolutions to 32 and 64 channels, each with ReLU and 2x2 max-pooling, then 16 dense ReLU features.
 
     The 16 features start with a bias of 0.5; otherwise some runs start dead. Their 3,136 inputs are non-negative, and
     Adam's first steps change every weight by the learning rate: if all weights of a unit move the same way, one step
@@ -25,14 +25,14 @@ class TutorialConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """Images "b h w c" of any size -> features "b 16"."""
+        """Map images "b h w c" of any size to features "b 16"."""
         for features in (32, 64):
             x = convolutions.max_pool(nn.relu(Conv(features)(x)))
         return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(x.shape[0], -1)))
 
 
 class TutorialConvDecoder(nn.Module):
-    """A dense ReLU layer to a quarter of the image's size, then convolutions 64, 32 and out, doubling twice.
+    """A dense ReLU layer to a quarter of the image's size, then three convolutions with upsampling twice.
 
     Images whose size is not a multiple of four are decoded to the next multiple and cropped.
     """
@@ -42,7 +42,7 @@ class TutorialConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
-        """Latents "b d" -> images "b h w c", unbounded."""
+        """Map latents "b d" to images "b h w c", unbounded."""
         height, width, channels = self.image_shape
         rows, columns = -(-height // 4), -(-width // 4)
         h = nn.relu(dense(rows * columns * 64)(z)).reshape(z.shape[0], rows, columns, 64)

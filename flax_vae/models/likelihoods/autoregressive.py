@@ -56,7 +56,7 @@ class AutoregressiveLikelihood(nn.Module):
         head, width, channels = self._head(), self.hidden, output.shape[-1] // self.features
         start = jnp.array(head.start((0.5,) * channels))
         lecun_normal = nn.initializers.lecun_normal()
-        network = PixelNetwork(
+        network = PixelNetwork(  # saved models have these names of parameters
             window=self.param("seen", lecun_normal, (2 * self.reach * (self.reach + 1) * channels, width)),
             features=self.param("told", lecun_normal, (output.shape[-1], width)),
             hidden=self.param("hidden_weights", lecun_normal, (width, width)),
