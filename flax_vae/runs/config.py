@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
@@ -299,33 +299,3 @@ def refuse_seed(name: str, seed: int) -> None:
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
 
 SWEPT = ("learning_rate", "beta", "seed")  # what members of an ensemble may have of their own
-
-
-def member_names(configs: Sequence[Config]) -> list[str]:
-    """What members of an ensemble differ in, as names of their directories: "beta-2-seed-0".
-
-    Raises:
-        UserError: they differ in something else, or not at all.
-    """
-    first = configs[0]
-    for config in configs:
-        own = {name: getattr(config, name) for name in SWEPT}
-        if replace(first, **own) != config:
-            raise UserError(f"Members of an ensemble may differ in {', '.join(SWEPT)} only.")
-    names = ["-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in own) for own in _varied(configs)]
-    if len(set(names)) < len(configs):
-        raise UserError("Members of an ensemble must differ in their learning rate, beta or seed.")
-    return names
-
-
-def settings(configs: Sequence[Config]) -> list[str]:
-    """What members have in common with the other seeds beside them: "learning rate 0.001, beta 2"."""
-    return [
-        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in own if name != "seed")
-        for own in _varied(configs)
-    ]
-
-
-def _varied(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
-    varied = [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
-    return [[(name, getattr(config, name)) for name in varied] for config in configs]

@@ -133,7 +133,7 @@ def test_an_objective_from_a_file_of_the_user(
     run = load_run(tmp_path / "run")
     assert {"train_loss", "test_loss", "train_spread", "test_spread"} <= run.metrics[-1].keys()
     assert train(["--resume", "run"]) == 2
-    assert "add --objective my_losses:iwae" in capsys.readouterr().err
+    assert "pass --objective my_losses:iwae" in capsys.readouterr().err
     assert train(["--resume", "run", "--objective", "my_losses:iwae"]) == 0
 
 

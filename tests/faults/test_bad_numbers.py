@@ -38,7 +38,7 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--levels", "1000000"], "--levels must be at most 100"),
         (["--devices", "100000"], "--devices must be at most 1,024"),
         (["--latent-dim", str(10**30)], "--latent-dim must be at most 2,147,483,647"),
-        (["--epochs", str(2**31 - 1)], "steps, 2,147,483,647 at most"),
+        (["--epochs", str(2**31 - 1)], "lower it to at most 2,147,483,647 steps"),
         (["--seeds", HUGE], "makes 1,000,000,000 trainings in one program: 1000 at most"),
         (["--latent-dim", HUGE], "The model with its optimiser: "),
         (["--preset", f"tutorial_dense(features=({HUGE},))"], "The model with its optimiser: "),
@@ -89,7 +89,7 @@ def test_bad_numbers_for_evaluation(words: list[str], message: str, capsys: pyte
 def test_a_training_that_just_fits_is_not_refused(few_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The estimate is the state and a gradient, less than a step needs, so nothing that fits is refused."""
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=1)
-    state = build(config).fresh_state()
+    state = build(config).initial_state()
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state, state.params)))
     monkeypatch.setattr("flax_vae.fitting.build.device_memory", lambda: size)
     build(config)

@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_reported_and_training_resumes_from_the_one_befo
     lines = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(lines) == 1
     assert f"checkpoint {copy / 'checkpoints' / '36'} is damaged" in lines[0]
-    assert "It is called 36.damaged now" in lines[0]
+    assert "It was renamed to 36.damaged" in lines[0]
     assert (copy / "checkpoints" / "36.damaged").is_dir()
     assert_same_run(resumed, run)
 
@@ -213,7 +213,7 @@ def test_loading_executes_nothing_named_in_the_directory(
     pickled = np.array([print], dtype=object)
     monkeypatch.chdir(tmp_path)
     load_run(copy)
-    with pytest.raises(UserError, match="add --objective hostile:objective"):
+    with pytest.raises(UserError, match="pass `objective` hostile:objective"):
         resume(copy)
     np.save(copy / "examples.npy", pickled, allow_pickle=True)
     with pytest.raises(UserError, match=r"examples\.npy cannot be read"):

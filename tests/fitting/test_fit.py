@@ -19,8 +19,8 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
+from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.members import Ensemble
 from flax_vae.fitting.report import Report
 from flax_vae.metrics.objective_means import Spans
 from flax_vae.runs.directory import RunDirectory
@@ -137,7 +137,7 @@ def test_interrupted_and_resumed_is_never_interrupted(
             signal.raise_signal(signum)
 
     monkeypatch.setattr(Report, "advance", advance_and_interrupt)
-    monkeypatch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    monkeypatch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
     with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
         fit(config, tmp_path / "broken")
     assert stopped.value.signum == signum
@@ -153,7 +153,7 @@ def test_an_evaluation_that_is_interrupted_is_made_when_the_run_is_resumed(
     """However often."""
     broken, evaluate = tmp_path / "broken", Ensemble.evaluate
 
-    def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
+    def evaluate_and_interrupt(self: Ensemble, spans: Spans, *images: Any) -> Any:
         number = next(calls)  # the first evaluates nothing, it compiles
 
         def interrupted_spans(start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -163,7 +163,7 @@ def test_an_evaluation_that_is_interrupted_is_made_when_the_run_is_resumed(
                 if number == stopped_at:
                     signal.raise_signal(signal.SIGTERM)
 
-        return evaluate(self, images, interrupted_spans)
+        return evaluate(self, interrupted_spans, *images)
 
     monkeypatch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
     calls, stopped_at = count(), epoch
@@ -210,8 +210,8 @@ def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path
 def test_images_that_do_not_fit_are_fed_in_blocks(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flax_vae.fitting.members._RESIDENT_BYTES", 0)
-    monkeypatch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 5 * 50 * 784)  # blocks of 5 steps, so 12 are 5 + 5 + 2
+    monkeypatch.setattr("flax_vae.fitting.host_input._RESIDENT_BYTES", 0)
+    monkeypatch.setattr("flax_vae.fitting.host_input._BLOCK_BYTES", 5 * 50 * 784)  # 12 steps are 5 + 5 + 2
     fed = fit(config, tmp_path / "fed")
     for one, other in zip(untimed(fed.metrics), untimed(run.metrics), strict=True):
         np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-5)
@@ -225,7 +225,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config
     message = (
         r"step 24 and the 9 before were skipped: loss is inf, calm is \d+\.?\d*; the gradient is not finite in "
         r"decoder\.Dense_0\.bias and \d more; the largest log-scale is .*, in layers\.0\.posterior\. "
-        r"Lower --learning-rate.*of step 12 is intact"
+        r"Lower `learning_rate`.*of step 12 is intact"
     )
     with pytest.raises(UserError, match=message):
         fit(config, tmp_path / "run", objective=explodes)
@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config
 
 def test_a_run_that_skips_its_steps_says_so_and_stops(config: Config, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"step 10 and .*the norm of the gradient is \d+\.\d*; .* raise --skip-norm \(now 0\.001\)"
+        UserError, match=r"step 10 and .*the norm of the gradient is \d+\.\d*; .* raise `skip_norm` \(now 0\.001\)"
     ):
         fit(replace(config, skip_norm=1e-3), tmp_path / "run")
 

@@ -45,8 +45,8 @@ def config(prepared: Path) -> Config:
 def streamed() -> Iterator[None]:
     """Images are sent to the device in blocks of three steps, so that the ten of an epoch are 3 + 3 + 3 + 1."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flax_vae.fitting.members._RESIDENT_BYTES", 0)
-        patch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 3 * 50 * (784 + 40))
+        patch.setattr("flax_vae.fitting.host_input._RESIDENT_BYTES", 0)
+        patch.setattr("flax_vae.fitting.host_input._BLOCK_BYTES", 3 * 50 * (784 + 40))
         yield
 
 
@@ -87,8 +87,8 @@ def test_stopped_in_the_midst_of_an_epoch_it_goes_on_with_the_next_image(
 
     with monkeypatch.context() as patch:
         patch.setattr(Report, "advance", advance_and_stop)
-        patch.setattr("flax_vae.fitting.loop._BLOCK_BYTES", 2 * 50 * (784 + 40))
-        patch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+        patch.setattr("flax_vae.fitting.host_input._BLOCK_BYTES", 2 * 50 * (784 + 40))
+        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
         with pytest.raises(Interrupted):
             fit(config, tmp_path / "run")
     assert (tmp_path / "run/checkpoints" / str(last)).is_dir()
@@ -123,7 +123,7 @@ def test_parts_that_look_at_images_take_those_on_disk_or_refuse_them(
 
 @pytest.mark.usefixtures("on_disk")
 def test_several_members_need_their_images_on_the_device(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"do not stay on the device.*one seed, beta and learning rate at a time"):
+    with pytest.raises(UserError, match=r"do not fit on the device.*one seed, beta and learning rate at a time"):
         fit_many([config, replace(config, seed=1)], tmp_path / "runs")
 
 

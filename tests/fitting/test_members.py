@@ -96,7 +96,7 @@ def test_interrupted_members_go_on_as_if_they_had_never_stopped(
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Report, "advance", advance_and_interrupt)
-    monkeypatch.setattr("flax_vae.fitting.loop._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+    monkeypatch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
     with pytest.raises(Interrupted, match=r"--resume .*broken$"):
         fit_many(configs, tmp_path / "broken")
     monkeypatch.undo()

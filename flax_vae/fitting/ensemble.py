@@ -1,0 +1,223 @@
+"""The members of an ensemble in one program: their states on the devices, their checkpoints, and which still train."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from flax_vae.batches import Batch, take
+from flax_vae.fitting.host_input import Dispatch
+from flax_vae.fitting.members import Member, checkpoint_items
+from flax_vae.metrics.objective_means import Spans, first_block, make_evaluate
+from flax_vae.runs import checkpoints
+from flax_vae.runs.config import Config
+from flax_vae.system.console import log
+from flax_vae.system.errors import UserError
+from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices
+from flax_vae.training.diagnosis import diagnose
+from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
+from flax_vae.training.gradient import deals_microbatches
+from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, batch_devices, parameter_shardings
+from flax_vae.training.step import MAX_SKIPS
+
+Means = dict[str, float]  # of the metrics, over the images of an epoch or of a set
+
+
+@contextmanager
+def open_ensemble(members: Sequence[Member]) -> Iterator["Ensemble"]:
+    """Place members on the devices and open their checkpoints; at the end, all checkpoints are written."""
+    keep = max(members[0].training.config.keep, 2)  # one spare: the last may be damaged, or written by some members
+    with ExitStack() as exits:
+        managers = []
+        for directory in (member.directory for member in members):
+            if is_first_process():
+                checkpoints.clear_unfinished(directory.checkpoints)
+                exits.callback(checkpoints.clear_unfinished, directory.checkpoints)
+            opened = checkpoints.open_checkpoints(directory.checkpoints, keep, directory.best_step)
+            managers.append(exits.enter_context(opened))
+        yield Ensemble(members, managers)
+
+
+class Programs(NamedTuple):
+    """The compiled functions of an ensemble.
+
+    Attributes:
+        steps: `(state, totals, images, rows, start, stop) -> (state, totals)`, all stacked.
+        unstack: `(state, totals)` of each member.
+        replicate: arrays on all devices, so that every process can read them.
+        evaluate: evaluation at each beta.
+    """
+
+    steps: Any
+    unstack: Any
+    replicate: Any
+    evaluate: dict[float | None, Any]
+
+
+def make_programs(members: Sequence[Member], mesh: Mesh) -> Programs:
+    """Define the functions, which are compiled when they are called."""
+    training, count = members[0].training, len(members)
+    everywhere, each_member = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, EACH_MEMBER)
+    state, stacked_state = (parameter_shardings(mesh, members[0].state, *lead) for lead in ((), (MEMBERS_AXIS,)))
+    step = partial(training.step_at, mesh=mesh if batch_devices(mesh) > 1 else None)
+    deal = deals_microbatches(mesh, training.part_size, training.microbatch_size)
+    settings = place_on_devices(stack([member.training.settings for member in members]), each_member)
+    evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=training.mesh())
+    betas = {member.training.config.beta for member in members}
+    return Programs(
+        steps=partial(make_ensemble_steps(step, mesh, (stacked_state, each_member), deal), settings),
+        unstack=jax.jit(partial(unstack, count=count), out_shardings=[(state, everywhere)] * count),
+        replicate=jax.jit(lambda tree: tree, out_shardings=everywhere),
+        evaluate={beta: evaluate(training.objective_at(beta)) for beta in betas},
+    )
+
+
+class Ensemble:
+    """Members that train together.
+
+    Attributes:
+        members: the members as they were before the training.
+        training: what the members have in common.
+        mesh: devices that split the members and their batches.
+        step: number of updates of each member that still trains.
+        failed: why members have diverged, by their number.
+    """
+
+    def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
+        """Place the states on the devices; `managers` are those of the checkpoints of each member."""
+        self.members, self.managers, self.training = members, managers, members[0].training
+        self.mesh = self.training.mesh(len(members))
+        self.held_out = self.training.data.batch(self.training.data.held_out)
+        self.programs = make_programs(members, self.mesh)
+        shardings = parameter_shardings(self.mesh, members[0].state, MEMBERS_AXIS)
+        self.state = place_on_devices(stack([member.state for member in members]), shardings)
+        each_member = NamedSharding(self.mesh, EACH_MEMBER)
+        self.totals = place_on_devices(stack([member.totals for member in members]), each_member)
+        self.step = max(int(member.state.step) for member in members)
+        self.failed, self.stopped = dict[int, UserError](), set[int]()
+        self.stop_early()
+
+    def active(self) -> list[int]:
+        """Return the numbers of the members that still train."""
+        return [i for i in range(len(self.members)) if i not in self.failed and i not in self.stopped]
+
+    def stop_early(self) -> None:
+        """Stop the members that early stopping ends."""
+        for i in self.active():
+            member = self.members[i]
+            if maximum_over_processes(is_first_process() and member.directory.stopped_early(member.training.config)):
+                self.stopped.add(i)
+
+    def compile(self, dispatch: Dispatch) -> None:
+        """Compile all programs, by a dispatch without steps and an evaluation without batches."""
+        self.advance(dispatch._replace(start=0, stop=0))
+        self.evaluate(lambda start, end: [(start, start)], first_block(self.held_out, self.training.batch_size))
+
+    def advance(self, dispatch: Dispatch) -> None:
+        """Run the steps of a dispatch; members that now skip every step fail."""
+        self.state, self.totals = self.programs.steps(self.state, self.totals, *dispatch)
+        ends = self.programs.replicate((self.state.step, self.state.skips))
+        steps, skips = (array.tolist() for array in jax.device_get(ends))  # waits for the device
+        for i in self.active():
+            if skips[i] >= MAX_SKIPS:
+                last = dispatch.start + steps[i] - self.step - 1
+                batch = take(dispatch.images, last if dispatch.rows is None else dispatch.rows[i, last])
+                why = self._diagnose(i, place_on_devices(batch, NamedSharding(self.mesh, EVERYWHERE)), steps[i] - 1)
+                self._fail(i, f"step {steps[i]} and the {skips[i] - 1} before were skipped: {why}")
+        self.step += dispatch.stop - dispatch.start
+
+    def _diagnose(self, i: int, batch: Batch, step: int) -> str:
+        """Describe a member's failed step, with advice."""
+        training, states = self.members[i].training, jax.device_get(self.programs.replicate(self.state))
+        state = unstack(states, len(self.members))[i]
+        gradient, key = training.gradient_at(training.config.beta), jax.random.fold_in(state.key, step)
+        description = diagnose(training.model, gradient, state.params, batch, key, step)
+        if step < MAX_SKIPS and not training.config.skip_norm:
+            return f"{description}. No step before them was finite: check the objective and the data"
+        return f"{description}. {_advice(training.config)}"
+
+    def fail_if_skipping(self, means: dict[int, Means]) -> None:
+        """Drop members that skipped most of the epoch's steps: they would continue to, and learn nothing."""
+        for i in self.active():
+            if (skipped := means[i]["skipped"]) > 0.5:
+                advice = _advice(self.members[i].training.config)
+                self._fail(i, f"{skipped:.0%} of the epoch's steps were skipped. {advice}")
+
+    def _fail(self, i: int, why: str) -> None:
+        """Record that a member has failed, and report it if others continue.
+
+        Raises:
+            UserError: all members have failed.
+        """
+        directory, saved = self.members[i].directory, self.managers[i].latest_step()
+        rest = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
+        self.failed[i] = UserError(f"{why}; {rest}.")
+        if is_first_process():
+            directory.failure_file.write_text(f"{self.failed[i]}\n")
+            if self.active():
+                log(f"{directory} stops. {self.failed[i]}")
+        if len(self.failed) == len(self.members):
+            raise self.failed[0]
+
+    def means(self, steps: int) -> dict[int, Means]:
+        """Return each member's mean train metrics over the epoch's steps so far, and the fraction of skipped steps.
+
+        Skipped steps do not count for the other means.
+        """
+        totals = jax.device_get(self.programs.replicate(self.totals))
+
+        def mean(i: int) -> Means:
+            skipped = float(totals["skipped"][i])
+            counted = max(steps - skipped, 1)
+            return {name: float(total[i]) / counted for name, total in totals.items()} | {"skipped": skipped / steps}
+
+        return {i: mean(i) for i in self.active()}
+
+    def clear_totals(self) -> None:
+        """Reset the metrics at the end of an epoch."""
+        self.totals = jax.tree.map(jnp.zeros_like, self.totals)
+
+    def evaluate(self, spans: Spans, images: Batch | None = None) -> dict[int, Means]:
+        """Return each member's metrics on the held-out set, under the objective with its final weights.
+
+        A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
+
+        Args:
+            spans: cuts the batches into dispatches.
+            images: other images than the held-out set.
+        """
+        states, mesh, means = self.programs.unstack((self.state, self.totals)), self.training.mesh(), {}
+        for i in self.active():
+            training, params = self.members[i].training, states[i][0].best_params
+            params = place_on_devices(params, parameter_shardings(mesh, params))
+            evaluate = self.programs.evaluate[training.config.beta]
+            batch = self.held_out if images is None else images
+            means[i] = evaluate(params, batch, training.keys.test, training.total_steps, spans)
+        return means
+
+    def save(self) -> None:
+        """Write a checkpoint of each member that still trains and has none of this step.
+
+        Raises:
+            UserError: it cannot be written, or the run directory is gone, which Orbax would make again.
+        """
+        states = self.programs.unstack((self.state, self.totals))
+        for i in self.active():
+            self.members[i].directory.config()  # raises if it is gone
+            if self.managers[i].latest_step() != self.step:
+                checkpoints.save(self.managers[i], self.step, checkpoint_items(*states[i]))
+
+    def wait_until_saved(self) -> None:
+        """Wait until the checkpoints are written."""
+        for manager in self.managers:
+            checkpoints.finish(manager)
+
+
+def _advice(config: Config) -> str:
+    """Return advice for a training that skips steps."""
+    other = f"raise `skip_norm` (now {config.skip_norm:g})" if config.skip_norm else "set `clip_norm` to 1"
+    return f"Lower `learning_rate` (now {config.learning_rate:g}), or {other}"

@@ -1,0 +1,120 @@
+"""Images on their way to the devices.
+
+Images that fit stay on the devices, where a step takes its batch by rows of indices. Others are gathered on the host in
+blocks of batches, the next ones while the devices work on this one; each process gathers what its own devices need.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from flax_vae.batches import Batch, OnDisk, batch_size_of, epoch_indices
+from flax_vae.fitting.timing import Pace
+from flax_vae.system.errors import UserError
+from flax_vae.system.processes import place_on_devices
+from flax_vae.training.ensemble import stack
+from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, MEMBERS_AXIS
+
+_RESIDENT_BYTES = 2**31  # larger images are sent to the devices in blocks
+_BLOCK_BYTES = 2**24
+
+
+class Dispatch(NamedTuple):
+    """Steps that the devices run without returning to the host.
+
+    Attributes:
+        images: all images, or a block of batches "s b ...".
+        rows: indices "m s b" of each member's batches among all images; None for a block.
+        start: first step, as a position among the batches.
+        stop: end of the steps.
+    """
+
+    images: Any
+    rows: Array | None
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class HostInput:
+    """The training images, and the shuffles by which members see them.
+
+    Attributes:
+        images: images and contexts, from `place_images`.
+        batch_size: images per step.
+        seeds: seed of each member.
+        mesh: devices that split the members and their batches.
+    """
+
+    images: Batch
+    batch_size: int
+    seeds: Sequence[int]
+    mesh: Mesh
+
+    def dispatches(self, epoch: int, position: int) -> Iterator[Dispatch]:
+        """Yield an epoch from a step on, in dispatches of about half a second."""
+        count = batch_size_of(self.images)
+        indices = stack([epoch_indices(count, self.batch_size, seed, epoch) for seed in self.seeds])
+        if isinstance(jax.tree.leaves(self.images)[0], jax.Array):
+            rows = place_on_devices(indices, NamedSharding(self.mesh, PartitionSpec(MEMBERS_AXIS, None, BATCH_AXES)))
+            for start, stop in Pace().spans(position, indices.shape[1]):
+                yield Dispatch(self.images, rows, start, stop)
+        else:
+            (indices,) = indices  # a single member
+            yield from _block_dispatches(self.images, indices[position:], self.mesh)
+
+
+def place_images(images: Batch, mesh: Mesh, members: int) -> Batch:
+    """Place images on the devices if they fit, and return them.
+
+    Raises:
+        UserError: they do not fit, and several members need them.
+    """
+    leaves = jax.tree.leaves(images)
+    size = sum(leaf.nbytes for leaf in leaves)
+    if size <= _RESIDENT_BYTES and not isinstance(leaves[0], OnDisk):
+        return place_on_devices(images, NamedSharding(mesh, EVERYWHERE))
+    if members > 1:
+        raise UserError(
+            f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+            "train one seed, beta and learning rate at a time."
+        )
+    return images
+
+
+def _block_dispatches(images: Batch, indices: Int[np.ndarray, "s b"], mesh: Mesh) -> Iterator[Dispatch]:
+    import grain
+
+    sharding, pace = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)), Pace()
+    row_bytes = sum(leaf[0].nbytes for leaf in jax.tree.leaves(images))
+    steps = max(1, _BLOCK_BYTES // (indices.shape[1] * row_bytes))
+    columns = _local_columns(sharding, indices.shape[1])
+
+    def gather(start: int) -> tuple[Any, int]:
+        wanted = indices[start : start + steps, columns]
+
+        def gather_leaf(leaf: np.ndarray | OnDisk) -> np.ndarray:
+            block = np.zeros((steps, len(columns), *leaf.shape[1:]), leaf.dtype)  # one shape, so one compilation
+            block[: len(wanted)] = leaf[wanted]
+            return block
+
+        return jax.tree.map(gather_leaf, images), len(wanted)
+
+    blocks = grain.MapDataset.source(range(0, len(indices), steps)).map(gather)
+    for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
+        placed = jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
+        for start, stop in pace.spans(0, filled):
+            yield Dispatch(placed, None, start, stop)
+
+
+def _local_columns(sharding: NamedSharding, batch_size: int) -> Int[np.ndarray, " c"]:
+    """Return the columns of a batch that the devices of this process hold."""
+    shards: Any = sharding.addressable_devices_indices_map((1, batch_size)).values()
+    ranges = {columns.indices(batch_size) for _, columns in shards}
+    return np.concatenate([np.arange(*bounds) for bounds in sorted(ranges)])

@@ -1,0 +1,147 @@
+"""A training as a value, and what follows from it: objective, optimiser, step and initial state."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+
+from flax_vae.models.binding import init
+from flax_vae.objectives import Cyclical, DynamicallyBinarized, Metrics, Objective
+from flax_vae.runs.config import Config
+from flax_vae.runs.data import Data
+from flax_vae.training.gradient import Gradient
+from flax_vae.training.optimizers import make_optimizer
+from flax_vae.training.sharding import ensemble_mesh
+from flax_vae.training.step import TrainState, make_gradient, make_step, zero_metrics
+
+
+class Keys(NamedTuple):
+    """The keys of a training.
+
+    Attributes:
+        init: key of the initial parameters.
+        train: key from which the steps draw.
+        test: key from which evaluations draw.
+    """
+
+    init: Key[Array, ""]
+    train: Key[Array, ""]
+    test: Key[Array, ""]
+
+
+class Settings(NamedTuple):
+    """The settings that differ between members of an ensemble, as arguments of its program."""
+
+    beta: Any
+    learning_rate: Any
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything about a training except its state; members of an ensemble have all of it in common except `config`.
+
+    Attributes:
+        config: the configuration.
+        model: the Linen module.
+        objective: the objective, at the beta of the first member.
+        data: the images.
+        batch_size: images per step.
+        steps_per_epoch: steps per epoch; the last partial batch of each epoch is dropped.
+        beta_from_config: True if the configuration sets the objective's beta, which differs between members.
+    """
+
+    config: Config
+    model: nn.Module
+    objective: Objective
+    data: Data
+    batch_size: int
+    steps_per_epoch: int
+    beta_from_config: bool
+
+    @property
+    def total_steps(self) -> int:
+        """The number of updates of the training."""
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this member."""
+        return Settings(self.config.beta, self.config.learning_rate)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys, which follow from the seed."""
+        init_key, train_key, test_key = jax.random.split(jax.random.key(self.config.seed), 3)
+        return Keys(jax.random.split(init_key)[0], train_key, test_key)  # split twice, so that seeds keep their bits
+
+    @property
+    def part_size(self) -> int:
+        """The number of images whose gradient is computed at a time, on all devices of a batch together."""
+        return self.batch_size // self.config.accumulate
+
+    @property
+    def microbatch_size(self) -> int:
+        """The number of images that a CPU core works on at a time; 0 if batches are not cut."""
+        prior = getattr(self.model, "prior", None)
+        # Every microbatch would encode the images of such a prior again.
+        indivisible = compares_images(self.objective) or getattr(prior, "encodes_each_step", False)
+        return 0 if indivisible or jax.default_backend() != "cpu" else self.config.microbatch_size
+
+    def mesh(self, members: int = 1) -> Mesh:
+        """Return the devices that split the members of an ensemble and their batches."""
+        return ensemble_mesh(members, self.part_size, self.config.devices, self.config.fsdp)
+
+    def objective_at(self, beta: float | Array | None) -> Objective:
+        """Return the objective at a member's beta, with its warm-up if there is one."""
+        objective: Any = self.objective
+        if self.beta_from_config and beta is not None:
+            period = self.total_steps // self.config.kl_cycles
+            warmup = min(round(self.config.kl_warmup_epochs * self.steps_per_epoch), period)
+            weight = Cyclical(warmup, period, self.config.kl_cycles, weight=beta) if warmup else beta
+            objective = replace(objective, beta=weight)
+        return DynamicallyBinarized(objective) if self.config.binarize == "dynamic" else objective
+
+    def gradient_at(self, beta: float | Array | None, mesh: Mesh | None = None) -> Gradient:
+        """Return the gradient of a batch at a member's beta."""
+        return make_gradient(self.model, self.objective_at(beta), self.microbatch_size, self.config.accumulate, mesh)
+
+    def optimizer_at(self, learning_rate: float | Array) -> optax.GradientTransformation:
+        """Return the optimiser at a member's learning rate."""
+        return make_optimizer(
+            self.config.optimizer,
+            learning_rate,
+            self.total_steps,
+            warmup_steps=min(self.config.warmup_steps, self.total_steps // 10),
+            schedule=self.config.schedule,
+            clip_norm=self.config.clip_norm,
+        )
+
+    def step_at(self, settings: Settings, mesh: Mesh | None) -> Any:
+        """Return the train step at a member's settings; see `flax_vae.training.step.make_step`."""
+        gradient, tx = self.gradient_at(settings.beta, mesh), self.optimizer_at(settings.learning_rate)
+        return make_step(gradient, tx, self.config.ema_decay, self.config.skip_norm, mesh)
+
+    def initial_state(self) -> TrainState:
+        """Return the state before the first step."""
+        shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
+        params = init(self.model, self.keys.init, shape, classes)
+        tx = self.optimizer_at(self.config.learning_rate)
+        return TrainState.create(params, tx, self.keys.train, self.config.ema_decay > 0)
+
+    def zero_totals(self) -> Metrics:
+        """Return a zero for each metric of the train step; traces the objective."""
+        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8)
+        if self.data.class_names:
+            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
+        state = jax.eval_shape(self.initial_state)
+        return zero_metrics(self.model, self.objective_at(self.config.beta), state, batch)
+
+
+def compares_images(objective: Objective) -> bool:
+    """Return True if an objective compares the images of a batch with each other, so that no batch may be cut."""
+    return getattr(objective, "whole_batch", False)
