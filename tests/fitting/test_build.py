@@ -1,4 +1,4 @@
-"""What a configuration names: an objective of the user's own."""
+"""Objectives of the user's own, by name."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.quick_compile
         ("own_losses:three", r"called as three\(model, x, key, step\), but too many positional arguments"),
     ],
 )
-def test_an_objective_that_cannot_be_had_is_said(
+def test_an_objective_that_cannot_be_loaded_is_refused(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_losses.py").write_text("def three(vae, x, key): ...\n")

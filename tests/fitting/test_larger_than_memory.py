@@ -1,4 +1,4 @@
-"""Trainings on images that stay on disk: the same bits as from memory, in the midst of an epoch, too."""
+"""Trainings on images that stay on disk have the bits of trainings from memory, also when resumed within an epoch."""
 
 import json
 import shutil
@@ -43,7 +43,7 @@ def config(prepared: Path) -> Config:
 
 @pytest.fixture(autouse=True, scope="module")
 def streamed() -> Iterator[None]:
-    """Images are sent to the device in blocks of three steps, so that the ten of an epoch are 3 + 3 + 3 + 1."""
+    """Send images in blocks of three steps, so that the ten steps of an epoch are 3 + 3 + 3 + 1."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flax_vae.fitting.host_input._RESIDENT_BYTES", 0)
         patch.setattr("flax_vae.fitting.host_input._BLOCK_BYTES", 3 * 50 * (784 + 40))
@@ -52,8 +52,10 @@ def streamed() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def run(config: Config, few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A training on the same images in memory."""
-    return fit(replace(config, dataset=str(few_images)), tmp_path_factory.mktemp("runs") / "memory")
+    """A training on the same images in memory, without pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+        return fit(replace(config, dataset=str(few_images)), tmp_path_factory.mktemp("runs") / "memory")
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_a_training_from_disk_is_that_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
+def test_a_training_from_disk_equals_one_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
     fed = fit(config, tmp_path / "run")
     assert isinstance(run_data(fed).train.images, OnDisk)
     assert_same_run(fed, run)
@@ -74,10 +76,10 @@ def test_a_training_from_disk_is_that_from_memory(run: Run, config: Config, tmp_
 
 @pytest.mark.usefixtures("on_disk", "without_pictures")
 @pytest.mark.parametrize("last", [4, 12, 17], ids=["after a block", "after an epoch", "within a block"])
-def test_stopped_in_the_midst_of_an_epoch_it_goes_on_with_the_next_image(
+def test_an_interrupted_epoch_resumes_at_the_next_image(
     last: int, run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The position of the iterator is the step of the checkpoint, wherever a block began before."""
+    """The iterator starts at the step of the checkpoint, even if blocks have other boundaries than before."""
     advance = Report.advance
 
     def advance_and_stop(self: Report, step: int, *arguments: Any) -> None:
@@ -96,8 +98,8 @@ def test_stopped_in_the_midst_of_an_epoch_it_goes_on_with_the_next_image(
 
 
 @pytest.mark.usefixtures("on_disk", "without_pictures")
-def test_a_run_from_disk_is_evaluated_as_one_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
-    """But for the figure of all pairs of images, which takes those that are chosen."""
+def test_evaluations_of_runs_from_disk_and_from_memory_are_equal(run: Run, config: Config, tmp_path: Path) -> None:
+    """Except for elbo surgery, which compares all pairs of images, so that those on disk are restricted to a few."""
     fed = shutil.copytree(run.directory, tmp_path / "run")
     about = json.loads((fed / "config.json").read_text())
     (fed / "config.json").write_text(json.dumps(about | {"dataset": config.dataset}))
@@ -109,7 +111,7 @@ def test_a_run_from_disk_is_evaluated_as_one_from_memory(run: Run, config: Confi
 
 @pytest.mark.usefixtures("on_disk", "without_pictures")
 @pytest.mark.parametrize("part", [{"prior": "vamp(components=7)"}, {"binarize": "dynamic"}], ids=str)
-def test_parts_that_look_at_images_take_those_on_disk_or_refuse_them(
+def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
     part: dict[str, Any], config: Config, tmp_path: Path
 ) -> None:
     own = replace(config, conditional=False, validation=0.0, epochs=1, **part)
@@ -122,14 +124,14 @@ def test_parts_that_look_at_images_take_those_on_disk_or_refuse_them(
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_several_members_need_their_images_on_the_device(config: Config, tmp_path: Path) -> None:
+def test_images_of_several_members_must_fit_on_the_device(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"do not fit on the device.*one seed, beta and learning rate at a time"):
         fit_many([config, replace(config, seed=1)], tmp_path / "runs")
 
 
 @pytest.mark.usefixtures("on_disk")
-def test_images_that_are_damaged_end_a_training_in_one_line(config: Config, prepared: Path, tmp_path: Path) -> None:
-    """As their turn comes: nothing else has read them all."""
+def test_damaged_images_end_a_training_in_one_line(config: Config, prepared: Path, tmp_path: Path) -> None:
+    """When they are first read: nothing reads all images before."""
     damaged = shutil.copytree(prepared, tmp_path / "damaged")
     path = damaged / "train-00001.array_record"
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Several trainings in one program: each is what it would have been alone."""
+"""Several trainings in one program: each gives the result of training it alone."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def runs(configs: list[Config], tmp_path_factory: pytest.TempPathFactory) -> lis
         return fit_many(configs, tmp_path_factory.mktemp("runs") / "group")
 
 
-def test_every_member_is_the_run_alone(runs: list[Run], configs: list[Config], tmp_path: Path) -> None:
+def test_every_member_equals_the_run_alone(runs: list[Run], configs: list[Config], tmp_path: Path) -> None:
     assert [run.directory.name for run in runs] == ["beta-1-seed-0", "beta-4-seed-0", "beta-4-seed-1"]
     for run, config in zip(runs[::2], configs[::2], strict=True):
         assert run.config == config == load_run(run.directory).config
@@ -58,7 +58,7 @@ def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) ->
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
-def test_a_member_that_goes_bad_does_not_spoil_the_rest(
+def test_a_member_that_diverges_does_not_change_the_others(
     backend: str,
     runs: list[Run],
     configs: list[Config],
@@ -66,7 +66,7 @@ def test_a_member_that_goes_bad_does_not_spoil_the_rest(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One after another, as on CPUs, and side by side, as on GPUs and TPUs: what is left is the run alone."""
+    """Neither one after another, as on CPUs, nor side by side, as on GPUs and TPUs."""
     monkeypatch.setattr("flax_vae.training.ensemble.jax.default_backend", lambda: backend)
     good, bad = configs[0], replace(configs[0], learning_rate=1e30)
     (left,) = fit_many([bad, good], tmp_path / "group")
@@ -79,13 +79,17 @@ def test_a_member_that_goes_bad_does_not_spoil_the_rest(
         (0.002, [0], []),
         (1e30, [], [0]),
     ]
+
+
+def test_an_error_ends_a_training_if_all_members_diverge(configs: list[Config], tmp_path: Path) -> None:
+    bad = replace(configs[0], learning_rate=1e30)
     with pytest.raises(UserError, match="step 11 and the 9 before were skipped: loss is nan"):
-        fit_many([bad, replace(bad, seed=1)], tmp_path / "worse")
+        fit_many([bad, replace(bad, seed=1)], tmp_path / "group")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("last", [STEPS, STEPS + 5], ids=["after an epoch", "within an epoch"])
-def test_interrupted_members_go_on_as_if_they_had_never_stopped(
+def test_interrupted_and_resumed_members_equal_uninterrupted_ones(
     runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
     advance = Report.advance
@@ -105,16 +109,14 @@ def test_interrupted_members_go_on_as_if_they_had_never_stopped(
         assert_same_run(resumed, run)
 
 
-def test_killed_while_only_some_had_saved_they_go_on_from_their_last_common_step(
-    runs: list[Run], tmp_path: Path
-) -> None:
+def test_members_killed_while_saving_resume_from_their_last_common_step(runs: list[Run], tmp_path: Path) -> None:
     copy = shutil.copytree(runs[0].directory.parent, tmp_path / "copy")
     shutil.rmtree(copy / "beta-4-seed-0" / "checkpoints" / str(2 * STEPS))
     for resumed, run in zip(resume_many(copy), runs, strict=True):
         assert_same_run(resumed, run)
 
 
-def test_members_that_stopped_early_stay_as_they_are_when_the_others_are_resumed(
+def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
     configs: list[Config], tmp_path: Path
 ) -> None:
     def climbs(vae, x, key, step):
@@ -122,7 +124,7 @@ def test_members_that_stopped_early_stay_as_they_are_when_the_others_are_resumed
         return 2 * jax.lax.stop_gradient(distortion) - distortion, {}
 
     config = replace(configs[0], validation=1 / 6, epochs=6, early_stopping=2)
-    rates = [replace(config, learning_rate=rate) for rate in (1e-12, 1e-3)]  # one that stays, one that gets worse
+    rates = [replace(config, learning_rate=rate) for rate in (1e-12, 1e-3)]  # one stays, one gets worse
     runs = fit_many(rates, tmp_path / "group", objective=climbs)
     assert [run.metrics[-1]["epoch"] for run in runs] == [6, 3]
     shutil.rmtree(runs[0].directory / "checkpoints" / str(runs[0].metrics[-1]["step"]))  # killed in the last epoch
@@ -137,7 +139,7 @@ def test_members_that_stopped_early_stay_as_they_are_when_the_others_are_resumed
         ([{"seed": 1}, {"seed": 1}], "must differ"),
     ],
 )
-def test_configurations_that_are_no_members_are_refused(
+def test_configurations_that_cannot_be_members_are_refused(
     changes: list[dict], message: str, configs: list[Config], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""One training in several processes: the same losses, and runs that go on in other ones."""
+"""One training in several processes: the same losses, and runs that resume in other numbers of processes."""
 
 import shutil
 from pathlib import Path
@@ -25,7 +25,7 @@ TRAINING = [
 
 
 def losses(directory: Path) -> np.ndarray:
-    """Of training and test, of each epoch."""
+    """Return the training and test loss of each epoch."""
     records = RunDirectory(directory).metrics()
     return np.array([[record["train_loss"], record["test_loss"]] for record in records])
 
@@ -44,13 +44,13 @@ def test_four_processes_train_as_one(alone: np.ndarray, few_images: Path, tmp_pa
     done = together(4, "train.py", *words, cwd=tmp_path)
     assert [code for code, *_ in done] == [0] * 4, done
     np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
-    assert ["epoch 5/5" in out for _, out, _ in done] == [True, False, False, False]  # one of them speaks
+    assert ["epoch 5/5" in out for _, out, _ in done] == [True, False, False, False]  # only the first process prints
 
 
-def test_a_run_of_two_processes_goes_on_in_one_and_on_eight_devices(
+def test_a_run_of_two_processes_resumes_in_one_and_on_eight_devices(
     alone: np.ndarray, few_images: Path, tmp_path: Path
 ) -> None:
-    """As if it had been killed after its second epoch. On two, the devices share the parameters as well."""
+    """As if it had been killed after its second epoch. In two processes, devices also shard the parameters."""
     layout = ["--devices", 4, "--fsdp", 2, "--keep", 9, "--dataset", few_images]
     done = together(2, "train.py", *TRAINING, *layout, "--out", tmp_path / "two", cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
@@ -64,9 +64,9 @@ def test_a_run_of_two_processes_goes_on_in_one_and_on_eight_devices(
         np.testing.assert_allclose(losses(copy), alone, rtol=1e-5)
 
 
-def test_members_and_their_microbatches_are_shared(few_images: Path, tmp_path: Path) -> None:
-    """By two groups of devices, in one process and in two: each device has half of the microbatches of one member."""
-    calm = ["--optimizer", "adam", "--learning-rate", 1e-3]  # with the recipe's Muon roundings grow faster
+def test_members_and_their_microbatches_are_split_between_devices(few_images: Path, tmp_path: Path) -> None:
+    """Two groups of devices, in one process and in two: each device has half of the microbatches of one member."""
+    calm = ["--optimizer", "adam", "--learning-rate", 1e-3]  # rounding errors grow faster with the recipe's Muon
     words = [
         "--preset",
         "tutorial_conv",
@@ -91,7 +91,7 @@ def test_members_and_their_microbatches_are_shared(few_images: Path, tmp_path: P
 
 
 def test_each_process_reads_the_images_of_its_own_devices(alone: np.ndarray, few_images: Path, tmp_path: Path) -> None:
-    """From a set on disk, as if it did not fit in memory."""
+    """The images are on disk, as if they did not fit in memory."""
     program = """
 import sys
 import flax_vae.data.sources.prepared
@@ -108,7 +108,7 @@ sys.exit(train())
 
 
 def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:
-    """What `fit` returns is the same in all of them; only the first one writes."""
+    """`fit` returns the same in all of them; only the first one writes."""
     program = """
 import sys, jax
 from flax_vae import Cluster, Config, fit, sample, use_machine

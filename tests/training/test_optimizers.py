@@ -1,4 +1,4 @@
-"""Optimisers and their schedules."""
+"""Optimisers and learning-rate schedules."""
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ from flax_vae.training.optimizers import OPTIMIZERS, orthogonalize
 
 
 def rates(**settings) -> np.ndarray:
-    """The rate at each step, read off Adam's answer to a gradient of one."""
+    """Return the rate at each step: the size of Adam's update for a gradient of one."""
     tx = make_optimizer("adam", 0.1, total_steps=100, warmup_steps=10, **settings)
     state, sizes = tx.init(jnp.zeros(())), []
     for _ in range(101):
@@ -86,9 +86,9 @@ def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (8, 40), (3, 3, 4, 8), (5, 5)])
-@pytest.mark.parametrize("smallest", [1.0, 1e-6], ids=["well-conditioned", "nearly of lower rank"])
-def test_orthogonalising_repeats_the_quintic_on_the_singular_values(shape: tuple[int, ...], smallest: float) -> None:
-    """Against the singular value decomposition in float64, for kernels as matrices "(kh kw i) o"."""
+@pytest.mark.parametrize("smallest", [1.0, 1e-6], ids=["well-conditioned", "nearly rank-deficient"])
+def test_orthogonalising_iterates_the_quintic_on_the_singular_values(shape: tuple[int, ...], smallest: float) -> None:
+    """Compare with the singular value decomposition in float64, for kernels as matrices "(kh kw i) o"."""
     matrix = np.random.default_rng(0).normal(size=(np.prod(shape[:-1]), shape[-1]))
     u, s, v = np.linalg.svd(matrix, full_matrices=False)
     s[-1] *= smallest
@@ -101,8 +101,8 @@ def test_orthogonalising_repeats_the_quintic_on_the_singular_values(shape: tuple
     assert not orthogonalize(jnp.zeros(shape)).any()
 
 
-def test_muon_makes_the_updates_of_optax() -> None:
-    """After the first steps, whose momentum Optax scales up."""
+def test_muon_equals_that_of_optax() -> None:
+    """After the first steps, whose bias Optax corrects."""
     shapes = {"kernel": (3, 3, 4, 8), "dense": (20, 6), "bias": (6,), "one_output": (3, 3, 4, 1)}
     kernels = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), optax.contrib.MuonDimensionNumbers()
     dimensions = {"kernel": kernels[0], "dense": kernels[1], "bias": None, "one_output": None}
@@ -124,15 +124,15 @@ def test_muon_makes_the_updates_of_optax() -> None:
 
 @pytest.mark.parametrize(
     ("prior", "components"),
-    [(VampPrior((28, 28, 3), components=10), ["pseudo_inputs"]), (LearnedMixture(2, 10), ["loc", "log_scale"])],
+    [(VampPrior((14, 14, 3), components=10), ["pseudo_inputs"]), (LearnedMixture(2, 10), ["loc", "log_scale"])],
 )
 def test_muon_moves_the_components_of_a_prior_as_far_as_its_rate(
     prior: nn.Module, components: list[str], images: np.ndarray
 ) -> None:
-    """They are no matrices: steps would be a third of that, for images of three channels a thousandth."""
-    colour = np.broadcast_to(images[:8], (8, 28, 28, 3))
-    vae, tx = tutorial_dense((28, 28, 3), 2, prior=prior), make_optimizer("muon", 1e-2, 10)
-    state = init_state(vae, tx, jax.random.key(0), (28, 28, 3))
+    """As matrices, they would move by a third of the rate, or by a thousandth for images of three channels."""
+    colour = np.broadcast_to(images[:8, ::2, ::2], (8, 14, 14, 3))
+    vae, tx = tutorial_dense((14, 14, 3), 2, prior=prior), make_optimizer("muon", 1e-2, 10)
+    state = init_state(vae, tx, jax.random.key(0), (14, 14, 3))
     before = jax.tree.map(jnp.copy, state.params["prior"])
     state, _ = make_train_step(vae, ELBO(), tx)(state, colour)
     for name in components:

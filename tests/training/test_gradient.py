@@ -1,14 +1,17 @@
-"""One training on several devices: the same losses however they share batches and parameters."""
+"""The gradient of a batch does not depend on the devices that compute it, except for rounding."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+from flax_vae.training.gradient import average_gradient, largest_divisor
+
 PROGRAM = """
 import json, sys
 from functools import partial
@@ -34,15 +37,16 @@ def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
     if mesh:
         state = jax.device_put(state, parameter_shardings(mesh, state))
     held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
-    totals, on_device, cut = *jax.device_put((totals, images), everywhere), jax.device_put(rows, split)
+    share = held / sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    totals, resident, on_devices = *jax.device_put((totals, images), everywhere), jax.device_put(rows, split)
     where = jax.tree.map(lambda leaf: leaf.sharding, state), everywhere
     step = make_train_step(vae, objective, tx, ema_decay=0.9, mesh=mesh, **options)
-    run, found = make_train_steps(step, where), []
+    run, values = make_train_steps(step, where), []
     for i in range(steps):
-        state, totals = run(state, totals, on_device, cut, i, i + 1)
-        found.append(float(totals["loss"]))
+        state, totals = run(state, totals, resident, on_devices, i, i + 1)
+        values.append(float(totals["loss"]))
         totals = jax.device_put(jax.tree.map(np.zeros_like, jax.device_get(totals)), everywhere)
-    return found, held / sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return values, share, len(on_devices.sharding.device_set), run._cache_size()
 
 for case in json.loads(sys.argv[2]):
     objective = DIPVAE() if case.pop("whole_batch", False) else ELBO()
@@ -50,29 +54,56 @@ for case in json.loads(sys.argv[2]):
 """
 
 
-def losses_of(cases: list[dict], images: Path) -> list[tuple[list[float], float]]:
-    """The loss of each of fifty steps, and the share of the parameters that a device holds, of each case."""
-    words = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float, int, int]]:
+    """Train fifty steps for each case.
+
+    Returns:
+        For each case, the losses, the fraction of the parameters on a device, and the number of devices and of
+        compilations.
+    """
+    command = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "layouts"),
     [
         ({"model": "dense"}, [{"devices": 8}, {"devices": 8, "fsdp": 4}, {"devices": 8, "fsdp": 8}]),
         ({"model": "dense", "accumulate": 4}, [{"devices": 4, "fsdp": 2}]),
         ({"model": "dense", "whole_batch": True}, [{"devices": 8}]),
-        # Eight microbatches: of each device its own, or of three devices that share each of them.
+        # Eight microbatches: each device has its own, or three devices split each of them.
         ({"model": "conv", "microbatch_size": 6}, [{"devices": 8}, {"devices": 4, "fsdp": 2}, {"devices": 3}]),
         ({"model": "ladder"}, [{"devices": 8, "fsdp": 2}]),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
 def test_losses_do_not_depend_on_the_layout(training: dict, layouts: list[dict], few_images: Path) -> None:
-    (expected, _), *found = losses_of([training, *(training | layout for layout in layouts)], few_images)
-    for layout, (losses, share) in zip(layouts, found, strict=True):
+    (expected, *_), *results = run_cases([training, *(training | layout for layout in layouts)], few_images)
+    for layout, (losses, share, devices, compilations) in zip(layouts, results, strict=True):
         np.testing.assert_allclose(losses, expected, rtol=1e-5, err_msg=str(layout))
         fsdp = layout.get("fsdp", 1)
         assert 1 / fsdp <= share < (1 / fsdp + 0.2)
+        assert (devices, compilations) == (layout["devices"], 1)
+
+
+def test_parts_are_interleaved_and_each_microbatch_has_its_own_key() -> None:
+    """The sixteen images of the module's diagram."""
+
+    def noisy(params, batch, key, step):
+        value = batch.mean() * jax.random.uniform(key)
+        return {"w": value}, {"loss": value}
+
+    key, images = jax.random.key(0), np.arange(16, dtype=np.float32).reshape(16, 1, 1, 1)
+    average = average_gradient(noisy, microbatch_size=2, accumulate=2, mesh=None)
+    grads, metrics = average({"w": jnp.zeros(())}, jnp.asarray(images), key, jnp.zeros((), jnp.int32))
+    microbatches = [(0, 2), (4, 6), (8, 10), (12, 14), (1, 3), (5, 7), (9, 11), (13, 15)]
+    values = [np.mean(pair) * jax.random.uniform(jax.random.fold_in(key, i)) for i, pair in enumerate(microbatches)]
+    np.testing.assert_allclose((grads["w"], metrics["loss"]), np.mean(values), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("number", "limit", "expected"), [(48, 0, 48), (48, 10, 8), (48, 100, 48), (7, 6, 1)])
+def test_microbatches_are_as_large_as_the_limit_allows(number: int, limit: int, expected: int) -> None:
+    assert largest_divisor(number, limit) == expected
