@@ -1,6 +1,6 @@
-"""A variational autoencoder on Fashion-MNIST from flax_vae's parts: networks, objective and loop are written here.
+"""A variational autoencoder on Fashion-MNIST, with its own networks, objective and training loop.
 
-python examples/minimal_vae.py     prints a loss for each epoch and draws ten new images into minimal_vae.png
+python examples/minimal_vae.py     prints the loss of each epoch and writes ten new images to minimal_vae.png
 """
 
 import argparse
@@ -19,32 +19,32 @@ from flax_vae.plots import save_image_grid
 
 
 class Encoder(nn.Module):
-    """Images to features."""
+    """Map images to features."""
 
     @nn.compact
     def __call__(self, x):
-        """Images "b h w c" -> features "b f"."""
+        """Return features "b f" of images "b h w c"."""
         return nn.gelu(nn.Dense(400)(x.reshape(len(x), -1)))
 
 
 class Decoder(nn.Module):
-    """Latents to the logits of pixels."""
+    """Map latents to the logits of pixels."""
 
     @nn.compact
     def __call__(self, z):
-        """Latents "b d" -> logits "b h w c"."""
+        """Return logits "b h w c" at latents "b d"."""
         return nn.Dense(28 * 28)(nn.gelu(nn.Dense(400)(z))).reshape(-1, 28, 28, 1)
 
 
 def warm_elbo(model, x, key, step):
-    """Minus the evidence lower bound, with a rate whose weight rises from 0 to 1 in the first 500 steps."""
-    inference = model.infer(x, key)  # z ~ q(z | x), and with it p(z) and p(x | z)
-    distortion, rate = distortion_of(inference, x), rate_of(inference)  # "b" each, in nats
+    """Return minus the ELBO, with a weight of the rate that rises from 0 to 1 over the first 500 steps."""
+    inference = model.infer(x, key)  # z ~ q(z | x), p(z) and p(x | z)
+    distortion, rate = distortion_of(inference, x), rate_of(inference)  # both "b", in nats
     return distortion + jnp.minimum(step / 500, 1.0) * rate, {"elbo": -(distortion + rate)}
 
 
 def train(images, epochs, latent_dim=10, batch_size=100, seed=0):
-    """Train a model on uint8 images "n 28 28 1"; returns it with its parameters."""
+    """Train a VAE on uint8 images "n 28 28 1" and return it with its parameters."""
     vae = VAE(Encoder(), DiagonalNormal(latent_dim), StandardNormal(latent_dim), Decoder())
     tx = optax.adam(1e-3)
     state = init_state(vae, tx, jax.random.key(seed), images.shape[1:])

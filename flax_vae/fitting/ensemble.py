@@ -83,6 +83,7 @@ class Ensemble:
         members: the members as they were before the training.
         training: what the members have in common.
         mesh: devices that split the members and their batches.
+        held_out: images and contexts of the set that chooses the best checkpoint.
         step: number of updates of each member that still trains.
         failed: why members have diverged, by their number.
     """
@@ -115,7 +116,7 @@ class Ensemble:
     def compile(self, dispatch: Dispatch) -> None:
         """Compile all programs, by a dispatch without steps and an evaluation without batches."""
         self.advance(dispatch._replace(start=0, stop=0))
-        self.evaluate(lambda start, end: [(start, start)], first_block(self.held_out, self.training.batch_size))
+        self.evaluate(first_block(self.held_out, self.training.batch_size), lambda start, end: [(start, start)])
 
     def advance(self, dispatch: Dispatch) -> None:
         """Run the steps of a dispatch; members that now skip every step fail."""
@@ -137,7 +138,7 @@ class Ensemble:
         gradient, key = training.gradient_at(training.config.beta), jax.random.fold_in(state.key, step)
         description = diagnose(training.model, gradient, state.params, batch, key, step)
         if step < MAX_SKIPS and not training.config.skip_norm:
-            return f"{description}. No step before them was finite: check the objective and the data"
+            return f"{description}. No earlier step was finite: check the objective and the data"
         return f"{description}. {_advice(training.config)}"
 
     def fail_if_skipping(self, means: dict[int, Means]) -> None:
@@ -181,22 +182,21 @@ class Ensemble:
         """Reset the metrics at the end of an epoch."""
         self.totals = jax.tree.map(jnp.zeros_like, self.totals)
 
-    def evaluate(self, spans: Spans, images: Batch | None = None) -> dict[int, Means]:
-        """Return each member's metrics on the held-out set, under the objective with its final weights.
+    def evaluate(self, images: Batch, spans: Spans) -> dict[int, Means]:
+        """Return each member's mean metrics on images, under the objective with its final weights.
 
         A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
 
         Args:
+            images: images and contexts.
             spans: cuts the batches into dispatches.
-            images: other images than the held-out set.
         """
         states, mesh, means = self.programs.unstack((self.state, self.totals)), self.training.mesh(), {}
         for i in self.active():
             training, params = self.members[i].training, states[i][0].best_params
             params = place_on_devices(params, parameter_shardings(mesh, params))
             evaluate = self.programs.evaluate[training.config.beta]
-            batch = self.held_out if images is None else images
-            means[i] = evaluate(params, batch, training.keys.test, training.total_steps, spans)
+            means[i] = evaluate(params, images, training.keys.test, training.total_steps, spans)
         return means
 
     def save(self) -> None:

@@ -95,7 +95,7 @@ def _train_epochs(
             stop_on_signal()
         train_means = ensemble.means(steps_per_epoch)
         ensemble.fail_if_skipping(train_means)
-        held_out_means = ensemble.evaluate(spans)
+        held_out_means = ensemble.evaluate(ensemble.held_out, spans)
         report.finish_epoch(_records(epoch, ensemble, clock.finish_epoch(), train_means, held_out_means))
         ensemble.clear_totals()
         ensemble.save()

@@ -151,7 +151,7 @@ def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
     """Even if it is interrupted twice."""
     broken, evaluate = tmp_path / "broken", Ensemble.evaluate
 
-    def evaluate_and_interrupt(self: Ensemble, spans: Spans, *images: Any) -> Any:
+    def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
         number = next(calls)  # the first call only compiles
 
         def interrupted_spans(start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -161,7 +161,7 @@ def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
                 if number == stopped_at:
                     signal.raise_signal(signal.SIGTERM)
 
-        return evaluate(self, interrupted_spans, *images)
+        return evaluate(self, images, interrupted_spans)
 
     monkeypatch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
     calls, stopped_at = count(), epoch
