@@ -88,7 +88,7 @@ def place_images(images: Batch, mesh: Mesh, members: int) -> Batch:
     return images
 
 
-def _block_dispatches(images: Batch, indices: Int[np.ndarray, "s b"], mesh: Mesh) -> Iterator[Dispatch]:
+def _block_dispatches(images: Batch, indices: Int[np.ndarray, "steps batch"], mesh: Mesh) -> Iterator[Dispatch]:
     import grain
 
     sharding, pace = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)), Pace()

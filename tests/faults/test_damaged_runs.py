@@ -103,7 +103,7 @@ def test_without_an_intact_checkpoint_nothing_is_loaded_or_resumed(copy: Path) -
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_training_killed_before_its_first_checkpoint_restarts(run: Run, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints")
-    with pytest.raises(UserError, match="no checkpoint: they were moved or deleted"):
+    with pytest.raises(UserError, match="no checkpoint: checkpoints were moved or deleted"):
         resume(copy)
     first, *_ = (copy / "metrics.jsonl").read_text().splitlines()
     (copy / "metrics.jsonl").write_text(first + "\n")
