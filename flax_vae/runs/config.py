@@ -298,4 +298,4 @@ def refuse_seed(name: str, seed: int) -> None:
 
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
 
-SWEPT = ("learning_rate", "beta", "seed")  # what members of an ensemble may have of their own
+SWEPT = ("learning_rate", "beta", "seed")  # the settings in which members of an ensemble may differ
