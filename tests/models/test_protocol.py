@@ -1,4 +1,4 @@
-"""A model that only infers and generates, with two layers of latents "h w c": nothing more is needed."""
+"""A model with two layers of latents "h w c" that has no methods except those of the protocol."""
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,7 @@ from flax_vae import (
     make_train_step,
     sample,
 )
+from flax_vae.models.protocol import provides, require
 from flax_vae.objectives.terms import apply_objective
 
 KEY = jax.random.key(0)
@@ -36,7 +37,7 @@ NOISE = 0.5  # standard deviation of each of the two steps, z_1 -> z_2 -> x
 
 
 class Spatial(nn.Module):
-    """z_1 ~ N(0, 1), z_2 ~ N(z_1, NOISE²), x ~ N(z_2, NOISE²), by pixel; the posterior is exact but for `shift`."""
+    """z_1 ~ N(0, 1), z_2 ~ N(z_1, NOISE²), x ~ N(z_2, NOISE²), per pixel; the posterior is exact except for `shift`."""
 
     shift: float = 0.0
 
@@ -90,7 +91,7 @@ def test_the_bound_of_the_exact_posterior_is_the_evidence() -> None:
 
 @pytest.mark.parametrize("objective", [IWAE(4), Renyi(0.5, 4), STL(4), DReG(4)], ids=repr)
 def test_every_bound_is_tight_at_the_exact_posterior(objective) -> None:
-    """Of every draw: the weights are all p(x)."""
+    """The weight of every draw is p(x)."""
     params = init(Spatial(), KEY, (2, 3, 1))
     terms = apply_objective(Spatial(), objective, params, IMAGES, KEY, 0)
     np.testing.assert_allclose(-terms["loss"], log_evidence(), rtol=1e-4)
@@ -101,7 +102,7 @@ OBJECTIVES = [ELBO(), IWAE(4), Renyi(0.5, 4), STL(4), DReG(4), FreeBits(0.1), Ca
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_objectives_train_it(objective) -> None:
-    """The exact posterior is the best: the shift goes towards 0, where the objective is a bound."""
+    """The shift approaches 0, where the posterior is exact and the bound is tight."""
     tx = make_optimizer("adam", 1e-2, 1000)
     state, step = init_state(Spatial(0.5), tx, KEY, (2, 3, 1)), make_train_step(Spatial(0.5), objective, tx)
     for _ in range(60):
@@ -110,11 +111,13 @@ def test_objectives_train_it(objective) -> None:
     assert abs(float(state.params["shift"])) < (0.2 if not isinstance(objective, Capacity) else 0.5)
 
 
-def test_it_makes_images_and_says_what_it_has_not() -> None:
+def test_it_samples_and_refuses_what_it_lacks() -> None:
     params = init(Spatial(), KEY, (2, 3, 1))
-    made = sample(Spatial(), params, KEY, 7, pixel_key=KEY)
-    assert made.shape == (7, 2, 3, 1)
+    assert sample(Spatial(), params, KEY, 7, pixel_key=KEY).shape == (7, 2, 3, 1)
+    assert provides(Spatial(), "infer_at")
     with pytest.raises(UserError, match="encode needs a model with one latent vector, which Spatial does not have"):
         encode(Spatial(), params, IMAGES)
     with pytest.raises(UserError, match="latent_grid needs a model with one latent vector"):
         latent_grid(Spatial(), params)
+    with pytest.raises(UserError, match="here needs a model with a ladder of latents, which Spatial does not have"):
+        require(Spatial(), "infer_at", "ladder", what="here")

@@ -49,7 +49,7 @@ def assert_close(actual, expected):
 
 
 def assert_all_equal(f, reference, cases):
-    """Compare all cases in one compilation, which takes longer than the arithmetic."""
+    """Compare all cases in one compilation, since compiling takes longer than computing."""
     run = jax.jit(lambda cases: [[values_and_gradients(f, *case) for f in (f, reference)] for case in cases])
     for actual, expected in run(cases):
         assert_close(actual, expected)
@@ -77,7 +77,7 @@ def test_max_pool_equals_reduce_window():
 def test_max_pool_gradient_at_a_tie_is_a_subgradient():
     gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 3, 4, 2)))
     assert (gradient >= 0).all()
-    np.testing.assert_allclose(jnp.sum(gradient, axis=(1, 2)), 4.0)  # each of the 2x2 windows gives 1 away
+    np.testing.assert_allclose(jnp.sum(gradient, axis=(1, 2)), 4.0)  # each 2x2 window passes on a gradient of 1
 
 
 @pytest.mark.parametrize(("f", "reference"), [(conv, lax_conv), (upsample_conv, lax_upsample_conv)])
@@ -95,7 +95,7 @@ def test_vmap_over_images_and_kernels(f, reference):
 
 
 def test_inside_loops():
-    """Train a tiny network of all three functions in a `while_loop` of `scan`s; compare the kernels it arrives at."""
+    """Train a tiny network of all three functions in a `while_loop` of `scan`s, and compare its final kernels."""
     kernels, x = (normal(0, 3, 3, 2, 8) / 4, normal(1, 3, 3, 8, 2) / 8), normal(2, 2, 7, 7, 2)
 
     def train(functions, kernels):
@@ -129,7 +129,7 @@ def test_second_derivative():
 
 
 def test_platform_is_chosen_at_lowering():
-    """A CPU's program holds plain convolutions only; that of a GPU or TPU is XLA's own, and each holds only its own."""
+    """A program for CPUs contains plain convolutions only, one for GPUs or TPUs only those of XLA."""
     x, kernel = normal(0, 2, 6, 6, 4), normal(1, 3, 3, 4, 4)
 
     def convolutions(f, platform):
