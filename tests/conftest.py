@@ -1,4 +1,4 @@
-"""What the tests share: a cache of their own, and a few real images."""
+"""Shared by all tests: caches, compilation, small data sets and a small training."""
 
 import os
 import shutil
@@ -6,57 +6,45 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-# Tests that run in the background may ignore SIGINT, and so would the programs that they start.
+# A shell starts background jobs with SIGINT ignored, and the programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Set before anything asks for them, so that no test reads or writes the user's caches. Many tests, and the programs
-# they start, compile the same functions: compilations are kept for the session, and shared by its workers.
+# Set before anything reads them, also for the programs that tests start. Tests use caches of their own, not the user's.
+# Compilation takes most of the time: whatever was compiled once is read from the cache by the other workers, tests and
+# programs of the session, and programs are compiled with few optimisations and by XLA's simpler code generator.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do; .ci/run sets it for the tests of numbers.
 _CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
 os.environ["XDG_CACHE_HOME"] = _CACHES
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false"
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and _SIMPLE_CODE not in _FLAGS:
+    os.environ["XLA_FLAGS"] = f"{_FLAGS} {_SIMPLE_CODE}".lstrip()
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+from jax._src import compiler  # noqa: E402
 
 from flax_vae import Config, Run, fit, use_machine  # noqa: E402
 from flax_vae.data.sources.fashion_mnist import from_subset  # noqa: E402
 
-use_machine()  # as the programs do: it leaves the cache above, and sets what jaxlib needs, also for programs they start
+use_machine()  # as the programs do: it keeps the cache above and sets the flags that jaxlib needs
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Name what the default run leaves out."""
+    """Name the tests that the default run omits."""
     if config.option.markexpr == "not slow":
         files = [path for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.slow" in path.read_text()]
         names = ", ".join(sorted(str(path.relative_to(config.rootpath)) for path in files))
         terminalreporter.write_line(f"Slow tests are left out, in {names}. They run by: pytest -m slow")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_as_for_users(request: pytest.FixtureRequest) -> Iterator[None]:
-    """All that is compared with an oracle is compiled as users have it.
-
-    Compiling takes most of the tests' time. So modules that say `pytestmark = pytest.mark.quick_compile`, whose tests
-    are of plumbing, files, messages, shapes, the same bits twice, leave out most optimisations. The programs that they
-    start do not.
-    """
-    if request.node.get_closest_marker("quick_compile"):
-        _compile(quickly=True)
-        yield
-        _compile(quickly=False)
-    else:
-        yield
-
-
-def _compile(quickly: bool) -> None:
-    jax.clear_caches()  # of what was compiled the other way
-    jax.config.update("jax_disable_most_optimizations", quickly)
 
 
 @pytest.fixture(scope="session")
@@ -66,14 +54,32 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
+def compiled_as_for_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile with all optimisations and XLA's usual code generator, for tests that depend on how programs round."""
+    quick_options, quick = compiler.get_compile_options, jax.config.read("jax_disable_most_optimizations")
+
+    def usual_options(*args: Any, **kwargs: Any) -> Any:
+        options = quick_options(*args, **kwargs)
+        options.env_option_overrides = [*options.env_option_overrides, ("xla_cpu_use_fusion_emitters", True)]
+        return options
+
+    monkeypatch.setattr(compiler, "get_compile_options", usual_options)
+    jax.clear_caches()
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", quick)
+    jax.clear_caches()
+
+
+@pytest.fixture
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings in this process draw nothing: compiling and drawing five pictures takes longer than they do."""
+    """Omit the pictures of trainings in this process: drawing them takes longer than the training."""
     monkeypatch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
 
 
 @pytest.fixture
 def unchecked_types() -> Iterator[None]:
-    """As users run it: without the checks of types that tests have, which would come before the package's own."""
+    """Disable the type checks of the import hook, so that wrong values reach the package's own checks."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -81,13 +87,13 @@ def unchecked_types() -> Iterator[None]:
 
 @pytest.fixture
 def clean_environment() -> dict[str, str]:
-    """Without what this file and the user set for JAX."""
+    """Return the environment without settings of JAX and XLA, as users have it."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
 
 
 @pytest.fixture(autouse=True, scope="session")
 def short_lessons() -> Iterator[None]:
-    """Classifiers learn for twenty short steps: where compilation is quick, convolutions are slow."""
+    """Train classifiers for twenty short steps: without optimisations, convolutions are slow."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flax_vae.metrics.classifier._MAX_DISPATCHES", 1)
         patch.setattr("flax_vae.metrics.classifier._BATCH", 60)
@@ -96,7 +102,7 @@ def short_lessons() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 600 training and 100 test images of Fashion-MNIST with labels, for trainings of seconds."""
+    """Write 600 training and 100 test images of Fashion-MNIST with labels to a file, for short trainings."""
     train, test = (from_subset(split, "for tests") for split in ("train", "test"))
     path = tmp_path_factory.mktemp("data") / "few.npz"
     np.savez(
@@ -111,11 +117,11 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A training by the `config` of a module, which was never disturbed."""
+    """Train with the `config` of the module, undisturbed."""
     return fit(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
 @pytest.fixture
 def copy(run: Run, tmp_path: Path) -> Path:
-    """Its directory, to do harm to."""
+    """Copy the directory of `run`, for tests that damage it."""
     return shutil.copytree(run.directory, tmp_path / "copy")

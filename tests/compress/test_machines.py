@@ -1,6 +1,5 @@
 """Shipped models, compiled as users compile them: real images are restored on other machines, at the expected cost."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,10 +48,12 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize("flags", MACHINES.values(), ids=MACHINES)
-def test_another_machine_restores_the_images(flags: str, binary: np.ndarray, compressed: Path, tmp_path: Path) -> None:
+def test_another_machine_restores_the_images(
+    flags: str, binary: np.ndarray, compressed: Path, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
     """Decompress with other machine code, and with another number of devices."""
     words = [sys.executable, "-c", RESTORE, str(compressed), *MODELS]
-    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
+    environment = clean_environment | {"XLA_FLAGS": flags}
     subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=200, capture_output=True)
     for name in MODELS:
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), binary)

@@ -1,5 +1,6 @@
 """SIGINT and SIGTERM at any moment after the start of a program: the right exit code, and no traceback."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from programs import ROOT, start, within, words_of
 
 from flax_vae import Config
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+pytestmark = [
+    pytest.mark.quick_compile,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc"),
+]
 
 PROGRAMS = {
     "train.py": [str(ROOT / "train.py")],
@@ -130,8 +134,12 @@ def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path:
 
 
 @pytest.mark.slow
-def test_while_a_step_is_compiled(config: Config, tmp_path: Path) -> None:
-    """The model takes over ten seconds to compile; as there is nothing to save yet, the program ends at once."""
+def test_while_a_step_is_compiled(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_environment: dict[str, str]
+) -> None:
+    """Compiled as for users, the model takes over ten seconds; as there is nothing to save yet, the program ends."""
+    for name in os.environ.keys() - clean_environment.keys():
+        monkeypatch.delenv(name)
     words = f"--preset ladder --dataset {config.dataset} --batch-size 50 --out run"
     process = start("train.py", *words.split(), cwd=tmp_path)
     with within(process):

@@ -135,6 +135,7 @@ def test_averaged_parameters_follow_their_definition(plain: tuple[TrainState, St
     assert state.best_params is state.averaged_params
 
 
+@pytest.mark.usefixtures("compiled_as_for_users")
 @pytest.mark.parametrize("limit", [1e-3, 1e9])
 def test_a_step_with_too_large_a_gradient_is_skipped_and_counted(
     limit: float, plain: tuple[TrainState, Step], images: np.ndarray
