@@ -3,17 +3,21 @@
 Most flags are the fields of `Config`, with their groups, meanings and defaults. The others are defined here.
 """
 
+import ast
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass, replace
-from itertools import product
+from functools import cache
+from inspect import getsource
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from flax_vae.cli.exits import run_command
+from flax_vae.data import SOURCES
 from flax_vae.fitting.build import load_objective
 from flax_vae.fitting.fit import Run, fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
@@ -28,19 +32,32 @@ _MOST_MEMBERS = 1000  # each has its own run directory, with files open througho
 
 def _settings(group: str) -> Any:
     """Make a dataclass of the flags of one group of `Config`: None, or False for a switch, if left out."""
-    hints, flags = get_type_hints(Config), []
+    flags: list[tuple[str, Any, Any]] = []
     for field in fields(Config):
         if field.metadata["group"] == group:
-            hint = hints[field.name]
-            kind, default = (bool, False) if bool in (hint, *get_args(hint)) else (hint | None, None)
+            kind, default = (bool, False) if field.type is bool else (field.type | None, None)  # type: ignore[operator]
             argument = tyro.conf.arg(help=_meaning(field), help_behavior_hint=_default(field))
             flags.append((field.name, Annotated[kind, argument], default))
     return make_dataclass(group, flags, frozen=True)
 
 
+@cache
+def _docstrings() -> dict[str, str]:
+    """The docstrings of the fields of `Config`, each as one line."""
+    tree: Any = ast.parse(getsource(Config))
+    pairs = pairwise(tree.body[0].body)
+    return {
+        ast.unparse(field.target): " ".join(doc.value.value.split())
+        for field, doc in pairs
+        if isinstance(field, ast.AnnAssign)
+    }
+
+
 def _meaning(field: "Field[Any]") -> str:
     """The help of a flag; for a kind of part, with a line for each part."""
-    meaning = field.metadata["meaning"]
+    meaning = _docstrings()[field.name]
+    if field.name == "dataset":
+        return f"{meaning}\nRegistered: {', '.join(SOURCES)}."
     return f"{meaning}\n{PARTS[field.name].help()}" if field.name in PARTS else meaning
 
 

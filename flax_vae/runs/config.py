@@ -1,12 +1,13 @@
-"""The configuration of a training as one value: the flags of `train.py` and the content of `config.json`."""
+"""The configuration of a training: a value, the flags of `train.py`, and the file `config.json`."""
 
-import functools
+import difflib
+import json
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
 
-from flax_vae.data import SOURCES
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.priors import PRIORS
@@ -14,9 +15,11 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json
 from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
 
 Binarize = Literal["none", "fixed", "dynamic"]
+_FORMAT = 2  # of `config.json`; raised when an older program could misread a newer file
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
@@ -28,18 +31,17 @@ _BOUNDS = {  # keywords of `_setting`, with the comparison that a value must sat
 }
 
 
-def _setting(group: str, usual: Any, meaning: str, **bounds: int | float) -> Any:
-    """Define a field of `Config`.
+def _setting(group: str, usual: Any, **bounds: int | float) -> Any:
+    """Define a field of `Config`. Its docstring is the help of its flag.
 
     None means unset: `__post_init__` then takes the value of the preset's recipe, or else the default.
 
     Args:
         group: the group of its flag in the help.
         usual: its default.
-        meaning: the help of its flag.
         bounds: of a number: `least` and `most` include the bound, `above` and `below` exclude it.
     """
-    return field(default=None, metadata={"group": group, "usual": usual, "meaning": meaning, "bounds": bounds})
+    return field(default=None, metadata={"group": group, "usual": usual, "bounds": bounds})
 
 
 @dataclass(frozen=True)
@@ -49,137 +51,88 @@ class Config:
     Parts are written as names, or as calls with literal arguments: `objective="renyi(alpha=0.3)"`.
     """
 
-    dataset: str = _setting(
-        "data",
-        "fashion_mnist",
-        f"{', '.join(SOURCES)}, the name of a TFDS image set, or a path: a folder of images, a .npy or .npz "
-        "file, or a folder written by flax-vae prepare.",
-    )
-    data_dir: str | None = _setting("data", None, "Folder with the data set's files, or in which to store them.")
-    image_size: int | None = _setting("data", None, "Side in pixels to which every image is resized.", least=1)
-    binarize: Binarize = _setting(
-        "data",
-        "none",
-        "Sample every pixel as 0 or 1, its grey value being the probability of a 1: once (fixed) or in each step "
-        "(dynamic). Test images are sampled once in both cases.",
-    )
-    binarize_seed: int = _setting("data", 0, "Seed of the pixels that are sampled once.", least=0, most=_LARGEST_SEED)
-    validation: float = _setting(
-        "data",
-        0.0,
-        "Share of the training images held out to choose the best checkpoint and to stop early. The test set is then "
-        "evaluated once, at the end. With 0 the test set chooses the checkpoint.",
-        least=0,
-        below=1,
-    )
-    conditional: bool = _setting(
-        "data", False, "Condition encoder, decoder and prior on the labels, so that a class can be sampled."
-    )
-    preset: str = _setting("model", "gated_mlp", "Networks, with the recipe that trains them.")
-    latent_dim: int = _setting("model", 2, "Number of latent dimensions.", least=1)
-    likelihood: str = _setting("model", "bernoulli", "Observation model p(x|z).")
-    prior: str = _setting("model", "normal", "Distribution of the latents p(z).")
-    posterior: str = _setting("model", "diagonal", "Distribution of the latents given an image, q(z|x).")
-    levels: int = _setting(
-        "model",
-        1,
-        "Number of stochastic layers, all with the same number of latent dimensions. Prior and posterior are those of "
-        "the top layer; the layers below are normal given those above.",
-        least=1,
-        most=MOST_LAYERS,
-    )
-    precision: Literal["float32", "bfloat16"] = _setting(
-        "model",
-        "float32",
-        "Floating-point type of the networks' activations; bfloat16 is for GPUs and TPUs. Parameters and losses are "
-        "always float32.",
-    )
-    objective: str = _setting("objective", "elbo", "Loss to minimise; write my_module:my_objective for your own.")
-    beta: float | None = _setting(
-        "objective", None, "Weight of the rate, for objectives with a beta; by default the objective's own.", least=0
-    )
-    num_samples: int | None = _setting(
-        "objective",
-        None,
-        "Latent samples per image, for objectives with num_samples; by default the objective's own.",
-        least=1,
-    )
-    kl_warmup_epochs: float = _setting("objective", 0.0, "Epochs over which beta rises linearly from 0.", least=0)
-    kl_cycles: int = _setting("objective", 1, "Number of such warm-ups, spread evenly over the training.", least=1)
-    epochs: int = _setting("optimisation", 8, "Passes over the training images.", least=1)
-    early_stopping: int = _setting(
-        "optimisation",
-        0,
-        "Epochs without a better validation loss after which training stops; 0 for never.",
-        least=0,
-    )
-    batch_size: int = _setting("optimisation", 128, "Images per step.", least=1)
-    optimizer: str = _setting("optimisation", "adam", "Optax optimiser.")
-    learning_rate: float = _setting("optimisation", 2e-3, "Peak learning rate.", above=0)
-    warmup_steps: int = _setting(
-        "optimisation",
-        100,
-        "Steps over which the learning rate rises from 0, at most a tenth of the training.",
-        least=0,
-    )
-    schedule: str = _setting("optimisation", "cosine", "Learning-rate schedule after the warm-up.")
-    clip_norm: float = _setting("optimisation", 0.0, "Largest global norm of the gradient; 0 for none.", least=0)
-    skip_norm: float = _setting(
-        "optimisation",
-        0.0,
-        "Skip and count steps whose gradient has a larger norm; steps with a non-finite gradient are always skipped. "
-        "0 for no limit.",
-        least=0,
-    )
-    ema_decay: float = _setting(
-        "optimisation",
-        0.0,
-        "Decay of the averaged parameters that evaluation and sampling use; 0 for none.",
-        least=0,
-        below=1,
-    )
-    seed: int = _setting(
-        "optimisation",
-        0,
-        "Seed of everything random: the same seed gives the same bits on the same machine.",
-        least=0,
-        most=_LARGEST_SEED,
-    )
-    microbatch_size: int = _setting(
-        "machine",
-        0,
-        "On CPUs, images per core at a time, chosen to fit its cache: faster for convolutions. With 0 all cores work "
-        "on the whole batch together: faster for matrix products.",
-        least=0,
-    )
-    accumulate: int = _setting(
-        "machine",
-        1,
-        "Split each batch into this many parts and accumulate their gradients, for batches that do not fit in memory.",
-        least=1,
-    )
-    remat: bool = _setting(
-        "machine",
-        False,
-        "Recompute residual blocks in the backward pass instead of storing their activations: less memory, about a "
-        "third more time. For GPUs and TPUs.",
-    )
-    devices: int | None = _setting(
-        "machine",
-        None,
-        "Devices over which a batch is sharded; by default all GPUs or TPUs, and on CPUs all cores if the training has "
-        "microbatches.",
-        least=1,
-        most=_MOST_DEVICES,
-    )
-    fsdp: int = _setting(
-        "machine",
-        1,
-        "Number of these devices that also shard large parameters and optimiser state, if they do not fit in one "
-        "device's memory.",
-        least=1,
-    )
-    keep: int = _setting("output", 2, "Number of last checkpoints to keep, besides the best one; 2 at least.", least=1)
+    dataset: str = _setting("data", "fashion_mnist")
+    """A registered data set, the name of a TFDS image set, or a path: a folder of images, a .npy or .npz file, or a
+    folder written by flax-vae prepare."""
+    data_dir: str | None = _setting("data", None)
+    """Folder with the data set's files, or in which to store them."""
+    image_size: int | None = _setting("data", None, least=1)
+    """Side in pixels to which every image is resized."""
+    binarize: Binarize = _setting("data", "none")
+    """Sample every pixel as 0 or 1, its grey value being the probability of a 1: once (fixed) or in each step
+    (dynamic). Test images are sampled once in both cases."""
+    binarize_seed: int = _setting("data", 0, least=0, most=_LARGEST_SEED)
+    """Seed of the pixels that are sampled once."""
+    validation: float = _setting("data", 0.0, least=0, below=1)
+    """Share of the training images held out to choose the best checkpoint and to stop early. The test set is then
+    evaluated once, at the end. With 0 the test set chooses the checkpoint."""
+    conditional: bool = _setting("data", False)
+    """Condition encoder, decoder and prior on the labels, so that a class can be sampled."""
+    preset: str = _setting("model", "gated_mlp")
+    """Networks, with the recipe that trains them."""
+    latent_dim: int = _setting("model", 2, least=1)
+    """Number of latent dimensions."""
+    likelihood: str = _setting("model", "bernoulli")
+    """Observation model p(x|z)."""
+    prior: str = _setting("model", "normal")
+    """Distribution of the latents p(z)."""
+    posterior: str = _setting("model", "diagonal")
+    """Distribution of the latents given an image, q(z|x)."""
+    levels: int = _setting("model", 1, least=1, most=MOST_LAYERS)
+    """Number of stochastic layers, all with the same number of latent dimensions. Prior and posterior are those of the
+    top layer; the layers below are normal given those above."""
+    precision: Literal["float32", "bfloat16"] = _setting("model", "float32")
+    """Floating-point type of the networks' activations; bfloat16 is for GPUs and TPUs. Parameters and losses are always
+    float32."""
+    objective: str = _setting("objective", "elbo")
+    """Loss to minimise; write my_module:my_objective for your own."""
+    beta: float | None = _setting("objective", None, least=0)
+    """Weight of the rate, for objectives with a beta; by default the objective's own."""
+    num_samples: int | None = _setting("objective", None, least=1)
+    """Latent samples per image, for objectives with num_samples; by default the objective's own."""
+    kl_warmup_epochs: float = _setting("objective", 0.0, least=0)
+    """Epochs over which beta rises linearly from 0."""
+    kl_cycles: int = _setting("objective", 1, least=1)
+    """Number of warm-ups of beta, spread evenly over the training."""
+    epochs: int = _setting("optimisation", 8, least=1)
+    """Passes over the training images."""
+    early_stopping: int = _setting("optimisation", 0, least=0)
+    """Epochs without a better validation loss after which training stops; 0 for never."""
+    batch_size: int = _setting("optimisation", 128, least=1)
+    """Images per step."""
+    optimizer: str = _setting("optimisation", "adam")
+    """Optax optimiser."""
+    learning_rate: float = _setting("optimisation", 2e-3, above=0)
+    """Peak learning rate."""
+    warmup_steps: int = _setting("optimisation", 100, least=0)
+    """Steps over which the learning rate rises from 0, at most a tenth of the training."""
+    schedule: str = _setting("optimisation", "cosine")
+    """Learning-rate schedule after the warm-up."""
+    clip_norm: float = _setting("optimisation", 0.0, least=0)
+    """Largest global norm of the gradient; 0 for none."""
+    skip_norm: float = _setting("optimisation", 0.0, least=0)
+    """Skip and count steps whose gradient has a larger norm; steps with a non-finite gradient are always skipped. 0 for
+    no limit."""
+    ema_decay: float = _setting("optimisation", 0.0, least=0, below=1)
+    """Decay of the averaged parameters that evaluation and sampling use; 0 for none."""
+    seed: int = _setting("optimisation", 0, least=0, most=_LARGEST_SEED)
+    """Seed of everything random: the same seed gives the same bits on the same machine."""
+    microbatch_size: int = _setting("machine", 0, least=0)
+    """On CPUs, images per core at a time, chosen to fit its cache: faster for convolutions. With 0 all cores work on
+    the whole batch together: faster for matrix products."""
+    accumulate: int = _setting("machine", 1, least=1)
+    """Split each batch into this many parts and accumulate their gradients, for batches that do not fit in memory."""
+    remat: bool = _setting("machine", False)
+    """Recompute residual blocks in the backward pass instead of storing their activations: less memory, about a third
+    more time. For GPUs and TPUs."""
+    devices: int | None = _setting("machine", None, least=1, most=_MOST_DEVICES)
+    """Devices over which a batch is sharded; by default all GPUs or TPUs, and on CPUs all cores if the training has
+    microbatches."""
+    fsdp: int = _setting("machine", 1, least=1)
+    """Number of these devices that also shard large parameters and optimiser state, if they do not fit in one device's
+    memory."""
+    keep: int = _setting("output", 2, least=1)
+    """Number of last checkpoints to keep, besides the best one; at least 2."""
 
     def __post_init__(self) -> None:
         """Fill in the recipe, normalise parts, and reject what cannot be trained.
@@ -202,10 +155,10 @@ class Config:
 
         defaults = {setting.name: setting.metadata["usual"] for setting in fields(self)}
         recipe = recipe_of(self.preset if isinstance(self.preset, str) else defaults["preset"])  # refused below
-        for name, hint in _hints().items():
-            value = getattr(self, name)
+        for setting in fields(self):
+            name, value = setting.name, getattr(self, setting.name)
             try:
-                put(name, as_type(recipe.get(name, defaults[name]) if value is None else value, hint))
+                put(name, as_type(recipe.get(name, defaults[name]) if value is None else value, setting.type))
             except TypeError as error:
                 raise UserError(f"`{name}` is {error}.") from None
         for kind, parts in PARTS.items():
@@ -266,11 +219,6 @@ class Config:
         return read_call(self.objective).is_imported
 
 
-@functools.cache
-def _hints() -> dict[str, Any]:
-    return get_type_hints(Config)
-
-
 def recipe_of(preset: str) -> Mapping[str, Any]:
     """Return the settings in which a preset differs from the defaults.
 
@@ -294,6 +242,61 @@ def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> 
 def refuse_seed(name: str, seed: int) -> None:
     """Raise UserError if a seed is negative or too large for JAX."""
     refuse_outside(name, seed, {"least": 0, "most": _LARGEST_SEED})
+
+
+def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Write `config.json`: everything needed to rebuild the model."""
+    write_json(path, config_content(config, image_shape))
+
+
+def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the content that `parse_config` reads."""
+    return {"format": _FORMAT, "image_shape": image_shape, **asdict(config)}
+
+
+def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Read `config.json`.
+
+    Raises:
+        UserError: missing, damaged, or written by another program or another version of this package.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
+    return parse_config(content, path)
+
+
+def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Return the configuration and the image shape in the content of a file.
+
+    Args:
+        content: the parsed JSON.
+        path: of the file, for errors.
+
+    Raises:
+        UserError: damaged, or written by another version of this package.
+    """
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has format {version}, this version of flax_vae reads format {_FORMAT}.")
+    shape = content.get("image_shape")
+    settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
+        raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
+    names = [field.name for field in fields(Config)]
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+    try:
+        return Config(**settings), (shape[0], shape[1], shape[2])
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    except RecursionError:  # printing a value can recurse deeper than parsing it
+        raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None
 
 
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}

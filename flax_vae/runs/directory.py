@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,7 @@ import numpy as np
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
 from flax_vae.runs import checkpoints
-from flax_vae.runs.config import SWEPT, Config
-from flax_vae.runs.config_file import read_config, write_config
+from flax_vae.runs.config import SWEPT, Config, read_config, write_config
 from flax_vae.runs.data import Data, data_checksums
 from flax_vae.runs.records import Record, best_record, epochs_since_best, parse_object, parse_record
 from flax_vae.system.console import log
@@ -34,11 +33,32 @@ _PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 _EXAMPLES = 64  # test images stored in the run, so that sampling needs no data set
 
 
-@dataclass(frozen=True)
 class RunDirectory:
-    """The files of a run."""
+    """The files of a run.
 
-    path: Path
+    Attributes:
+        path: the directory.
+        config_file: the configuration, and the shape of the images; its presence marks a run directory.
+        metrics_file: the metrics, one JSON object per finished epoch.
+        checkpoints: the folder of the checkpoints.
+        tensorboard: the folder of TensorBoard's events.
+        pictures: the folder of the pictures.
+        evaluation_file: the results of `flax-vae evaluate`.
+        part_file: partial results of an unfinished evaluation.
+        failure_file: the reason why a member of an ensemble diverged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the files of a directory, which need not exist yet."""
+        self.path = path
+        self.config_file = path / _CONFIG
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.tensorboard = path / "tensorboard"
+        self.pictures = path / "pictures"
+        self.evaluation_file = path / "evaluation.json"
+        self.part_file = path / "evaluation.part.npz"
+        self.failure_file = path / "failed.txt"
 
     def __str__(self) -> str:
         """Return the path as it was given."""
@@ -48,46 +68,6 @@ class RunDirectory:
     def advice(self) -> str:
         """Advice after a training was cut short."""
         return checkpoints.resume_advice(self.path)
-
-    @property
-    def pictures(self) -> Path:
-        """The folder of the pictures."""
-        return self.path / "pictures"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of TensorBoard's events."""
-        return self.path / "tensorboard"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def config_file(self) -> Path:
-        """The configuration, and the shape of the images."""
-        return self.path / _CONFIG
-
-    @property
-    def metrics_file(self) -> Path:
-        """The metrics: one JSON object per finished epoch."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def evaluation_file(self) -> Path:
-        """The results of `flax-vae evaluate`."""
-        return self.path / "evaluation.json"
-
-    @property
-    def part_file(self) -> Path:
-        """Partial results of an unfinished evaluation."""
-        return self.path / "evaluation.part.npz"
-
-    @property
-    def failure_file(self) -> Path:
-        """The reason why a member of an ensemble diverged."""
-        return self.path / "failed.txt"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -117,7 +97,7 @@ class RunDirectory:
             write_json(self.path / "labels.json", {"class_names": data.class_names, "examples": labels})
         data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
         portable = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
-        # Written last: its presence marks a run directory.
+        # Written last, because it marks a run directory.
         write_config(self.config_file, portable, data.train.images.shape[1:])
 
     def point_latest(self) -> None:

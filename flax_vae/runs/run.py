@@ -23,8 +23,7 @@ from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import check_shapes
-from flax_vae.runs.config import Binarize, Config
-from flax_vae.runs.config_file import config_content, parse_config, read_config
+from flax_vae.runs.config import Binarize, Config, config_content, parse_config, read_config
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes
