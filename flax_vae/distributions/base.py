@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.system.errors import UserError
@@ -98,14 +97,9 @@ Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the di
 class FromNoise(LatentDistribution):
     """A distribution over latents z = f(ε), ε ~ N(0, I).
 
-    A subclass defines `log_prob`, `mean`, `tempered`, `batch_shape`, `noise_shape` and `from_noise_and_log_prob`, and
-    `to_noise` if f is invertible. Export, the explorer and compression need these.
+    A subclass defines `log_prob`, `mean`, `tempered`, `noise_shape` and `from_noise_and_log_prob`, and `to_noise` if f
+    is invertible. Noise has as many axes as an event. Export, the explorer and compression need these methods.
     """
-
-    @property
-    @abstractmethod
-    def batch_shape(self) -> tuple[int, ...]:
-        """The shape of the batch axes."""
 
     @property
     @abstractmethod
@@ -132,8 +126,11 @@ class FromNoise(LatentDistribution):
         self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Draw by reparameterisation (Kingma & Welling 2014, section 2.4), with the log-density computed from ε."""
-        shape = (*sample_shape, *self.batch_shape, *self.noise_shape)
-        return self.from_noise_and_log_prob(jax.random.normal(key, shape, jnp.result_type(*jax.tree.leaves(self))))
+        mean = jax.eval_shape(lambda: self.mean())
+        batch_shape = mean.shape[: len(mean.shape) - len(self.noise_shape)]
+        return self.from_noise_and_log_prob(
+            jax.random.normal(key, (*sample_shape, *batch_shape, *self.noise_shape), mean.dtype)
+        )
 
 
 def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:

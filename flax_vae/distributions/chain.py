@@ -66,11 +66,6 @@ class Chain(FromNoise):
         return jnp.concatenate(latents, axis=-1), sum(log_probs, start=jnp.zeros(()))
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch shape of the top."""
-        return self.top.batch_shape
-
-    @property
     def noise_shape(self) -> tuple[int, ...]:
         """The top's noise, and one number for each dimension below it."""
         return (self.top.noise_shape[0] + sum(self.latent_dims[1:]),)

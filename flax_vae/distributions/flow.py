@@ -30,11 +30,6 @@ class Flow(FromNoise):
         return self.base.log_prob(noise) + log_determinant
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch shape of the base."""
-        return self.base.batch_shape
-
-    @property
     def noise_shape(self) -> tuple[int, ...]:
         """The noise shape of the base."""
         return self.base.noise_shape

@@ -47,11 +47,6 @@ class Mixture(FromNoise):
         return z, self.log_prob(z)
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch shape: one mixture."""
-        return ()
-
-    @property
     def noise_shape(self) -> tuple[int, ...]:
         """One number to choose the component, and the component's noise."""
         return (1 + self.components.noise_shape[0],)

@@ -33,11 +33,6 @@ class Normal(FromNoise):
         return sum_event(-0.5 * (standardised**2 + LOG_2PI) - self.log_scale, self.event_ndim)
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The shape of the batch axes."""
-        return self.loc.shape[: self.loc.ndim - self.event_ndim]
-
-    @property
     def noise_shape(self) -> tuple[int, ...]:
         """The event shape."""
         return self.loc.shape[self.loc.ndim - self.event_ndim :]
@@ -102,11 +97,6 @@ class MultivariateNormal(FromNoise):
     def log_determinant(self) -> Float[Array, "*b"]:
         """Return log det L, half the log-determinant of the covariance."""
         return jnp.log(jnp.diagonal(self.scale_tril, axis1=-2, axis2=-1)).sum(-1)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The shape of the batch axes."""
-        return self.loc.shape[:-1]
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

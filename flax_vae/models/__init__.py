@@ -2,34 +2,24 @@
 
 from flax_vae.models.binding import Context, Params, bind, init, variables
 from flax_vae.models.ladder import Ladder
-from flax_vae.models.likelihoods import (
-    LIKELIHOODS,
-    AutoregressiveLikelihood,
-    BernoulliLikelihood,
-    BetaBinomialLikelihood,
-    CategoricalLikelihood,
-    ContinuousBernoulliLikelihood,
-    DiscretizedLogisticLikelihood,
-    LogisticMixtureLikelihood,
-    NormalLikelihood,
-    PerPixelNormalLikelihood,
-)
-from flax_vae.models.posteriors import (
-    POSTERIORS,
-    DiagonalNormal,
-    FullNormal,
-    InverseAutoregressive,
-    TopDownPosterior,
-)
-from flax_vae.models.priors import (
-    PRIORS,
-    ConditionalNormal,
-    CouplingFlow,
-    LearnedMixture,
-    StandardNormal,
-    TopDownPrior,
-    VampPrior,
-)
+from flax_vae.models.likelihoods import LIKELIHOODS
+from flax_vae.models.likelihoods.autoregressive import AutoregressiveLikelihood
+from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
+from flax_vae.models.likelihoods.beta_binomial import BetaBinomialLikelihood
+from flax_vae.models.likelihoods.categorical import CategoricalLikelihood
+from flax_vae.models.likelihoods.logistic import DiscretizedLogisticLikelihood, LogisticMixtureLikelihood
+from flax_vae.models.likelihoods.normal import NormalLikelihood, PerPixelNormalLikelihood
+from flax_vae.models.posteriors import POSTERIORS
+from flax_vae.models.posteriors.diagonal import DiagonalNormal
+from flax_vae.models.posteriors.full import FullNormal
+from flax_vae.models.posteriors.iaf import InverseAutoregressive
+from flax_vae.models.posteriors.top_down import TopDownPosterior
+from flax_vae.models.priors import PRIORS
+from flax_vae.models.priors.flow import CouplingFlow
+from flax_vae.models.priors.mixture import LearnedMixture
+from flax_vae.models.priors.normal import ConditionalNormal, StandardNormal
+from flax_vae.models.priors.top_down import TopDownPrior
+from flax_vae.models.priors.vamp import VampPrior
 from flax_vae.models.protocol import InferableAt, Inference, LadderModel, Layer, Model, SingleLayer, provides, require
 from flax_vae.models.vae import VAE
 

@@ -60,6 +60,19 @@ def context_of(model: nn.Module) -> Float[Array, "b v"] | None:
     return model.get_variable("context", "value")
 
 
+def model_of(prior: nn.Module) -> Any:
+    """Return the model that owns a prior.
+
+    `model.prior()` is part of the model's protocol, so a prior cannot receive its model as an argument.
+
+    Raises:
+        RuntimeError: the model no longer exists.
+    """
+    if prior.parent is None:  # Linen modules hold weak references to their parents
+        raise RuntimeError("this prior needs its model, which no longer exists: keep model = bind(vae, params)")
+    return prior.parent
+
+
 def with_context(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"]:
     """Concatenate x and its context, if there is one."""
     if context is None:

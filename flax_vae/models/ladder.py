@@ -12,7 +12,7 @@ from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.binding import context_of, with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
-from flax_vae.models.likelihoods import BernoulliLikelihood
+from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer
 from flax_vae.nn.layers import (
     Conv,

@@ -10,9 +10,8 @@ import flax.linen as nn
 import numpy as np
 
 from flax_vae.batches import StoredImages
-from flax_vae.models.likelihoods import BernoulliLikelihood, Mean
-from flax_vae.models.posteriors import DiagonalNormal
-from flax_vae.models.priors import StandardNormal
+from flax_vae.models import BernoulliLikelihood, DiagonalNormal, StandardNormal
+from flax_vae.models.likelihoods.base import Mean
 from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
 

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from flax_vae.models.likelihoods import LIKELIHOODS
-from flax_vae.models.posteriors import POSTERIORS
-from flax_vae.models.priors import PRIORS
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
 from flax_vae.presets import PRESETS

@@ -6,10 +6,8 @@ import flax.linen as nn
 import jax
 
 from flax_vae.batches import StoredImages
+from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
-from flax_vae.models.likelihoods import LIKELIHOODS
-from flax_vae.models.posteriors import POSTERIORS, TopDownPosterior
-from flax_vae.models.priors import PRIORS, TopDownPrior
 from flax_vae.nn.layers import ImageShape
 from flax_vae.presets import PRESETS, channel_means
 from flax_vae.runs.config import Config

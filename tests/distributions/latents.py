@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flax_vae.distributions import Chain, Flow, Mixture, MultivariateNormal, Normal
-from flax_vae.models.posteriors import InverseAutoregressive
-from flax_vae.models.priors import CouplingFlow
+from flax_vae.models import CouplingFlow, InverseAutoregressive
 
 
 class InverseAutoregressiveFlow(nn.Module):

@@ -11,7 +11,7 @@ import scipy.integrate
 import scipy.stats
 from latents import FLOWS, InverseAutoregressiveFlow, with_random_params
 
-from flax_vae.models.priors import CouplingFlow
+from flax_vae.models import CouplingFlow
 
 
 @pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)

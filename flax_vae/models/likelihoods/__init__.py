@@ -7,28 +7,7 @@ from outputs to a distribution can be used as well, if the decoder's output fits
 Every module of this folder is imported, so a new head, registered by `@likelihood`, needs no other change.
 """
 
-from flax_vae.models.likelihoods.autoregressive import AutoregressiveLikelihood
-from flax_vae.models.likelihoods.base import LIKELIHOODS, Mean, likelihood
-from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood, ContinuousBernoulliLikelihood
-from flax_vae.models.likelihoods.beta_binomial import BetaBinomialLikelihood
-from flax_vae.models.likelihoods.categorical import CategoricalLikelihood
-from flax_vae.models.likelihoods.logistic import DiscretizedLogisticLikelihood, LogisticMixtureLikelihood
-from flax_vae.models.likelihoods.normal import NormalLikelihood, PerPixelNormalLikelihood
-from flax_vae.parts import import_siblings
+from flax_vae.parts import Parts, import_siblings
 
-__all__ = [
-    "LIKELIHOODS",
-    "AutoregressiveLikelihood",
-    "BernoulliLikelihood",
-    "BetaBinomialLikelihood",
-    "CategoricalLikelihood",
-    "ContinuousBernoulliLikelihood",
-    "DiscretizedLogisticLikelihood",
-    "LogisticMixtureLikelihood",
-    "Mean",
-    "NormalLikelihood",
-    "PerPixelNormalLikelihood",
-    "likelihood",
-]
-
+LIKELIHOODS = Parts("likelihood")
 import_siblings(__name__, __path__)

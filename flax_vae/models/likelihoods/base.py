@@ -1,12 +1,11 @@
-"""The registry of likelihoods, and starting values that several of them share."""
+"""The registration of likelihoods, and starting values that several of them share."""
 
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flax_vae.parts import Parts
+from flax_vae.models.likelihoods import LIKELIHOODS
 
-LIKELIHOODS = Parts("likelihood")
 Mean = tuple[float, ...]  # of each channel of the images, in [0, 1]
 Head = TypeVar("Head", bound=type)
 

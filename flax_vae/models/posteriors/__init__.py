@@ -5,13 +5,7 @@ A posterior declares whether it is `factorised` (dimensions independent given x)
 change.
 """
 
-from flax_vae.models.posteriors.base import POSTERIORS
-from flax_vae.models.posteriors.diagonal import DiagonalNormal
-from flax_vae.models.posteriors.full import FullNormal
-from flax_vae.models.posteriors.iaf import InverseAutoregressive
-from flax_vae.models.posteriors.top_down import TopDownPosterior
-from flax_vae.parts import import_siblings
+from flax_vae.parts import Parts, import_siblings
 
-__all__ = ["POSTERIORS", "DiagonalNormal", "FullNormal", "InverseAutoregressive", "TopDownPosterior"]
-
+POSTERIORS = Parts("posterior", supplied=("latent_dim",))
 import_siblings(__name__, __path__)

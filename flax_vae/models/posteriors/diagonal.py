@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.posteriors.base import POSTERIORS
+from flax_vae.models.posteriors import POSTERIORS
 
 
 @POSTERIORS.register("diagonal")

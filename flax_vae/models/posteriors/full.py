@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.normal import MultivariateNormal
-from flax_vae.models.posteriors.base import POSTERIORS
+from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.flow import Flow
-from flax_vae.models.posteriors.base import POSTERIORS
+from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.bound_functions import as_function

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.priors.base import PRIORS
+from flax_vae.models.priors import PRIORS
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_function
 from flax_vae.parts import LayerCount

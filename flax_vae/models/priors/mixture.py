@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.priors.base import PRIORS
+from flax_vae.models.priors import PRIORS
 
 
 @PRIORS.register("mixture", tables=("loc", "log_scale"))

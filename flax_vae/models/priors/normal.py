@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flax_vae.distributions.normal import Normal
+from flax_vae.models.binding import model_of
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
-from flax_vae.models.priors.base import PRIORS, model_of
+from flax_vae.models.priors import PRIORS
 
 
 class StandardNormal(nn.Module):

@@ -6,8 +6,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.chain import Chain
+from flax_vae.models.binding import model_of
 from flax_vae.models.posteriors.top_down import conditionals
-from flax_vae.models.priors.base import model_of
 
 
 class TopDownPrior(nn.Module):

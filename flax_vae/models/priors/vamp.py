@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from flax_vae.batches import StoredImages
 from flax_vae.distributions.mixture import Mixture
-from flax_vae.models.priors.base import PRIORS, model_of
+from flax_vae.models.binding import model_of
+from flax_vae.models.priors import PRIORS
 from flax_vae.nn.layers import ImageShape
 from flax_vae.system.memory import require_memory
 
