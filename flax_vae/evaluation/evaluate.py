@@ -9,9 +9,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flax_vae.evaluation.figures import all_metrics
+from flax_vae.evaluation.figures import REQUIREMENTS, Metric, all_metrics
 from flax_vae.evaluation.figures.latents import collapse_warning
-from flax_vae.evaluation.metric import REQUIREMENTS, Metric
 from flax_vae.evaluation.pictures import draw_evaluation
 from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.subject import Subject, make_subject
@@ -33,15 +32,15 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
         where: as for `load_run`.
         plan: the settings.
         vae: the model, if it is one of your own.
-        part: the file of intermediate results; by default one in the run directory. None are stored for a model of
-            your own, since a change of its code could not be detected.
+        part: the file of partial results; by default one in the run directory. Nothing is stored for a model of your
+            own, since a change of its code could not be detected.
 
     Raises:
-        UserError: no such run, its data cannot be loaded, fewer than two test images, or a figure is not finite; then
-            nothing is written.
+        UserError: the run does not exist, its data cannot be loaded, there are fewer than two test images, or a figure
+            is not finite; then nothing is written.
     """
     if jax.process_count() > 1:
-        raise UserError("An evaluation runs in a single process: start it separately.")
+        raise UserError("An evaluation runs in a single process: start it outside of the distributed job.")
     run = load_run(where, vae)
     _require_memory_for(plan)
     directory = None if run.directory is None else RunDirectory(run.directory)
@@ -51,14 +50,13 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     record = _measure_all(subject)
     if directory is not None:
         directory.write_evaluation(record)
-        bounds = subject.bounds[max(subject.bounds)].bound
-        draw_evaluation(directory.pictures, record, subject.test.images[subject.chosen], bounds)
+        draw_evaluation(directory.pictures, record, subject.test.images[subject.chosen], subject.tightest_bound)
     subject.partial_results.delete()
     return record
 
 
 def _measure_all(subject: Subject) -> Record:
-    """Measure everything: first the metrics without requirements, so that no other one meets numbers that diverged."""
+    """Measure everything, metrics without requirements first: the others never see numbers that diverged."""
     run, plan, metrics = subject.run, subject.plan, all_metrics()
     record: Record = {
         "step": run.step,

@@ -36,13 +36,10 @@ class PartialResults:
         """Return the array of this name; if it is not stored yet, compute and store it."""
         if name not in self._arrays:
             self._arrays[name] = compute()
-            self._write()
+            if self._path is not None:
+                arrays = {"of": self._digest, **self._arrays}
+                write_atomically(self._path, lambda part: np.savez(part, allow_pickle=False, **arrays))
         return self._arrays[name]
-
-    def _write(self) -> None:
-        if self._path is not None:
-            arrays = {"of": self._digest, **self._arrays}
-            write_atomically(self._path, lambda part: np.savez(part, allow_pickle=False, **arrays))
 
     def delete(self) -> None:
         """Delete the file once the results are stored elsewhere."""

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
-from flax_vae.data import ImageData, as_batch, one_hot
+from flax_vae.data import ImageData, as_batch
+from flax_vae.evaluation.samples import contexts_of
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.binding import Params
 from flax_vae.models.protocol import provides
@@ -28,11 +29,11 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
     conditional model, samples cycle through the classes, and the latent plane is decoded for the first.
     """
     directory.mkdir(exist_ok=True)
-    vae, params, classes = run.vae, run.params, len(run.class_names)
+    vae, params = run.vae, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, run.class_names)
     originals, first = test.images[:10], take(batch, slice(10))
-    contexts = one_hot(np.arange(10) % classes, classes) if classes else None
+    contexts = contexts_of(run, None, 10)
     plots.plot_reconstructions(
         directory / "reconstructions.png",
         originals,
@@ -52,10 +53,9 @@ def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> Non
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
     means, class_names = posterior_means(run.vae, run.params, batch), run.class_names
     plane = most_active_plane(means)
-    context = one_hot([0], len(class_names)) if class_names else None
     plots.plot_latent_grid(
         directory / "latent_grid.png",
-        np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, context)),
+        np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1))),
         _EXTENT,
         plane,
         means.shape[1],

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,24 +23,8 @@ from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
 from flax_vae.training.sharding import data_mesh
 
+_DRAWS = ("elbo", "bounds", "surgery", "samples")
 IMAGES_PER_UPDATE = 100  # images per update of the progress bar, split between devices
-
-
-class Bounds(NamedTuple):
-    """The results of `log_likelihood`, one for each image."""
-
-    bound: Float[np.ndarray, " n"]
-    error: Float[np.ndarray, " n"]
-    pareto_k: Float[np.ndarray, " n"]
-
-
-class Keys(NamedTuple):
-    """The key of each part of an evaluation that draws."""
-
-    elbo: Key[Array, ""]
-    bounds: Key[Array, ""]
-    surgery: Key[Array, ""]
-    samples: Key[Array, ""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,10 +35,10 @@ class Subject:
         run: the trained model.
         plan: the settings of the evaluation.
         train, test: the images.
-        batch: the test images as the model takes them, with contexts if it is conditional.
+        batch: the test images, with their contexts if the model is conditional.
         chosen: indices of the test images for the bound.
-        keys: keys of the draws.
-        partial_results: where the bounds of images are stored as soon as they are computed.
+        keys: the key of each part that draws: elbo, bounds, surgery, samples.
+        partial_results: stores the bounds of images as soon as they are computed.
     """
 
     run: Run
@@ -63,7 +47,7 @@ class Subject:
     test: ImageData
     batch: Batch
     chosen: Int[np.ndarray, " m"]
-    keys: Keys
+    keys: dict[str, Key[Array, ""]]
     partial_results: PartialResults
 
     @cached_property
@@ -81,12 +65,7 @@ class Subject:
     def statistics(self) -> dict[str, Float[np.ndarray, "n ..."]]:
         """The results of `per_example_statistics` for all test images."""
         with spinner("encoding and decoding"):
-            return per_example_statistics(self.run.vae, self.run.params, self.batch, self.keys.elbo)
-
-    @property
-    def posterior_means(self) -> Float[np.ndarray, "n d"]:
-        """The posterior means of the top layer, in `statistics` only if the model has an encoder."""
-        return self.statistics["posterior_mean"]
+            return per_example_statistics(self.run.vae, self.run.params, self.batch, self.keys["elbo"])
 
     def mean(self, name: str) -> Any:
         """Return the mean of a statistic over the test images, as a number or a list; None without this statistic."""
@@ -94,31 +73,32 @@ class Subject:
         return None if values is None else values.mean(0, dtype=np.float64).tolist()
 
     @cached_property
-    def likelihood(self) -> Any:
-        """p(x | z) of the first test image."""
+    def pixel_levels(self) -> int | None:
+        """The number of values of a pixel under p(x | z), or None for a density of continuous pixels."""
         x, context = unpack(take(self.batch, slice(1)))
-        return bind(self.run.vae, self.run.params, context).infer(x, jax.random.key(0)).likelihood
-
-    @property
-    def is_cross_entropy(self) -> bool:
-        """True for Bernoulli pixels with grey images: their cross-entropy is not a log-likelihood."""
-        return getattr(self.likelihood, "pixel_levels", None) == 2 and not is_binary(self.test.images)
+        likelihood = bind(self.run.vae, self.run.params, context).infer(x, jax.random.key(0)).likelihood
+        return getattr(likelihood, "pixel_levels", None)
 
     @cached_property
-    def bounds(self) -> dict[int, Bounds]:
-        """The importance-weighted bound of each chosen image, for each number of samples in ascending order."""
+    def bounds(self) -> dict[int, Float[np.ndarray, "3 m"]]:
+        """The results of `log_likelihood` for the chosen images, by number of samples in ascending order."""
         params = jax.device_get(self.run.params)  # for any number of devices
         on_cpu = jax.default_backend() == "cpu"
         images_at_once = 1 if self.run.config.microbatch_size and on_cpu else IMAGES_AT_ONCE
 
         def measure(k: int, start: int, block: Batch) -> tuple[Array, ...]:
-            mesh, key = data_mesh(batch_size_of(block)), jax.random.fold_in(self.keys.bounds, start)
+            mesh, key = data_mesh(batch_size_of(block)), jax.random.fold_in(self.keys["bounds"], start)
             return log_likelihood(self.run.vae, params, block, key, k, self.plan.defence, images_at_once, mesh)
 
         return {
-            k: Bounds(*self.in_blocks(str(k), f"log-likelihood, {k} samples", IMAGES_PER_UPDATE, partial(measure, k)))
+            k: self.in_blocks(str(k), f"log-likelihood, {k} samples", IMAGES_PER_UPDATE, partial(measure, k))
             for k in sorted(self.plan.num_samples)
         }
+
+    @property
+    def tightest_bound(self) -> Float[np.ndarray, " m"]:
+        """The importance-weighted bound of each chosen image, with the largest number of samples."""
+        return self.bounds[max(self.bounds)][0]
 
     def in_blocks(
         self, name: str, title: str, size: int, measure: Callable[[int, Batch], tuple[Array, ...]]
@@ -164,7 +144,7 @@ def make_subject(run: Run, plan: Plan, part: Path | None) -> Subject:
         raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
     batch = data.batch(test)
     inputs = (run.params, repr((__version__, run.config, plan)), take(batch, chosen))
-    keys = Keys(*jax.random.split(jax.random.key(plan.seed), 4))
+    keys = dict(zip(_DRAWS, jax.random.split(jax.random.key(plan.seed), len(_DRAWS)), strict=True))
     return Subject(run, plan, train, test, batch, chosen, keys, PartialResults(part, inputs))
 
 

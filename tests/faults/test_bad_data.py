@@ -20,7 +20,7 @@ from flax_vae.evaluation.evaluate import _measure_all
 from flax_vae.evaluation.figures import all_metrics
 from flax_vae.evaluation.partial_results import PartialResults
 from flax_vae.evaluation.plan import Plan
-from flax_vae.evaluation.subject import Keys, Subject
+from flax_vae.evaluation.subject import Subject
 
 pytestmark = pytest.mark.quick_compile
 
@@ -137,8 +137,8 @@ def test_an_evaluation_omits_what_few_labels_cannot_show(
     """Labels of one class, or fewer labelled images than the ten neighbours of k-NN."""
     labels = np.arange(len(images)) % classes
     train, test = (image_data(images[part], labels[part], None, "few", "tests") for part in (slice(6), slice(6, None)))
-    keys = Keys(*jax.random.split(jax.random.key(0), 4))
     plan, results = Plan(num_samples=(2,), num_images=2), PartialResults(None, {})
+    keys = dict.fromkeys(("elbo", "samples"), jax.random.key(0))
     subject = Subject(load_run("pretrained:mlp"), plan, train, test, test.images, np.arange(2), keys, results)
     names = ("elbo", "latent_dim", "active_units", "accuracy", "frechet")
     metrics = [metric for metric in all_metrics() if metric.name in names]

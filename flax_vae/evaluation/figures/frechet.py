@@ -1,14 +1,12 @@
 """The Fréchet distance of samples from test images."""
 
-from collections.abc import Iterator
-
 import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from flax_vae.batches import take, unpack
 from flax_vae.data import is_binary
-from flax_vae.evaluation.metric import Figure, metric
+from flax_vae.evaluation.figures import Figure, Figures, metric
 from flax_vae.evaluation.subject import Subject, random_indices
 from flax_vae.metrics.classifier import accuracy, features, train_classifier
 from flax_vae.metrics.frechet import frechet_distance
@@ -20,7 +18,7 @@ _IMAGES = 10_000  # number of samples and of images that are compared, at most
 _DECODED_AT_ONCE = 2000  # samples that are held as floats at a time
 
 
-def _figures(record: Record) -> Iterator[Figure]:
+def _figures(record: Record) -> Figures:
     if value := record["frechet"]:
         unit = "in features of a small classifier"
         note = f"{value['images']:,} samples from test images; {value['floor']:.2f} as many training images"
@@ -59,7 +57,7 @@ def _samples(subject: Subject, chosen: np.ndarray) -> UInt8[np.ndarray, "n h w c
     blocks = []
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
         x, contexts = unpack(take(subject.batch, chosen[start : start + _DECODED_AT_ONCE]))
-        latent_key, pixel_key = jax.random.split(jax.random.fold_in(subject.keys.samples, start))
+        latent_key, pixel_key = jax.random.split(jax.random.fold_in(subject.keys["samples"], start))
         images = sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
         blocks.append(np.rint(255 * np.asarray(images).clip(0, 1)).astype(np.uint8))
     return np.concatenate(blocks)

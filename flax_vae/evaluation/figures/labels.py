@@ -1,12 +1,10 @@
 """Class labels predicted from posterior means."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from flax_vae.batches import take
 from flax_vae.data import as_batch
-from flax_vae.evaluation.metric import Figure, metric
+from flax_vae.evaluation.figures import Figure, Figures, metric
 from flax_vae.evaluation.subject import Subject, random_indices
 from flax_vae.metrics.latents import posterior_means
 from flax_vae.runs.records import Record
@@ -15,7 +13,7 @@ from flax_vae.system.console import spinner
 _TRAINING_IMAGES = 10_000  # training images from which the classifiers learn
 
 
-def _figures(record: Record) -> Iterator[Figure]:
+def _figures(record: Record) -> Figures:
     for name, accuracy in (record["accuracy"] or {}).items():
         yield Figure(f"{name.replace('_', ' ')} accuracy", accuracy, "of labels, from posterior means", format=".1%")
 
@@ -42,7 +40,7 @@ def accuracy(subject: Subject) -> dict[str, float]:
             name: float(
                 make_pipeline(StandardScaler(), classifier)
                 .fit(latents, labels)
-                .score(subject.posterior_means, test_labels)
+                .score(subject.statistics["posterior_mean"], test_labels)
             )
             for name, classifier in {"nearest_neighbours": nearest, "linear": linear}.items()
         }

@@ -1,12 +1,11 @@
 """The information in the latents: parts of the rate, active units, and rates of dimensions."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 
 from flax_vae.batches import OnDisk, batch_size_of, take
-from flax_vae.evaluation.metric import Figure, metric
+from flax_vae.evaluation.figures import Figure, Figures, metric
 from flax_vae.evaluation.subject import Subject
 from flax_vae.metrics.latents import active_units as count_active_units
 from flax_vae.metrics.latents import elbo_surgery
@@ -15,7 +14,7 @@ from flax_vae.sampling import encode
 from flax_vae.system.console import spinner
 
 
-def _surgery_figures(record: Record) -> Iterator[Figure]:
+def _surgery_figures(record: Record) -> Figures:
     if surgery := record["surgery"]:
         information, marginal_kl = surgery["mutual_information"], surgery["marginal_kl"]
         highest = math.log(surgery["images"])  # the largest value that this number of images can show, in nats
@@ -37,17 +36,17 @@ def surgery(subject: Subject) -> dict[str, float | int]:
     cheap = getattr(posterior, "cheap_log_prob", False) and not isinstance(jax.tree.leaves(batch)[0], OnDisk)
     images = batch if cheap else subject.chosen_batch
     with spinner("comparing latents"):
-        parts = elbo_surgery(run.vae, run.params, images, subject.keys.surgery)
+        parts = elbo_surgery(run.vae, run.params, images, subject.keys["surgery"])
         return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 
 
 @metric("latent_dim", needs=("posterior_means",))
 def latent_dim(subject: Subject) -> int:
     """Return the number of latent dimensions of the top layer."""
-    return subject.posterior_means.shape[1]
+    return subject.statistics["posterior_mean"].shape[1]
 
 
-def _unit_figures(record: Record) -> Iterator[Figure]:
+def _unit_figures(record: Record) -> Figures:
     if record["latent_dim"]:
         yield Figure("active units", record["active_units"], f"of {record['latent_dim']} latent dimensions", format="d")
 
@@ -55,10 +54,10 @@ def _unit_figures(record: Record) -> Iterator[Figure]:
 @metric("active_units", _unit_figures, needs=("posterior_means",))
 def active_units(subject: Subject) -> int:
     """Return the number of latent dimensions whose posterior mean depends on the image."""
-    return count_active_units(subject.posterior_means)
+    return count_active_units(subject.statistics["posterior_mean"])
 
 
-def _dimension_figures(record: Record) -> Iterator[Figure]:
+def _dimension_figures(record: Record) -> Figures:
     if record["dimension_rates"] is not None:
         rates = sorted(record["dimension_rates"], reverse=True)
         listed = "  ".join(f"{rate:.2f}" for rate in rates[:8]) + ("  ..." if len(rates) > 8 else "")

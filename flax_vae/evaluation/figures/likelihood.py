@@ -1,15 +1,15 @@
-"""Estimates of log p(x), and bits per dimension."""
+"""The ELBO and its terms, estimates of log p(x), bits per dimension, and the reconstruction error."""
 
 import math
-from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from flax_vae.batches import Batch
-from flax_vae.evaluation.metric import Figure, metric
-from flax_vae.evaluation.subject import Bounds, Subject
+from flax_vae.data import is_binary
+from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.subject import Subject
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.runs.records import Record
 
@@ -17,7 +17,30 @@ _CHAINS = 16  # chains of annealed importance sampling
 _IMAGES_PER_UPDATE = 4  # images per update of its progress bar
 
 
-def _bound_figures(record: Record) -> Iterator[Figure]:
+def _elbo_figures(record: Record) -> Figures:
+    yield Figure("ELBO", record["elbo"]["elbo"], "nats per image", key="elbo")
+    for name in ("rate", "distortion"):
+        yield Figure(name, record["elbo"][name], "nats per image")
+
+
+@metric("elbo", _elbo_figures)
+def elbo(subject: Subject) -> dict[str, float]:
+    """Return the means of the ELBO, the rate and the distortion over the test set, in nats per image."""
+    return {name: subject.mean(name) for name in ("elbo", "rate", "distortion")}
+
+
+def _layer_figures(record: Record) -> Figures:
+    if len(rates := record["layer_rates"]) > 1:
+        yield Figure("rate by layer", None, note="  ".join(f"{rate:.2f}" for rate in rates) + "  nats, top first")
+
+
+@metric("layer_rates", _layer_figures)
+def layer_rates(subject: Subject) -> list[float]:
+    """Return the mean rate of each stochastic layer, top first, in nats."""
+    return subject.mean("layer_rates")
+
+
+def _bound_figures(record: Record) -> Figures:
     quantity = f"minus the {record['not_a_likelihood']}".partition(",")[0] if record["not_a_likelihood"] else "log p(x)"
     for row in record["importance_weighted"]:
         yield Figure(
@@ -36,15 +59,13 @@ def _bound_figures(record: Record) -> Iterator[Figure]:
 @metric("importance_weighted", _bound_figures)
 def importance_weighted(subject: Subject) -> list[Record]:
     """Return a summary of the importance-weighted bound for each number of samples."""
-    return [_summary(num_samples, bounds) for num_samples, bounds in subject.bounds.items()]
+    return [_summary(num_samples, *results) for num_samples, results in subject.bounds.items()]
 
 
-def _annealed_figures(record: Record) -> Iterator[Figure]:
+def _annealed_figures(record: Record) -> Figures:
     if row := record["annealed"]:
-        name = f"annealed, {row['num_steps']:,} steps"
-        yield Figure(
-            name, row["log_likelihood"], "nats per image", _errors(row, "chains", f"the same {row['images']:,} images")
-        )
+        errors = _errors(row, "chains", f"the same {row['images']:,} images")
+        yield Figure(f"annealed, {row['num_steps']:,} steps", row["log_likelihood"], "nats per image", errors)
 
 
 @metric("annealed", _annealed_figures)
@@ -55,15 +76,15 @@ def annealed(subject: Subject) -> Record | None:
         return None
 
     def measure(start: int, block: Batch) -> tuple[Array, ...]:
-        key = jax.random.fold_in(subject.keys.bounds, start)
+        key = jax.random.fold_in(subject.keys["bounds"], start)
         return annealed_log_likelihood(subject.run.vae, subject.run.params, block, key, _CHAINS, num_steps)
 
     title = f"annealed importance sampling, {num_steps} steps"
     bound, error = subject.in_blocks("annealed", title, _IMAGES_PER_UPDATE, measure)
-    return {"num_steps": num_steps} | _summary(_CHAINS, Bounds(bound, error, np.full(len(bound), np.nan)))
+    return {"num_steps": num_steps} | _summary(_CHAINS, bound, error, np.full_like(bound, np.nan))
 
 
-def _caveat_figures(record: Record) -> Iterator[Figure]:
+def _caveat_figures(record: Record) -> Figures:
     if caveat := record["not_a_likelihood"]:
         yield Figure("", None, note=f"of the {caveat}")
 
@@ -71,10 +92,12 @@ def _caveat_figures(record: Record) -> Iterator[Figure]:
 @metric("not_a_likelihood", _caveat_figures)
 def not_a_likelihood(subject: Subject) -> str | None:
     """Return the reason why p(x | z) is not a likelihood of these pixels, or None if it is one."""
-    return "cross-entropy of grey values, which is not a log-likelihood" if subject.is_cross_entropy else None
+    if subject.pixel_levels == 2 and not is_binary(subject.test.images):
+        return "cross-entropy of grey values, which is not a log-likelihood"
+    return None
 
 
-def _bits_figures(record: Record) -> Iterator[Figure]:
+def _bits_figures(record: Record) -> Figures:
     if record["bits_per_dim"] is not None:
         title = "Bits per dimension"
         yield Figure("bits per dimension", record["bits_per_dim"], format=".4f", key="bits_per_dim", title=title)
@@ -85,10 +108,20 @@ def _bits_figures(record: Record) -> Iterator[Figure]:
 @metric("bits_per_dim", _bits_figures)
 def bits_per_dim(subject: Subject) -> float | None:
     """Return the tightest bound in bits per dimension, or None if p(x | z) is not a probability of pixel levels."""
-    if subject.is_cross_entropy or getattr(subject.likelihood, "pixel_levels", None) is None:
+    if subject.pixel_levels is None or not_a_likelihood(subject):
         return None
-    bound = float(subject.bounds[max(subject.bounds)].bound.mean())
-    return -bound / (math.prod(subject.test.images.shape[1:]) * math.log(2))
+    return -float(subject.tightest_bound.mean()) / (math.prod(subject.test.images.shape[1:]) * math.log(2))
+
+
+def _reconstruction_figures(record: Record) -> Figures:
+    title, error = "Reconstruction error", record["reconstruction_mse"]
+    yield Figure("reconstruction error", error, "squared, per pixel", format=".4f", key="mse", title=title)
+
+
+@metric("reconstruction_mse", _reconstruction_figures)
+def reconstruction_mse(subject: Subject) -> float:
+    """Return the mean squared error per pixel of images decoded from one draw of their posterior."""
+    return subject.mean("squared_error")
 
 
 def _errors(row: Record, draws: str, images: str) -> str:
@@ -96,18 +129,19 @@ def _errors(row: Record, draws: str, images: str) -> str:
     return f"± {by_draws:.2f} by the {draws}, ± {by_images:.2f} by the choice of {images}"
 
 
-def _summary(num_samples: int, bounds: Bounds) -> Record:
+def _summary(
+    num_samples: int, bound: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"], pareto_k: Float[np.ndarray, " n"]
+) -> Record:
     """Summarise the bounds of images: their mean, its standard errors, and the number of images with a high Pareto k.
 
-    The error of the draws is the precision for these images, and the error of the images its precision for others.
+    The error of the draws is the precision for these images; the error of the images, the precision for others.
     """
-    count, limit = len(bounds.bound), min(1 - 1 / math.log10(num_samples), 0.7)
-    unknown = np.isnan(bounds.pareto_k).any()
+    limit = min(1 - 1 / math.log10(num_samples), 0.7)
     return {
         "num_samples": num_samples,
-        "images": count,
-        "log_likelihood": float(bounds.bound.mean()),
-        "standard_error_of_draws": float(np.sqrt((bounds.error**2).sum()) / count),
-        "standard_error_of_images": float(bounds.bound.std(ddof=1) / math.sqrt(count)),
-        "images_of_high_pareto_k": None if unknown else int((bounds.pareto_k > limit).sum()),
+        "images": len(bound),
+        "log_likelihood": float(bound.mean()),
+        "standard_error_of_draws": float(np.sqrt((error**2).sum()) / len(bound)),
+        "standard_error_of_images": float(bound.std(ddof=1) / math.sqrt(len(bound))),
+        "images_of_high_pareto_k": None if np.isnan(pareto_k).any() else int((pareto_k > limit).sum()),
     }

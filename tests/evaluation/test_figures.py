@@ -5,8 +5,7 @@ import json
 import pytest
 
 from flax_vae import load_run
-from flax_vae.evaluation.figures import all_metrics, report
-from flax_vae.evaluation.metric import REQUIREMENTS
+from flax_vae.evaluation.figures import REQUIREMENTS, all_metrics, report
 
 
 def test_metrics_have_unique_names_and_known_requirements() -> None:
