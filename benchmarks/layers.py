@@ -30,7 +30,7 @@ from rich.table import Table
 
 from flax_vae import ELBO, Config, init_state, load_images, make_optimizer, make_train_step, use_machine
 from flax_vae.nn.convolutions import conv, upsample_conv
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 from flax_vae.runs.models import make_model
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps, zero_metrics

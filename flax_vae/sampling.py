@@ -17,8 +17,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae.batches import Batch, as_one, batch_size_of, to_unit, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
-from flax_vae.models.binding import Context, Params, bind
-from flax_vae.models.protocol import require
+from flax_vae.models import Context, Params, bind, require
 
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 PixelKey = Key[Array, ""] | None

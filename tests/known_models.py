@@ -16,7 +16,7 @@ from jax.scipy.special import logsumexp
 from flax_vae import VAE, Normal, StandardNormal, bind, init, log_weights
 from flax_vae.distributions import Chain
 from flax_vae.models.protocol import Inference
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 NOISE = 0.7  # standard deviation of the observations
 LOG_NOISE = jnp.log(NOISE)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key
 
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.binding import Params
-from flax_vae.objectives.terms import Objective, apply_objective
+from flax_vae.objectives.base import Objective, apply_objective
 from flax_vae.system.processes import place_on_devices
 from flax_vae.training.sharding import shardings
 

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
-from flax_vae.distributions.normal import Normal
+from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.models.binding import context_of, with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood

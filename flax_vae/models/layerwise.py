@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import Distribution, Draw, FromNoise, LatentDistribution
-from flax_vae.distributions.normal import Normal
+from flax_vae.distributions import Distribution, Draw, FromNoise, LatentDistribution, Normal
 from flax_vae.models.binding import Params, bind
 from flax_vae.models.protocol import Layer, provides
 from flax_vae.nn.layers import ImageShape

@@ -12,8 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.distributions.base import Distribution, LatentDistribution
-from flax_vae.distributions.normal import Normal
+from flax_vae.distributions import Distribution, LatentDistribution, Normal
 from flax_vae.system.errors import UserError
 
 
@@ -99,21 +98,16 @@ class LadderModel(Model, Protocol):
 
 
 Need = Literal["single_layer", "infer_at", "ladder"]
-_METHODS: dict[Need, tuple[str, ...]] = {
-    "single_layer": ("encode", "decode", "prior"),
-    "infer_at": ("infer_at",),
-    "ladder": ("infer_top", "decode_top"),
-}
-_NOUNS: dict[Need, str] = {
-    "single_layer": "one latent vector",
-    "infer_at": "the method infer_at",
-    "ladder": "a ladder of latents",
+_NEEDS: dict[Need, tuple[str, tuple[str, ...]]] = {  # a noun phrase for messages, and the methods
+    "single_layer": ("one latent vector", ("encode", "decode", "prior")),
+    "infer_at": ("the method infer_at", ("infer_at",)),
+    "ladder": ("a ladder of latents", ("infer_top", "decode_top")),
 }
 
 
 def provides(model: Any, need: Need) -> bool:
     """Return True if a model, bound or not, has the methods of a need."""
-    return all(hasattr(model, name) for name in _METHODS[need])
+    return all(hasattr(model, name) for name in _NEEDS[need][1])
 
 
 def require(model: Any, *needs: Need, what: str) -> None:
@@ -126,4 +120,4 @@ def require(model: Any, *needs: Need, what: str) -> None:
     """
     for need in needs:
         if not provides(model, need):
-            raise UserError(f"{what} needs a model with {_NOUNS[need]}, which {type(model).__name__} does not have.")
+            raise UserError(f"{what} needs a model with {_NEEDS[need][0]}, which {type(model).__name__} does not have.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 
 from flax_vae.models.protocol import Model
-from flax_vae.objectives.terms import Images, LossAndMetrics, Objective, RandomKey, Step
+from flax_vae.objectives.base import Images, LossAndMetrics, Objective, RandomKey, Step
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.models.protocol import Inference, Model, require
-from flax_vae.objectives.terms import (
-    OBJECTIVES,
-    Images,
-    LossAndMetrics,
-    RandomKey,
-    Step,
-    elbo_terms,
-    log_mean,
-    log_weights,
-)
+from flax_vae.objectives.base import OBJECTIVES, Images, LossAndMetrics, RandomKey, Step
+from flax_vae.objectives.terms import elbo_terms, log_mean, log_weights
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 

@@ -7,8 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.models.binding import Params
-from flax_vae.models.protocol import require
+from flax_vae.models import Params, require
 from flax_vae.samplers import SAMPLERS
 from flax_vae.sampling import PixelKey, decode, encode
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from flax_vae.batches import Batch, unpack
 from flax_vae.models.binding import Params, bind
-from flax_vae.objectives.terms import Metrics
+from flax_vae.objectives.base import Metrics
 from flax_vae.training.gradient import Gradient
 
 

@@ -30,15 +30,8 @@ from jaxtyping import Array
 
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.binding import Params
-from flax_vae.objectives.terms import Metrics
-from flax_vae.training.sharding import (
-    BATCH_AXES,
-    EVERYWHERE,
-    batch_devices,
-    constrain,
-    constrain_parameters,
-    inside_shard_map,
-)
+from flax_vae.objectives.base import Metrics
+from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, batch_devices, constrain, inside_shard_map
 
 Gradient = Callable[[Params, Batch, Array, Array], tuple[Params, Metrics]]  # of (params, batch, key, step)
 
@@ -67,7 +60,7 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
 
         def average_part(microbatches: Any, numbers: Array) -> tuple[Params, Metrics]:
             if not by_device and size % batch_devices(mesh) == 0:
-                microbatches = constrain(microbatches, PartitionSpec(None, BATCH_AXES), mesh)
+                microbatches = constrain(microbatches, mesh, PartitionSpec(None, BATCH_AXES))
             return _mean(of_microbatch, microbatches, numbers)
 
         def of_microbatch(microbatch: Batch, number: Array) -> tuple[Params, Metrics]:
@@ -86,8 +79,8 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
             # Devices average once, instead of after every microbatch, as JAX would have them do.
             specs = (EVERYWHERE, PartitionSpec(BATCH_AXES), EVERYWHERE, EVERYWHERE)
             average = jax.shard_map(average, mesh=mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False)
-        grads, metrics = average(constrain(params, EVERYWHERE, mesh), batch, key, step)
-        return constrain_parameters(grads, mesh), metrics
+        grads, metrics = average(constrain(params, mesh, EVERYWHERE), batch, key, step)
+        return constrain(grads, mesh), metrics
 
     return average_batch
 

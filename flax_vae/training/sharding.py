@@ -104,21 +104,11 @@ def inside_shard_map() -> bool:
     return DATA_AXIS in get_abstract_mesh().manual_axes
 
 
-def constrain(tree: Any, spec: PartitionSpec, mesh: Mesh | None) -> Any:
-    """Constrain arrays to a sharding, within jit."""
+def constrain(tree: Any, mesh: Mesh | None, spec: PartitionSpec | None = None) -> Any:
+    """Constrain arrays to a sharding, within jit: to `spec`, or without it to their `parameter_shardings`."""
     if mesh is None or inside_shard_map():
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(_current(mesh), spec))
-
-
-def constrain_parameters(tree: Any, mesh: Mesh | None) -> Any:
-    """Constrain parameters or optimiser state to their `parameter_shardings`, within jit."""
-    if mesh is None or inside_shard_map():
-        return tree
-    return jax.lax.with_sharding_constraint(tree, parameter_shardings(_current(mesh), tree))
-
-
-def _current(mesh: Mesh) -> Any:
-    """Return the mesh as seen while tracing: a `jax.shard_map` over members replaces it."""
     abstract = get_abstract_mesh()
-    return mesh if abstract.empty else abstract
+    current: Any = mesh if abstract.empty else abstract  # a `jax.shard_map` over members replaces the mesh
+    to = parameter_shardings(current, tree) if spec is None else NamedSharding(current, spec)
+    return jax.lax.with_sharding_constraint(tree, to)

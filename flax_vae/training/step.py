@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, take
 from flax_vae.models.binding import Params, init
-from flax_vae.objectives.terms import Metrics, Objective, apply_objective
+from flax_vae.objectives.base import Metrics, Objective, apply_objective
 from flax_vae.training.gradient import Gradient, average_gradient
-from flax_vae.training.sharding import constrain_parameters
+from flax_vae.training.sharding import constrain
 
 MAX_SKIPS = 10  # consecutive skipped steps after which a training is given up
 
@@ -136,7 +136,7 @@ def make_step(
         new = jax.tree.map(partial(jnp.where, good), new, replace(state, skips=state.skips + 1))
         metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
         metrics |= {"skipped": 1 - good.astype(jnp.float32)}
-        return constrain_parameters(replace(new, step=state.step + 1), mesh), metrics
+        return constrain(replace(new, step=state.step + 1), mesh), metrics
 
     return train_step
 

@@ -7,7 +7,7 @@ from known_models import CONTEXTS, IMAGES, given, params_of
 
 from flax_vae import ELBO, init, tutorial_dense
 from flax_vae.metrics.objective_means import make_evaluate
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 

@@ -14,7 +14,7 @@ from flax_vae import ELBO, Config, UserError, bind, encode, init, init_state, ma
 from flax_vae.fitting.build import make_objective
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 from flax_vae.runs.models import make_model
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]

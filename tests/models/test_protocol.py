@@ -29,7 +29,7 @@ from flax_vae import (
     sample,
 )
 from flax_vae.models.protocol import provides, require
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).normal(size=(5, 2, 3, 1)).astype(np.float32)

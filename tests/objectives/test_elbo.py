@@ -7,7 +7,7 @@ import pytest
 from known_models import IMAGES, gap, inference_of, layered, linear_gaussian, log_evidence, terms
 
 from flax_vae import ELBO, Capacity, FreeBits, Warmup, distortion, init, layer_rates, rate, tutorial_dense
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 

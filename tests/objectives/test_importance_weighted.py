@@ -22,7 +22,7 @@ from known_models import (
 )
 
 from flax_vae import ELBO, IWAE, STL, DReG, Renyi, log_weights
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 TIGHT = {"own": iwae, "iwae": IWAE(), "iwae of 1": IWAE(1), "stl": STL(), "dreg": DReG(), "renyi": Renyi(0.3),

@@ -33,7 +33,7 @@ from flax_vae import (
 from flax_vae.distributions.levels import LEVELS
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.models import LIKELIHOODS
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 PARAMS = init(linear_gaussian(), KEY, (2, 2, 1))

@@ -24,7 +24,7 @@ from flax_vae import (
     sample,
 )
 from flax_vae.models.binding import with_remat
-from flax_vae.objectives.terms import apply_objective
+from flax_vae.objectives.base import apply_objective
 from flax_vae.presets import PRESETS, channel_means
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]

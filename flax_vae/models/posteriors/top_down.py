@@ -7,8 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from flax_vae.distributions.chain import Chain
-from flax_vae.distributions.normal import Normal
+from flax_vae.distributions import Chain, Normal
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bound_functions import Function, as_function
 

@@ -3,8 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from flax_vae.distributions.flow import Flow
-from flax_vae.distributions.normal import Normal
+from flax_vae.distributions import Flow, Normal
 from flax_vae.models.priors import PRIORS
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_function

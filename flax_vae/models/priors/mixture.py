@@ -3,9 +3,8 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from flax_vae.distributions import Mixture, Normal
 from flax_vae.distributions.base import MAX_LOG_SCALE
-from flax_vae.distributions.mixture import Mixture
-from flax_vae.distributions.normal import Normal
 from flax_vae.models.priors import PRIORS
 
 

@@ -1,0 +1,64 @@
+"""The interface of objectives, and their registry.
+
+An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`, in nats per image. The built-in
+ones are frozen dataclasses, so that their hyperparameters are values. The train step averages over the batch.
+
+Two class attributes are optional. `whole_batch = True` declares that an objective compares the images of a batch with
+each other; `needs = ("factorised",)` declares its requirements on the posterior.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from flax_vae.batches import Batch, unpack
+from flax_vae.models import Params, variables
+from flax_vae.parts import Parts
+from flax_vae.system.errors import UserError
+
+Metrics = dict[str, Array]
+Images = Float[Array, "b h w c"]
+RandomKey = Key[Array, ""]
+Step = Int[Array, ""]
+LossAndMetrics = tuple[Float[Array, " b"], Metrics]
+Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
+OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
+
+
+def apply_objective(
+    model: nn.Module,
+    objective: Objective,
+    params: Params,
+    batch: Batch,
+    key: Key[Array, ""],
+    step: int | Int[Array, ""],
+) -> Metrics:
+    """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
+
+    Raises:
+        UserError: the objective did not return a loss and a dictionary of metrics, all of them one float per image, or
+            a metric has a name that the train step uses.
+    """
+    x, context = unpack(batch)
+    result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
+    name = getattr(objective, "__name__", type(objective).__name__)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+        raise UserError(
+            f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
+        )
+    if taken := {"loss", "gradient_norm", "skipped"} & result[1].keys():
+        raise UserError(
+            f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
+        )
+    for term, value in {"loss": result[0], **result[1]}.items():
+        if jnp.shape(value) != (len(x),):
+            raise UserError(
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(x)} images; "
+                f"it must be ({len(x)},), one value per image: the train step averages over the batch."
+            )
+        if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
+            raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")
+    return {"loss": result[0], **result[1]}
