@@ -5,6 +5,7 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 from flax import struct
+from jax.tree_util import keystr
 
 T = TypeVar("T")
 Values = tuple[Any, ...]
@@ -40,11 +41,9 @@ def pytree(cls: type[T]) -> type[T]:
 
 def names_tree(tree: Any) -> Any:
     """Return the tree with each leaf replaced by its name, such as "encoder.Dense_0.kernel"."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="."), tree
-    )
+    return jax.tree.map_with_path(lambda path, _: keystr(path, simple=True, separator="."), tree)
 
 
 def flatten_by_name(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree by their names."""
-    return dict(zip(jax.tree.leaves(names_tree(tree)), jax.tree.leaves(tree), strict=True))
+    return {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

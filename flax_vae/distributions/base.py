@@ -13,6 +13,8 @@ from flax_vae.system.errors import UserError
 # exp(±15)² is well within the range of float32, so clipped log-scales keep latents finite.
 MAX_LOG_SCALE = 15.0
 LOG_2PI = math.log(2 * math.pi)
+Levels = Int[Array, "... h w c"]
+DrawAndLogProb = tuple[Float[Array, "..."], Float[Array, "..."]]  # in nats: `sample_shape + batch_shape`
 Self = TypeVar("Self")  # beartype rejects `typing.Self` in methods
 
 
@@ -38,9 +40,7 @@ class DiscretePixels(Distribution, Protocol):
     def pixel_levels(self) -> int:
         """The number of levels of a pixel."""
 
-    def upper_share(
-        self, low: Int[Array, "... h w c"], middle: Int[Array, "... h w c"], high: Int[Array, "... h w c"]
-    ) -> Float[Array, "... h w"]:
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
         """Return P(middle <= level | low <= level < high) of each pixel, jointly over its channels."""
 
 
@@ -61,9 +61,7 @@ class LatentDistribution(ABC):
         """Return the log-density in nats: `sample_shape + batch_shape`."""
 
     @abstractmethod
-    def sample_and_log_prob(
-        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
         """Draw, and return the draw's log-density too, which is often cheaper to compute than `log_prob`."""
 
     @abstractmethod
@@ -107,7 +105,7 @@ class FromNoise(LatentDistribution):
         """The shape of the noise that f maps to a draw."""
 
     @abstractmethod
-    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> DrawAndLogProb:
         """Map noise ε, `sample_shape + batch_shape + noise_shape`, to a draw and its log-density."""
 
     def from_noise(self, noise: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -122,15 +120,12 @@ class FromNoise(LatentDistribution):
         """
         raise UserError(f"A {type(self).__name__} cannot map latents back to noise.")
 
-    def sample_and_log_prob(
-        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
         """Draw by reparameterisation (Kingma & Welling 2014, section 2.4), with the log-density computed from ε."""
         mean = jax.eval_shape(lambda: self.mean())
         batch_shape = mean.shape[: len(mean.shape) - len(self.noise_shape)]
-        return self.from_noise_and_log_prob(
-            jax.random.normal(key, (*sample_shape, *batch_shape, *self.noise_shape), mean.dtype)
-        )
+        noise = jax.random.normal(key, (*sample_shape, *batch_shape, *self.noise_shape), mean.dtype)
+        return self.from_noise_and_log_prob(noise)
 
 
 def sum_event(x: Float[Array, "..."], event_ndim: int) -> Float[Array, "..."]:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import Draw, FromNoise
+from flax_vae.distributions.base import Draw, DrawAndLogProb, FromNoise
 from flax_vae.distributions.normal import Normal
 from flax_vae.pytrees import pytree
 
@@ -58,9 +58,7 @@ class Chain(FromNoise):
             z = jnp.concatenate([z, z_l], axis=-1)
         return draws
 
-    def sample_and_log_prob(
-        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
         """Draw all layers, with the joint log-density."""
         latents, log_probs, _ = zip(*self.draw_layers(key, sample_shape), strict=True)
         return jnp.concatenate(latents, axis=-1), sum(log_probs, start=jnp.zeros(()))
@@ -70,9 +68,7 @@ class Chain(FromNoise):
         """The top's noise, and one number for each dimension below it."""
         return (self.top.noise_shape[0] + sum(self.latent_dims[1:]),)
 
-    def from_noise_and_log_prob(
-        self, noise: Float[Array, "... n"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "... n"]) -> DrawAndLogProb:
         """Map noise to a draw of all layers, with the joint log-density."""
         begin = self.top.noise_shape[0]
         z, log_prob = self.top.from_noise_and_log_prob(noise[..., :begin])

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jaxtyping import Array, Float
 
-from flax_vae.distributions.base import FromNoise
+from flax_vae.distributions.base import DrawAndLogProb, FromNoise
 from flax_vae.distributions.normal import Normal
 from flax_vae.pytrees import pytree
 
@@ -34,9 +34,7 @@ class Flow(FromNoise):
         """The noise shape of the base."""
         return self.base.noise_shape
 
-    def from_noise_and_log_prob(
-        self, noise: Float[Array, "... d"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "... d"]) -> DrawAndLogProb:
         """Map noise to a draw, with its log-density; f is not inverted."""
         epsilon, log_prob = self.base.from_noise_and_log_prob(noise)
         z, log_determinant = self.forward(epsilon)

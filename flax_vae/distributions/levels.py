@@ -14,10 +14,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.distributions.base import sum_event
+from flax_vae.distributions.base import Levels, sum_event
 from flax_vae.pytrees import pytree
 
-Levels = Int[Array, "... h w c"]
 LEVELS = 256
 _TOP = LEVELS - 1
 _HALF_STEP = 0.5 / _TOP

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import FromNoise
+from flax_vae.distributions.base import DrawAndLogProb, FromNoise
 from flax_vae.pytrees import pytree
 
 _MAX_FLOATS = 2**18  # processed at a time when the density pairs draws with components
@@ -37,9 +37,7 @@ class Mixture(FromNoise):
         batch_size = max(1, min(len(rows), _MAX_FLOATS // (len(self.logits) * z.shape[-1])))
         return jax.lax.map(jax.checkpoint(log_prob_of_row), rows, batch_size=batch_size).reshape(z.shape[:-1])
 
-    def sample_and_log_prob(
-        self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
         """Draw from every component and choose one; no gradient reaches the logits through the draw."""
         which_key, key = jax.random.split(key)
         draws = self.components.sample(key, sample_shape)
@@ -51,9 +49,7 @@ class Mixture(FromNoise):
         """One number to choose the component, and the component's noise."""
         return (1 + self.components.noise_shape[0],)
 
-    def from_noise_and_log_prob(
-        self, noise: Float[Array, "... n"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "... n"]) -> DrawAndLogProb:
         """Choose the first component m with Σ_{i <= m} softmax(logits)_i >= Φ(ε_1), and draw from it with the rest."""
         ends = jnp.cumsum(jax.nn.softmax(self.logits))[:-1]
         which = (jax.scipy.special.ndtr(noise[..., :1]) > ends).sum(-1)

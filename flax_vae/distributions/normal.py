@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from flax_vae.distributions.base import LOG_2PI, FromNoise, sum_event
+from flax_vae.distributions.base import LOG_2PI, DrawAndLogProb, FromNoise, sum_event
 from flax_vae.pytrees import pytree
 
 
@@ -37,7 +37,7 @@ class Normal(FromNoise):
         """The event shape."""
         return self.loc.shape[self.loc.ndim - self.event_ndim :]
 
-    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "..."]) -> DrawAndLogProb:
         """Return loc + exp(log_scale)·ε, with its log-density computed from ε to avoid rounding through the draw."""
         log_prob = sum_event(-0.5 * (noise**2 + LOG_2PI) - self.log_scale, self.event_ndim)
         return self.loc + jnp.exp(self.log_scale) * noise, log_prob
@@ -103,9 +103,7 @@ class MultivariateNormal(FromNoise):
         """The event shape."""
         return self.loc.shape[-1:]
 
-    def from_noise_and_log_prob(
-        self, noise: Float[Array, "... d"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def from_noise_and_log_prob(self, noise: Float[Array, "... d"]) -> DrawAndLogProb:
         """Return loc + L ε, with its log-density computed from ε: no linear system is solved."""
         log_prob = -0.5 * ((noise**2).sum(-1) + noise.shape[-1] * LOG_2PI) - self.log_determinant()
         return self.loc + jnp.einsum("...ij,...j->...i", self.scale_tril, noise), log_prob

@@ -9,9 +9,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import flatten_event, sum_event
+from flax_vae.distributions.base import Levels, flatten_event, sum_event
 from flax_vae.pytrees import pytree
 
 
@@ -50,9 +50,7 @@ class Bernoulli:
         x, logits = jax.lax.optimization_barrier([flatten_event(leaf, self.event_ndim) for leaf in (x, self.logits)])
         return (x * logits - _softplus(logits)).sum(-1)
 
-    def upper_share(
-        self, low: Int[Array, "... h w c"], middle: Int[Array, "... h w c"], high: Int[Array, "... h w c"]
-    ) -> Float[Array, "... h w"]:
+    def upper_share(self, low: Levels, middle: Levels, high: Levels) -> Float[Array, "... h w"]:
         """Return P(middle <= x | low <= x < high) of each pixel, jointly over its channels; see levels.py."""
         return jnp.where((low < middle) & (middle < high), self.mean(), 1.0).prod(-1)
 

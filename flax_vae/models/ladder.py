@@ -6,13 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.models.binding import context_of, with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
-from flax_vae.models.protocol import Inference, Layer
+from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
 from flax_vae.nn.layers import (
     Conv,
     ImageShape,
@@ -67,17 +67,11 @@ class Ladder(nn.Module):
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
         return self.posterior(with_context(wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
-    def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
+    def encode(self, x: Images) -> LatentDistribution:
         """Return q(z_1 | x) of the top layer, batch shape "b"."""
         return self._top_posterior(self.encoder(x.astype(self.dtype)))
 
-    def infer(
-        self,
-        x: Float[Array, "b h w c"],
-        key: Key[Array, ""],
-        num_samples: int = 1,
-        temperature: float | Float[Array, ""] = 1.0,
-    ) -> Inference:
+    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
         top_key, key = jax.random.split(key)
         maps = self.encoder(x.astype(self.dtype))
@@ -89,7 +83,7 @@ class Ladder(nn.Module):
 
         return self._below(draws, maps, choose)
 
-    def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
+    def infer_top(self, x: Images, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
         """Infer one sample, with the layers below the first `known` set to the means of their priors.
 
         The top counts as one layer, even if it is a chain.
@@ -105,7 +99,7 @@ class Ladder(nn.Module):
 
         return self._below(draws, maps, choose)
 
-    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
         maps = self.encoder(x.astype(self.dtype))
         count = len(latents) - sum(self.decoder.depths)
@@ -135,7 +129,7 @@ class Ladder(nn.Module):
         _, output = self.decoder(with_context(z, self.context())[None].astype(self.dtype), None, choose_from_prior)
         return self.likelihood(output[0])
 
-    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
+    def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with all scales times `temperature`."""
         top_key, key = jax.random.split(key)
         z = draw_prior(self, top_key, num_samples, temperature)
@@ -145,7 +139,7 @@ class Ladder(nn.Module):
 
         return self.decode_top(z, draw_below)
 
-    def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
+    def __call__(self, x: Images, key: RandomKey) -> Inference:
         """Run `infer`, which calls every part, as initialisation needs."""
         return self.infer(x, key)
 

@@ -15,6 +15,10 @@ from jaxtyping import Array, Float, Int, Key
 from flax_vae.distributions import Distribution, LatentDistribution, Normal
 from flax_vae.system.errors import UserError
 
+Images = Float[Array, "b h w c"]
+RandomKey = Key[Array, ""]
+Temperature = float | Float[Array, ""]
+
 
 class Layer(NamedTuple):
     """A stochastic layer after a draw; the sample axis k leads, also for one sample.
@@ -48,19 +52,13 @@ class Inference(NamedTuple):
 class Model(Protocol):
     """A bound model."""
 
-    def infer(
-        self,
-        x: Float[Array, "b h w c"],
-        key: Key[Array, ""],
-        num_samples: int = 1,
-        temperature: float | Float[Array, ""] = 1.0,
-    ) -> Inference:
+    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them.
 
         With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
         """
 
-    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
+    def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""
 
 
@@ -68,7 +66,7 @@ class Model(Protocol):
 class InferableAt(Model, Protocol):
     """A model that infers at given latents: for `stl` and `dreg`, annealed sampling, compression and export."""
 
-    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
 
 
@@ -76,7 +74,7 @@ class InferableAt(Model, Protocol):
 class SingleLayer(Model, Protocol):
     """A model whose latents are one vector: for everything that shows or moves through the latent space."""
 
-    def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
+    def encode(self, x: Images) -> LatentDistribution:
         """Return q(z | x), batch shape "b"."""
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
@@ -90,7 +88,7 @@ class SingleLayer(Model, Protocol):
 class LadderModel(Model, Protocol):
     """A model with maps of latents below a vector: for reconstructions layer by layer, and the explorer."""
 
-    def infer_top(self, x: Float[Array, "b h w c"], key: Key[Array, ""], known: int | Int[Array, ""]) -> Inference:
+    def infer_top(self, x: Images, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
         """Infer one sample, with the layers below the first `known` set to the means of their priors."""
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:

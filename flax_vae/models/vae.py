@@ -5,13 +5,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.models.binding import context_of, with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
-from flax_vae.models.protocol import Inference
+from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
 
 
 class VAE(nn.Module):
@@ -40,11 +40,11 @@ class VAE(nn.Module):
         """Return the conditioning input of each image, such as its label; see `bind`."""
         return context_of(self)
 
-    def features(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
+    def features(self, x: Images) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""
         return with_context(self.encoder(x.astype(self.dtype)).astype(x.dtype), self.context())
 
-    def encode(self, x: Float[Array, "b h w c"]) -> LatentDistribution:
+    def encode(self, x: Images) -> LatentDistribution:
         """Return q(z | x), batch shape "b"."""
         return self.posterior(self.features(x))
 
@@ -54,20 +54,14 @@ class VAE(nn.Module):
         output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
         return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
 
-    def infer(
-        self,
-        x: Float[Array, "b h w c"],
-        key: Key[Array, ""],
-        num_samples: int = 1,
-        temperature: float | Float[Array, ""] = 1.0,
-    ) -> Inference:
+    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them.
 
         With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
         """
         return self._inference(self.encode(x).tempered(temperature).draw_layers(key, (num_samples,)))
 
-    def infer_at(self, x: Float[Array, "b h w c"], latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
+    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
         return self._inference(self.encode(x).layers_at(jnp.concatenate(latents, axis=-1)))
 
@@ -75,10 +69,10 @@ class VAE(nn.Module):
         z, layers = pair_with_priors(draws, self.prior())
         return Inference(layers, self.decode(z))
 
-    def generate(self, key: Key[Array, ""], num_samples: int, temperature: float | Array = 1.0) -> Distribution:
+    def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""
         return self.decode(draw_prior(self, key, num_samples, temperature))
 
-    def __call__(self, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> Inference:
+    def __call__(self, x: Images, key: RandomKey) -> Inference:
         """Run `infer`, which calls every part, as initialisation needs."""
         return self.infer(x, key)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+ValueAndLogDet = tuple[Float[Array, "... d"], Float[Array, "..."]]
+
 
 class Couplings(nn.Module):
     """Affine couplings (Dinh et al. 2017): each layer scales and shifts every second dimension.
@@ -30,7 +32,7 @@ class Couplings(nn.Module):
             for _ in range(self.layers)
         ]  # fmt: skip
 
-    def __call__(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def __call__(self, x: Float[Array, "... d"]) -> ValueAndLogDet:
         """Map ε to z and log |det ∂z/∂ε|."""
         log_determinant = jnp.zeros(x.shape[:-1])
         for layer in range(self.layers):
@@ -39,7 +41,7 @@ class Couplings(nn.Module):
             log_determinant += log_scale.sum(-1)
         return x, log_determinant
 
-    def inverse(self, x: Float[Array, "... d"]) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def inverse(self, x: Float[Array, "... d"]) -> ValueAndLogDet:
         """Map z to ε and log |det ∂ε/∂z|."""
         log_determinant = jnp.zeros(x.shape[:-1])
         for layer in reversed(range(self.layers)):
@@ -94,9 +96,7 @@ class Autoregressive(nn.Module):
 
         return [layer(number) for number in range(self.layers)]
 
-    def __call__(
-        self, x: Float[Array, "... d"], h: Float[Array, "*b f"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def __call__(self, x: Float[Array, "... d"], h: Float[Array, "*b f"]) -> ValueAndLogDet:
         """Map ε to z and log |det ∂z/∂ε|, given features h of an image."""
         log_determinant = jnp.zeros(jnp.broadcast_shapes(x.shape[:-1], h.shape[:-1]))
         for layer in self._layers(h):
@@ -105,9 +105,7 @@ class Autoregressive(nn.Module):
             log_determinant += log_scale.sum(-1)
         return x, log_determinant
 
-    def inverse(
-        self, z: Float[Array, "... d"], h: Float[Array, "*b f"]
-    ) -> tuple[Float[Array, "... d"], Float[Array, "..."]]:
+    def inverse(self, z: Float[Array, "... d"], h: Float[Array, "*b f"]) -> ValueAndLogDet:
         """Map z to ε and log |det ∂ε/∂z|, given features h of an image."""
         z = jnp.broadcast_to(z, jnp.broadcast_shapes(z.shape, (*h.shape[:-1], 1)))
         log_determinant = jnp.zeros(z.shape[:-1])

@@ -20,8 +20,6 @@ from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 
 Metrics = dict[str, Array]
-Images = Float[Array, "b h w c"]
-RandomKey = Key[Array, ""]
 Step = Int[Array, ""]
 LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]

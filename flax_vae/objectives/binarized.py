@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax
 
-from flax_vae.models.protocol import Model
-from flax_vae.objectives.base import Images, LossAndMetrics, Objective, RandomKey, Step
+from flax_vae.models.protocol import Images, Model, RandomKey
+from flax_vae.objectives.base import LossAndMetrics, Objective, Step
 
 
 @dataclass(frozen=True)

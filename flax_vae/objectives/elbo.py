@@ -17,8 +17,8 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from flax_vae.models.protocol import Model
-from flax_vae.objectives.base import OBJECTIVES, Images, LossAndMetrics, RandomKey, Step
+from flax_vae.models.protocol import Images, Model, RandomKey
+from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, Warmup, at
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
 

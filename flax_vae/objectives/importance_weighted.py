@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from flax_vae.models.protocol import Inference, Model, require
-from flax_vae.objectives.base import OBJECTIVES, Images, LossAndMetrics, RandomKey, Step
+from flax_vae.models.protocol import Images, Inference, Model, RandomKey, require
+from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.terms import elbo_terms, log_mean, log_weights
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
@@ -31,12 +31,12 @@ class IWAE:
         return -log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
-def _draw(model: Model, x: Float[Array, "b h w c"], key: Key[Array, ""], num_samples: int) -> Latents:
+def _draw(model: Model, x: Images, key: RandomKey, num_samples: int) -> Latents:
     """Draw z ~ q(z | x), layer by layer."""
     return tuple(layer.z for layer in model.infer(x, key, num_samples).layers)
 
 
-def _without_score(model: Any, x: Float[Array, "b h w c"], latents: Latents) -> Inference:
+def _without_score(model: Any, x: Images, latents: Latents) -> Inference:
     """Return `model.infer_at` without gradients through the parameters of q; those through the latents remain."""
     require(model, "infer_at", what="stl or dreg")
     module, variables = model.unbind()

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.layerwise import draw_prior
-from flax_vae.models.protocol import Model, require
-from flax_vae.objectives.base import OBJECTIVES, Images, LossAndMetrics, RandomKey, Step
+from flax_vae.models.protocol import Images, Model, RandomKey, require
+from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, at
 from flax_vae.objectives.terms import elbo_terms, single_layer
 

@@ -1,17 +1,15 @@
 """Why a step is not finite: which term, which layers, which scales."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 from jaxtyping import Array, Key
 
 from flax_vae.batches import Batch, unpack
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.base import Metrics
+from flax_vae.pytrees import flatten_by_name
 from flax_vae.training.gradient import Gradient
 
 
@@ -32,7 +30,7 @@ def diagnose(model: nn.Module, gradient: Gradient, params: Params, batch: Batch,
         grads, metrics = gradient(params, batch, key, step)
         x, context = unpack(batch)
         inference = bind(model, params, context).infer(x, key)
-        scales = {name: leaf.ravel() for name, leaf in _by_name(inference).items() if name.endswith("log_scale")}
+        scales = {name: leaf.ravel() for name, leaf in flatten_by_name(inference).items() if name.endswith("log_scale")}
         return grads, metrics, {name: scale[jnp.abs(scale).argmax()] for name, scale in scales.items()}
 
     grads, metrics, scales = jax.device_get(examine(params, batch, key, jnp.asarray(step)))
@@ -45,13 +43,9 @@ def diagnose(model: nn.Module, gradient: Gradient, params: Params, batch: Batch,
 
 
 def _describe_gradient(grads: Params) -> str:
-    bad = [name for name, leaf in _by_name(grads).items() if not np.isfinite(leaf).all()]
+    bad = [name for name, leaf in flatten_by_name(grads).items() if not np.isfinite(leaf).all()]
     if not bad:
         norm = np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads)))
         return f"the norm of the gradient is {norm:.4g}"
     others = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
     return f"the gradient is not finite in {bad[0]}{others}"
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    return {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import Batch, take
 from flax_vae.models.binding import Params, init
-from flax_vae.objectives.base import Metrics, Objective, apply_objective
+from flax_vae.objectives.base import Metrics, Objective, Step, apply_objective
 from flax_vae.training.gradient import Gradient, average_gradient
 from flax_vae.training.sharding import constrain
 
@@ -70,6 +70,9 @@ class TrainState:
         return self.params if self.averaged_params is None else self.averaged_params
 
 
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
 def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -114,7 +117,7 @@ def make_step(
     ema_decay: float = 0.0,
     skip_norm: float = 0.0,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """Return `step(state, batch) -> (state, metrics)`, not compiled; `gradient` is from `make_gradient`."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -150,7 +153,7 @@ def make_train_step(
     accumulate: int = 1,
     mesh: Mesh | None = None,
     skip_norm: float = 0.0,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+) -> TrainStep:
     """Return a jitted `step(state, batch) -> (state, metrics)`; the old state's buffers are donated to the new one.
 
     A batch is images "b h w c", or for a conditional model the pair of images and contexts "b v". Metrics are means
@@ -188,16 +191,11 @@ def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batc
     return zeros | {name: jnp.zeros(()) for name in ("gradient_norm", "skipped")}
 
 
-def make_steps(train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]) -> Callable[..., Any]:
+def make_steps(train_step: TrainStep) -> Callable[..., Any]:
     """Return the function that `make_train_steps` compiles."""
 
     def run(
-        state: TrainState,
-        totals: Metrics,
-        images: Any,
-        indices: Int[Array, "s b"] | None,
-        start: Int[Array, ""],
-        stop: Int[Array, ""],
+        state: TrainState, totals: Metrics, images: Any, indices: Int[Array, "s b"] | None, start: Step, stop: Step
     ) -> tuple[TrainState, Metrics]:
         def unfinished(carry: tuple) -> Array:
             i, state, _ = carry
@@ -213,9 +211,7 @@ def make_steps(train_step: Callable[[TrainState, Batch], tuple[TrainState, Metri
     return run
 
 
-def make_train_steps(
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]], out_shardings: Any = None
-) -> Callable[..., Any]:
+def make_train_steps(train_step: TrainStep, out_shardings: Any = None) -> Callable[..., Any]:
     """Return a jitted `run(state, totals, images, indices, start, stop) -> (state, totals)`: many steps in a dispatch.
 
     Step i trains on `images[indices[i]]`, or on `images[i]` if `indices` is None and `images` holds batches
