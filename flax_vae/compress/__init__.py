@@ -3,19 +3,15 @@
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from flax_vae.compress import container, stack
-from flax_vae.compress.blocks import Block, coder_of, pop_images, push_images
+from flax_vae.compress.blocks import Block, Images, Labels, coder_of, pop_images, push_images
 from flax_vae.compress.container import Header
 from flax_vae.models.binding import Params
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError
 
 __all__ = ["Header", "compress", "decompress", "read_header"]
-
-Images = UInt8[np.ndarray, "n h w c"]
-Labels = Int[np.ndarray, " n"]
 
 
 def compress(

@@ -24,18 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from flax_vae.compress import latents
 from flax_vae.compress import stack as stacks
-from flax_vae.compress.latents import (
-    Normals,
-    Values,
-    Warped,
-    in_units,
-    place,
-    pop_posterior,
-    pop_prior,
-    push_posterior,
-    push_prior,
-)
 from flax_vae.compress.pixels import pop_pixels, push_pixels
 from flax_vae.compress.stack import SPARE, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
@@ -87,23 +77,22 @@ class _Layer(NamedTuple):
     """A stochastic layer of a block.
 
     Attributes:
-        latents: the latents of all layers: final above this one, zeros from this one on.
+        z: the latents of all layers; zeros from this layer on.
         prior: the prior of this layer, given those above.
         values: the latents of this layer, in steps.
     """
 
-    latents: Sequence[Any]
+    z: Sequence[Any]
     prior: LatentDistribution
-    values: Values
+    values: latents.Values
 
 
 def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: ImageShape) -> Coder:
     """Prepare a model for coding images of shape "h w c"."""
     vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-    latents = tuple(layer.event for layer in layer_shapes(vae, params, shape, classes))
+    events = tuple(layer.event for layer in layer_shapes(vae, params, shape, classes))
     by_pixel = getattr(getattr(vae, "likelihood", None), "sequential", False)
-    sizes = _SIZES_BY_PIXEL if by_pixel else _SIZES
-    return Coder(vae, params, levels, classes, shape, latents, sizes)
+    return Coder(vae, params, levels, classes, shape, events, _SIZES_BY_PIXEL if by_pixel else _SIZES)
 
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
@@ -157,7 +146,7 @@ def _push_block(
     levels = (inputs.images // _value(coder)).astype(np.int32)
     push_pixels(left, _likelihood(coder.vae, coder.params, inputs, z), levels, count)
     for layer in reversed(layers):
-        push_prior(layer.prior, left, layer.values, count)
+        latents.push_prior(layer.prior, left, layer.values, count)
     if coder.classes:
         stacks.push_choices(left, labels, _equal(count, coder.classes))
     return left, Block(count, filled), bits / count
@@ -174,9 +163,9 @@ def _pop_latents(
     left = stack.clone()
     stacks.fill(left, block.filled, seed)
 
-    def draw(number: int, latents: Sequence[Any], prior: LatentDistribution) -> Values:
-        posterior = _posterior(coder.vae, coder.params, inputs, latents, prior, number)
-        return pop_posterior(posterior, left, latents[number].shape[1:], block.images)
+    def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
+        posterior = _posterior(coder.vae, coder.params, inputs, z, prior, number)
+        return latents.pop_posterior(posterior, left, z[number].shape[1:], block.images)
 
     try:
         return left, *_layers(coder, inputs, draw)
@@ -189,22 +178,22 @@ def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Ima
     labels = stacks.pop_choices(stack, _equal(count, classes)) if classes else np.zeros(count, np.int32)
     blank = _inputs(coder, np.zeros((count, *coder.shape), np.uint8), labels)
 
-    def draw(number: int, latents: Sequence[Any], prior: LatentDistribution) -> Values:
-        return pop_prior(prior, stack, latents[number].shape[1:], count)
+    def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
+        return latents.pop_prior(prior, stack, z[number].shape[1:], count)
 
     layers, z = _layers(coder, blank, draw)
     levels = pop_pixels(stack, _likelihood(coder.vae, coder.params, blank, z), blank.images.shape, count)
     images = (levels[:count] * _value(coder)).astype(np.uint8)
     inputs = _inputs(coder, images, labels)
     for number, layer in reversed(list(enumerate(layers))):
-        posterior = _posterior(coder.vae, coder.params, inputs, layer.latents, layer.prior, number)
-        push_posterior(posterior, stack, layer.values, count)
+        posterior = _posterior(coder.vae, coder.params, inputs, layer.z, layer.prior, number)
+        latents.push_posterior(posterior, stack, layer.values, count)
     stacks.unfill(stack, block.filled, seed)
     return images, labels
 
 
 def _layers(
-    coder: Coder, inputs: _Inputs, draw: Callable[[int, Sequence[Any], LatentDistribution], Values]
+    coder: Coder, inputs: _Inputs, draw: Callable[[int, Sequence[Any], LatentDistribution], latents.Values]
 ) -> tuple[list[_Layer], Sequence[Any]]:
     """Draw the values of each layer given those above; return the layers, top first, and the latents of all layers.
 
@@ -215,10 +204,10 @@ def _layers(
     """
     layers: list[_Layer] = []
 
-    def fill(number: int, latents: tuple[Any, ...]) -> Array:
-        prior = _prior(coder.vae, coder.params, inputs, latents, number)
-        layers.append(_Layer(latents, prior, draw(number, latents, prior)))
-        return place(prior, layers[-1].values, latents[number])
+    def fill(number: int, z: tuple[Any, ...]) -> Array:
+        prior = _prior(coder.vae, coder.params, inputs, z, number)
+        layers.append(_Layer(z, prior, draw(number, z, prior)))
+        return latents.place(prior, layers[-1].values, z[number])
 
     zeros = [np.zeros((1, len(inputs.images), *shape)) for shape in coder.latents]
     return layers, fill_layers(zeros, fill)
@@ -233,9 +222,9 @@ def _prior(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], 
 @partial(jax.jit, static_argnums=(0, 5))
 def _posterior(
     vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], prior: LatentDistribution, number: int
-) -> Normals | Warped:
+) -> latents.Normals | latents.Warped:
     """Return a layer's posterior, given the latents above and the images, in units of its prior."""
-    return in_units(_infer(vae, params, inputs, z).layers[number].posterior, prior)
+    return latents.in_units(_infer(vae, params, inputs, z).layers[number].posterior, prior)
 
 
 @partial(jax.jit, static_argnums=0)

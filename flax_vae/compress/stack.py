@@ -14,6 +14,10 @@ from flax_vae.system.errors import UserError
 
 Stack = Any  # constriction's AnsCoder, which has no types
 Symbols = Int[np.ndarray, " n"]
+Values = Int[np.ndarray, "..."]  # in steps
+Floats = Float[np.ndarray, "..."]
+Vectors = Float[np.ndarray, "n d"]
+Matrices = Float[np.ndarray, "n d d"]
 
 STEP = 2.0**-8  # between neighbouring values of a latent, in units of its prior's scale
 LIMIT = 2**11  # values on each side of the prior's location: eight times its scale
@@ -81,13 +85,7 @@ def pop_choices(stack: Stack, weights: Float[np.ndarray, "n m"]) -> Symbols:
     return choices
 
 
-def push_normals(
-    stack: Stack,
-    values: Int[np.ndarray, "..."],
-    loc: Float[np.ndarray, "..."],
-    scale: Float[np.ndarray, "..."],
-    everywhere: bool = False,
-) -> None:
+def push_normals(stack: Stack, values: Values, loc: Floats, scale: Floats, everywhere: bool = False) -> None:
     """Push values, in steps, under normals in units of the prior's scale.
 
     Args:
@@ -100,9 +98,7 @@ def push_normals(
     _push(stack, values, _rounded(loc), _rounded_scale(scale), everywhere)
 
 
-def pop_normals(
-    stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool = False
-) -> Int[np.ndarray, "..."]:
+def pop_normals(stack: Stack, loc: Floats, scale: Floats, everywhere: bool = False) -> Values:
     """Pop values that `push_normals` pushed.
 
     Raises:
@@ -112,11 +108,7 @@ def pop_normals(
 
 
 def push_vectors(
-    stack: Stack,
-    values: Int[np.ndarray, "n d"],
-    loc: Float[np.ndarray, "n d"],
-    scale_tril: Float[np.ndarray, "n d d"],
-    everywhere: bool = False,
+    stack: Stack, values: Int[np.ndarray, "n d"], loc: Vectors, scale_tril: Matrices, everywhere: bool = False
 ) -> None:
     """Push vectors with correlated dimensions under N(loc, L Lᵀ), each dimension given those before it."""
     loc, lower, scale = _rounded_vectors(loc, scale_tril)
@@ -126,9 +118,7 @@ def push_vectors(
         _push(stack, values[:, j], loc[:, j], scale[:, j], everywhere)
 
 
-def pop_vectors(
-    stack: Stack, loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"], everywhere: bool = False
-) -> Int[np.ndarray, "n d"]:
+def pop_vectors(stack: Stack, loc: Vectors, scale_tril: Matrices, everywhere: bool = False) -> Int[np.ndarray, "n d"]:
     """Pop vectors that `push_vectors` pushed.
 
     Raises:
@@ -142,39 +132,29 @@ def pop_vectors(
     return values
 
 
-def _condition(
-    loc: Float[np.ndarray, "n d"],
-    lower: Float[np.ndarray, "n d d"],
-    scale: Float[np.ndarray, "n d"],
-    j: int,
-    values: Symbols,
-) -> None:
+def _condition(loc: Vectors, lower: Matrices, scale: Vectors, j: int, values: Symbols) -> None:
     """Condition the dimensions after j on the values of dimension j, in place."""
     noise = (values - loc[:, j]) / scale[:, j]
     loc[:, j + 1 :] += lower[:, j + 1 :, j] * noise[:, None]
 
 
-def _rounded(loc: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def _rounded(loc: Floats) -> Floats:
     """Round locations, and express them in steps."""
     return np.round(np.clip(loc / STEP, -8 * LIMIT, 8 * LIMIT) * _FINE) / _FINE
 
 
-def _rounded_scale(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def _rounded_scale(scale: Floats) -> Floats:
     """Round scales to their leading binary digits, and express them in steps."""
     fraction, exponent = np.frexp(np.clip(scale / STEP, 1 / 16, 8 * LIMIT))
     return np.ldexp(np.round(fraction * _FINE) / _FINE, exponent)
 
 
-def _rounded_vectors(
-    loc: Float[np.ndarray, "n d"], scale_tril: Float[np.ndarray, "n d d"]
-) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "n d d"], Float[np.ndarray, "n d"]]:
+def _rounded_vectors(loc: Vectors, scale_tril: Matrices) -> tuple[Vectors, Matrices, Vectors]:
     """Round the location, L and its diagonal, and express them in steps."""
     return _rounded(loc), _rounded(scale_tril), _rounded_scale(np.diagonal(scale_tril, axis1=1, axis2=2))
 
 
-def _windows(
-    loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool
-) -> tuple[Int[np.ndarray, "..."], Int[np.ndarray, "..."]]:
+def _windows(loc: Floats, scale: Floats, everywhere: bool) -> tuple[Values, Values]:
     """Return the range of values that have a probability, as the binary logarithm of its size, and its first value.
 
     The library gives every value in range a minimal probability. Over the full range it would occasionally draw a
@@ -187,13 +167,7 @@ def _windows(
     return sizes, begin.astype(np.int32)
 
 
-def _push(
-    stack: Stack,
-    values: Int[np.ndarray, "..."],
-    loc: Float[np.ndarray, "..."],
-    scale: Float[np.ndarray, "..."],
-    everywhere: bool,
-) -> None:
+def _push(stack: Stack, values: Values, loc: Floats, scale: Floats, everywhere: bool) -> None:
     sizes, begin = _windows(loc, scale, everywhere)
     for size in np.unique(sizes)[::-1]:
         at = sizes == size
@@ -203,9 +177,7 @@ def _push(
         stack.encode_reverse(inside, _normal(size), (loc - begin)[at], scale[at])
 
 
-def _pop(
-    stack: Stack, loc: Float[np.ndarray, "..."], scale: Float[np.ndarray, "..."], everywhere: bool
-) -> Int[np.ndarray, "..."]:
+def _pop(stack: Stack, loc: Floats, scale: Floats, everywhere: bool) -> Values:
     sizes, values = _windows(loc, scale, everywhere)
     begin = values.copy()
     for size in np.unique(sizes):

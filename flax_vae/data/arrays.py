@@ -134,13 +134,6 @@ def parse_idx(content: bytes, rank: int, where: str) -> UInt8[np.ndarray, "..."]
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def write_idx(path: Path, array: UInt8[np.ndarray, "..."]) -> None:
-    """Write an array as an uncompressed IDX file."""
-    with path.open("wb") as file:
-        file.write(idx_header(array.shape))
-        file.write(np.ascontiguousarray(array).data)
-
-
 def idx_header(shape: tuple[int, ...]) -> bytes:
     """Return the header of an IDX file of bytes: two zeros, the type 8, the rank, big-endian dimensions."""
     return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.resizing import stack
+from flax_vae.data.resizing import NamedImage, stack
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 
@@ -117,7 +117,7 @@ def read_images(paths: Sequence[Path], channels: int, stdin: bytes | None = None
     if len(paths) == 1 and (paths[0].suffix.lower() in (".npy", ".npz") or str(paths[0]) == "-"):
         return _read_array(paths[0], channels, stdin)
     files = [file for path in paths for file in _named_files(path)]
-    images = stack(_grey_or_rgb([path for path, _, _ in files], channels), np.ones(len(files), bool), channels, None)
+    images, _ = stack(_grey_or_rgb([path for path, _, _ in files], channels), np.ones(len(files), bool), channels, None)
     classes = tuple(name for _, _, name in files if name is not None)
     return NamedImages(images, tuple(name for _, name, _ in files), classes if len(classes) == len(files) else None)
 
@@ -133,12 +133,12 @@ def _named_files(path: Path) -> list[tuple[Path, str, str | None]]:
     return [(path, path.name, None)]
 
 
-def _grey_or_rgb(paths: Sequence[Path], channels: int) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
+def _grey_or_rgb(paths: Sequence[Path], channels: int) -> Iterator[NamedImage]:
     for path in paths:
         image = read_image(path, lossless=True)
         if image.shape[-1] > channels:
             raise UserError(f"{path} is in colour, but the model's images are grey.")
-        yield str(path), image
+        yield str(path), image, -1
 
 
 def _read_array(path: Path, channels: int, stdin: bytes | None) -> NamedImages:

@@ -84,14 +84,12 @@ def as_batch(
         return data.images
     if data.labels is None:
         raise UserError(f"{data.name} has no labels, which a conditional model needs.")
-    if not ((data.labels >= 0) & (data.labels < len(class_names))).all():
-        interval = f"{data.labels.min()} to {data.labels.max()}"
-        raise UserError(
-            f"{data.name}: labels from {interval}, but the model's classes are 0 to {len(class_names) - 1}."
-        )
-    size, count = 4 * len(data.labels) * len(class_names), len(class_names)
-    require_memory(size, f"{data.name}: one-hot labels of {count:,} classes", "train without `conditional`")
-    return data.images, one_hot(data.labels, len(class_names))
+    low, high, classes = data.labels.min(), data.labels.max(), len(class_names)
+    if low < 0 or high >= classes:
+        raise UserError(f"{data.name}: labels from {low} to {high}, but the model's classes are 0 to {classes - 1}.")
+    size = 4 * len(data.labels) * classes
+    require_memory(size, f"{data.name}: one-hot labels of {classes:,} classes", "train without `conditional`")
+    return data.images, one_hot(data.labels, classes)
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:

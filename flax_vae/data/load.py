@@ -11,11 +11,10 @@ from flax_vae.data.arrays import idx_sha256
 from flax_vae.data.images import ImageData
 from flax_vae.data.records import is_prepared
 from flax_vae.data.resizing import pixel_size, resize_all
-from flax_vae.data.sources import SOURCES
+from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.data.sources.array_file import load_arrays
 from flax_vae.data.sources.folder import load_folder
 from flax_vae.data.sources.prepared import load_prepared
-from flax_vae.data.sources.tfds import is_known, load_tfds
 from flax_vae.system.errors import UserError
 
 
@@ -47,33 +46,34 @@ def load_images(
         raise ValueError(f"`split` must be 'train' or 'test', not {split!r}")
     size = pixel_size(image_size)
     folder = None if data_dir is None else Path(data_dir).expanduser()
-    if is_source(name_or_path):
-        return _resized(SOURCES.make(str(name_or_path), split=split, data_dir=folder), size)
-    if is_path(name_or_path):
-        return _load_path(Path(name_or_path).expanduser(), split, size)
-    return load_tfds(str(name_or_path), split, folder, size)
+    if (path := path_of(name_or_path)) is not None:
+        return _load_path(path, split, size)
+    name = str(name_or_path)
+    if name in SOURCES:
+        return _resized(SOURCES.make(name, split=split, data_dir=folder), size)
+    return tfds.read(tfds.find_or_prepare(name, folder), name, split, size)
 
 
-def is_source(name_or_path: str | os.PathLike[str]) -> bool:
-    """Return whether a name is a registered source. A folder of that name takes precedence, except over the default."""
-    if not isinstance(name_or_path, str) or name_or_path not in SOURCES:
-        return False
-    return SOURCES.facts[name_or_path].get("before_folders", False) or not Path(name_or_path).exists()
+def path_of(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Return the path of an image set, or None for the name of a registered source or of a TFDS set.
 
-
-def is_path(name_or_path: str | os.PathLike[str]) -> bool:
-    """Return whether a name is a path; "emnist/letters", a TFDS set with its config, is one only if it exists."""
+    A folder takes precedence over a source of its name, except over the default source. "emnist/letters", a TFDS set
+    with its config, is a path only if it exists.
+    """
     path = Path(name_or_path).expanduser()
-    if not isinstance(name_or_path, str) or path.exists() or path.suffix.lower() in (".npy", ".npz"):
-        return True
-    return os.sep in name_or_path and not is_known(name_or_path)
+    if not isinstance(name_or_path, str):
+        return path
+    if name_or_path in SOURCES and SOURCES.facts[name_or_path].get("before_folders"):
+        return None
+    if path.exists() or path.suffix.lower() in (".npy", ".npz"):
+        return path
+    return path if os.sep in name_or_path and not tfds.is_known(name_or_path) else None
 
 
 def absolute(name_or_path: str) -> str:
     """Return the name or path independent of the working directory: paths are made absolute."""
-    if is_source(name_or_path) or not is_path(name_or_path):
-        return name_or_path
-    return str(Path(name_or_path).expanduser().absolute())
+    path = path_of(name_or_path)
+    return name_or_path if path is None else str(path.absolute())
 
 
 def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageData:

@@ -6,22 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from flax_vae.data.arrays import map_npy
-from flax_vae.data.image_files import read_image
-from flax_vae.data.load import is_path, is_source, load_images
-from flax_vae.data.records import Split, Writer, is_prepared, write_description
-from flax_vae.data.resizing import CommonSize, pixel_size, resize
-from flax_vae.data.sources import tfds
+from flax_vae.data.load import load_images, path_of
+from flax_vae.data.records import Description, Split, Writer, images_per_shard, is_prepared, write_description
+from flax_vae.data.resizing import NamedImage, pixel_size, resize, with_common_size
+from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.data.sources.array_file import check_images, to_bytes
-from flax_vae.data.sources.folder import classes_of, list_splits
+from flax_vae.data.sources.folder import classes_of, list_splits, read_files
 from flax_vae.data.splits import nine_to_one
 from flax_vae.system.console import progress
 from flax_vae.system.files import new_directory
 
 _BLOCK = 500  # images of an array, read together
-Image = tuple[str, UInt8[np.ndarray, "_h _w _c"], int]  # a name for error messages, pixels, a label or -1
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Source:
     """
 
     is_test: Bool[np.ndarray, " n"]
-    read: Callable[[], Iterator[Image]]
+    read: Callable[[], Iterator[NamedImage]]
     class_names: tuple[str, ...] | None
     channels: int
 
@@ -81,50 +79,36 @@ def _write(source: Source, folder: Path, size: tuple[int, int] | None, channels:
     """Write all images with `channels` channels, and their description."""
     masks = {"train": ~source.is_test, "test": source.is_test}
     writers: dict[str, Writer] = {}
-    common_size = CommonSize(size)
-    images = progress(source.read(), len(source.is_test), "Preparing images")
-    for (name, image, label), held_out in zip(images, source.is_test, strict=True):
+    images = with_common_size(progress(source.read(), len(source.is_test), "Preparing images"), size)
+    for (image, target, label), held_out in zip(images, source.is_test, strict=True):
         if image.shape[-1] > channels:
             raise _Coloured
-        target = common_size.check(name, image)
         shape = (*target, channels)
         if not writers:
             writers = {split: Writer(folder, split, int(mask.sum()), shape) for split, mask in masks.items()}
         writers["test" if held_out else "train"].add(np.broadcast_to(resize(image, target), shape), label)
     splits = {split: writer.finish() for split, writer in writers.items()}
-    write_description(folder, shape, source.class_names, splits)
+    write_description(folder, Description(shape, images_per_shard(shape), source.class_names, splits))
     return splits
 
 
 def _source(name_or_path: str | os.PathLike[str], data_dir: Path | None) -> Source:
-    if not is_source(name_or_path):
-        if not is_path(name_or_path):
-            return _tfds_source(str(name_or_path), data_dir)
-        path = Path(name_or_path).expanduser()
-        if path.is_dir() and not is_prepared(path):
-            return _folder_source(path)
-        if path.suffix.lower() == ".npy":
-            return _array_source(path)
+    path = path_of(name_or_path)
+    if path is None and name_or_path not in SOURCES:
+        return _tfds_source(str(name_or_path), data_dir)
+    if path is not None and path.is_dir() and not is_prepared(path):
+        files, is_test = list_splits(path)
+        return Source(is_test, lambda: read_files(files), classes_of(files), 1)
+    if path is not None and path.suffix.lower() == ".npy":
+        return _array_source(path)
     return _loaded_source(name_or_path, data_dir)
-
-
-def _folder_source(root: Path) -> Source:
-    files, is_test = list_splits(root)
-    names = classes_of(files)
-    labels = {name: label for label, name in enumerate(names or ())}
-
-    def read() -> Iterator[Image]:
-        for path, name in files:
-            yield str(path), read_image(path), -1 if name is None else labels[name]
-
-    return Source(is_test, read, names, 1)
 
 
 def _array_source(path: Path) -> Source:
     where = str(path)
     number, *_, channels = check_images(map_npy(path), where).shape
 
-    def read() -> Iterator[Image]:
+    def read() -> Iterator[NamedImage]:
         for start in range(0, number, _BLOCK):
             # Each block opens the file again, because pages that were read stay mapped.
             block = check_images(map_npy(path), where)[start : start + _BLOCK]
@@ -141,7 +125,7 @@ def _tfds_source(name: str, data_dir: Path | None) -> Source:
     after_train = np.arange(sum(counts.values())) >= counts[train]
     is_test = after_train if held_out else nine_to_one(counts[train], "test", name)
 
-    def read() -> Iterator[Image]:
+    def read() -> Iterator[NamedImage]:
         for split in counts:
             yield from tfds.examples(builder, name, split)
 
@@ -152,7 +136,7 @@ def _loaded_source(name_or_path: str | os.PathLike[str], data_dir: Path | None) 
     """Return a source of images that `load_images` loads."""
     splits = [load_images(name_or_path, split, data_dir) for split in ("train", "test")]  # type: ignore[arg-type]
 
-    def read() -> Iterator[Image]:
+    def read() -> Iterator[NamedImage]:
         for data in splits:
             for start in range(0, len(data.images), _BLOCK):
                 labels = None if data.labels is None else data.labels[start : start + _BLOCK]

@@ -131,12 +131,9 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 < value < 2**31
 
 
-def write_description(
-    folder: Path, shape: tuple[int, int, int], class_names: tuple[str, ...] | None, splits: dict[str, Split]
-) -> None:
+def write_description(folder: Path, description: Description) -> None:
     """Write `prepared.json`, which makes a folder a prepared image set."""
-    description = asdict(Description(shape, images_per_shard(shape), class_names, splits))
-    (folder / DESCRIPTION).write_text(json.dumps({"format": _FORMAT} | description, indent=1) + "\n")
+    (folder / DESCRIPTION).write_text(json.dumps({"format": _FORMAT} | asdict(description), indent=1) + "\n")
 
 
 class Writer:
@@ -151,8 +148,7 @@ class Writer:
             number: the number of images.
             shape: of an image, "h w c".
         """
-        self._folder, self._split, self._number = folder, split, number
-        self._per_shard, self._shards = images_per_shard(shape), 0
+        self._folder, self._split, self._per_shard = folder, split, images_per_shard(shape)
         self._file: Any = None
         self._labels = np.full(number, -1, np.int32)
         self._digest, self._written = idx_digest((number, *shape)), 0
@@ -161,10 +157,10 @@ class Writer:
         """Write the next image and its label, -1 if it has none."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        if self._written % self._per_shard == 0:
+        shard, position = divmod(self._written, self._per_shard)
+        if position == 0:
             self._end_shard()
-            self._file = ArrayRecordWriter(str(shard_path(self._folder, self._split, self._shards)), _OPTIONS)
-            self._shards += 1
+            self._file = ArrayRecordWriter(str(shard_path(self._folder, self._split, shard)), _OPTIONS)
         content = image.tobytes()
         with _as_os_error():
             self._file.write(content)
@@ -178,7 +174,7 @@ class Writer:
         labelled = bool((self._labels >= 0).all())
         if labelled:
             np.save(labels_path(self._folder, self._split), self._labels)
-        return Split(self._number, self._digest.hexdigest(), labelled)
+        return Split(self._written, self._digest.hexdigest(), labelled)
 
     def _end_shard(self) -> None:
         if self._file is not None:

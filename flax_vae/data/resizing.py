@@ -1,15 +1,17 @@
 """Bring images to one size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from flax_vae.batches import OnDisk, StoredImages
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
+
+NamedImage = tuple[str, UInt8[np.ndarray, "_h _w _c"], int]  # a name for error messages, pixels, a label or -1
 
 
 def pixel_size(image_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -44,15 +46,12 @@ def resize_all(images: StoredImages, size: tuple[int, int] | None) -> UInt8[np.n
 
 
 def stack(
-    named_images: Iterable[tuple[str, UInt8[np.ndarray, "_h _w _c"]]],
-    wanted: Bool[np.ndarray, " n"],
-    channels: int,
-    size: tuple[int, int] | None,
-) -> UInt8[np.ndarray, "m h w c"]:
-    """Read a selection of n images into one array.
+    images: Iterable[NamedImage], wanted: Bool[np.ndarray, " n"], channels: int, size: tuple[int, int] | None
+) -> tuple[UInt8[np.ndarray, "m h w c"], Int[np.ndarray, " m"] | None]:
+    """Read a selection of n images into one array; return it with their labels, None unless all of them have one.
 
     Args:
-        named_images: pairs of a name for error messages and pixels; a single channel is repeated.
+        images: the images; a single channel is repeated.
         wanted: the selection. The other images must have the same size too, so that the splits fit together.
         channels: the number of channels of the result.
         size: the (height, width) to resize every image to.
@@ -61,40 +60,38 @@ def stack(
         UserError: two images differ in size and `size` is None.
     """
     stacked: np.ndarray | None = None
-    common_size, position = CommonSize(size), 0
-    for (name, image), keep in zip(progress(named_images, len(wanted), "Reading images"), wanted, strict=True):
-        shape = common_size.check(name, image)
+    labels: list[int] = []
+    sized = with_common_size(progress(images, len(wanted), "Reading images"), size)
+    for (image, target, label), keep in zip(sized, wanted, strict=True):
         if stacked is None:
-            _require_memory(len(wanted), (*shape, channels))
-            stacked = np.empty((np.count_nonzero(wanted), *shape, channels), np.uint8)
+            _require_memory(len(wanted), (*target, channels))
+            stacked = np.empty((np.count_nonzero(wanted), *target, channels), np.uint8)
         if keep:
-            stacked[position] = resize(image, shape)
-            position += 1
+            stacked[len(labels)] = resize(image, target)
+            labels.append(label)
     assert stacked is not None
-    return stacked
+    return stacked, None if -1 in labels else np.array(labels)
 
 
-class CommonSize:
-    """The common (height, width) of all images, given or taken from the first one."""
+def with_common_size(
+    images: Iterable[NamedImage], size: tuple[int, int] | None
+) -> Iterator[tuple[UInt8[np.ndarray, "_h _w _c"], tuple[int, int], int]]:
+    """Yield each image with the (height, width) of the result, which is `size` or that of the first one, and its label.
 
-    def __init__(self, size: tuple[int, int] | None) -> None:
-        """Start with the size to resize all images to; with None, all images must have the size of the first."""
-        self._target, self._shape, self._first = size, size, ""
-
-    def check(self, name: str, image: UInt8[np.ndarray, "_h _w _c"]) -> tuple[int, int]:
-        """Return the common size.
-
-        Raises:
-            UserError: the image differs in size from the first one, and no size was given.
-        """
-        shape = image.shape[0], image.shape[1]
-        self._first, self._shape = self._first or name, self._shape or shape
-        if self._target is None and shape != self._shape:
+    Raises:
+        UserError: an image differs in size from the first one, and `size` is None.
+    """
+    target, first = size, ""
+    for name, image, label in images:
+        height, width, _ = image.shape
+        if target is None:
+            target, first = (height, width), name
+        if size is None and target != (height, width):
             raise UserError(
-                f"Images differ in size: {self._first} has height {self._shape[0]} and width {self._shape[1]}, "
-                f"{name} has {shape[0]} and {shape[1]}; pass `image_size` to resize all images."
+                f"Images differ in size: {first} has height {target[0]} and width {target[1]}, "
+                f"{name} has {height} and {width}; pass `image_size` to resize all images."
             )
-        return self._shape
+        yield image, target, label
 
 
 def _require_memory(number: int, shape: tuple[int, ...]) -> None:

@@ -22,17 +22,7 @@ from PIL import Image
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.explore.compiler import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
-from flax_vae.explore.planes import (
-    DEPTH,
-    Axes,
-    Posteriors,
-    density,
-    dimensions,
-    pairs,
-    posteriors,
-    principal_axes,
-    shades,
-)
+from flax_vae.explore.planes import latent_space, posteriors
 from flax_vae.models.binding import Params
 from flax_vae.system.errors import UserError
 
@@ -43,8 +33,6 @@ _MOST_SHOWN, _FEWEST_SHOWN = 1500, 100  # test images in the page
 _SPRITE_BYTES = 1_500_000  # approximate size of these images
 _MOST_POSTERIORS = 10_000  # in the aggregated posterior
 _MOST_NUMBERS = 100_000_000  # in the scales of these posteriors
-_SHADED = 12  # the number of most active dimensions whose pairs have a density
-_FINE, _COARSE = 96, 64  # cells along an axis of a density, if there is one density, or several
 
 
 @dataclass(frozen=True)
@@ -118,42 +106,6 @@ def page(
         shading=png(shading[..., None]),
         sprite=png(shown),
     )
-
-
-def latent_space(q: Posteriors, shown: int) -> tuple[dict[str, Any], UInt8[np.ndarray, "planes s s"]]:
-    """Return the latent space as JSON (points, axes, planes), and the shading of the planes."""
-    size = q.centres.shape[1]
-    bases = [dimensions(q, shown), *([principal_axes(q, shown)] if size > 2 else [])]
-    planes = [(basis, pair) for basis, axes in enumerate(bases) for pair in pairs(axes, _SHADED)]
-    cells = _FINE if len(planes) == 1 else _COARSE
-    shadings = [shades(density(q, bases[basis], pair, cells)) for basis, pair in planes]
-    halves = q.centres[:shown].astype("<f2")
-    content = {
-        "size": size,
-        "points": {"table": [[halves.size, 2]], "weights": base64.b64encode(halves.tobytes()).decode()},
-        "axes": [_axes_content(axes) for axes in bases],
-        "planes": [
-            {"axes": basis, "pair": pair, "peak": _short(peak)}
-            for (basis, pair), (_, peak) in zip(planes, shadings, strict=True)
-        ],
-        "cells": cells,
-        "depth": DEPTH,
-    }
-    return content, np.stack([shading for shading, _ in shadings])
-
-
-def _axes_content(axes: Axes) -> dict[str, Any]:
-    names = ("origin", "middle", "reach", "mean", "deviation", "variance")
-    numbers = {name: _short(getattr(axes, name)) for name in names}
-    directions = _short(axes.directions) if axes.name == "principal" else None
-    return {"name": axes.name, "order": axes.order.tolist(), "directions": directions} | numbers
-
-
-def _short(numbers: Any) -> Any:
-    """Round floats to five digits."""
-    if np.ndim(numbers):
-        return [_short(number) for number in numbers]
-    return float(f"{float(numbers):.5g}")
 
 
 def embedded(content: Any) -> str:

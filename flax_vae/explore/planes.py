@@ -1,10 +1,11 @@
 """The latent space of a page: axes, planes of two axes, and the density of the posteriors on each plane."""
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +19,8 @@ from flax_vae.models.binding import Params
 
 DEPTH = 7.0  # nats below the peak at which the shading ends
 _BATCH_SIZE = 100  # posteriors computed together
+_SHADED = 12  # the number of most active dimensions whose pairs have a density
+_FINE, _COARSE = 96, 64  # cells along an axis of a density, if there is one density, or several
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,7 @@ class Axes:
         return np.argsort(-self.variance, kind="stable")
 
 
-@dataclass(frozen=True)
-class Posteriors:
+class Posteriors(NamedTuple):
     """The posteriors q(z | x) of images as normals N(centre, scale scaleᵀ); see `Functions.encode`."""
 
     centres: Float[np.ndarray, "n d"]
@@ -156,3 +158,39 @@ def shades(density: Float[np.ndarray, "s s"]) -> tuple[UInt8[np.ndarray, "s s"],
     with np.errstate(divide="ignore"):
         level = 1 + np.log(density / peak) / DEPTH
     return np.rint(255 * level.clip(0, 1)).astype(np.uint8), peak
+
+
+def latent_space(q: Posteriors, shown: int) -> tuple[dict[str, Any], UInt8[np.ndarray, "planes s s"]]:
+    """Return the latent space as JSON (points, axes, planes), and the shading of the planes."""
+    size = q.centres.shape[1]
+    bases = [dimensions(q, shown), principal_axes(q, shown)] if size > 2 else [dimensions(q, shown)]
+    planes = [(basis, pair) for basis, axes in enumerate(bases) for pair in pairs(axes, _SHADED)]
+    cells = _FINE if len(planes) == 1 else _COARSE
+    shadings = [shades(density(q, bases[basis], pair, cells)) for basis, pair in planes]
+    halves = q.centres[:shown].astype("<f2")
+    content = {
+        "size": size,
+        "points": {"table": [[halves.size, 2]], "weights": base64.b64encode(halves.tobytes()).decode()},
+        "axes": [_axes_content(axes) for axes in bases],
+        "planes": [
+            {"axes": basis, "pair": pair, "peak": _short(peak)}
+            for (basis, pair), (_, peak) in zip(planes, shadings, strict=True)
+        ],
+        "cells": cells,
+        "depth": DEPTH,
+    }
+    return content, np.stack([shading for shading, _ in shadings])
+
+
+def _axes_content(axes: Axes) -> dict[str, Any]:
+    names = ("origin", "middle", "reach", "mean", "deviation", "variance")
+    numbers = {name: _short(getattr(axes, name)) for name in names}
+    directions = _short(axes.directions) if axes.name == "principal" else None
+    return {"name": axes.name, "order": axes.order.tolist(), "directions": directions} | numbers
+
+
+def _short(numbers: Any) -> Any:
+    """Round floats to five digits."""
+    if np.ndim(numbers):
+        return [_short(number) for number in numbers]
+    return float(f"{float(numbers):.5g}")

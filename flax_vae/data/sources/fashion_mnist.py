@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.data.arrays import MAX_IDX_BYTES, idx_sha256, parse_idx, write_idx
+from flax_vae.data.arrays import MAX_IDX_BYTES, idx_header, idx_sha256, parse_idx
 from flax_vae.data.images import ImageData, image_data
 from flax_vae.data.network import check_reachable, fetch
 from flax_vae.data.sources import SOURCES, tfds
@@ -62,8 +62,7 @@ def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:
     if data is not None:
         return data
     for place in USUAL_PLACES:
-        folder = Path(place).expanduser()
-        data = data or _attempt(_from_folder, folder, split, f"IDX files in {folder}")
+        data = data or _attempt(_from_folder, Path(place).expanduser(), split)
     data = data or _attempt(_from_tfds, tfds.data_root(data_dir), split)
     if data is not None:
         write_cache(data, split)
@@ -86,21 +85,19 @@ def _from_data_dir(data_dir: Path, split: str) -> ImageData | None:
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such folder; `data_dir` must hold the four IDX files.")
     for layout in ("", "fashion-mnist", "datasets/fashion-mnist", "FashionMNIST/raw", "raw"):
-        folder = data_dir / layout
-        if (data := _from_folder(folder, split, f"IDX files in {folder}")) is not None:
+        if (data := _from_folder(data_dir / layout, split)) is not None:
             return data
     if not (data_dir / NAME).is_dir():
         log_once(f"{data_dir} holds no IDX files of Fashion-MNIST; searching elsewhere.")
     return None
 
 
-def _from_folder(folder: Path, split: str, source: str) -> ImageData | None:
+def _from_folder(folder: Path, split: str, source: str | None = None) -> ImageData | None:
     """Load the split from IDX files in a folder, plain or compressed; return None if the folder has neither file."""
-    paths = [_find_file(folder, name) for name in FILES[split]]
-    if not any(paths):
+    if not any(_find_file(folder, name) for name in FILES[split]):
         return None
-    images, labels = (_read_idx(folder, name, path) for name, path in zip(FILES[split], paths, strict=True))
-    return _verified(images, labels, split, source)
+    images, labels = (_read_idx(folder, name) for name in FILES[split])
+    return _verified(images, labels, split, source or f"IDX files in {folder}")
 
 
 def _find_file(folder: Path, name: str) -> Path | None:
@@ -108,9 +105,9 @@ def _find_file(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _read_idx(folder: Path, name: str, path: Path | None) -> UInt8[np.ndarray, "..."]:
-    """Read the IDX file of a name at a path."""
-    if path is None:
+def _read_idx(folder: Path, name: str) -> UInt8[np.ndarray, "..."]:
+    """Read an IDX file in a folder, plain or compressed."""
+    if (path := _find_file(folder, name)) is None:
         raise UserError(f"{folder / name}.gz is missing although its companion exists; download it too.")
     try:
         with path.open("rb") as file:
@@ -182,7 +179,7 @@ def from_subset(split: str, reason: str) -> ImageData:
         f"set was not found on this machine or the network ({reason.removesuffix('.')}). To get all 70,000: "
         "`apt-get install dataset-fashion-mnist`, a network connection, or a data directory with the four IDX files."
     )
-    images, labels = (_read_idx(SUBSET, name, _find_file(SUBSET, name)) for name in FILES[split])
+    images, labels = (_read_idx(SUBSET, name) for name in FILES[split])
     return _as_image_data(images, labels, "subset bundled with flax_vae", subset=True)
 
 
@@ -200,6 +197,7 @@ def write_cache(data: ImageData, split: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in zip(FILES[split], (data.images[..., 0], data.labels.astype(np.uint8)), strict=True):
-            write_atomically(folder / name, functools.partial(write_idx, array=array))
+            content = idx_header(array.shape) + array.tobytes()
+            write_atomically(folder / name, functools.partial(Path.write_bytes, data=content))
     except (OSError, UserError) as error:
         log_once(f"Fashion-MNIST is not cached, and each start will search for it again: {error}")

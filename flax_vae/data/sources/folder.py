@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool
 
 from flax_vae.data.image_files import list_images, read_image
 from flax_vae.data.images import ImageData, image_data
-from flax_vae.data.resizing import stack
+from flax_vae.data.resizing import NamedImage, stack
 from flax_vae.data.splits import nine_to_one
 
 
@@ -24,19 +24,15 @@ def load_folder(root: Path, split: str, size: tuple[int, int] | None) -> ImageDa
     wanted = is_test if split == "test" else ~is_test
     channel_counts = set()
 
-    def named_images() -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
-        for path, _ in files:
-            image = read_image(path)
-            channel_counts.add(image.shape[-1])
-            yield str(path), image
+    def images() -> Iterator[NamedImage]:
+        for image in read_files(files):
+            channel_counts.add(image[1].shape[-1])
+            yield image
 
-    images = stack(named_images(), wanted, 3, size)
+    pixels, labels = stack(images(), wanted, 3, size)
     if channel_counts == {1}:
-        images = np.ascontiguousarray(images[..., :1])
-    class_names = classes_of(files)
-    names = [name for (_, name), keep in zip(files, wanted, strict=True) if keep]
-    labels = np.array([class_names.index(name) for name in names]) if class_names and None not in names else None
-    return image_data(images, labels, class_names, root.resolve().name, f"images in {root}")
+        pixels = np.ascontiguousarray(pixels[..., :1])
+    return image_data(pixels, labels, classes_of(files), root.resolve().name, f"images in {root}")
 
 
 def list_splits(root: Path) -> tuple[list[tuple[Path, str | None]], Bool[np.ndarray, " n"]]:
@@ -49,6 +45,13 @@ def list_splits(root: Path) -> tuple[list[tuple[Path, str | None]], Bool[np.ndar
     number = len(files)
     files += list_images(held_out)
     return files, np.arange(len(files)) >= number
+
+
+def read_files(files: list[tuple[Path, str | None]]) -> Iterator[NamedImage]:
+    """Read image files, given with their class names."""
+    labels: dict[str | None, int] = {name: label for label, name in enumerate(classes_of(files) or ())}
+    for path, name in files:
+        yield str(path), read_image(path), labels.get(name, -1)
 
 
 def classes_of(files: list[tuple[Path, str | None]]) -> tuple[str, ...] | None:

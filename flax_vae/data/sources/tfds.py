@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from flax_vae.data.images import ImageData, image_data
 from flax_vae.data.network import check_reachable
-from flax_vae.data.resizing import stack
+from flax_vae.data.resizing import NamedImage, stack
 from flax_vae.data.splits import nine_to_one
 from flax_vae.system.errors import UserError
 
@@ -34,20 +33,12 @@ def is_known(name: str) -> bool:
     return re.split("[/:]", name)[0] in tfds.list_builders(with_community_datasets=False)
 
 
-def load_tfds(name: str, split: str, data_dir: Path | None, size: tuple[int, int] | None) -> ImageData:
-    """Load a split of a TFDS image set, preparing the set first if needed.
-
-    For a set without a test split, the validation split is used instead, or a tenth of the training images.
+def find_or_prepare(name: str, data_dir: Path | None) -> Any:
+    """Return the builder of a prepared set, preparing the set first if needed.
 
     Raises:
-        UserError: unknown name; no `image` feature of bytes; images of different sizes without `size`; or preparing
-            the set requires TensorFlow or a network connection.
+        UserError: unknown name, or preparing the set requires TensorFlow or a network connection.
     """
-    return read(find_or_prepare(name, data_dir), name, split, size)
-
-
-def find_or_prepare(name: str, data_dir: Path | None) -> Any:
-    """Return the builder of a prepared set, preparing the set first if needed."""
     root = data_root(data_dir)
     return find(name, root) or _prepare(name, root)
 
@@ -67,7 +58,12 @@ def _prepare(name: str, root: Path) -> Any:
     import tensorflow_datasets as tfds
 
     if not is_known(name):
-        raise UserError(f"{name}: no data set of this name and no such path{_did_you_mean(name)}")
+        names = tfds.list_builders(with_community_datasets=False)
+        close = difflib.get_close_matches(re.sub("[- ]", "_", name.lower()), names, n=3)
+        advice = "pass the name of a TFDS image set, a folder, a .npy or a .npz file."
+        if close:
+            advice = f"did you mean {' or '.join(close)}?"
+        raise UserError(f"{name}: no data set of this name and no such path; {advice}")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints many lines about the missing TensorFlow
             builder = tfds.builder(name, data_dir=root, file_format="array_record")
@@ -90,19 +86,6 @@ def _prepare(name: str, root: Path) -> Any:
     return builder
 
 
-def _did_you_mean(name: str) -> str:
-    """Return the closest known names, as the end of a sentence."""
-    import tensorflow_datasets as tfds
-
-    names = tfds.list_builders(with_community_datasets=False)
-    close = difflib.get_close_matches(re.sub("[- ]", "_", name.lower()), names, n=3)
-    return (
-        f"; did you mean {' or '.join(close)}?"
-        if close
-        else "; pass the name of a TFDS image set, a folder, a .npy or a .npz file."
-    )
-
-
 def _check_features(builder: Any, name: str) -> None:
     """Raise UserError unless the examples hold an image of bytes."""
     import tensorflow_datasets as tfds
@@ -116,21 +99,19 @@ def _check_features(builder: Any, name: str) -> None:
 
 
 def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> ImageData:
-    """Read a split of a prepared set."""
+    """Load a split of a prepared set.
+
+    For a set without a test split, the validation split is used instead, or a tenth of the training images.
+
+    Raises:
+        UserError: no `image` feature of bytes, or images of different sizes without `size`.
+    """
     train, held_out = stored_splits(builder, name)
     stored = held_out if split == "test" and held_out else train
     number = builder.info.splits[stored].num_examples
     wanted = np.ones(number, bool) if held_out else nine_to_one(number, split, name)
-    labels = []
-
-    def named_images() -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"]]]:
-        for image_name, image, label in examples(builder, name, stored):
-            labels.append(label)
-            yield image_name, image
-
-    images = stack(named_images(), wanted, builder.info.features["image"].shape[-1], size)
-    chosen = np.array(labels)[wanted] if min(labels) >= 0 else None
-    return image_data(images, chosen, label_names(builder), name, f"TFDS in {builder.data_dir}")
+    images, labels = stack(examples(builder, name, stored), wanted, builder.info.features["image"].shape[-1], size)
+    return image_data(images, labels, label_names(builder), name, f"TFDS in {builder.data_dir}")
 
 
 def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:
@@ -154,8 +135,8 @@ def label_names(builder: Any) -> tuple[str, ...] | None:
     return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
 
 
-def examples(builder: Any, name: str, stored: str) -> Iterator[tuple[str, UInt8[np.ndarray, "h w c"], int]]:
-    """Yield for each example a name for error messages, its image and its label, -1 if missing or hidden.
+def examples(builder: Any, name: str, stored: str) -> Iterator[NamedImage]:
+    """Yield the image of each example, with the label -1 if it is missing or hidden.
 
     Raises:
         UserError: the examples are damaged, or their number differs from the declared one.

@@ -59,13 +59,7 @@ def _dynamic_update_slice(record: Recorder, equation: JaxprEqn, x: Value, update
     return out
 
 
-def _slices(
-    side: int,
-    array: Value,
-    indices: Value,
-    sizes: tuple[int, ...],
-    axes: _Axes,
-) -> tuple[Value, Indices]:
+def _slices(side: int, array: Value, indices: Value, sizes: tuple[int, ...], axes: _Axes) -> tuple[Value, Indices]:
     """Return the slices of an array at indices "... i": the axes "..." first, then those of a slice.
 
     Args:
@@ -93,9 +87,8 @@ def _slices(
 def _gather(record: Recorder, equation: JaxprEqn, x: Value, indices: Value) -> Value:
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     batch = numbers.operand_batching_dims, numbers.start_indices_batching_dims
-    part, shifts = _slices(
-        _READ, x, indices, sizes, _Axes(numbers.collapsed_slice_dims, *batch, numbers.start_index_map)
-    )
+    axes = _Axes(numbers.collapsed_slice_dims, *batch, numbers.start_index_map)
+    part, shifts = _slices(_READ, x, indices, sizes, axes)
     out = allocate(shape_of(equation))
     lead = [axis for axis in range(out.view.ndim) if axis not in numbers.offset_dims]
     target = out.view_as(lambda view: view.transpose([*lead, *numbers.offset_dims]))
@@ -105,16 +98,10 @@ def _gather(record: Recorder, equation: JaxprEqn, x: Value, indices: Value) -> V
 
 def _scatter(record: Recorder, equation: JaxprEqn, x: Value, indices: Value, updates: Value) -> Value:
     numbers = equation.params["dimension_numbers"]
-    axes = _Axes(
-        numbers.inserted_window_dims,
-        numbers.operand_batching_dims,
-        numbers.scatter_indices_batching_dims,
-        numbers.scatter_dims_to_operand_dims,
-    )
-    window = iter(numbers.update_window_dims)
-    sizes = tuple(
-        1 if axis in (*axes.removed, *axes.batch) else updates.view.shape[next(window)] for axis in range(x.view.ndim)
-    )
+    batch = numbers.operand_batching_dims, numbers.scatter_indices_batching_dims
+    axes = _Axes(numbers.inserted_window_dims, *batch, numbers.scatter_dims_to_operand_dims)
+    window, single = iter(numbers.update_window_dims), (*axes.removed, *axes.batch)
+    sizes = tuple(1 if axis in single else updates.view.shape[next(window)] for axis in range(x.view.ndim))
     out = record.copy(x)
     part, shifts = _slices(_WRITTEN, out, indices, sizes, axes)
     lead = [axis for axis in range(updates.view.ndim) if axis not in numbers.update_window_dims]

@@ -135,12 +135,12 @@ class Recorder:
         """Record a contiguous copy of the value."""
         return self.compute("copy", value.view.shape, value)
 
-    def inside(self, record: Callable[[], Any]) -> tuple[list[Instruction], Any]:
-        """Call a function that records instructions; return these separately, and its result."""
+    def inside(self, record: Callable[[], None]) -> list[Instruction]:
+        """Call a function that records instructions, and return these separately."""
         outside, self.code = self.code, []
-        result = record()
+        record()
         inner, self.code = self.code, outside
-        return inner, result
+        return inner
 
 
 def live(code: list[Instruction], needed: set[int]) -> list[Instruction]:

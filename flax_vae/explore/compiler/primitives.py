@@ -53,17 +53,13 @@ def _dtype(equation: Any) -> Any:
     return equation.invars[0].aval.dtype
 
 
-def dense(record: Recorder, x: Value) -> Value:
-    """Return a contiguous copy of the value."""
-    return constant(x.view) if x.is_constant else record.copy(x)
-
-
 def reshape(record: Recorder, x: Value, shape: Shape) -> Value:
     """Reshape the value: as a view if possible, else as a copy."""
     try:
         return x.view_as(lambda view: np.reshape(view, shape, copy=False))
     except ValueError:
-        return dense(record, x).view_as(lambda view: view.reshape(shape))
+        dense = constant(x.view) if x.is_constant else record.copy(x)
+        return dense.view_as(lambda view: view.reshape(shape))
 
 
 def _broadcast(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
@@ -92,22 +88,13 @@ def _transpose(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
     return x.view_as(lambda view: view.transpose(equation.params["permutation"]))
 
 
-def _same(_: Recorder, __: JaxprEqn, x: Value) -> Value:
-    return x
-
-
 VIEWS: dict[str, Rule] = {
+    **dict.fromkeys(("copy", "copy_p", "optimization_barrier", "stop_gradient"), lambda _, __, *xs: list(xs)),
+    **dict.fromkeys(("expand_dims", "reshape", "squeeze"), lambda rec, eqn, x: reshape(rec, x, shape_of(eqn))),
     "broadcast_in_dim": _broadcast,
-    "copy": _same,
-    "copy_p": _same,
-    "expand_dims": lambda record, equation, x: reshape(record, x, shape_of(equation)),
-    "optimization_barrier": lambda record, equation, *xs: list(xs),
-    "reshape": lambda record, equation, x: reshape(record, x, shape_of(equation)),
     "rev": _rev,
     "slice": _slice,
     "split": _split,
-    "squeeze": lambda record, equation, x: reshape(record, x, shape_of(equation)),
-    "stop_gradient": _same,
     "transpose": _transpose,
 }
 

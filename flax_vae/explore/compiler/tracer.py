@@ -112,8 +112,7 @@ class _Tracer(Recorder):
             self._replace(carry, results[: len(carry)])
             self.emit("add", step, step, constant(1.0))
 
-        body, _ = self.inside(once)
-        body = live(body, {id(value.memory) for value in (*carry, *ys, step)})
+        body = live(self.inside(once), {id(value.memory) for value in (*carry, *ys, step)})
         self.code.append(Instruction("repeat", body=body, count=length))
         return [*carry, *ys]
 
@@ -131,7 +130,7 @@ class _Tracer(Recorder):
             self._replace(carry, self.walk(params["body_jaxpr"], [*consts, *carry]))
 
         results = {id(value.memory) for value in (*carry, flag)}
-        tests, body = (live(self.inside(record)[0], set(results)) for record in (test, once))
+        tests, body = (live(self.inside(record), set(results)) for record in (test, once))
         self.code.append(Instruction("while", [flag], test=tests, body=body))
         return carry
 
@@ -202,20 +201,16 @@ class _Writer:
             test, flag = [self.instruction(inner) for inner in step.test], self._place(step.values[0])
             return {"op": "while", "flag": flag, "test": test, "code": body}
         values = [weight(value) if value.is_constant else value for value in step.values]
-        if step.op != "move":
-            shape, places = loops(values)
-            named = [[self.memory(value), *place] for value, place in zip(values, places, strict=True)]
-            return {"op": step.op, "shape": shape, "places": named}
-        inner = [value[(0,) * step.outer] for value in values]
-        shape, places = loops(inner)
-        leading = [value.place[1 : 1 + step.outer] for value in values]
-        named = [
-            [self.memory(value), place[0], *outer, *place[1:]]
-            for value, place, outer in zip(values, places, leading, strict=True)
+        shape, inner = loops([value[(0,) * step.outer] for value in values])
+        places = [
+            [self.memory(value), start, *value.place[1 : 1 + step.outer], *strides]
+            for value, (start, *strides) in zip(values, inner, strict=True)
         ]
+        converted = {"op": step.op, "shape": [*values[0].view.shape[: step.outer], *shape], "places": places}
+        if step.op != "move":
+            return converted
         indices = [[*index[:3], *self._place(index[3])] for index in step.indices]
-        shape = [*values[0].view.shape[: step.outer], *shape]
-        return {"op": "move", "shape": shape, "places": named, "outer": step.outer, "indices": indices}
+        return converted | {"outer": step.outer, "indices": indices}
 
     def _place(self, value: Value) -> list[int]:
         value = weight(value) if value.is_constant else value

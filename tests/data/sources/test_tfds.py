@@ -1,12 +1,13 @@
 """Image sets of TFDS, read and prepared without TensorFlow."""
 
+import gzip
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from files import as_image, cached_files, picture
+from files import DEBIAN, as_image, cached_files, full_set, picture
 
 from flax_vae import prepare_images
 from flax_vae.data import load_images
@@ -54,21 +55,40 @@ def image_features(shape=(6, 5, 3)):
     return {"image": tfds.features.Image(shape=shape), "label": tfds.features.ClassLabel(names=["cat", "dog"])}
 
 
-def test_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path, monkeypatch):
-    """The published order is restored and verified, here for the first 300 images."""
+def check_fashion_mnist(tfds_set, pictures: np.ndarray, labels: np.ndarray) -> None:
+    """Prepare a test split with TFDS, which shuffles it, and check that it is loaded in the published order."""
     import tensorflow_datasets as tfds
 
-    subset = fashion_mnist.from_subset("test", "for tests")
-    pictures, labels = subset.images[:300, ..., 0], subset.labels[:300].astype(np.uint8)
-    for name, array in zip(fashion_mnist.FILES["test"], (pictures, labels), strict=True):
-        monkeypatch.setitem(fashion_mnist.SHA256, name, idx_sha256(array))
     features = {"image": tfds.features.Image(shape=(28, 28, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
     examples = [{"image": as_image(x), "label": y} for x, y in zip(pictures, labels, strict=True)]
     tfds_set("fashion_mnist", features, {"train": examples[:1], "test": examples})
     data = load_images("fashion_mnist", "test")
-    np.testing.assert_array_equal(data.images[..., 0], pictures)  # TFDS had shuffled them
+    np.testing.assert_array_equal(data.images[..., 0], pictures)
+    np.testing.assert_array_equal(data.labels, labels)
     assert data.labels[:4].tolist() == [9, 2, 1, 1]
     assert "TFDS" in data.provenance["source"]
+
+
+@pytest.mark.slow
+@full_set
+def test_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path):
+    """All 10,000 images, with the published checksums."""
+    raw, labels = (
+        gzip.decompress((DEBIAN / f"t10k-{n}-ubyte.gz").read_bytes()) for n in ("images-idx3", "labels-idx1")
+    )
+    pictures = np.frombuffer(raw, np.uint8, offset=16).reshape(-1, 28, 28)
+    check_fashion_mnist(tfds_set, pictures, np.frombuffer(labels, np.uint8, offset=8))
+    assert len(cached_files(tmp_path)) == 2
+    assert "tensorflow" not in sys.modules
+
+
+def test_beginning_of_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path, monkeypatch):
+    """The first 300 images, with their own checksums."""
+    subset = fashion_mnist.from_subset("test", "for tests")
+    pictures, labels = subset.images[:300, ..., 0], subset.labels[:300].astype(np.uint8)
+    for name, array in zip(fashion_mnist.FILES["test"], (pictures, labels), strict=True):
+        monkeypatch.setitem(fashion_mnist.SHA256, name, idx_sha256(array))
+    check_fashion_mnist(tfds_set, pictures, labels)
     assert len(cached_files(tmp_path)) == 2
     assert "tensorflow" not in sys.modules
 
