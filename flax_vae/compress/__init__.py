@@ -40,7 +40,7 @@ def compress(
         The content of the file.
 
     Raises:
-        UserError: the model cannot compress images, or not these.
+        UserError: the model cannot compress images, or cannot compress these.
     """
     levels = _levels_of(vae, images)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):

@@ -114,8 +114,8 @@ def read(content: bytes, name: str = "the file") -> tuple[Header, UInt32[np.ndar
     end = _FIXED.size + length
     try:
         inflate = zlib.decompressobj()
-        about: dict[str, Any] = json.loads(inflate.decompress(content[_FIXED.size : end], _MAX_HEADER))
-        header = Header(**{key: tuple(value) if isinstance(value, list) else value for key, value in about.items()})
+        fields: dict[str, Any] = json.loads(inflate.decompress(content[_FIXED.size : end], _MAX_HEADER))
+        header = Header(**fields | {key: tuple(value) for key, value in fields.items() if isinstance(value, list)})
         words = np.frombuffer(content[end:-_CHECKSUM], "<u4").astype(np.uint32)
         if len(words) and words[-1] == 0:
             raise ValueError("its stack ends in a word of zeros")

@@ -158,7 +158,7 @@ def _windows(loc: Floats, scale: Floats, everywhere: bool) -> tuple[Values, Valu
     """Return the range of values that have a probability, as the binary logarithm of its size, and its first value.
 
     The library gives every value in range a minimal probability. Over the full range it would occasionally draw a
-    latent far from its posterior, from which the decoder cannot restore the image at a fair price.
+    latent far from its posterior, given which the image would take many bits.
     """
     largest = int(np.log2(2 * LIMIT))
     sizes = np.full(loc.shape, largest) if everywhere else np.clip(np.frexp(scale)[1] + 4, 4, largest)

@@ -140,7 +140,7 @@ def idx_header(shape: tuple[int, ...]) -> bytes:
 
 
 def idx_sha256(array: UInt8[np.ndarray, "..."]) -> str:
-    """Return the SHA-256 checksum of an array written as an IDX file; a single channel is not a dimension there."""
+    """Return the SHA-256 checksum of an array written as an IDX file, without the channel axis if it has size 1."""
     digest = idx_digest(array.shape)
     digest.update(np.ascontiguousarray(array).reshape(-1).data)
     return digest.hexdigest()

@@ -41,11 +41,11 @@ def _is_image(path: Path) -> bool:
 
 
 def read_image(path: Path, lossless: bool = False) -> UInt8[np.ndarray, "h w c"]:
-    """Read an image, with one channel if it has no colour, whatever its format: WebP has no greyscale mode.
+    """Read an image, with one channel if all of its pixels are grey: WebP stores grey images as RGB.
 
     Args:
         path: the file.
-        lossless: whether to refuse a file that 8-bit grey or RGB pixels cannot represent.
+        lossless: refuse a file that 8-bit grey or RGB pixels cannot represent.
 
     Raises:
         UserError: the file is unreadable, or refused.
@@ -80,14 +80,14 @@ def _open_image(path: Path, lossless: bool) -> Any:
 
 
 def _losses(file: Any) -> list[str]:
-    """Return what would be lost in converting an opened file to 8-bit grey or RGB."""
+    """Return the properties of an opened file that a conversion to 8-bit grey or RGB would lose."""
     features = {"several frames": getattr(file, "n_frames", 1) > 1, "transparency": file.has_transparency_data}
-    features |= {"more than 8 bits": file.mode[0] in "IF", "inks": file.mode == "CMYK"}
+    features |= {"more than 8 bits": file.mode[0] in "IF", "CMYK inks": file.mode == "CMYK"}
     return [name for name, present in features.items() if present]
 
 
 class NamedImages(NamedTuple):
-    """Images that can be written back.
+    """Images with the names, classes and labels that are written with them.
 
     Attributes:
         images: pixels "n h w c".
@@ -137,7 +137,7 @@ def _grey_or_rgb(paths: Sequence[Path], channels: int) -> Iterator[NamedImage]:
     for path in paths:
         image = read_image(path, lossless=True)
         if image.shape[-1] > channels:
-            raise UserError(f"{path} is in colour, but the model's images are grey.")
+            raise UserError(f"{path} is in colour, but the model's images are grey; convert it to grey.")
         yield str(path), image, -1
 
 

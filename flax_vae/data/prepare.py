@@ -30,7 +30,7 @@ class Source:
         is_test: the mask of the held-out images.
         read: returns a new iterator over all images.
         class_names: the names of the classes, or None.
-        channels: of all images; 1 if they may turn out to have colours once read.
+        channels: the number of channels of all images; 1 if some may turn out to be in colour once they are read.
     """
 
     is_test: Bool[np.ndarray, " n"]
@@ -40,7 +40,7 @@ class Source:
 
 
 class _Coloured(Exception):
-    """An image has colours although all previous ones are grey."""
+    """An image is in colour although all previous ones are grey."""
 
 
 def prepare_images(
@@ -138,10 +138,10 @@ def _loaded_source(name_or_path: str | os.PathLike[str], data_dir: Path | None) 
 
     def read() -> Iterator[NamedImage]:
         for data in splits:
+            labels = np.full(len(data.images), -1) if data.labels is None else data.labels
             for start in range(0, len(data.images), _BLOCK):
-                labels = None if data.labels is None else data.labels[start : start + _BLOCK]
-                for i, image in enumerate(data.images[start : start + _BLOCK]):
-                    yield data.name, image, -1 if labels is None else int(labels[i])
+                for number, image in enumerate(data.images[start : start + _BLOCK], start):
+                    yield data.name, image, int(labels[number])
 
     train, test = (len(data.images) for data in splits)
     return Source(np.arange(train + test) >= train, read, splits[0].class_names, splits[0].images.shape[-1])

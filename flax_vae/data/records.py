@@ -2,7 +2,7 @@
 
 A folder holds files of records for each split, a record being the bytes "h w c" of one image; labels as a .npy file if
 there are any; and `prepared.json`, which describes them. This module chooses the file names, and none may be a symlink,
-so that a foreign folder cannot make us read files outside it.
+so that an untrusted folder cannot refer to files outside it.
 """
 
 import json
@@ -41,7 +41,7 @@ class Description:
     """The content of `prepared.json`.
 
     Attributes:
-        shape: of an image, "h w c".
+        shape: the shape "h w c" of an image.
         images_per_shard: the number of images in a full file.
         class_names: the names of the classes, or None.
         splits: "train" and "test".
@@ -111,7 +111,7 @@ def read_description(folder: Path) -> Description:
 
 
 def _parse(content: Any) -> Description:
-    """Return the description in JSON of any form, or raise any exception."""
+    """Return the description in parsed JSON; for invalid content raise an exception of any type."""
     shape, per_shard, names = content["shape"], content["images_per_shard"], content["class_names"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(_is_count(side) for side in shape)):
         raise ValueError("shape must be height, width and channels")
@@ -146,7 +146,7 @@ class Writer:
             folder: the folder to write to.
             split: its name.
             number: the number of images.
-            shape: of an image, "h w c".
+            shape: the shape "h w c" of an image.
         """
         self._folder, self._split, self._per_shard = folder, split, images_per_shard(shape)
         self._file: Any = None

@@ -48,13 +48,16 @@ def resize_all(images: StoredImages, size: tuple[int, int] | None) -> UInt8[np.n
 def stack(
     images: Iterable[NamedImage], wanted: Bool[np.ndarray, " n"], channels: int, size: tuple[int, int] | None
 ) -> tuple[UInt8[np.ndarray, "m h w c"], Int[np.ndarray, " m"] | None]:
-    """Read a selection of n images into one array; return it with their labels, None unless all of them have one.
+    """Read a selection of n images into one array.
 
     Args:
         images: the images; a single channel is repeated.
         wanted: the selection. The other images must have the same size too, so that the splits fit together.
         channels: the number of channels of the result.
         size: the (height, width) to resize every image to.
+
+    Returns:
+        The selected images, and their labels, or None unless all of them have labels.
 
     Raises:
         UserError: two images differ in size and `size` is None.
@@ -76,7 +79,7 @@ def stack(
 def with_common_size(
     images: Iterable[NamedImage], size: tuple[int, int] | None
 ) -> Iterator[tuple[UInt8[np.ndarray, "_h _w _c"], tuple[int, int], int]]:
-    """Yield each image with the (height, width) of the result, which is `size` or that of the first one, and its label.
+    """Yield each image, its (height, width) once resized, which is `size` or that of the first image, and its label.
 
     Raises:
         UserError: an image differs in size from the first one, and `size` is None.

@@ -2,7 +2,7 @@
 
 program(graphs(vae, halved(params), image_shape))        # JSON: `encode`, `decode` and `sample`
 const {encode, decode, sample} = engine.open(program)    // JavaScript: the script `ENGINE` defines `engine`
-page(vae, params, images, labels, class_names, about)    # HTML: all of that, test images and controls
+page(vae, params, images, labels, class_names, about)    # HTML: the program, test images and controls
 """
 
 from flax_vae.explore.compiler import ENGINE, Graph, Weights, graph, halved, program

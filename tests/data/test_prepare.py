@@ -154,22 +154,10 @@ def test_a_set_larger_than_memory_is_prepared_and_read(tmp_path: Path) -> None:
     for start in range(0, len(large), 1000):
         large[start : start + 1000] = np.arange(start, start + 1000)[:, None, None, None] % 256
     large.flush()
-    done = subprocess.run(
-        [
-            "sh",
-            "-c",
-            'ulimit -s 1024 && exec "$@"',
-            "sh",
-            sys.executable,
-            "-c",
-            _BOUNDED,
-        ],  # KiB of stack for each of many threads
-        cwd=tmp_path,
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    limited = ["sh", "-c", 'ulimit -s 1024 && exec "$@"', "sh"]  # KiB of stack for each of many threads
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    words = [*limited, sys.executable, "-c", _BOUNDED]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     size, mean = map(float, done.stdout.split())
     assert size == 54_000 * 64 * 64 * 3

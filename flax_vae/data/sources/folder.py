@@ -17,7 +17,7 @@ def load_folder(root: Path, split: str, size: tuple[int, int] | None) -> ImageDa
 
     The subfolders `train` and `test` (or `val`, or `validation`) are the splits; without them a tenth of the images is
     held out. Folders below are classes, labelled in alphabetical order. The images are grey (c = 1) if all images of
-    both splits are, else RGB; transparent areas become white, 16 bits become 8, and the camera's rotation is applied.
+    both splits are, else RGB; transparent areas become white, 16 bits become 8, and rotation in EXIF is applied.
     Both splits are read for either one, because they have to fit together.
     """
     files, is_test = list_splits(root)

@@ -62,8 +62,8 @@ def _open(folder: Path, split: str, description: Description) -> "RecordImages":
         if not {"uncompressed", "group_size:1"} <= set(options.split(",")):
             raise damaged(path, f"its records are not single and uncompressed: {options[:100]}")
         paths.append(str(path))
-    shape = (description.splits[split].number, *description.shape)
-    return RecordImages(ArrayRecordDataSource(paths), shape, str(folder))
+    rows = np.arange(description.splits[split].number)
+    return RecordImages(ArrayRecordDataSource(paths), description.shape, str(folder), rows)
 
 
 def _read_labels(folder: Path, split: str, description: Description) -> Int[np.ndarray, " n"]:
@@ -80,21 +80,21 @@ def _read_labels(folder: Path, split: str, description: Description) -> Int[np.n
 class RecordImages(OnDisk):
     """The images of a split, or a selection of them, read by one thread per file."""
 
-    def __init__(self, source: Any, shape: tuple[int, ...], where: str, rows: Int[np.ndarray, " n"] | None = None):
+    def __init__(self, source: Any, image_shape: tuple[int, ...], where: str, rows: Int[np.ndarray, " n"]) -> None:
         """Select records of a source.
 
         Args:
             source: Grain's data source of records.
-            shape: "n h w c".
+            image_shape: "h w c".
             where: the folder, for error messages.
-            rows: the indices of the selected records; None for all.
+            rows: the indices of the selected records.
         """
-        self.shape, self.dtype = shape, np.dtype(np.uint8)
+        self.shape, self.dtype = (len(rows), *image_shape), np.dtype(np.uint8)
         self._source, self._where, self._rows = source, where, rows
 
     def __getitem__(self, index: Any) -> UInt8[np.ndarray, "..."]:
         """Read the images at an integer, a slice, a mask or an array of indices of any shape."""
-        wanted, image_bytes = self._records(index), math.prod(self.shape[1:])
+        wanted, image_bytes = np.asarray(self._rows[index]), math.prod(self.shape[1:])
         if wanted.size * image_bytes > _CHECKED:
             what = f"{wanted.size:,} images of {self._where} at once"
             require_memory(2 * wanted.size * image_bytes, what, "this figure needs a set that fits in memory")
@@ -112,18 +112,4 @@ class RecordImages(OnDisk):
 
     def only(self, which: Any) -> "RecordImages":
         """Return the subset at a mask or an array of indices, still on disk."""
-        rows = self._records(which)
-        return RecordImages(self._source, (len(rows), *self.shape[1:]), self._where, rows)
-
-    def _records(self, index: Any) -> Int[np.ndarray, "..."]:
-        """Return the record numbers of an index."""
-        count = len(self)
-        if isinstance(index, slice):
-            chosen = np.arange(*index.indices(count))
-        else:
-            chosen = np.asarray(index)
-            chosen = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-            if chosen.size and not -count <= chosen.min() <= chosen.max() < count:
-                raise IndexError(f"an index beyond {count:,} images")
-            chosen = chosen % count
-        return np.asarray(chosen if self._rows is None else self._rows[chosen])
+        return RecordImages(self._source, self.shape[1:], self._where, self._rows[which])

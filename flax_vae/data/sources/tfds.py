@@ -81,7 +81,7 @@ def _prepare(name: str, root: Path) -> Any:
     except Exception as error:  # builders raise many types of error
         reason = (str(error) or repr(error)).splitlines()[0]
         if "No module named 'tensorflow'" in str(error):
-            reason = "it needs TensorFlow this one time; pip install tensorflow"
+            reason = "preparing this set needs TensorFlow, once; pip install tensorflow"
         raise UserError(f"TFDS cannot prepare {name} in {root}: {reason}.") from error
     return builder
 

@@ -64,14 +64,9 @@ def allocate(shape: Shape) -> Value:
     return Value(memory, memory.reshape(shape))
 
 
-def distinct(view: np.ndarray) -> np.ndarray:
-    """Return the view without repetitions: one element along each broadcast axis."""
-    return view[(*(slice(0, 1) if stride == 0 else slice(None) for stride in view.strides), ...)]
-
-
 def weight(value: Value) -> Value:
-    """Return a constant reduced to the part of its memory that is viewed."""
-    viewed = distinct(value.view)
+    """Return a constant reduced to the part of its memory that is viewed: one element along each broadcast axis."""
+    viewed = value.view[(*(slice(0, 1) if stride == 0 else slice(None) for stride in value.view.strides), ...)]
     if viewed.size >= value.memory.size:
         return value
     return constant(viewed).broadcast_to(value.view.shape)

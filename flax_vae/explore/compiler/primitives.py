@@ -170,10 +170,8 @@ def padded(record: Recorder, x: Value, value: Value, config: tuple[tuple[int, in
     for size, (low, high, between) in zip(x.view.shape, config, strict=True):
         step = between + 1
         length = low + high + (max(size, 1) - 1) * step + min(size, 1)
-        first, last = (
-            max(0, -(low // step)),
-            min(size, (length - 1 - low) // step + 1),
-        )  # without negative padding
+        # Negative padding cuts off the elements before `first` and from `last` on.
+        first, last = max(0, -(low // step)), min(size, (length - 1 - low) // step + 1)
         shape.append(length)
         sources.append(slice(first, max(first, last)))
         targets.append(slice(low + first * step, max(0, low + (last - 1) * step + 1), step))

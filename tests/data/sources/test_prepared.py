@@ -45,7 +45,7 @@ def test_images_on_disk_are_indexed_like_arrays(index: object, two: tuple[np.nda
 
 def test_an_index_beyond_the_images_is_refused(two: tuple[np.ndarray, ImageData]) -> None:
     for index in (27, -28, [0, 27]):
-        with pytest.raises(IndexError, match="beyond 27 images"):
+        with pytest.raises(IndexError, match=r"out of bounds .* 27"):
             two[1].images[index]
 
 
