@@ -136,12 +136,22 @@ def _push_block(
     None if there are too few bits for several images; for a single image random bits are added.
     """
     count, inputs = len(images), _inputs(coder, images, labels)
+
+    def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
+        posterior = _posterior(coder.vae, coder.params, inputs, z, prior, number)
+        return latents.pop_posterior(posterior, left, z[number].shape[1:], count)
+
     filled = 0
-    while (popped := _pop_latents(coder, stack, inputs, Block(count, filled), seed)) is None:
-        if count > 1:
-            return None
-        filled += filled // 8 + 4
-    left, layers, z = popped
+    while True:
+        left = stack.clone()
+        stacks.fill(left, filled, seed)
+        try:
+            layers, z = _layers(coder, inputs, draw)
+            break
+        except Exhausted:
+            if count > 1:
+                return None
+            filled += filled // 8 + 4
     bits = stack.num_valid_bits() + 16 * filled - left.num_valid_bits()
     levels = (inputs.images // _value(coder)).astype(np.int32)
     push_pixels(left, _likelihood(coder.vae, coder.params, inputs, z), levels, count)
@@ -150,27 +160,6 @@ def _push_block(
     if coder.classes:
         stacks.push_choices(left, labels, _equal(count, coder.classes))
     return left, Block(count, filled), bits / count
-
-
-def _pop_latents(
-    coder: Coder, stack: Stack, inputs: _Inputs, block: Block, seed: int
-) -> tuple[Stack, list[_Layer], Sequence[Any]] | None:
-    """Push the random words of a block to a copy of the stack, and pop the latents of its images under the posterior.
-
-    Returns:
-        The copy, the layers, and the latents of all layers; None if the stack has too few bits.
-    """
-    left = stack.clone()
-    stacks.fill(left, block.filled, seed)
-
-    def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
-        posterior = _posterior(coder.vae, coder.params, inputs, z, prior, number)
-        return latents.pop_posterior(posterior, left, z[number].shape[1:], block.images)
-
-    try:
-        return left, *_layers(coder, inputs, draw)
-    except Exhausted:
-        return None
 
 
 def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Images, Labels]:

@@ -5,7 +5,8 @@ const {encode, decode, sample} = engine.open(program)    // JavaScript: the scri
 page(vae, params, images, labels, class_names, about)    # HTML: the program, test images and controls
 """
 
-from flax_vae.explore.compiler import ENGINE, Graph, Weights, graph, halved, program
+from flax_vae.explore.compiler.packing import ENGINE, halved, program
+from flax_vae.explore.compiler.tracer import Graph, Weights, graph
 from flax_vae.explore.functions import Functions, graphs
 from flax_vae.explore.page import About, page
 

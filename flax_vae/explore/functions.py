@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions import Normal
-from flax_vae.explore.compiler import Graph, Weights, graph
+from flax_vae.explore.compiler.tracer import Graph, Weights, graph
 from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.layerwise import decode_top, layer_shapes
 from flax_vae.models.protocol import provides, require

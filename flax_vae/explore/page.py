@@ -20,7 +20,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 
 from flax_vae.batches import Batch, batch_size_of, take
-from flax_vae.explore.compiler import ENGINE, halved, program
+from flax_vae.explore.compiler.packing import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
 from flax_vae.explore.planes import latent_space, posteriors
 from flax_vae.models.binding import Params

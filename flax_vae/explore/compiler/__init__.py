@@ -6,8 +6,3 @@
 `tracer.py` traces a function; `primitives.py`, `contractions.py` and `indexing.py` translate its equations into
 instructions on the arrays of `memory.py`; `packing.py` packs several graphs with their weights; `engine.js` runs them.
 """
-
-from flax_vae.explore.compiler.packing import ENGINE, halved, program
-from flax_vae.explore.compiler.tracer import Graph, Weights, graph
-
-__all__ = ["ENGINE", "Graph", "Weights", "graph", "halved", "program"]

@@ -21,7 +21,7 @@ function openStore(values) {
  *
  * A function of `now` runs once, in the next frame. The functions of a list of `ask` run in order, as many per frame as
  * fit in 8 ms. A list that has begun is completed before the next of its name, so that a row of images that follows the
- * pointer is complete every few frames; except if a function is so slow that the row could not follow.
+ * pointer is complete every few frames, unless a function is so slow that the row could not follow.
  */
 function openQueue() {
   const urgent = new Map(), lists = new Map();
