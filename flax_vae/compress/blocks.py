@@ -131,9 +131,10 @@ def pop_images(coder: Coder, stack: Stack, blocks: list[Block]) -> Iterator[tupl
 def _push_block(
     coder: Coder, stack: Stack, images: Images, labels: Labels, seed: int
 ) -> tuple[Stack, Block, float] | None:
-    """Push a block to a copy of the stack; return the copy, the block, and the bits that the latents of an image took.
+    """Push a block to a copy of the stack, with random bits if the stack has too few for the latents of one image.
 
-    None if there are too few bits for several images; for a single image random bits are added.
+    Returns:
+        The copy, the block, and the bits that the latents of an image took; None if the stack has too few for several.
     """
     count, inputs = len(images), _inputs(coder, images, labels)
 
