@@ -94,12 +94,13 @@ def _write(source: Source, folder: Path, size: tuple[int, int] | None, channels:
 
 def _source(name_or_path: str | os.PathLike[str], data_dir: Path | None) -> Source:
     path = path_of(name_or_path)
-    if path is None and name_or_path not in SOURCES:
-        return _tfds_source(str(name_or_path), data_dir)
-    if path is not None and path.is_dir() and not is_prepared(path):
+    if path is None:
+        if name_or_path not in SOURCES:
+            return _tfds_source(str(name_or_path), data_dir)
+    elif path.is_dir() and not is_prepared(path):
         files, is_test = list_splits(path)
         return Source(is_test, lambda: read_files(files), classes_of(files), 1)
-    if path is not None and path.suffix.lower() == ".npy":
+    elif path.suffix.lower() == ".npy":
         return _array_source(path)
     return _loaded_source(name_or_path, data_dir)
 
