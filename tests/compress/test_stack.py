@@ -19,7 +19,7 @@ def full() -> stacks.Stack:
 
 
 @pytest.mark.parametrize("everywhere", [False, True])
-def test_pushing_what_was_popped_restores_the_stack(everywhere: bool) -> None:
+def test_pushing_popped_values_restores_the_stack(everywhere: bool) -> None:
     stack = full()
     before = stack.get_compressed()
     values = stacks.pop_normals(stack, LOC, SCALE, everywhere)

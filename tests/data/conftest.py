@@ -1,4 +1,4 @@
-"""Every test of the data starts on a bare machine."""
+"""Every test of data runs as if on a new machine."""
 
 import pytest
 

@@ -34,11 +34,8 @@ def check(
 ) -> None:
     """Compare functions of a model in a page with JAX."""
     compiled = program(graphs(model, params, image_shape, context_dim, names.split()))
-    run, functions, random = (
-        open_page(json.loads(json.dumps(compiled))),
-        Functions(model, params),
-        np.random.default_rng(1),
-    )
+    run, functions = open_page(json.loads(json.dumps(compiled))), Functions(model, params)
+    random = np.random.default_rng(1)
     for name, graph in compiled["graphs"].items():
         inputs = [random.normal(size=shape).astype(np.float32) for _, shape in graph["inputs"]]
         if name == "encode":

@@ -139,9 +139,8 @@ def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     assert len(levels) > 10  # edges are soft
     assert levels.max() == np.float32(204 / 255)
     centre, _ = explored.encode(image[None])
-    np.testing.assert_allclose(
-        reader.position(), centre, atol=0.03
-    )  # the page encodes the drawing before it is rounded to bytes
+    # The page encodes the drawing before it is rounded to bytes.
+    np.testing.assert_allclose(reader.position(), centre, atol=0.03)
     assert np.abs(reader.image("redrawn") - explored.decoded(np.asarray(centre))).mean() < 2
     reader("eraser").click()
     chain = ActionChains(reader.browser, duration=10).move_to_element_with_offset(drawing(), -60, -60)

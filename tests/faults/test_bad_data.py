@@ -96,7 +96,7 @@ def test_a_header_that_declares_another_size_is_refused(
 def test_a_file_larger_than_memory_is_refused(
     kind: str, command: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The free memory is pretended to be 32 MiB."""
+    """With 32 MiB of free memory."""
     header, size = npy((2**16, 28, 28), b""), 2**16 * 28 * 28
     if kind == "bomb.npz":
         Path(kind).write_bytes(npz(zipfile.ZIP_DEFLATED, images=header + bytes(size)))
@@ -131,7 +131,7 @@ def test_an_idx_file_that_decompresses_without_end_is_refused(capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("classes", [1, 2])
-def test_an_evaluation_omits_what_few_labels_cannot_show(
+def test_an_evaluation_omits_metrics_that_need_more_labels(
     classes: int, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Labels of one class, or fewer labelled images than the ten neighbours of k-NN."""

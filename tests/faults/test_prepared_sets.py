@@ -116,14 +116,8 @@ DESCRIPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "another format": ({"format": 2}, "prepared.json: format 2, but this version reads 1"),
     "no shape": ({"shape": None}, "prepared.json: damaged (shape must be height, width and channels)"),
     "a side below 0": ({"shape": [12, -8, 3]}, "prepared.json: damaged (shape must be height, width and channels)"),
-    "a huge side": (
-        {"shape": [12, 10**12, 3]},
-        "prepared.json: damaged (shape must be height, width and channels)",
-    ),
-    "a path for a shape": (
-        {"shape": ["..", "..", 3]},
-        "prepared.json: damaged (shape must be height, width and channels)",
-    ),
+    "a huge side": ({"shape": [12, 10**12, 3]}, "prepared.json: damaged (shape must be height, width and channels)"),
+    "a path": ({"shape": ["..", "..", 3]}, "prepared.json: damaged (shape must be height, width and channels)"),
     "larger images": ({"shape": [120, 8, 3]}, "copy: damaged (a record is not an image of 2880 bytes)"),
     "huge files": ({"images_per_shard": 2**31 - 1}, "prepared.json: damaged (images_per_shard is out of range)"),
     "other files": ({"images_per_shard": 20}, "train-00000.array_record: damaged (10 records instead of 20 images"),
@@ -133,7 +127,7 @@ DESCRIPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         "train-00003.array_record: damaged (6 records instead of 10 images",
     ),
     "an unknown field of a split": ({"splits": {"train": {"path": "/etc/passwd"}}}, "prepared.json: damaged ("),
-    "classes that are no names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names must be strings)"),
+    "classes that are not names": ({"class_names": [1, 2, 3]}, "prepared.json: damaged (class_names must be strings)"),
     "fewer classes": ({"class_names": ["a", "b"]}, "train-labels.npy: damaged (labels from 0 to 2)"),
 }
 
