@@ -68,9 +68,7 @@ def _open_image(path: Path, lossless: bool) -> Any:
     except Exception as error:  # decoders raise many types of error for damaged files
         raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
     if losses:
-        raise UserError(
-            f"{path} has {' and '.join(losses)}, which would be lost: save it as an 8-bit grey or RGB image first."
-        )
+        raise UserError(f"{path} has {' and '.join(losses)}, which would be lost; save it as 8-bit grey or RGB first.")
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.has_transparency_data:
@@ -151,9 +149,7 @@ def _read_array(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
     else:
         array = read_npy(path, stdin)
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise UserError(
-            f'{path}: images must be uint8, "n h w" or "n h w c", not {array.dtype} of shape {array.shape}.'
-        )
+        raise UserError(f'{path}: images must be uint8 "n h w" or "n h w c", not {array.dtype} of shape {array.shape}.')
     images = array.reshape(*array.shape[:3], -1)
     if images.shape[-1] not in (1, channels):
         raise UserError(f"{path}: images of {images.shape[-1]} channels, but the model's images have {channels}.")

@@ -44,9 +44,8 @@ def _read_arrays(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None,
         else:
             x, y = next(iter(names)) if len(names) == 1 else "images", "labels"
         if x not in names:
-            raise UserError(
-                f"{path} holds {', '.join(sorted(names)) or 'nothing'}; save x_train, images or a single array."
-            )
+            contents = ", ".join(sorted(names)) or "nothing"
+            raise UserError(f"{path} holds {contents}; save x_train, images or a single array.")
         return archive[x], archive[y] if y in names else None, is_split
 
 

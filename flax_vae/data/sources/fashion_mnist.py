@@ -125,10 +125,8 @@ def _verified(images: np.ndarray, labels: np.ndarray, split: str, source: str) -
     data = _as_image_data(images, labels, source)
     for name, sha256 in zip(FILES[split], (data.provenance["sha256"], idx_sha256(labels)), strict=True):
         if sha256 != SHA256[name]:
-            raise UserError(
-                f"{source}: {name} is altered: SHA-256 {sha256[:8]}... instead of {SHA256[name][:8]}...; "
-                "download it again."
-            )
+            checksums = f"SHA-256 {sha256[:8]}... instead of {SHA256[name][:8]}..."
+            raise UserError(f"{source}: {name} is altered: {checksums}; download it again.")
     return data
 
 

@@ -93,9 +93,7 @@ def _check_features(builder: Any, name: str) -> None:
     features = dict(builder.info.features.items())
     image = features.get("image")
     if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8 or image.shape[-1] not in _MODES:
-        raise UserError(
-            f"{name} is not a set of 8-bit images: it needs an image feature, but has {', '.join(features)}."
-        )
+        raise UserError(f"{name} is not a set of 8-bit images: it holds {', '.join(features)}; choose another set.")
 
 
 def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> ImageData:
@@ -157,9 +155,7 @@ def examples(builder: Any, name: str, stored: str) -> Iterator[NamedImage]:
             raise ValueError(f"the number of examples in split {stored} is not {number}")
     except Exception as error:  # damaged records raise many types of error
         reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(
-            f"{builder.data_dir}: not readable ({reason}); delete it and let TFDS prepare it again."
-        ) from error
+        raise UserError(f"{builder.data_dir}: not readable ({reason}); delete it and prepare it again.") from error
 
 
 def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
