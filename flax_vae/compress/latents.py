@@ -109,7 +109,7 @@ def place(prior: FromNoise, values: Int[Array, "..."], like: Float[Array, "1 b .
 
 @singledispatch
 def push_posterior(posterior: Any, stack: Stack, values: Values, count: int) -> None:
-    """Return the bits that `pop_posterior` consumed."""
+    """Push the latents of the first `count` images under their posterior, which returns the bits that drew them."""
     push = stacks.push_vectors if values.ndim == 2 else stacks.push_normals
     push(stack, values[:count], *_first(posterior, count))
 

@@ -52,7 +52,7 @@ class Value:
 
 
 def constant(array: Any) -> Value:
-    """Return a constant."""
+    """Return the constant with the elements of an array."""
     array = np.asarray(array)
     memory = np.ascontiguousarray(array).reshape(-1)
     return Value(memory, memory.reshape(array.shape), True)

@@ -27,7 +27,7 @@ def halved(params: Any) -> Any:
 
 
 def program(graphs: Mapping[str, tuple[Graph, Weights]]) -> dict[str, Any]:
-    """Return the argument of `engine.open`.
+    """Pack graphs and their weights into the argument of `engine.open`.
 
     No weight is stored twice. Weights that float16 represents exactly are stored in it: all `halved` parameters that
     the functions use unchanged. Other weights were computed from parameters and stay float32, so nothing is rounded.

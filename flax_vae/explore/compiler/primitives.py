@@ -108,7 +108,7 @@ def _elementwise(record: Recorder, equation: JaxprEqn, *ins: Value) -> Value:
 
 
 def _convert(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    """Convert between types: the engine has one, so only rounding and comparison take an instruction."""
+    """Convert between types: the engine has only float32, so only rounding and comparison take an instruction."""
     old, new = _dtype(equation), equation.params["new_dtype"]
     if jnp.issubdtype(new, jnp.bool_) and old != new:
         return record.compute("ne", shape_of(equation), x, constant(0.0))
