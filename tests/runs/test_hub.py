@@ -2,19 +2,23 @@
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from loopback_hub import COMMIT, TOKEN, Hub, serve
 
 from flax_vae import UserError, load_run, verify_export
+from flax_vae.cli.main import main
 from flax_vae.runs import hub as hub_files
 from flax_vae.runs.run import pretrained
 
+# The client uploads files in a way that httpx deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
+
 NAME = "someone/a-model"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
@@ -24,38 +28,53 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
-    """The environment of a user whose hub is that server, with an empty cache."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return inherited | {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+def client(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Import the client anew as a user whose hub is that server, with an empty cache and no token.
+
+    The fixture's value does so with another hub: the client reads its environment when it is imported.
+    """
+
+    def connect(address: str) -> None:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setenv("HF_ENDPOINT", address)
+
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    connect(hub.address)
+    yield connect
+    hub_files.hub_client().close_session()
 
 
-def run(*words: object, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *map(str, words)], env=env, capture_output=True, text=True, timeout=120)
-
-
-# Opens each of the named models, and prints the outcome.
-OPEN = """
-import sys
-from flax_vae import UserError, load_run, use_machine
-
-use_machine()
-for name in sys.argv[1:]:
+def opened(name: str) -> str:
+    """Open a model, and return the outcome."""
     try:
         run = load_run(name)
-        print("opened", run.name, run.config.preset, run.step)
     except UserError as error:
-        print("refused", error)
-"""
+        return f"refused {error}"
+    return f"opened {run.name} {run.config.preset} {run.step}"
 
 
-def test_a_pushed_model_opens_elsewhere(hub: Hub, environment: dict[str, str], tmp_path: Path) -> None:
+def export(out: Path) -> int:
+    words = ["export", "pretrained:mlp", "--format", "safetensors", "--out", str(out), "--push", NAME]
+    return main(words)
+
+
+def test_a_pushed_model_opens_elsewhere(
+    hub: Hub,
+    client: Callable[[str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """The whole directory is uploaded; only the two files of the model are downloaded."""
     out = tmp_path / "exported"
-    words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
-    done = run(*words, env=environment | {"HF_TOKEN": TOKEN})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(out), f"{hub.address}/{NAME}"]
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        assert export(out) == 0
+    assert capsys.readouterr().out.splitlines() == [str(out), f"{hub.address}/{NAME}"]
     pushed = hub.repositories[NAME]
     assert pushed == {path.name: path.read_bytes() for path in out.iterdir()}
     assert f'load_run("hf://{NAME}")' in pushed["README.md"].decode()
@@ -63,21 +82,18 @@ def test_a_pushed_model_opens_elsewhere(hub: Hub, environment: dict[str, str], t
 
     pushed["setup.py"] = b"raise SystemExit('executed')"
     hub.requests.clear()
-    names = [f"hf://{NAME}", f"hf://{NAME}@v1", f"hf://{NAME}@{COMMIT}"]
-    done = run("-c", OPEN, *names, env=environment)
-    run_ = load_run("pretrained:mlp")
-    assert done.stdout.splitlines() == [f"opened {name} {run_.config.preset} {run_.step}" for name in names], (
-        done.stderr
-    )
+    model = load_run("pretrained:mlp")
+    for name in (f"hf://{NAME}", f"hf://{NAME}@v1", f"hf://{NAME}@{COMMIT}"):
+        assert opened(name) == f"opened {name} {model.config.preset} {model.step}"
     assert hub.fetched() == {"model.safetensors", "model.json"}
 
-    environment["HF_ENDPOINT"] = "http://127.0.0.1:9"  # unreachable: the model opens from the cache
-    done = run("-m", "flax_vae", "sample", f"hf://{NAME}", "--out", tmp_path / "samples.png", env=environment)
-    assert done.returncode == 0, done.stderr
+    hub_files.hub_client().close_session()
+    client(UNREACHABLE)  # the model opens from the cache
+    assert main(["sample", f"hf://{NAME}", "--out", str(tmp_path / "samples.png")]) == 0
     assert (tmp_path / "samples.png").stat().st_size > 0
 
 
-def test_a_model_that_cannot_be_opened_is_reported_in_one_line(hub: Hub, environment: dict[str, str]) -> None:
+def test_a_model_that_cannot_be_opened_is_reported_in_one_line(hub: Hub, client: Callable[[str], None]) -> None:
     model = pretrained("mlp")
     files = {f"model{suffix}": model.with_suffix(suffix).read_bytes() for suffix in (".safetensors", ".json")}
     about = json.loads(files["model.json"]) | {"format": 99}
@@ -97,32 +113,36 @@ def test_a_model_that_cannot_be_opened_is_reported_in_one_line(hub: Hub, environ
         "hf://someone/newer": "format is 99",
         "hf://someone": "hf://someone: write hf://OWNER/NAME",
     }
-    lines = run("-c", OPEN, *expected, env=environment).stdout.splitlines()
-    assert len(lines) == len(expected)
-    for line, message in zip(lines, expected.values(), strict=True):
-        assert line.startswith("refused "), line
+    for name, message in expected.items():
+        line = opened(name)
+        assert line.startswith("refused ")
         assert message in line
-    offline = run("-c", OPEN, "hf://someone/intact", env=environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
-    assert "refused hf://someone/intact: the hub cannot be reached (ConnectError" in offline.stdout
+        assert "\n" not in line
+    hub_files.hub_client().close_session()
+    client(UNREACHABLE)
+    assert "refused hf://someone/intact: the hub cannot be reached (ConnectError" in opened("hf://someone/intact")
 
 
-def test_a_push_without_a_token_is_refused_before_the_export(environment: dict[str, str], tmp_path: Path) -> None:
-    words = ["export", "pretrained:mlp", "--format", "safetensors", "--out", tmp_path / "exported", "--push", NAME]
-    done = run("-m", "flax_vae", *words, env=environment)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--push requires a token of the hub" in done.stderr
-    assert done.stderr.count("\n") == 1
+@pytest.mark.usefixtures("client")
+def test_a_push_without_a_token_is_refused_before_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(tmp_path / "exported") == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "--push requires a token of the hub" in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.usefixtures("client")
 def test_a_push_that_the_hub_refuses_leaves_the_directory(
-    hub: Hub, environment: dict[str, str], tmp_path: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "exported"
-    words = ("-m", "flax_vae", "export", "pretrained:mlp", "--format", "safetensors", "--out", out, "--push", NAME)
-    done = run(*words, env=environment | {"HF_TOKEN": "hf_of_somebody_else"})
-    assert done.returncode == 2
-    error = done.stderr.splitlines()[-1]
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    assert export(out) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
     assert f"{out} is written, but not pushed to {NAME}: " in error
     assert "401" in error
     verify_export(out)

@@ -24,8 +24,13 @@ EXPECTED = {
 }
 
 
+LARGE = ("grey", "ladder", "tutorial_conv")  # their programs take long to compile
+
+
 @pytest.mark.parametrize("num_images", [100, pytest.param(500, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in EXPECTED]
+)
 def test_a_pretrained_model_has_its_documented_likelihood(name: str, num_images: int) -> None:
     run, (draws, expected) = load_run(f"pretrained:{name}"), EXPECTED[name]
     images = from_subset("test", "for tests").images[:500]
@@ -33,6 +38,15 @@ def test_a_pretrained_model_has_its_documented_likelihood(name: str, num_images:
         images = draw_binary(images, (run.config.binarize_seed, 1))
     bound, *_ = log_likelihood(run.vae, run.params, images[:num_images], jax.random.key(0), draws)
     np.testing.assert_allclose(np.mean(bound), expected[num_images], atol=0.02)
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_model_opens_with_its_own_examples(name: str) -> None:
+    """Its parameters have their checksum and fit the configuration; its metrics and examples are of its last step."""
+    run = load_run(f"pretrained:{name}")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run.params))
+    assert run.metrics[-1]["step"] == run.step
+    assert run.examples.shape[1:] == (28, 28, 1)
 
 
 def test_they_are_small_enough_for_the_package() -> None:
