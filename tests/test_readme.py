@@ -40,30 +40,30 @@ def test_the_table_of_parts_follows_the_registries() -> None:
     assert found[1] == parts_table()
 
 
-def test_script_and_network(home: Path, few_images: Path) -> None:
-    """Train the network and run the script on its run, with a smaller data set."""
+def test_network(home: Path, few_images: Path) -> None:
+    """Train the network with a smaller data set."""
     assert NETWORK.count("\n") <= 25
-    assert len(list(filter(None, SCRIPT.splitlines()))) == 10
-    few = f"Config(epochs=2, dataset={str(few_images)!r})"
-    found: dict = {}
-    exec(NETWORK.replace("Config(epochs=2)", few), found)
-    assert found["run"].metrics[-1]["epoch"] == 2
-    fit(Config(preset="tutorial_dense", epochs=1, dataset=str(few_images)), home / "runs" / "dense")
-    exec(SCRIPT, found)
-    assert found["images"].shape == found["again"].shape == (64, 28, 28, 1)
-    assert found["way"].shape == (8, 28, 28, 1)
-    assert found["plane"].shape == (30, 30, 28, 28, 1)
-    assert found["means"].shape == (64, 2)
-    assert found["bound"].shape == found["error"].shape == (64,)
+    namespace: dict = {}
+    exec(NETWORK.replace("Config(epochs=2)", f"Config(epochs=2, dataset={str(few_images)!r})"), namespace)
+    assert namespace["run"].metrics[-1]["epoch"] == 2
 
 
-def test_objective(home: Path, few_images: Path) -> None:
+def test_objective_and_script(home: Path, few_images: Path) -> None:
+    """Train with the objective, and run the script on the run."""
     (home / "losses.py").write_text(OBJECTIVE)
     objective = "losses:iwae(num_samples=16)"
     assert objective in README
     assert callable(load_objective(objective))
-    run = fit(Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective=objective), home / "run")
-    assert {"test_loss", "test_spread"} <= run.metrics[0].keys()
+    config = Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective=objective)
+    assert {"test_loss", "test_spread"} <= fit(config, home / "runs" / "dense").metrics[0].keys()
+    assert len(list(filter(None, SCRIPT.splitlines()))) == 10
+    names: dict = {}
+    exec(SCRIPT, names)
+    assert names["images"].shape == names["again"].shape == (64, 28, 28, 1)
+    assert names["way"].shape == (8, 28, 28, 1)
+    assert names["plane"].shape == (30, 30, 28, 28, 1)
+    assert names["means"].shape == (64, 2)
+    assert names["bound"].shape == names["error"].shape == (64,)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from flax_vae.presets import PRESETS
 from flax_vae.runs.models import make_model
 from flax_vae.runs.run import load_run
 
-pytestmark = pytest.mark.quick_compile  # JAX computes the expected numbers; the page's engine is tested
+# JAX computes the expected numbers; the page's engine is tested. test_page.py checks types; here it would take long.
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
 
 Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)
@@ -55,9 +56,11 @@ def check_parts(open_page: Open, names: str, **parts: Any) -> None:
     check(open_page, model, random_params(model, SMALL), SMALL, names)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(preset, marks=pytest.mark.slow) if preset == "ladder" else preset for preset in PRESETS]
+)
 def test_presets(preset: str, open_page: Open) -> None:
-    """Presets have their full size."""
+    """Presets have their full size. `test_conditional_models` has a small ladder."""
     model = make_model(Config(preset=preset), LARGE)
     check(open_page, model, random_params(model, LARGE), LARGE, "encode decode sample")
 
@@ -90,6 +93,7 @@ def test_conditional_models(preset: str, open_page: Open) -> None:
     check(open_page, model, random_params(model, SMALL, 3), SMALL, "encode decode sample", context_dim=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "names"), [("tutorial_conv", "encode decode"), ("mlp_vamp", "sample")])
 def test_trained_models(name: str, names: str, open_page: Open) -> None:
     run = load_run(f"pretrained:{name}")

@@ -22,7 +22,7 @@ LADDER = "ladder(widths=(3, 4), depths=(1, 1), channels=2)"
 
 
 def draws(*shape: Any) -> jax.Array:
-    return jnp.asarray(RANDOM.normal(size=shape), jnp.float32)
+    return jnp.asarray(np.float32(RANDOM.normal(size=shape)))
 
 
 def some_images(case: Case) -> jax.Array:
@@ -78,28 +78,28 @@ def test_functions_of_noise_agree_with_the_model(name: str) -> None:
     noise, prior_noise = noise_for(functions["log_likelihood"], K), noise_for(functions["sampler"])
 
     @jax.jit
-    def methods() -> dict[str, jax.Array]:
+    def methods_and_functions() -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         model = bound(case)
         z = model.encode(x).from_noise(noise)
         weights = log_weights(model.infer_at(x, split(case, z)), x)
-        return {
+        methods = {
             "encoder": z[0],
             "decoder": model.decode(z[0]).mean(),
             "sampler": model.decode(model.prior().from_noise(prior_noise)).mean(),
             "log_likelihood": jax.nn.logsumexp(weights, axis=0) - jnp.log(K),
         }
+        inputs = {
+            "encoder": (x, noise[0]),
+            "decoder": (z[0],),
+            "sampler": (prior_noise,),
+            "log_likelihood": (x, noise),
+        }
+        return methods, {key: function.call(*inputs[key], *context(case)) for key, function in functions.items()}
 
-    expected = methods()
-    inputs = {
-        "encoder": (x, noise[0]),
-        "decoder": (expected["encoder"],),
-        "sampler": (prior_noise,),
-        "log_likelihood": (x, noise),
-    }
+    expected, results = methods_and_functions()
     for key, function in functions.items():
-        result = jax.jit(function.call)(*inputs[key], *context(case))
-        assert result.shape == tuple({"b": B}.get(str(size), size) for size in function.result.shape)
-        np.testing.assert_allclose(result, expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
+        assert results[key].shape == tuple({"b": B}.get(str(size), size) for size in function.result.shape)
+        np.testing.assert_allclose(results[key], expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def test_functions_of_noise_agree_with_a_ladder() -> None:
@@ -107,10 +107,10 @@ def test_functions_of_noise_agree_with_a_ladder() -> None:
     case = make_case(preset=LADDER, posterior="full", levels=2, conditional=True)
     functions, x = case.functions, some_images(case)
     noise = noise_for(functions["log_likelihood"], 1)
-    z = jax.jit(functions["encoder"].call)(x, noise[0], *context(case))
 
     @jax.jit
-    def methods(z: jax.Array) -> tuple[jax.Array, ...]:
+    def methods_and_functions() -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        z = functions["encoder"].call(x, noise[0], *context(case))
         model = bound(case)
         inference = model.infer_at(x, split(case, z[None]))
         top, below = noise[:, :, :6], noise[:, :, 6:]  # two layers of a vector, and maps
@@ -119,26 +119,30 @@ def test_functions_of_noise_agree_with_a_ladder() -> None:
         parts = zip(maps, jnp.split(below, ends[:-1], axis=-1), strict=True)
         again = [q.from_noise(part.reshape(q.loc.shape)).reshape(1, B, -1) for q, part in parts]
         again = jnp.concatenate([model.encode(x).from_noise(top), *again], axis=-1)[0]
-        return again, inference.likelihood.mean()[0], log_weights(inference, x)[0]
+        images = functions["decoder"].call(z, *context(case))
+        bounds = functions["log_likelihood"].call(x, noise, *context(case))
+        return (again, inference.likelihood.mean()[0], log_weights(inference, x)[0]), (z, images, bounds)
 
-    again, decoded, log_likelihood = methods(z)
+    (again, decoded, log_likelihood), (z, images, bounds) = methods_and_functions()
     np.testing.assert_allclose(z, again, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(jax.jit(functions["decoder"].call)(z, *context(case)), decoded, rtol=1e-4, atol=1e-5)
-    bounds = jax.jit(functions["log_likelihood"].call)(x, noise, *context(case))
+    np.testing.assert_allclose(images, decoded, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(bounds, log_likelihood, rtol=1e-4)
 
 
 def test_the_sampler_of_a_ladder_agrees_with_generate_at_the_same_noise() -> None:
     case = make_case(preset=LADDER)
-    key = jax.random.key(1)
-    top_key, below_key = jax.random.split(key)
-    events = [shape.event for shape in layer_shapes(*case)]
-    noise = [jax.random.normal(top_key, (B, *events[0]))]
-    for number, event in enumerate(events[1:]):
-        noise.append(jax.random.normal(jax.random.fold_in(below_key, number), (1, B, *event)).reshape(B, -1))
-    images = jax.jit(case.functions["sampler"].call)(jnp.concatenate(noise, axis=-1))
-    expected = jax.jit(lambda: bound(case).generate(key, B).mean())()
-    np.testing.assert_allclose(images, expected, rtol=1e-4, atol=1e-5)
+
+    @jax.jit
+    def sampled_and_generated(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        top_key, below_key = jax.random.split(key)
+        events = [shape.event for shape in layer_shapes(*case)]
+        noise = [jax.random.normal(top_key, (B, *events[0]))]
+        for number, event in enumerate(events[1:]):
+            noise.append(jax.random.normal(jax.random.fold_in(below_key, number), (1, B, *event)).reshape(B, -1))
+        images = case.functions["sampler"].call(jnp.concatenate(noise, axis=-1))
+        return images, bound(case).generate(key, B).mean()
+
+    np.testing.assert_allclose(*sampled_and_generated(jax.random.key(1)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("prior", "fixed"), [("flow", 0), ("mixture", 1)])
@@ -149,16 +153,17 @@ def test_a_temperature_scales_the_noise_of_the_sampler(prior: str, fixed: int) -
     noise = noise_for(function)
 
     @jax.jit
-    def at_half_temperature(noise: jax.Array) -> jax.Array:
+    def at_half_temperature(noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         model = bound(case)
-        return model.decode(model.prior().tempered(0.5).from_noise(noise)).mean()
+        images = model.decode(model.prior().tempered(0.5).from_noise(noise)).mean()
+        return function.call(noise.at[:, fixed:].multiply(0.5)), images
 
-    scaled = noise.at[:, fixed:].multiply(0.5)
-    np.testing.assert_allclose(jax.jit(function.call)(scaled), at_half_temperature(noise), rtol=1e-5)
+    np.testing.assert_allclose(*at_half_temperature(noise), rtol=1e-5)
     assert ("selects a component" in function.arguments[0].meaning) == bool(fixed)
 
 
 def test_functions_compute_in_float32_after_training_in_bfloat16() -> None:
     case = make_case()
     half, z = case._replace(model=case.model.clone(dtype="bfloat16")), draws(B, 3)
-    np.testing.assert_array_equal(half.functions["decoder"].call(z), case.functions["decoder"].call(z))
+    decoders = [each.functions["decoder"].call for each in (half, case)]
+    np.testing.assert_array_equal(*jax.jit(lambda z: [decode(z) for decode in decoders])(z))
