@@ -17,20 +17,34 @@ pytestmark = pytest.mark.quick_compile
 
 KEY = jax.random.key(0)
 INDICES = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
+SHAPE = (7, 7, 1)
+VAE, TX = tutorial_dense(SHAPE, features=(16,)), make_optimizer("adam", 1e-3, 100)
 Step = Callable[..., Any]
 
 
-def dense(objective: Any = ELBO(), **options: float) -> tuple[TrainState, Step]:  # noqa: B008
-    vae, tx = tutorial_dense((28, 28, 1)), make_optimizer("adam", 1e-3, 100)
-    return init_state(vae, tx, KEY, (28, 28, 1), ema=True), make_train_step(vae, objective, tx, 0.75, **options)
+@pytest.fixture(scope="module")
+def images(images: np.ndarray) -> np.ndarray:
+    """64 small images."""
+    return images[:, ::4, ::4]
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[TrainState, Step]:
-    """A state and a step without options, compiled once."""
-    return dense()
+def first() -> TrainState:
+    """The state before the first step."""
+    return jax.jit(lambda: init_state(VAE, TX, KEY, SHAPE, ema=True))()
 
 
+def make_dense_step(objective: Any = ELBO(), **options: float) -> Step:  # noqa: B008
+    return make_train_step(VAE, objective, TX, 0.75, **options)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Step:
+    """A step without options, compiled once."""
+    return make_dense_step()
+
+
+@jax.jit
 def copy(tree: Any) -> Any:
     """Copy buffers, which steps donate."""
     return jax.tree.map(jnp.copy, tree)
@@ -45,31 +59,30 @@ def assert_same_bits(left: Any, right: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-def test_many_steps_in_one_dispatch_equal_single_steps(plain: tuple[TrainState, Step], images: np.ndarray) -> None:
+def test_many_steps_in_one_dispatch_equal_single_steps(first: TrainState, plain: Step, images: np.ndarray) -> None:
     """Dispatches of 5 steps and of 2 + 3 give the same bits, with one compilation, and the numbers of single steps."""
-    state, step = plain
-    run, totals = make_train_steps(step), zero_totals(step, state, images[:8])
-    whole, sums = run(copy(state), copy(totals), images, INDICES, 0, 5)
-    begun = run(copy(state), totals, images, INDICES, 0, 2)
+    run, totals = make_train_steps(plain), zero_totals(plain, first, images[:8])
+    whole, sums = run(copy(first), copy(totals), images, INDICES, 0, 5)
+    begun = run(copy(first), totals, images, INDICES, 0, 2)
     cut, cut_sums = run(*begun, images, INDICES, 2, 5)
     assert_same_bits((whole.params, whole.opt_state, sums), (cut.params, cut.opt_state, cut_sums))
     assert run._cache_size() == 1
-    single, losses = copy(state), []
+    single, losses = copy(first), []
     for i in range(5):
-        single, metrics = step(single, images[INDICES[i]])
+        single, metrics = plain(single, images[INDICES[i]])
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(sums["loss"], sum(losses), rtol=1e-5)
     assert int(whole.step) == 5
 
 
-def test_a_step_that_is_not_finite_changes_only_its_number(images: np.ndarray) -> None:
+def test_a_step_that_is_not_finite_changes_only_its_number(first: TrainState, images: np.ndarray) -> None:
     """Two poisoned batches among good ones: the totals are those of the good ones."""
 
     def poisoned(vae, x, key, step):
         loss, metrics = ELBO()(vae, x, key, step)
         return loss * jnp.where(step == 2, jnp.nan, jnp.where(step == 4, jnp.inf, 1.0)), metrics
 
-    state, step = dense(poisoned)
+    state, step = copy(first), make_dense_step(poisoned)
     totals = zero_totals(step, state, images[:8])
     after, totals = make_train_steps(step)(copy(state), totals, images, INDICES, 0, 6)
     losses = []
@@ -87,15 +100,14 @@ def test_a_step_that_is_not_finite_changes_only_its_number(images: np.ndarray) -
     assert totals["skipped"] == 2
 
 
-def test_the_loop_ends_if_every_step_is_skipped(images: np.ndarray) -> None:
+def test_the_loop_ends_if_every_step_is_skipped(first: TrainState, images: np.ndarray) -> None:
     def breaks_at_step_three(vae, x, key, step):
         loss, metrics = ELBO()(vae, x, key, step)
         return jnp.where(step >= 3, jnp.nan, loss), metrics
 
-    state, step = dense(breaks_at_step_three)
-    indices = jnp.asarray(epoch_indices(64, 2, seed=0, epoch=0))
-    totals = zero_totals(step, state, images[:2])
-    state, totals = make_train_steps(step)(state, totals, images, indices, 0, 32)
+    step, indices = make_dense_step(breaks_at_step_three), np.asarray(epoch_indices(64, 2, seed=0, epoch=0))
+    totals = zero_totals(step, first, images[:2])
+    state, totals = make_train_steps(step)(copy(first), totals, images, indices, 0, 32)
     assert int(state.step) == 3 + MAX_SKIPS
     assert totals["skipped"] == MAX_SKIPS
 
@@ -117,34 +129,32 @@ def test_noise_differs_between_steps_and_seeds() -> None:
     vae, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # constant parameters: only the key can change z
     step = make_train_step(vae, report_noise, tx)
     draws = []
+    start = jax.jit(lambda seed: init_state(vae, tx, jax.random.key(seed), (2, 2, 1)))
     for seed in (0, 1):
-        state = init_state(vae, tx, jax.random.key(seed), (2, 2, 1))
+        state = start(seed)
         for _ in range(3):
             state, metrics = step(state, IMAGES)
             draws.append(float(metrics["z"]))
     assert len(set(draws)) == 6
 
 
-def test_averaged_parameters_follow_their_definition(plain: tuple[TrainState, Step], images: np.ndarray) -> None:
-    state, step = copy(plain[0]), plain[1]
-    expected = jax.device_get(state.params)
+def test_averaged_parameters_follow_their_definition(first: TrainState, plain: Step, images: np.ndarray) -> None:
+    state, expected = copy(first), jax.device_get(first.params)
     for _ in range(3):
-        state, _ = step(state, images[:8])
+        state, _ = plain(state, images[:8])
         expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, expected, jax.device_get(state.params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.averaged_params, expected)
     assert state.best_params is state.averaged_params
 
 
 @pytest.mark.usefixtures("compiled_as_for_users")
-@pytest.mark.parametrize("limit", [1e-3, 1e9])
 def test_a_step_with_too_large_a_gradient_is_skipped_and_counted(
-    limit: float, plain: tuple[TrainState, Step], images: np.ndarray
+    first: TrainState, plain: Step, images: np.ndarray
 ) -> None:
-    """A skipped step changes only its number, so the next one draws from another key."""
-    state, plain_step = plain
-    after, metrics = dense(skip_norm=limit)[1](copy(state), images[:8])
-    expected = plain_step(copy(state), images[:8])[0] if limit > 1 else state
-    assert metrics["skipped"] == (limit < 1)
-    assert after.step == 1
-    for name in ("params", "opt_state", "averaged_params"):
-        assert_same_bits(getattr(after, name), getattr(expected, name))
+    """A skipped step changes only its number, so the next one draws from another key; any other step is the usual."""
+    for limit, expected in ((1e-3, first), (1e9, plain(copy(first), images[:8])[0])):
+        after, metrics = make_dense_step(skip_norm=limit)(copy(first), images[:8])
+        assert metrics["skipped"] == (limit < 1)
+        assert after.step == 1
+        for name in ("params", "opt_state", "averaged_params"):
+            assert_same_bits(getattr(after, name), getattr(expected, name))
