@@ -152,11 +152,10 @@ class Parts(Mapping[str, Callable[..., Any]]):
             raise UserError(f"`{self.kind}` {call}: {error}; the signature is {self.signature(call.name)}.") from None
         hints, converted = _hints(self[call.name]), []
         for key, value in arguments.items():
+            hint = hints.get(key, Any)
             try:
-                converted.append((key, _in_range(as_type(value, hints.get(key, Any)), hints.get(key, Any))))
-            except TypeError as error:
-                raise UserError(f"`{self.kind}` {call}: {key} is {error}.") from None
-            except ValueError as error:
+                converted.append((key, _in_range(as_type(value, hint), hint)))
+            except (TypeError, ValueError) as error:
                 raise UserError(f"`{self.kind}` {call}: {key} {error}.") from None
         return Call(call.name, (), tuple(converted))
 
@@ -227,15 +226,15 @@ def as_type(value: Any, hint: Any) -> Any:
     """Check a value against a type; an integer becomes a float where a float is expected.
 
     Raises:
-        TypeError: the value has another type; the message completes "<name> is ...".
+        TypeError: the value has another type; the message completes "<name> ...".
     """
     if not _has_type(value, hint):
-        raise TypeError(f"{value!r:.200}, which is not {_type_name(hint)}")
+        raise TypeError(f"is {value!r:.200}, which is not {_type_name(hint)}")
     options = get_args(hint) or (hint,)
     if type(value) is not int or float not in options or int in options:
         return value
     if abs(value) > LARGEST_FLOAT:
-        raise TypeError(f"{value!s:.20}..., which is too large for a float")
+        raise TypeError(f"is {value!s:.20}..., which is too large for a float")
     return float(value)
 
 

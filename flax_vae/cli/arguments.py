@@ -15,6 +15,7 @@ RunPath = Annotated[
         "Hugging Face hub."
     ),
 ]
+OutPath = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
 
 
 def require_writable(path: Path, suffix: str = "", flag: str = "--out") -> None:

@@ -4,12 +4,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, RunPath, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, RunPath, require_writable
 from flax_vae.compress import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 from flax_vae.runs.run import Run, load_run, run_data
@@ -37,7 +37,7 @@ examples:
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """PNG, JPEG or WebP files, folders of them, a .npy or .npz file, or - for a .npy array on standard input.
     Without any, the run's test images."""
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images.fvae")
+    out: OutPath = Path("images.fvae")
     """File to write, or - for standard output."""
 
     def __call__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, require_writable
 from flax_vae.cli.compress import require_shape
 from flax_vae.compress import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
@@ -33,7 +33,7 @@ examples:
     """The model that compressed the images."""
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """The file, or - for standard input."""
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("images")
+    out: OutPath = Path("images")
     """New directory for PNG files; or a .npy, .npz or (for one image) .png file.
     Or - for a .npy array on standard output."""
     info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import tyro
-
-from flax_vae.cli.arguments import RunPath, require_writable
+from flax_vae.cli.arguments import OutPath, RunPath, require_writable
 from flax_vae.explore.write import write_explorer
 from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
@@ -24,7 +22,7 @@ examples:
 """
 
     run: RunPath
-    out: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("explore.html")
+    out: OutPath = Path("explore.html")
     """HTML file to write."""
 
     def __call__(self) -> None:

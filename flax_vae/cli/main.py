@@ -17,17 +17,8 @@ from flax_vae.cli.prepare import Prepare
 from flax_vae.cli.sample import Sample
 from flax_vae.cli.train import Train
 
-_COMMANDS: dict[str, Any] = {
-    "train": Train,
-    "prepare": Prepare,
-    "sample": Sample,
-    "evaluate": Evaluate,
-    "compare": Compare,
-    "explore": Explore,
-    "export": Export,
-    "compress": Compress,
-    "decompress": Decompress,
-}
+_CLASSES: tuple[Any, ...] = Train, Prepare, Sample, Evaluate, Compare, Explore, Export, Compress, Decompress
+_COMMANDS = {command.__name__.lower(): command for command in _CLASSES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

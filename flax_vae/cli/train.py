@@ -182,12 +182,11 @@ examples:
         directory = RunDirectory(Path(path))
         members = directory.members()
         runs = members or [directory]
-        devices, fsdp, objective = settings.get("devices"), settings.get("fsdp"), settings.get("objective")
-        self.machine.use(runs[0].config().on_devices(devices, fsdp), len(runs))
-        own_objective = load_objective(objective) if objective else None
-        if members:
-            return resume_many(path, objective=own_objective, devices=devices, fsdp=fsdp)
-        return [resume(path, objective=own_objective, devices=devices, fsdp=fsdp)]
+        arguments = {name: settings.get(name) for name in ("devices", "fsdp")}
+        self.machine.use(runs[0].config().on_devices(**arguments), len(runs))
+        if objective := settings.get("objective"):
+            arguments["objective"] = load_objective(objective)
+        return resume_many(path, **arguments) if members else [resume(path, **arguments)]
 
 
 def train(argv: Sequence[str] | None = None) -> int:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 
 from flax_vae.batches import Batch, take
 from flax_vae.fitting.host_input import Dispatch
@@ -42,40 +42,6 @@ def open_ensemble(members: Sequence[Member]) -> Iterator["Ensemble"]:
         yield Ensemble(members, managers)
 
 
-class Programs(NamedTuple):
-    """The compiled functions of an ensemble.
-
-    Attributes:
-        steps: `(state, totals, images, rows, start, stop) -> (state, totals)`, all stacked.
-        unstack: `(state, totals)` of each member.
-        replicate: arrays on all devices, so that every process can read them.
-        evaluate: evaluation at each beta.
-    """
-
-    steps: Any
-    unstack: Any
-    replicate: Any
-    evaluate: dict[float | None, Any]
-
-
-def make_programs(members: Sequence[Member], mesh: Mesh) -> Programs:
-    """Define the functions, which are compiled when they are called."""
-    training, count = members[0].training, len(members)
-    everywhere, each_member = NamedSharding(mesh, EVERYWHERE), NamedSharding(mesh, EACH_MEMBER)
-    state, stacked_state = (parameter_shardings(mesh, members[0].state, *lead) for lead in ((), (MEMBERS_AXIS,)))
-    step = partial(training.step_at, mesh=mesh if batch_devices(mesh) > 1 else None)
-    deal = deals_microbatches(mesh, training.part_size, training.microbatch_size)
-    settings = place_on_devices(stack([member.training.settings for member in members]), each_member)
-    evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=training.mesh())
-    betas = {member.training.config.beta for member in members}
-    return Programs(
-        steps=partial(make_ensemble_steps(step, mesh, (stacked_state, each_member), deal), settings),
-        unstack=jax.jit(partial(unstack, count=count), out_shardings=[(state, everywhere)] * count),
-        replicate=jax.jit(lambda tree: tree, out_shardings=everywhere),
-        evaluate={beta: evaluate(training.objective_at(beta)) for beta in betas},
-    )
-
-
 class Ensemble:
     """Members that train together.
 
@@ -89,18 +55,41 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
-        """Place the states on the devices; `managers` are those of the checkpoints of each member."""
+        """Place the states on the devices; there is one checkpoint manager for each member."""
         self.members, self.managers, self.training = members, managers, members[0].training
         self.mesh = self.training.mesh(len(members))
         self.held_out = self.training.data.batch(self.training.data.held_out)
-        self.programs = make_programs(members, self.mesh)
-        shardings = parameter_shardings(self.mesh, members[0].state, MEMBERS_AXIS)
-        self.state = place_on_devices(stack([member.state for member in members]), shardings)
         each_member = NamedSharding(self.mesh, EACH_MEMBER)
+        shardings = parameter_shardings(self.mesh, members[0].state, MEMBERS_AXIS), each_member
+        self.state = place_on_devices(stack([member.state for member in members]), shardings[0])
         self.totals = place_on_devices(stack([member.totals for member in members]), each_member)
+        self._define_programs(shardings)
         self.step = max(int(member.state.step) for member in members)
         self.failed, self.stopped = dict[int, UserError](), set[int]()
         self.stop_early()
+
+    def _define_programs(self, shardings: tuple[Any, NamedSharding]) -> None:
+        """Define the functions that are compiled when they are called.
+
+        `steps` maps `(state, totals, images, rows, start, stop)` to `(state, totals)`, all stacked. `unstack` returns
+        `(state, totals)` of each member. `replicate` places arrays on all devices, so that every process can read
+        them. `evaluate_at` has an evaluation for each beta.
+
+        Args:
+            shardings: the shardings of the stacked state and totals.
+        """
+        training, mesh, count = self.training, self.mesh, len(self.members)
+        everywhere = NamedSharding(mesh, EVERYWHERE)
+        step = partial(training.step_at, mesh=mesh if batch_devices(mesh) > 1 else None)
+        deal = deals_microbatches(mesh, training.part_size, training.microbatch_size)
+        settings = place_on_devices(stack([member.training.settings for member in self.members]), shardings[1])
+        self.steps = partial(make_ensemble_steps(step, mesh, shardings, deal), settings)
+        alone = parameter_shardings(mesh, self.members[0].state), everywhere
+        self.unstack = jax.jit(partial(unstack, count=count), out_shardings=[alone] * count)
+        self.replicate = jax.jit(lambda tree: tree, out_shardings=everywhere)
+        evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=training.mesh())
+        betas = {member.training.config.beta for member in self.members}
+        self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
 
     def active(self) -> list[int]:
         """Return the numbers of the members that still train."""
@@ -120,8 +109,8 @@ class Ensemble:
 
     def advance(self, dispatch: Dispatch) -> None:
         """Run the steps of a dispatch; members that now skip every step fail."""
-        self.state, self.totals = self.programs.steps(self.state, self.totals, *dispatch)
-        ends = self.programs.replicate((self.state.step, self.state.skips))
+        self.state, self.totals = self.steps(self.state, self.totals, *dispatch)
+        ends = self.replicate((self.state.step, self.state.skips))
         steps, skips = (array.tolist() for array in jax.device_get(ends))  # waits for the device
         for i in self.active():
             if skips[i] >= MAX_SKIPS:
@@ -133,7 +122,7 @@ class Ensemble:
 
     def _diagnose(self, i: int, batch: Batch, step: int) -> str:
         """Describe a member's failed step, with advice."""
-        training, states = self.members[i].training, jax.device_get(self.programs.replicate(self.state))
+        training, states = self.members[i].training, jax.device_get(self.replicate(self.state))
         state = unstack(states, len(self.members))[i]
         gradient, key = training.gradient_at(training.config.beta), jax.random.fold_in(state.key, step)
         description = diagnose(training.model, gradient, state.params, batch, key, step)
@@ -169,7 +158,7 @@ class Ensemble:
 
         Skipped steps do not count for the other means.
         """
-        totals = jax.device_get(self.programs.replicate(self.totals))
+        totals = jax.device_get(self.replicate(self.totals))
 
         def mean(i: int) -> Means:
             skipped = float(totals["skipped"][i])
@@ -191,11 +180,11 @@ class Ensemble:
             images: images and contexts.
             spans: cuts the batches into dispatches.
         """
-        states, mesh, means = self.programs.unstack((self.state, self.totals)), self.training.mesh(), {}
+        states, mesh, means = self.unstack((self.state, self.totals)), self.training.mesh(), {}
         for i in self.active():
             training, params = self.members[i].training, states[i][0].best_params
             params = place_on_devices(params, parameter_shardings(mesh, params))
-            evaluate = self.programs.evaluate[training.config.beta]
+            evaluate = self.evaluate_at[training.config.beta]
             means[i] = evaluate(params, images, training.keys.test, training.total_steps, spans)
         return means
 
@@ -205,7 +194,7 @@ class Ensemble:
         Raises:
             UserError: it cannot be written, or the run directory is gone, which Orbax would make again.
         """
-        states = self.programs.unstack((self.state, self.totals))
+        states = self.unstack((self.state, self.totals))
         for i in self.active():
             self.members[i].directory.config()  # raises if it is gone
             if self.managers[i].latest_step() != self.step:

@@ -11,7 +11,7 @@ from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.fitting.build import build
 from flax_vae.fitting.loop import train
 from flax_vae.fitting.members import Member, member_names, restore_members
-from flax_vae.fitting.summary import write_summary
+from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
@@ -74,7 +74,7 @@ def fit_many(
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
     runs = _start(directory, members, vae, objective)
-    _summarize(directory)
+    run_in_first_process(partial(write_summary, directory))
     return runs
 
 
@@ -124,7 +124,7 @@ def resume_many(
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
     resumed = _resume(parent, good, vae, objective, (devices, fsdp))
-    _summarize(parent)
+    run_in_first_process(partial(write_summary, parent))
     return resumed
 
 
@@ -193,11 +193,3 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
 
     run_in_first_process(draw_and_measure)
     return run
-
-
-def _summarize(directory: RunDirectory) -> None:
-    """Write the mean and standard deviation over the seeds of an ensemble."""
-    runs = directory.members()
-    records = [None if run.failure_file.exists() else run.metrics()[-1] for run in runs]
-    members = [(run.config(), record) for run, record in zip(runs, records, strict=True)]
-    run_in_first_process(partial(write_summary, directory.path, members))

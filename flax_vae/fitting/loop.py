@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
-from flax_vae.fitting.host_input import Dispatch, HostInput, place_images
+from flax_vae.fitting.host_input import HostInput, place_images
 from flax_vae.fitting.members import Member, member_labels
 from flax_vae.fitting.report import Report
 from flax_vae.fitting.timing import Clock, Pace
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.records import Record
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_first_process, maximum_over_processes
 from flax_vae.system.signals import deferred_signals
@@ -79,6 +78,7 @@ def _train_epochs(
 ) -> None:
     """Train, evaluate, report and save epoch by epoch, until no member trains any more."""
     steps_per_epoch, pace = ensemble.training.steps_per_epoch, Pace()
+    held_out = ensemble.training.data.held_out_name
 
     def spans(start: int, end: int) -> Iterator[tuple[int, int]]:
         for span in pace.spans(start, end):
@@ -90,40 +90,27 @@ def _train_epochs(
             break
         first_step = epoch * steps_per_epoch
         for dispatch in clock.waiting(source.dispatches(epoch, ensemble.step - first_step)):
-            _run(dispatch, ensemble, clock)
+            ensemble.advance(dispatch)
+            clock.count((dispatch.stop - dispatch.start) * ensemble.training.batch_size * len(ensemble.active()))
             report.advance(ensemble.step, ensemble.means(ensemble.step - first_step), clock.images_per_second())
             stop_on_signal()
         train_means = ensemble.means(steps_per_epoch)
         ensemble.fail_if_skipping(train_means)
         held_out_means = ensemble.evaluate(ensemble.held_out, spans)
-        report.finish_epoch(_records(epoch, ensemble, clock.finish_epoch(), train_means, held_out_means))
+        common = {"epoch": epoch + 1, "step": ensemble.step} | clock.finish_epoch()
+        records = {
+            i: common | _prefixed("train", train_means[i]) | _prefixed(held_out, held_out_means[i])
+            for i in ensemble.active()
+        }
+        report.finish_epoch(records)
         ensemble.clear_totals()
         ensemble.save()
         ensemble.stop_early()
         stop_on_signal()
 
 
-def _run(dispatch: Dispatch, ensemble: Ensemble, clock: Clock) -> None:
-    ensemble.advance(dispatch)
-    clock.count((dispatch.stop - dispatch.start) * ensemble.training.batch_size * len(ensemble.active()))
-
-
-def _records(
-    epoch: int,
-    ensemble: Ensemble,
-    times: dict[str, float],
-    train_means: dict[int, dict[str, float]],
-    held_out_means: dict[int, dict[str, float]],
-) -> dict[int, Record]:
-    """Return the record of an epoch for each member that still trains."""
-    held_out = ensemble.training.data.held_out_name
-    return {
-        i: {"epoch": epoch + 1, "step": ensemble.step}
-        | times
-        | {f"train_{name}": value for name, value in train_means[i].items()}
-        | {f"{held_out}_{name}": value for name, value in held_out_means[i].items()}
-        for i in ensemble.active()
-    }
+def _prefixed(prefix: str, means: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in means.items()}
 
 
 @contextmanager

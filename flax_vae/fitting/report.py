@@ -1,15 +1,17 @@
-"""Reporting: a live bar or plain lines, metrics.jsonl, and TensorBoard events."""
+"""Reporting: a live bar or plain lines, metrics.jsonl, TensorBoard events, and the summary of an ensemble."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
-from flax_vae.fitting.summary import mean_and_deviation
+from flax_vae.fitting.members import member_labels
+from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, held_out_set
-from flax_vae.system.console import stdout_console
+from flax_vae.system.console import print_table, stdout_console
+from flax_vae.system.files import write_json
 
 
 class Report:
@@ -131,3 +133,47 @@ def epoch_line(records: Sequence[Record], label: str, epochs: int) -> str:
         f"{first['seconds']:.0f} s",
     ]
     return "  ".join(filter(None, parts))
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """Format the mean of values, and for several the sample standard deviation: "262.10 ± 0.35"."""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def write_summary(directory: RunDirectory) -> None:
+    """Print the mean and standard deviation of metrics over the seeds of an ensemble, and write `summary.json`.
+
+    The metrics are those of the last epoch, on the validation set if there is one, else on the test set.
+    """
+    from rich.table import Table
+
+    runs = directory.members()
+    members = [(run.config(), None if run.failure_file.exists() else run.metrics()[-1]) for run in runs]
+    records = [record for _, record in members if record]
+    held_out = held_out_set(records[0])
+    columns = [f"{held_out}_{term}" for term in ("loss", "rate", "distortion")]
+    columns = [name for name in columns if any(name in record for record in records)]
+    table, rows = Table(box=None, pad_edge=False), []
+    for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in columns)):
+        table.add_column(column, justify="left" if not column else "right")
+    labels = member_labels([config for config, _ in members])
+    for label in dict.fromkeys(labels):
+        group = [member for member, other in zip(members, labels, strict=True) if other == label]
+        row, values = _row(group, f"{held_out}_")
+        rows.append(row)
+        numbers = [mean_and_deviation(values[name]) if values else "" for name in columns]
+        table.add_row(label, str(len(row["seeds"])), str(len(row["failed"])), *numbers)
+    write_json(directory.path / "summary.json", rows)
+    print_table(table)
+
+
+def _row(group: Sequence[tuple[Config, Record | None]], prefix: str) -> tuple[Record, dict[str, list[float]]]:
+    """Return the row of members that differ in the seed only, and the values of their metrics that have a prefix."""
+    first = group[0][0]
+    seeds, failed = ([config.seed for config, record in group if bool(record) == ok] for ok in (True, False))
+    records = [record for _, record in group if record]
+    names = [name for name in records[0] if name.startswith(prefix)] if records else []
+    values = {name: [record[name] for record in records] for name in names}
+    row = {"learning_rate": first.learning_rate, "beta": first.beta, "seeds": seeds, "failed": failed}
+    spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
+    return row | spread, values

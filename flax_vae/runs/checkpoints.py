@@ -165,11 +165,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     sharding = local
     if is_distributed:
         sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P())
-
-    def target(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    targets = {name: ocp.args.StandardRestore(jax.tree.map(target, tree)) for name, tree in items.items()}
+    sharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), dict(items))
+    targets = {name: ocp.args.StandardRestore(tree) for name, tree in sharded.items()}
     try:
         name, tree = next(iter(items.items()))
         stored = flatten_by_name(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)

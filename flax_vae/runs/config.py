@@ -158,7 +158,7 @@ class Config:
             try:
                 put(name, as_type(recipe.get(name, defaults[name]) if value is None else value, setting.type))
             except TypeError as error:
-                raise UserError(f"`{name}` is {error}.") from None
+                raise UserError(f"`{name}` {error}.") from None
         for kind, parts in PARTS.items():
             if kind != "objective" or not self.has_own_objective:
                 put(kind, str(parts.read(getattr(self, kind))))
