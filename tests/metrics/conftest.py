@@ -24,13 +24,18 @@ def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
     train, test = (load_images("fashion_mnist", split).images for split in ("train", "test"))
     vae = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
     tx = make_optimizer("adam", 1e-3, 80)
-    state, step = init_state(vae, tx, KEY, (28, 28, 1)), make_train_step(vae, DynamicallyBinarized(ELBO()), tx)
+    state = jax.jit(lambda: init_state(vae, tx, KEY, (28, 28, 1)))()
+    step = make_train_step(vae, DynamicallyBinarized(ELBO()), tx)
     rng = np.random.default_rng(0)
     for _ in range(80):
         state, _ = step(state, train[rng.integers(0, len(train), 64)])
     images = draw_binary(test[:40], (0, 1))
-    z = jnp.linspace(-20, 20, 8001)[:, None]
-    model = bind(vae, state.params)
-    likelihood, log_prior = model.decode(z), model.prior().log_prob(z)
-    log_joint = jax.lax.map(lambda x: likelihood.log_prob(x) + log_prior, jnp.asarray(images / 255, jnp.float32))
-    return vae, state.params, images, np.asarray(logsumexp(log_joint, axis=1) + jnp.log(z[1, 0] - z[0, 0]))
+
+    @jax.jit
+    def evidence(params: dict, images: jax.Array) -> jax.Array:
+        z, model = jnp.linspace(-20, 20, 2001)[:, None], bind(vae, params)
+        likelihood, log_prior = model.decode(z), model.prior().log_prob(z)
+        log_joint = jax.lax.map(lambda x: likelihood.log_prob(x) + log_prior, images)
+        return logsumexp(log_joint, axis=1) + jnp.log(z[1, 0] - z[0, 0])
+
+    return vae, state.params, images, np.asarray(evidence(state.params, np.float32(images / 255)))
