@@ -1,6 +1,6 @@
 """Small models of every part with random parameters, for tests of exports."""
 
-from itertools import cycle
+from itertools import chain, cycle, repeat
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -59,15 +59,16 @@ def make_case(
 
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         inputs = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
-        return jnp.asarray(random.normal(size=leaf.shape) / np.sqrt(inputs), leaf.dtype)
+        return jnp.asarray(np.float32(random.normal(size=leaf.shape) / np.sqrt(inputs)))
 
     shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, context_dim))
     return Case(model, jax.tree.map(draw, shapes), image_shape, context_dim)
 
 
 def _cases() -> dict[str, dict[str, Any]]:
-    """Return cases with every likelihood, and presets, priors and posteriors in turn."""
-    turns = zip(LIKELIHOODS, cycle(PRESETS), cycle(PRIORS), cycle(POSTERIORS), cycle((1, 2)), strict=False)
+    """Return cases with every likelihood, with every preset once, and with priors and posteriors in turn."""
+    presets = chain(PRESETS, repeat("tutorial_dense"))
+    turns = zip(LIKELIHOODS, presets, cycle(PRIORS), cycle(POSTERIORS), cycle((1, 2)), strict=False)
     cases = {
         "-".join(map(str, parts)): dict(
             zip(("likelihood", "preset", "prior", "posterior", "levels"), parts, strict=True)

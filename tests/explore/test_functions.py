@@ -26,6 +26,7 @@ Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)
 DENSE = {"preset": "tutorial_dense(features=(8,))"}
 LADDER = "ladder(widths=(4, 6), depths=(1, 1), channels=2)"
+LARGEST = ("gated_mlp", "ladder")
 HEADS = ("bernoulli", "beta_binomial", "categorical", "continuous_bernoulli", "discretized_logistic",
          "logistic_mixture", "per_pixel_normal")  # fmt: skip
 
@@ -57,15 +58,17 @@ def check_parts(open_page: Open, names: str, **parts: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", [pytest.param(preset, marks=pytest.mark.slow) if preset == "ladder" else preset for preset in PRESETS]
+    "preset", [pytest.param(preset, marks=pytest.mark.slow) if preset in LARGEST else preset for preset in PRESETS]
 )
 def test_presets(preset: str, open_page: Open) -> None:
-    """Presets have their full size. `test_conditional_models` has a small ladder."""
+    """Presets have their full size. `test_conditional_models` and test_page.py have small ones of the largest."""
     model = make_model(Config(preset=preset), LARGE)
     check(open_page, model, random_params(model, LARGE), LARGE, "encode decode sample")
 
 
-@pytest.mark.parametrize(("preset", "levels"), [("tutorial_dense(features=(8,))", 1), (LADDER, 2)])
+@pytest.mark.parametrize(
+    ("preset", "levels"), [("tutorial_dense(features=(8,))", 1), ("ladder(widths=(4,), depths=(1,), channels=2)", 2)]
+)
 @pytest.mark.parametrize("prior", PRIORS)
 def test_priors(prior: str, preset: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "sample", preset=preset, prior=prior, levels=levels)
@@ -77,7 +80,10 @@ def test_posteriors(posterior: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "encode", posterior=posterior, levels=levels)
 
 
-@pytest.mark.parametrize("likelihood", [*LIKELIHOODS, *(f"autoregressive(reach=2, head={head!r})" for head in HEADS)])
+@pytest.mark.parametrize(
+    "likelihood",
+    [*LIKELIHOODS, *(pytest.param(f"autoregressive(reach=2, head={h!r})", marks=pytest.mark.slow) for h in HEADS)],
+)
 def test_likelihoods(likelihood: str, open_page: Open) -> None:
     check_parts(open_page, "decode", likelihood=likelihood)
 
