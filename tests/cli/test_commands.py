@@ -230,12 +230,15 @@ def test_bad_input_for_sampling_is_one_line_and_exit_code_two(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_truncated_checkpoint_is_one_line(trained: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_truncated_checkpoint_is_one_line(
+    trained: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """No thread of Orbax adds a line."""
     broken = shutil.copytree(trained[0], tmp_path / "broken")
     truncate_checkpoint(broken)
-    code, out, err = call("sample.py", broken, cwd=tmp_path)
-    assert (code, out) == (2, "")
+    assert make_samples([str(broken)]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
     *warnings, error = err.splitlines()
     assert len(warnings) == len(list((broken / "checkpoints").iterdir()))
     assert all(line.startswith("WARNING: checkpoint ") for line in warnings)
@@ -275,11 +278,10 @@ def test_an_explicit_zero_overrides_the_recipe(monkeypatch: pytest.MonkeyPatch) 
     assert not config.conditional
 
 
-def test_the_module_samples(trained: tuple[Path, str], tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "flax_vae", "sample", str(trained[0]), "--pixels", "draw", "--npy", "drawn.npy"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    drawn = np.load(tmp_path / "drawn.npy")
+def test_pixels_are_drawn(trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", str(trained[0]), "--pixels", "draw", "--npy", "drawn.npy"]) == 0
+    drawn = np.load("drawn.npy")
     assert np.isin(drawn, (0, 1)).all()  # draws from Bernoulli distributions; their means are grey
     assert 0.1 < drawn.mean() < 0.6
 

@@ -7,11 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, compare, fit_many, load_run, resume, resume_many
+from flax_vae.fitting.build import build
+from flax_vae.fitting.members import Member, restore_members
+from flax_vae.fitting.training import Training
+from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.quick_compile
 
@@ -61,20 +66,41 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
+@pytest.fixture(scope="module")
+def training(config: Config) -> Training:
+    return build(config)
+
+
+@pytest.fixture(scope="module")
+def previous(run: Run, training: Training, tmp_path_factory: pytest.TempPathFactory) -> Member:
+    """The training at step 24, from a directory in which that checkpoint is the last one."""
+    directory = shutil.copytree(run.directory, tmp_path_factory.mktemp("runs") / "previous")
+    shutil.rmtree(directory / "checkpoints" / "36")
+    (member,) = restore_members([RunDirectory(directory)], [training])
+    return member
+
+
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 @pytest.mark.usefixtures("unchecked_types")
-def test_a_damaged_checkpoint_is_reported_and_training_resumes_from_the_one_before(
-    run: Run, copy: Path, damage: Damage, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_checkpoint_is_reported_and_training_starts_from_the_one_before(
+    training: Training, previous: Member, copy: Path, damage: Damage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The resumed training ends as the undisturbed one."""
     damage(copy / "checkpoints" / "36")
-    resumed = resume(copy)
+    (member,) = restore_members([RunDirectory(copy)], [training])
     lines = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(lines) == 1
     assert f"checkpoint {copy / 'checkpoints' / '36'} is damaged" in lines[0]
     assert "It was renamed to 36.damaged" in lines[0]
     assert (copy / "checkpoints" / "36.damaged").is_dir()
-    assert_same_run(resumed, run)
+    assert member.state.step == 24
+    jax.tree.map(np.testing.assert_array_equal, *((m.state.replace(key=()), m.totals) for m in (member, previous)))
+    assert member.directory.metrics() == previous.directory.metrics()
+
+
+@pytest.mark.usefixtures("unchecked_types")
+def test_a_training_resumed_before_a_damaged_checkpoint_ends_as_the_undisturbed_one(run: Run, copy: Path) -> None:
+    DAMAGES["a bit of the optimiser"](copy / "checkpoints" / "36")
+    assert_same_run(resume(copy), run)
 
 
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 16))

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -65,13 +66,30 @@ sys.exit(run_program(command))
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_while_packages_are_imported(program: str, signum: signal.Signals, config: Config, tmp_path: Path) -> None:
-    for moment in (0, 0.1, 0.4, 0.9):
+def assert_interrupted(
+    program: str, moments: Iterable[float], signum: signal.Signals, config: Config, tmp_path: Path
+) -> None:
+    for moment in moments:
         code, err = interrupted([*PROGRAMS[program], *words_of(config, 9999)], moment, signum, tmp_path)
         assert code == 128 + signum, (moment, err)
         assert "Traceback" not in err, moment
+
+
+@pytest.mark.parametrize(
+    ("program", "signum"),
+    [("train.py", signal.SIGINT), ("flax-vae", signal.SIGTERM), ("python -m flax_vae", signal.SIGINT)],
+)
+def test_while_packages_are_imported(program: str, signum: signal.Signals, config: Config, tmp_path: Path) -> None:
+    assert_interrupted(program, (0, 0.4), signum, config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_each_program_while_packages_are_imported(
+    program: str, signum: signal.Signals, config: Config, tmp_path: Path
+) -> None:
+    assert_interrupted(program, (0, 0.1, 0.4, 0.9), signum, config, tmp_path)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -117,7 +135,7 @@ import os, threading
 
 def work():
     import jax
-    threading.Timer(2, os.kill, [os.getpid(), {int(signum)}]).start()
+    threading.Timer(1, os.kill, [os.getpid(), {int(signum)}]).start()
     jax.jit(lambda x: jax.lax.while_loop(lambda x: x >= 0, lambda x: 1 - x, x))(0).block_until_ready()
 """
     done = run(program)
@@ -127,10 +145,7 @@ def work():
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path: Path) -> None:
-    for moment in np.random.default_rng(signum).uniform(0, 4, 10):
-        code, err = interrupted([*PROGRAMS["train.py"], *words_of(config, 9999)], moment, signum, tmp_path)
-        assert code == 128 + signum, (moment, err)
-        assert "Traceback" not in err, moment
+    assert_interrupted("train.py", np.random.default_rng(signum).uniform(0, 4, 10), signum, config, tmp_path)
 
 
 @pytest.mark.slow

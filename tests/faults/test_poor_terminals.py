@@ -43,14 +43,14 @@ def test_narrow_tables_keep_names_and_numbers(
 
 
 def test_an_ascii_terminal_gets_escapes(runs: list[str]) -> None:
-    program, ascii_only = [sys.executable, "-m", "flax_vae"], os.environ | {"PYTHONIOENCODING": "ascii"}
-    for words, shown in (
-        (["compare", *runs, "--out", "vergleich-\u00e4.png"], "vergleich-\\xe4.png"),
-        (["train", "--help"], "z = f(\\u03b5)"),
-    ):
-        done = subprocess.run([*program, *words], env=ascii_only, capture_output=True, check=False, timeout=100)
-        assert done.returncode == 0, done.stderr
+    program = "import sys; from flax_vae.cli.main import main; print(main(sys.argv[1:])); main(['train', '--help'])"
+    words = [sys.executable, "-c", program, "compare", *runs, "--out", "vergleich-\u00e4.png"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(words, env=ascii_only, capture_output=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    for shown in ("vergleich-\\xe4.png", "z = f(\\u03b5)"):
         assert shown.encode() in done.stdout
+    assert "\n0\n" in done.stdout.decode()  # the exit code of `compare`
 
 
 def test_control_characters_do_not_reach_the_terminal(

@@ -78,13 +78,15 @@ def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
         climbs = 2 * jax.lax.stop_gradient(distortion) - distortion  # the same value, the opposite gradient
         return jax.numpy.where(step < 12, distortion, climbs), {}
 
-    config = replace(config, epochs=1, warmup_steps=0, schedule="constant", ema_decay=0.0)
-    one = fit(config, tmp_path / "one", objective=worsens)
-    three = fit(replace(config, epochs=3), tmp_path / "three", objective=worsens)
-    assert three.metrics[0]["test_loss"] < three.metrics[2]["test_loss"]
-    jax.tree.map(np.testing.assert_array_equal, three.params, one.params)
-    assert three.step == 12
-    assert sorted(int(path.name) for path in (tmp_path / "three" / "checkpoints").iterdir()) == [12, 24, 36]
+    config = replace(config, warmup_steps=0, schedule="constant", ema_decay=0.0)
+    run = fit(config, tmp_path / "run", objective=worsens)
+    assert run.metrics[0]["test_loss"] < run.metrics[2]["test_loss"]
+    assert run.step == 12
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert sorted(int(path.name) for path in checkpoints.iterdir()) == [12, 24, 36]
+    for step in (24, 36):
+        shutil.rmtree(checkpoints / str(step))
+    jax.tree.map(np.testing.assert_array_equal, run.params, load_run(tmp_path / "run").params)
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -121,12 +123,18 @@ def test_the_link_to_the_latest_run_never_stops_a_run(
 
 @pytest.mark.parametrize(
     ("last", "signum"),
-    [(12, signal.SIGINT), (17, signal.SIGTERM), (36, signal.SIGINT)],
+    [
+        pytest.param(12, signal.SIGINT, marks=pytest.mark.slow),
+        (17, signal.SIGTERM),
+        pytest.param(36, signal.SIGINT, marks=pytest.mark.slow),
+    ],
     ids=["after an epoch", "within an epoch", "after the last epoch"],
 )
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
-    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, signum: int
+    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, signum: int
 ) -> None:
+    """Also if its data are on a relative path, and it is resumed from another directory."""
+    shutil.copy(few_images, tmp_path / "mine.npz")
     advance = Report.advance
 
     def advance_and_interrupt(self, step, *arguments):
@@ -134,17 +142,22 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
         if step == last:
             signal.raise_signal(signum)
 
-    monkeypatch.setattr(Report, "advance", advance_and_interrupt)
-    monkeypatch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
-    with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
-        fit(config, tmp_path / "broken")
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setattr(Report, "advance", advance_and_interrupt)
+        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+        with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
+            fit(replace(config, dataset="mine.npz"), "broken")
     assert stopped.value.signum == signum
     assert (tmp_path / "broken" / "checkpoints" / str(last)).is_dir()
-    monkeypatch.undo()
     assert_same_run(resume(tmp_path / "broken"), run)
 
 
-@pytest.mark.parametrize("epoch", [1, 3], ids=["of the first epoch", "of the last epoch"])
+@pytest.mark.parametrize(
+    "epoch",
+    [1, pytest.param(3, marks=pytest.mark.slow)],
+    ids=["of the first epoch", "of the last epoch"],
+)
 def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
@@ -163,16 +176,16 @@ def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
 
         return evaluate(self, images, interrupted_spans)
 
-    monkeypatch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
-    calls, stopped_at = count(), epoch
-    with pytest.raises(Interrupted):
-        fit(config, broken)
-    calls, stopped_at = count(), 1
-    with pytest.raises(Interrupted):
-        resume(broken)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
+        calls, stopped_at = count(), epoch
+        with pytest.raises(Interrupted):
+            fit(config, broken)
+        calls, stopped_at = count(), 1
+        with pytest.raises(Interrupted):
+            resume(broken)
     assert [record["epoch"] for record in RunDirectory(broken).metrics()] == [*range(1, epoch)]
     assert (broken / "checkpoints" / str(12 * epoch)).is_dir()
-    monkeypatch.undo()
     assert_same_run(resume(broken), run)
 
 
@@ -184,16 +197,6 @@ def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective:
 
 def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
     assert_same_run(resume(copy), run)
-
-
-def test_a_run_on_a_relative_path_resumes_from_anywhere(
-    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(few_images, tmp_path / "mine.npz")
-    monkeypatch.chdir(tmp_path)
-    fit(replace(config, dataset="mine.npz"), "run")
-    monkeypatch.chdir(tmp_path.parent)
-    assert_same_run(resume(tmp_path / "run"), run)
 
 
 @pytest.mark.slow
