@@ -12,6 +12,7 @@ from flax_vae.distributions import Bernoulli, ContinuousBernoulli
 
 RNG = np.random.default_rng(0)
 log_prob = jax.jit(lambda p, x: p.log_prob(x))
+mean_and_draws = jax.jit(lambda p, key: (p.mean(), p.sample(key, (20_000,))))
 
 
 @jax.jit
@@ -49,14 +50,15 @@ def test_bernoulli_gradient_is_x_minus_the_mean(logit: float) -> None:
 
 
 def test_bernoulli_draws_have_its_mean() -> None:
-    bits = Bernoulli(jnp.full((1, 1, 2), 0.7)).sample(jax.random.key(1), (20_000,))
+    _, bits = mean_and_draws(Bernoulli(jnp.full((1, 1, 2), 0.7)), jax.random.key(1))
     np.testing.assert_allclose(np.asarray(bits).mean((0, 1, 2)), scipy.special.expit(0.7), atol=0.015)
 
 
 def test_the_upper_share_of_a_bernoulli_is_its_probability() -> None:
     """For an undecoded channel; a decoded channel and a later one change nothing."""
     p = Bernoulli(jnp.array([[[0.4, -1.3, 2.0]]]))
-    share = p.upper_share(jnp.array([[[1, 0, 0]]]), jnp.array([[[1, 1, 0]]]), jnp.array([[[2, 2, 2]]]))
+    bounds = (jnp.array([[bound]]) for bound in ([1, 0, 0], [1, 1, 0], [2, 2, 2]))
+    share = jax.jit(lambda p, *bounds: p.upper_share(*bounds))(p, *bounds)
     np.testing.assert_allclose(share, scipy.special.expit(-1.3), rtol=1e-6)
 
 
@@ -66,9 +68,9 @@ def test_a_continuous_bernoulli_is_a_density_with_its_mean(logit: float) -> None
     p = ContinuousBernoulli(jnp.full((1, 1, 1), logit))
     x = np.linspace(0, 1, 200_001)
     density = np.exp(np.float64(log_prob(p, np.float32(x).reshape(-1, 1, 1, 1))))
+    mean, draws = (np.asarray(values).ravel() for values in mean_and_draws(p, jax.random.key(0)))
     np.testing.assert_allclose(scipy.integrate.simpson(density, x=x), 1.0, rtol=2e-5)
-    np.testing.assert_allclose(scipy.integrate.simpson(x * density, x=x), p.mean().item(), rtol=2e-5)
-    draws = np.asarray(p.sample(jax.random.key(0), (20_000,))).ravel()
+    np.testing.assert_allclose(scipy.integrate.simpson(x * density, x=x), mean[0], rtol=2e-5)
     expected = scipy.integrate.cumulative_simpson(density, x=x, initial=0)
     assert scipy.stats.kstest(draws, lambda value: np.interp(value, x, expected)).pvalue > 1e-3
     assert p.pixel_levels is None
