@@ -59,7 +59,7 @@ def test_a_run_directory(
     assert_refused(make_samples, ["run"], message, capsys)
 
 
-@pytest.mark.parametrize("name", ["latent_dim", "preset"])
+@pytest.mark.parametrize("name", ["latent_dim", pytest.param("preset", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("unchecked_types")
 def test_nested_lists_of_any_depth(name: str, tmp_path: Path) -> None:
     """At some depths a value can be read but not printed."""

@@ -19,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc"),
 ]
 
+SLOW_SIGINT, SLOW_SIGTERM = (pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM))
 PROGRAMS = {
     "train.py": [str(ROOT / "train.py")],
     "flax-vae": [
@@ -92,7 +93,7 @@ def test_each_program_while_packages_are_imported(
     assert_interrupted(program, (0, 0.1, 0.4, 0.9), signum, config, tmp_path)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, SLOW_SIGTERM])
 def test_where_python_drops_exceptions(signum: signal.Signals, tmp_path: Path) -> None:
     """Python drops exceptions in callbacks of the garbage collector, which JAX has, and would continue."""
     program = f"""
@@ -112,7 +113,7 @@ def work():
     assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "dropped\n", "Interrupted.\n")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [SLOW_SIGINT, signal.SIGTERM])
 def test_where_an_import_replaces_the_exception(signum: signal.Signals) -> None:
     program = f"""
 import signal
@@ -127,7 +128,7 @@ def work():
     assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [SLOW_SIGINT, signal.SIGTERM])
 def test_while_a_library_computes_endlessly(signum: signal.Signals) -> None:
     """Python's handlers do not run there."""
     program = f"""
