@@ -190,7 +190,7 @@ def test_a_beta_binomial_equals_scipys(scale: float) -> None:
     (ContinuousBernoulli, [()]), (DiscretizedLogistic, [(), ()]), (Categorical, [(LEVELS,)]), (BetaBinomial, [(), ()]),
 ])  # fmt: skip
 def test_gradients_are_finite_at_any_output_of_a_network(make: Any, sizes: list) -> None:
-    x = np.float32([0.0, 1.0, 0.5, 0.2]).reshape(2, 2, 1)
+    x = jnp.array([0.0, 1.0, 0.5, 0.2]).reshape(2, 2, 1)
     value_and_slopes = jax.jit(jax.value_and_grad(lambda parameters: make(*parameters).log_prob(x)))
     for size in (0.0, 1e-3, 1e4, -1e-3, -1e4):
         value, slopes = value_and_slopes([np.full((2, 2, 1, *shape), size, np.float32) for shape in sizes])
