@@ -32,8 +32,9 @@ def recipe(few_images: Path) -> list[object]:
 
 @pytest.fixture(scope="session")
 def trained(recipe: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run made by `train` without --out, and its stdout."""
+    """A run made by `train` without --out and without pictures, and its stdout."""
     home, out = tmp_path_factory.mktemp("home"), io.StringIO()
-    with chdir(home), redirect_stdout(out), _fixed_devices():
+    with chdir(home), redirect_stdout(out), _fixed_devices(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
         assert train(list(map(str, recipe))) == 0
     return (home / "runs" / "latest").resolve(), out.getvalue()

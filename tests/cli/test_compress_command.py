@@ -64,6 +64,7 @@ def test_a_single_image(binary: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(back), binary[0, ..., 0])
 
 
+@pytest.mark.slow
 def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path) -> None:
     array = io.BytesIO()
     np.save(array, binary)
@@ -86,6 +87,7 @@ def test_info_describes_a_file(binary: np.ndarray, tmp_path: Path, capsys: pytes
     assert f"{file.stat().st_size:,} bytes" in description
 
 
+@pytest.mark.slow
 def test_a_conditional_model_reads_labels_from_folders_and_npz_files(few_images: Path, tmp_path: Path) -> None:
     """Compress labelled images of both kinds, and restore images and labels to a .npz file."""
     config = Config(preset="tutorial_dense(features=(8,))", dataset=str(few_images), epochs=1, conditional=True,

@@ -195,6 +195,7 @@ def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective:
     assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
     assert_same_run(resume(copy), run)
 
@@ -313,6 +314,7 @@ def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(
     assert_same_run(resume(run.directory, objective=worsens), run)  # it stays stopped
 
 
+@pytest.mark.slow
 def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
     """Even with microbatches, into which batches are cut for other objectives."""
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50, objective="dip_vae_i")

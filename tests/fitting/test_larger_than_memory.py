@@ -101,6 +101,7 @@ def test_an_interrupted_epoch_resumes_at_the_next_image(
     assert_same_run(resume(tmp_path / "run"), run)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_disk", "without_pictures")
 def test_evaluations_of_runs_from_disk_and_from_memory_are_equal(run: Run, config: Config, tmp_path: Path) -> None:
     """Except for elbo surgery, which compares all pairs of images, so that those on disk are restricted to a few."""
@@ -114,7 +115,11 @@ def test_evaluations_of_runs_from_disk_and_from_memory_are_equal(run: Run, confi
 
 
 @pytest.mark.usefixtures("on_disk", "without_pictures")
-@pytest.mark.parametrize("part", [{"prior": "vamp(components=7)"}, {"binarize": "dynamic"}], ids=str)
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param({"prior": "vamp(components=7)"}, marks=pytest.mark.slow), {"binarize": "dynamic"}],
+    ids=["vamp", "binarize"],
+)
 def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
     part: dict[str, Any], config: Config, tmp_path: Path
 ) -> None:

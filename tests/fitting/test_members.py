@@ -116,6 +116,7 @@ def test_members_killed_while_saving_resume_from_their_last_common_step(runs: li
         assert_same_run(resumed, run)
 
 
+@pytest.mark.slow
 def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
     configs: list[Config], tmp_path: Path
 ) -> None:
