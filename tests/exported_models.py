@@ -65,21 +65,22 @@ def make_case(
     return Case(model, jax.tree.map(draw, shapes), image_shape, context_dim)
 
 
-def _cases() -> dict[str, dict[str, Any]]:
-    """Return cases with every likelihood, with every preset once, and with priors and posteriors in turn."""
+def _cases() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return cases with every likelihood and every other part once, and cases with more pairs of parts, in turn."""
     presets = chain(PRESETS, repeat("tutorial_dense"))
-    turns = zip(LIKELIHOODS, presets, cycle(PRIORS), cycle(POSTERIORS), cycle((1, 2)), strict=False)
-    cases = {
-        "-".join(map(str, parts)): dict(
-            zip(("likelihood", "preset", "prior", "posterior", "levels"), parts, strict=True)
-        )
-        for parts in turns
-    }
-    return cases | {
+    priors = cycle(reversed(list(PRIORS)))  # in this order, pseudo-inputs meet no convolutions, which are slow to trace
+    turns = zip(LIKELIHOODS, presets, priors, cycle(POSTERIORS), cycle((1, 2)), strict=False)
+    names = ("likelihood", "preset", "prior", "posterior", "levels")
+    cases = {"-".join(map(str, parts)): dict(zip(names, parts, strict=True)) for parts in turns}
+    every_preset, more = list(cases)[: len(PRESETS)], list(cases)[len(PRESETS) :]
+    few = {
+        **{name: cases[name] for name in every_preset},
+        **{cases[name]["likelihood"]: {"likelihood": cases[name]["likelihood"]} for name in more},
         "conditional": {"conditional": True, "levels": 2},
-        "conditional ladder": {"conditional": True, "preset": "ladder", "posterior": "full"},
         "flows at pseudo-inputs": {"prior": "vamp", "posterior": "iaf"},
     }
+    ladder = {"conditional": True, "preset": "ladder", "posterior": "full"}
+    return few, {name: cases[name] for name in more} | {"conditional ladder": ladder}
 
 
-CASES = _cases()
+CASES, MORE_CASES = _cases()

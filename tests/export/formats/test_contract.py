@@ -1,7 +1,7 @@
 """Every format of function files computes the model's functions, for every part and any number of images."""
 
 import pytest
-from exported_models import CASES, make_case
+from exported_models import CASES, MORE_CASES, make_case
 
 from flax_vae.export.formats import FORMATS
 from flax_vae.export.function_files import FunctionFiles, largest_error, random_arguments
@@ -16,6 +16,7 @@ ONNX, OTHERS = ([files for files in FILES if (files.suffix == ".onnx") == is_onn
 # ONNX, which lacks many operations, gets every part. The other formats get every preset, with other parts in turn.
 CONTRACTS = [
     *(pytest.param(ONNX, name, id=name) for name in CASES),
+    *(pytest.param(ONNX, name, id=name, marks=pytest.mark.slow) for name in MORE_CASES),
     *(
         pytest.param(OTHERS, name, id=f"{name}-others", marks=[] if "tutorial_dense" in name else pytest.mark.slow)
         for name in EVERY_PRESET
@@ -26,7 +27,7 @@ CONTRACTS = [
 @pytest.mark.parametrize(("formats", "name"), CONTRACTS)
 def test_files_compute_the_functions_of_the_model(formats: list[FunctionFiles], name: str) -> None:
     """Export sampler and log_likelihood, which contain the operations of decoder and encoder; all four for a ladder."""
-    for function in make_case(**CASES[name]).functions.values():
+    for function in make_case(**(CASES | MORE_CASES)[name]).functions.values():
         if function.name in ("sampler", "log_likelihood") or name == "conditional ladder":
             args = random_arguments(function, {"b": 4, "k": 3})
             for files in formats:
