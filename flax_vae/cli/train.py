@@ -99,7 +99,7 @@ class _Optimisation(_settings("optimisation")):  # type: ignore[misc]
 class _Machine(_settings("machine")):  # type: ignore[misc]
     coordinator: str | None = None
     """Train in several processes, each started with the same flags: "host:port" of the first process.
-    Or "auto" where JAX finds them, as on Slurm and Cloud TPUs."""
+    Or "auto" if JAX finds them, as on Slurm and Cloud TPUs."""
     num_processes: int | None = None
     """The number of processes."""
     process_id: int | None = None

@@ -36,7 +36,7 @@ def build(
         members: number of trainings in the program.
 
     Raises:
-        UserError: the data cannot be loaded, or the training makes no sense.
+        UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
     data = load_data(config)
     count, *image_shape = data.train.images.shape

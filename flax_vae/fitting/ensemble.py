@@ -47,11 +47,11 @@ class Ensemble:
 
     Attributes:
         members: the members as they were before the training.
-        training: what the members have in common.
+        training: the first member's training, from which the others differ in their settings only.
         mesh: devices that split the members and their batches.
         held_out: images and contexts of the set that chooses the best checkpoint.
         step: number of updates of each member that still trains.
-        failed: why members have diverged, by their number.
+        failed: the reasons why members have diverged, by the numbers of the members.
     """
 
     def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
@@ -96,7 +96,7 @@ class Ensemble:
         return [i for i in range(len(self.members)) if i not in self.failed and i not in self.stopped]
 
     def stop_early(self) -> None:
-        """Stop the members that early stopping ends."""
+        """Stop the members whose validation loss no longer improves."""
         for i in self.active():
             member = self.members[i]
             if maximum_over_processes(is_first_process() and member.directory.stopped_early(member.training.config)):
@@ -131,7 +131,7 @@ class Ensemble:
         return f"{description}. {_advice(training.config)}"
 
     def fail_if_skipping(self, means: dict[int, Means]) -> None:
-        """Drop members that skipped most of the epoch's steps: they would continue to, and learn nothing."""
+        """Drop members that skipped most steps of the epoch: they would learn nothing from the next ones either."""
         for i in self.active():
             if (skipped := means[i]["skipped"]) > 0.5:
                 advice = _advice(self.members[i].training.config)

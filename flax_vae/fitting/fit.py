@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -74,7 +73,7 @@ def fit_many(
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
     runs = _start(directory, members, vae, objective)
-    run_in_first_process(partial(write_summary, directory))
+    run_in_first_process(write_summary, directory)
     return runs
 
 
@@ -85,7 +84,9 @@ def resume(
     devices: int | None = None,
     fsdp: int | None = None,
 ) -> Run:
-    """Resume an interrupted run; the result has the bits of an uninterrupted one, on other devices except for rounding.
+    """Resume an interrupted run.
+
+    The result equals that of an uninterrupted run bit for bit; on other devices, up to rounding.
 
     Args:
         directory: the run directory.
@@ -124,7 +125,7 @@ def resume_many(
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
     resumed = _resume(parent, good, vae, objective, (devices, fsdp))
-    run_in_first_process(partial(write_summary, parent))
+    run_in_first_process(write_summary, parent)
     return resumed
 
 
@@ -172,17 +173,17 @@ def _resume(
 
 
 def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
-    """Train to the end, then draw and measure; return the runs that finished."""
+    """Train to the end, then draw pictures and evaluate; return the runs that finished."""
     with detect_lost_processes(directory.advice):
         diverged = train(directory, members)
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 
 
 def _finish(directory: RunDirectory, training: Training) -> Run:
-    """Draw the pictures and, with a validation set, measure the test set once."""
+    """Draw the pictures and, if there is a validation set, evaluate on the test set once."""
     run = load_run(directory.path, training.model)
 
-    def draw_and_measure() -> None:
+    def draw_and_evaluate() -> None:
         data, key = training.data, training.keys.test
         if data.validation is not None:
             evaluate = make_evaluate(run.vae, training.objective_at(training.config.beta), training.batch_size)
@@ -191,5 +192,5 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
             log(f"{directory}: test loss {means['loss']:.2f} at the best validation loss, step {run.step}.")
         draw_pictures(directory.pictures, run, data.test, key)
 
-    run_in_first_process(draw_and_measure)
+    run_in_first_process(draw_and_evaluate)
     return run

@@ -1,4 +1,4 @@
-"""Images on their way to the devices.
+"""Feeding training images to the devices.
 
 Images that fit stay on the devices, where a step takes its batch by rows of indices. Others are gathered on the host in
 blocks of batches, the next ones while the devices work on this one; each process gathers what its own devices need.
@@ -43,7 +43,7 @@ class Dispatch(NamedTuple):
 
 @dataclass(frozen=True)
 class HostInput:
-    """The training images, and the shuffles by which members see them.
+    """The training images, and the order in which each member sees them.
 
     Attributes:
         images: images and contexts, from `place_images`.

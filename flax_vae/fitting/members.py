@@ -6,7 +6,6 @@ one.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +16,6 @@ from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import run_in_first_process
 from flax_vae.training.step import TrainState
@@ -114,7 +112,7 @@ def _forget_uncommon(runs: Sequence[RunDirectory]) -> None:
     if saved and all(saved) and not common:
         raise UserError(f"{runs[0].path.parent}: its runs have no checkpoint of the same step; start them again.")
     for run in runs:
-        run_in_first_process(partial(checkpoints.forget_after, run.checkpoints, max(common, default=0)))
+        run_in_first_process(checkpoints.forget_after, run.checkpoints, max(common, default=0))
 
 
 def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Member | None:
@@ -127,18 +125,13 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
     except checkpoints.Damaged as damaged:
         if len(steps) == 1:
             raise UserError(f"{damaged} It is the only one: start the run again.") from None
-        run_in_first_process(partial(_set_aside, run, steps[-1], damaged))
+        run_in_first_process(checkpoints.set_aside, run.checkpoints, steps[-1], damaged)
         return None
     rest, averaged = trees["optimizer"], trees.get("averaged_params")
     state = TrainState(rest["step"], trees["params"], rest["opt_state"], averaged, rest["skips"], training.keys.train)
     member = Member(run, training, state, rest["totals"])
-    run_in_first_process(partial(run.keep_metrics_until, member.epochs_reported * training.steps_per_epoch))
+    run_in_first_process(run.keep_metrics_until, member.epochs_reported * training.steps_per_epoch)
     return member
-
-
-def _set_aside(run: RunDirectory, step: int, damaged: checkpoints.Damaged) -> None:
-    aside = checkpoints.set_aside(run.checkpoints, step)
-    log(f"WARNING: {damaged} It was renamed to {aside.name}; training continues from the previous one.")
 
 
 def _start_again(run: RunDirectory, training: Training) -> Member:
@@ -147,5 +140,5 @@ def _start_again(run: RunDirectory, training: Training) -> Member:
         raise UserError(
             f"{run} has {epochs} epochs in its metrics.jsonl but no checkpoint: checkpoints were moved or deleted."
         )
-    run_in_first_process(partial(run.keep_metrics_until, 0))
+    run_in_first_process(run.keep_metrics_until, 0)
     return Member(run, training, training.initial_state(), training.zero_totals())

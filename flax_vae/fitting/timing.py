@@ -1,4 +1,4 @@
-"""Timing of the training loop: how long a dispatch takes, and what the records of an epoch say about time."""
+"""Timing of the training loop: the length of a dispatch, and throughput and waiting times of an epoch."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -41,13 +41,15 @@ class Clock:
 
     def waiting(self, dispatches: Iterable[Dispatch]) -> Iterator[Dispatch]:
         """Yield dispatches once they are on the device, and time the wait for each and the work on it."""
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         for dispatch in dispatches:
             jax.block_until_ready(dispatch)
-            came = time.perf_counter()
+            arrived = time.perf_counter()
             yield dispatch
-            done = time.perf_counter()
-            self.waited, self.worked, asked = self.waited + came - asked, self.worked + done - came, done
+            finished = time.perf_counter()
+            self.waited += arrived - requested
+            self.worked += finished - arrived
+            requested = finished
 
     def count(self, images: int) -> None:
         """Count images trained on since the last call; the first call, after compilation, starts the measurement."""

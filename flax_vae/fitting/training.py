@@ -43,7 +43,7 @@ class Settings(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """Everything about a training except its state; members of an ensemble have all of it in common except `config`.
+    """Everything about a training except its state. Members of an ensemble differ in `config` only.
 
     Attributes:
         config: the configuration.

@@ -22,6 +22,7 @@ import jax
 
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checksums import checksum
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_process_loss, sum_over_processes
 
@@ -130,9 +131,10 @@ def forget_after(directory: Path, step: int) -> None:
             shutil.rmtree(directory / str(later))
 
 
-def set_aside(directory: Path, step: int) -> Path:
-    """Rename a damaged checkpoint, so that nothing reads it; returns its new path."""
-    return (directory / str(step)).rename(free_name(directory / f"{step}.damaged"))
+def set_aside(directory: Path, step: int, damaged: Damaged) -> None:
+    """Rename a damaged checkpoint, so that nothing reads it, and warn."""
+    aside = (directory / str(step)).rename(_free_name(directory / f"{step}.damaged"))
+    log(f"WARNING: {damaged} It was renamed to {aside.name}; training continues from the previous one.")
 
 
 def clear_unfinished(directory: Path) -> None:
@@ -141,7 +143,7 @@ def clear_unfinished(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def free_name(path: Path) -> Path:
+def _free_name(path: Path) -> Path:
     """Return the path, with a number appended if it exists."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in count(1))
     return next(free for free in chain([path], numbered) if not free.exists())

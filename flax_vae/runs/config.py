@@ -263,7 +263,7 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     except FileNotFoundError:
         raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it is damaged or of another program.") from None
+        raise UserError(f"{path} cannot be read ({error}): it is damaged, or another program wrote it.") from None
     return parse_config(content, path)
 
 
@@ -272,7 +272,7 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
 
     Args:
         content: the parsed JSON.
-        path: of the file, for errors.
+        path: the file, for error messages.
 
     Raises:
         UserError: damaged, or written by another version of this package.

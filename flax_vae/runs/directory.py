@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,7 +100,7 @@ class RunDirectory:
         write_config(self.config_file, portable, data.train.images.shape[1:])
 
     def point_latest(self) -> None:
-        """Point the symlink `latest`, beside the directory, at it.
+        """Point the symlink `latest`, beside the directory, to it.
 
         The link is created under a name of this process and moved into place, since another run may start at the same
         time. The link is a convenience: a run continues if it cannot be created.
@@ -248,7 +247,7 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
         raise UserError("`out` is required if several processes train, and must be the same for all of them.")
     name = config.preset.partition("(")[0]
     path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    run_in_first_process(partial(refuse_used, path, f", or resume its run with flax-vae train --resume {path}"))
+    run_in_first_process(refuse_used, path, f", or resume its run with flax-vae train --resume {path}")
     return RunDirectory(path)
 
 

@@ -85,7 +85,7 @@ def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
         vae: the model, if it is one of your own.
 
     Raises:
-        UserError: not found, damaged, or of another model.
+        UserError: the run is missing, damaged, or of another model.
     """
     repository = hub.parse(where)
     name = str(repository or where)
@@ -181,7 +181,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
 
     Args:
         run: the model. A model of your own must be passed to `load_run` again.
-        path: of the parameters.
+        path: the file of the parameters.
         half: write the parameters in float16, which halves the file.
 
     Returns:

@@ -23,7 +23,7 @@ class Cluster:
     """The processes that share a training, each started separately, with the same flags except `process_id`.
 
     Attributes:
-        coordinator: "host:port" of the first process; "auto" where JAX detects all of this, as on Slurm and Cloud TPUs.
+        coordinator: "host:port" of the first process; "auto" if JAX detects all of this, as on Slurm and Cloud TPUs.
         num_processes: the number of processes.
         process_id: the index of this process, from 0.
     """
@@ -33,7 +33,7 @@ class Cluster:
     process_id: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings under which the processes would wait for each other in vain."""
+        """Raise UserError for settings with which the processes would never find each other."""
         if self.coordinator == "auto":
             return
         host, _, port = self.coordinator.rpartition(":")
@@ -85,8 +85,8 @@ def maximum_over_processes(number: int) -> int:
     return number if jax.process_count() == 1 else int(_all_gather(np.int32(number)).max())
 
 
-def run_in_first_process(function: Callable[[], object]) -> None:
-    """Call a function in the first process, while the others wait.
+def run_in_first_process(function: Callable[..., object], *arguments: Any) -> None:
+    """Call a function with arguments in the first process, while the others wait.
 
     Raises:
         UserError: in the other processes, if it failed; the first process re-raises the original exception.
@@ -94,7 +94,7 @@ def run_in_first_process(function: Callable[[], object]) -> None:
     error = None
     if is_first_process():
         try:
-            function()
+            function(*arguments)
         except Exception as raised:
             error = raised
     failed = maximum_over_processes(error is not None)
