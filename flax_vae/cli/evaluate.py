@@ -1,4 +1,4 @@
-"""`flax-vae evaluate`: the figures of a trained model."""
+"""`flax-vae evaluate`: metrics of a trained model."""
 
 import math
 from dataclasses import dataclass, replace

@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
 from flax_vae.fitting.host_input import HostInput, place_images
-from flax_vae.fitting.members import Member, member_labels
+from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import Report
 from flax_vae.fitting.timing import Clock, Pace
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.errors import UserError
-from flax_vae.system.processes import is_first_process, maximum_over_processes
+from flax_vae.system.processes import maximum_over_processes
 from flax_vae.system.signals import deferred_signals
 
 
@@ -45,9 +45,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     records = furthest.directory.metrics()
     clock = Clock(records[-1]["seconds"] if records else 0.0)
     epochs = range(furthest.epochs_reported, config.epochs)
-    directories = [member.directory for member in members] if is_first_process() else []
-    labels, first_step = member_labels([m.training.config for m in members]), int(furthest.state.step)
-    report = Report(directories, labels, config.epochs, training.steps_per_epoch, first_step)
+    report = Report(members, int(furthest.state.step))
     with _explain_os_errors(directory), open_ensemble(members) as ensemble, report:
         if epochs and ensemble.active():
             images = place_images(training.data.batch(training.data.train), ensemble.mesh, len(members))
@@ -55,7 +53,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
             source = HostInput(images, training.batch_size, seeds, ensemble.mesh)
             # Until the end of the compilation, a signal ends the program at once: there is nothing to save yet.
             ensemble.compile(next(source.dispatches(epochs[0], 0)))
-            maximum_over_processes(0)  # a barrier, so that no process told to stop waits for another's compilation
+            maximum_over_processes(0)  # a barrier: no process that stops waits for the compilation of another
             with deferred_signals() as received:
 
                 def stop_on_signal() -> None:

@@ -6,42 +6,35 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from flax_vae.fitting.members import member_labels
+from flax_vae.fitting.members import Member, member_labels
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import print_table, stdout_console
 from flax_vae.system.files import write_json
+from flax_vae.system.processes import is_first_process
 
 
 class Report:
     """The reporting of a training, or of several in one program, as a context manager."""
 
-    def __init__(
-        self,
-        directories: Sequence[RunDirectory],
-        labels: Sequence[str],
-        epochs: int,
-        steps_per_epoch: int,
-        first_step: int,
-    ) -> None:
-        """Open the files of each directory and the one bar.
+    def __init__(self, members: Sequence[Member], first_step: int) -> None:
+        """Open the files of each member and the one bar; only the first process reports.
 
         Args:
-            directories: the run directory of each member; none in a process that does not report.
-            labels: the label of each member; seeds with the same label are reported together.
-            epochs: epochs of the training.
-            steps_per_epoch: steps per epoch.
+            members: the trainings; those that differ in the seed only are reported together.
             first_step: step at which the training starts, above 0 if a run is resumed.
         """
-        self.labels, self.epochs, self.steps_per_epoch = labels, epochs, steps_per_epoch
-        self.logs = [_RunLog(directory, first_step) for directory in directories]
+        training = members[0].training
+        self.labels = member_labels([member.training.config for member in members])
+        self.epochs, self.steps_per_epoch = training.config.epochs, training.steps_per_epoch
+        self.logs = [_RunLog(member.directory, first_step) for member in members if is_first_process()]
         self.console = stdout_console()
-        self.bar = _progress_bar(self.console, visible=bool(directories) and self.console.is_terminal)
+        self.bar = _progress_bar(self.console, visible=bool(self.logs) and self.console.is_terminal)
+        epoch = first_step // self.steps_per_epoch + 1
         self.task = self.bar.add_task(
-            "", total=epochs * steps_per_epoch, completed=first_step, epoch=first_step // steps_per_epoch + 1,
-            epochs=epochs, terms="compiling",
-        )  # fmt: skip
+            "", total=training.total_steps, completed=first_step, epoch=epoch, epochs=self.epochs, terms="compiling"
+        )
 
     def __enter__(self) -> "Report":
         """Show the bar."""
