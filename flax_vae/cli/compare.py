@@ -1,8 +1,11 @@
-"""`flax-vae compare`: several runs side by side."""
+"""`flax-vae compare`: several runs side by side.
+
+examples:
+  flax-vae compare runs/sweep/*
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import tyro
 
@@ -15,11 +18,6 @@ from flax_vae.system.errors import UserError
 @dataclass(frozen=True)
 class Compare:
     """Compare runs: print a table, and draw their test losses in one picture."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae compare runs/sweep/*
-"""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories, as train.py wrote them."""

@@ -1,10 +1,15 @@
-"""`flax-vae compress`: images to a file."""
+"""`flax-vae compress`: images to a file.
+
+examples:
+  flax-vae compress pretrained:grey                          the test images of the model, to images.fvae
+  flax-vae compress pretrained:grey photos/ more.png -o photos.fvae
+  flax-vae compress pretrained:grey - -o - < images.npy > images.fvae
+"""
 
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import tyro
@@ -25,13 +30,6 @@ class Compress:
 
     The model's pixels have to be binary or to have 256 levels.
     """
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae compress pretrained:grey                          the test images of the model, to images.fvae
-  flax-vae compress pretrained:grey photos/ more.png -o photos.fvae
-  flax-vae compress pretrained:grey - -o - < images.npy > images.fvae
-"""
 
     run: RunPath
     images: tyro.conf.Positional[tuple[Path, ...]] = ()

@@ -1,9 +1,15 @@
-"""`flax-vae decompress`: images from a file."""
+"""`flax-vae decompress`: images from a file.
+
+examples:
+  flax-vae decompress pretrained:grey photos.fvae -o photos/
+  flax-vae decompress pretrained:grey images.fvae -o images.npy
+  flax-vae decompress --info photos.fvae
+"""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -21,13 +27,6 @@ from flax_vae.system.machine import use_machine
 @dataclass(frozen=True)
 class Decompress:
     """Restore the images of a compressed file, with the model that compressed them."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae decompress pretrained:grey photos.fvae -o photos/
-  flax-vae decompress pretrained:grey images.fvae -o images.npy
-  flax-vae decompress --info photos.fvae
-"""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="RUN", help_behavior_hint="")] = None
     """The model that compressed the images."""

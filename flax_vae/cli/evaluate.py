@@ -1,9 +1,15 @@
-"""`flax-vae evaluate`: metrics of a trained model."""
+"""`flax-vae evaluate`: metrics of a trained model.
+
+examples:
+  flax-vae evaluate runs/latest
+  flax-vae evaluate pretrained:mlp --protocol exemplar_vae --json mlp.json
+  flax-vae evaluate runs/latest --method ais --num-images 20
+"""
 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from flax_vae.cli.arguments import RunPath, require_writable
 from flax_vae.evaluation.evaluate import evaluate
@@ -20,13 +26,6 @@ from flax_vae.system.machine import cpu_cores, use_machine
 @dataclass(frozen=True)
 class Evaluate:
     """Evaluate a trained model on its test set: print a table, and write evaluation.json and two pictures."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae evaluate runs/latest
-  flax-vae evaluate pretrained:mlp --protocol exemplar_vae --json mlp.json
-  flax-vae evaluate runs/latest --method ais --num-images 20
-"""
 
     run: RunPath
     protocol: Literal["exemplar_vae"] | None = None

@@ -13,20 +13,20 @@ from flax_vae.system.processes import detect_lost_processes
 from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrupts, signal_of
 
 
-def run_command(parse: Callable[[], Callable[[], None]], examples: str = "") -> int:
+def run_command(parse: Callable[[], Callable[[], None]], doc: str | None = None) -> int:
     """Parse a command line, run the command and return the exit code: 2 for bad input, 128 + n after signal n.
 
     Args:
         parse: reads the arguments and returns the command; exits after printing the help or an error of syntax.
-        examples: printed below the help.
+        doc: the docstring of the command's module, whose examples are printed below the help.
     """
     try:
         raise_interrupts()
         escape_unencodable_output()
         _call(parse)
     except SystemExit as done:
-        if done.code == 0 and examples:
-            print_result(examples)
+        if done.code == 0 and doc:
+            print_result("\nexamples:" + doc.partition("\nexamples:")[2])
         raise
     except UserError as error:
         log(f"error: {with_flags(str(error))}")

@@ -1,8 +1,12 @@
-"""`flax-vae explore`: a page for exploring a model's latent space."""
+"""`flax-vae explore`: a page for exploring a model's latent space.
+
+examples:
+  flax-vae explore runs/latest                         writes explore.html; open it in a browser
+  flax-vae explore pretrained:tutorial_conv -o plane.html
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from flax_vae.cli.arguments import OutPath, RunPath, require_writable
 from flax_vae.explore.write import write_explorer
@@ -14,12 +18,6 @@ from flax_vae.system.machine import use_machine
 @dataclass(frozen=True)
 class Explore:
     """Write one HTML file with a model's latent plane, live decoding, drawing and samples; it needs no network."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae explore runs/latest                         writes explore.html; open it in a browser
-  flax-vae explore pretrained:tutorial_conv -o plane.html
-"""
 
     run: RunPath
     out: OutPath = Path("explore.html")

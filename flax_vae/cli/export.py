@@ -1,8 +1,15 @@
-"""`flax-vae export`: a trained model for use elsewhere."""
+"""`flax-vae export`: a trained model for use elsewhere.
+
+examples:
+  flax-vae export runs/latest --format stablehlo --out exported     functions for JAX alone, on CPUs, GPUs and TPUs
+  flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
+  flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
+  flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
@@ -25,14 +32,6 @@ _FORMAT = tyro.conf.arg(
 @dataclass(frozen=True)
 class Export:
     """Write a directory for use elsewhere: a model's functions or parameters, a model card, pictures and checksums."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae export runs/latest --format stablehlo --out exported     functions for JAX alone, on CPUs, GPUs and TPUs
-  flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
-  flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
-  flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
-"""
 
     run: RunPath
     format: Annotated[str, _FORMAT]

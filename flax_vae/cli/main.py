@@ -24,9 +24,9 @@ _COMMANDS = {command.__name__.lower(): command for command in _CLASSES}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flax-vae` and return the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    command = _COMMANDS.get(argv[0]) if argv else None
+    config = (tyro.conf.DisallowNone,)
     return run_command(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            _COMMANDS, prog="flax-vae", args=argv, config=(tyro.conf.DisallowNone,)
-        ),
-        _COMMANDS[argv[0]].examples if argv and argv[0] in _COMMANDS else "",
+        lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="flax-vae", args=argv, config=config),
+        command and sys.modules[command.__module__].__doc__,
     )

@@ -1,8 +1,14 @@
-"""`flax-vae prepare`: data sets larger than memory."""
+"""`flax-vae prepare`: data sets larger than memory.
+
+examples:
+  flax-vae prepare photos/ prepared --image-size 64
+  flax-vae train --dataset prepared --preset residual_conv
+  flax-vae prepare images.npy prepared
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import tyro
 
@@ -16,13 +22,6 @@ from flax_vae.system.errors import UserError
 @dataclass(frozen=True)
 class Prepare:
     """Rewrite an image set larger than memory, so that training can stream it from disk."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae prepare photos/ prepared --image-size 64
-  flax-vae train --dataset prepared --preset residual_conv
-  flax-vae prepare images.npy prepared
-"""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """A data set as for train --dataset: a folder of images, a .npy or .npz file, or the name of a TFDS image set.

@@ -1,9 +1,15 @@
-"""`flax-vae sample`, and `sample.py`: images from a trained model."""
+"""`flax-vae sample`, and `sample.py`: images from a trained model.
+
+examples:
+  flax-vae sample runs/latest                          ten new images in samples.png
+  flax-vae sample runs/latest --mode grid              the latent plane, 30 x 30
+  flax-vae sample pretrained:grey --num-samples 100 --temperature 0.8 --npy samples.npy
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -23,13 +29,6 @@ from flax_vae.system.machine import use_machine
 @dataclass(frozen=True)
 class Sample:
     """Make images with a trained model."""
-
-    examples: ClassVar[str] = """
-examples:
-  flax-vae sample runs/latest                          ten new images in samples.png
-  flax-vae sample runs/latest --mode grid              the latent plane, 30 x 30
-  flax-vae sample pretrained:grey --num-samples 100 --temperature 0.8 --npy samples.npy
-"""
 
     run: RunPath
     mode: Annotated[str, tyro.conf.arg(help=f"Images to make.\n{MODES.help()}")] = "prior"
@@ -64,4 +63,4 @@ examples:
 
 def make_samples(argv: Sequence[str] | None = None) -> int:
     """Run `sample.py` and return the exit code."""
-    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), Sample.examples)
+    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), __doc__)

@@ -1,6 +1,11 @@
 """`flax-vae train`, and `train.py`: train a model, or several in one program, or resume.
 
 Most flags are the fields of `Config`, with their groups, meanings and defaults. The others are defined here.
+
+examples:
+  flax-vae train                                                about a minute on two cores
+  flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior vamp
+  flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
 """
 
 import ast
@@ -12,7 +17,7 @@ from functools import cache
 from inspect import getsource
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import tyro
 
@@ -137,13 +142,6 @@ class Train:
     directory holds config.json, metrics.jsonl, checkpoints, TensorBoard events and pictures.
     """
 
-    examples: ClassVar[str] = """
-examples:
-  flax-vae train                                                about a minute on two cores
-  flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior vamp
-  flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
-"""
-
     data: _settings("data")
     model: _settings("model")
     objective: _settings("objective")
@@ -192,4 +190,4 @@ examples:
 def train(argv: Sequence[str] | None = None) -> int:
     """Run `train.py` and return the exit code."""
     disallow_none = (tyro.conf.DisallowNone,)
-    return run_command(lambda: tyro.cli(Train, args=argv, prog="train", config=disallow_none), Train.examples)
+    return run_command(lambda: tyro.cli(Train, args=argv, prog="train", config=disallow_none), __doc__)
