@@ -25,7 +25,7 @@ def binary(images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def folder(binary: np.ndarray, tmp_path: Path) -> Path:
-    """Write five of them as files, in folders of two classes."""
+    """Write five of the images as files, in folders of two classes."""
     for i, image in enumerate(binary[:5]):
         path = tmp_path / "photos" / ("shoes" if i < 3 else "hats") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

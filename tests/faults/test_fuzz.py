@@ -165,7 +165,7 @@ def test_a_damaged_file_is_read_or_refused(kind: str, tmp_path_factory: pytest.T
 @some_cases
 @given(data=st.data())
 def test_an_altered_configuration_is_built_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    """So is its model: the shapes of its parameters are computed."""
+    """The shapes of the model's parameters are computed as well."""
     path = tmp_path_factory.mktemp("fuzz") / "config.json"
     write_config(path, Config(preset="tutorial_dense"), (28, 28, 1))
     path.write_text(json.dumps(data.draw(altered(json.loads(path.read_text())))))
@@ -202,7 +202,7 @@ def test_a_compressed_file_with_a_valid_checksum_is_read_or_refused(
 @some_cases
 @given(data=st.data())
 def test_a_model_in_files_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    """Also if its checksum is valid."""
+    """The checksum may be valid, as in a file that was altered on purpose."""
     path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
     content = data.draw(damaged((PRETRAINED / "tutorial_conv.safetensors").read_bytes()[:3000]))
     about = json.loads((PRETRAINED / "tutorial_conv.json").read_text())

@@ -161,7 +161,7 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
 def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    """Even if it is interrupted twice."""
+    """The run is interrupted twice."""
     broken, evaluate = tmp_path / "broken", Ensemble.evaluate
 
     def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
@@ -288,7 +288,7 @@ def test_parts_are_written_as_calls_and_stored_in_one_form(few_images: Path, tmp
 def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The test set is measured once, at the end, with the parameters that the validation set has chosen."""
+    """The test set is evaluated once, at the end, with the parameters that the validation set has chosen."""
 
     def worsens(vae, x, key, step):
         distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
@@ -316,7 +316,7 @@ def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(
 
 @pytest.mark.slow
 def test_an_objective_that_compares_images_sees_the_whole_batch(few_images: Path, tmp_path: Path) -> None:
-    """Even with microbatches, into which batches are cut for other objectives."""
+    """The configuration asks for microbatches, into which batches are cut for other objectives."""
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50, objective="dip_vae_i")
     whole, cut = (fit(replace(config, microbatch_size=n), tmp_path / str(n)) for n in (0, 10))
     assert_same_run(whole, cut)

@@ -140,7 +140,7 @@ def test_images_of_several_members_must_fit_on_the_device(config: Config, tmp_pa
 
 @pytest.mark.usefixtures("on_disk")
 def test_damaged_images_end_a_training_in_one_line(config: Config, prepared: Path, tmp_path: Path) -> None:
-    """When they are first read: nothing reads all images before."""
+    """They are refused when they are first read, since nothing reads all images before."""
     damaged = shutil.copytree(prepared, tmp_path / "damaged")
     path = damaged / "train-00001.array_record"
     content = bytearray(path.read_bytes())

@@ -67,7 +67,7 @@ def test_a_member_that_diverges_does_not_change_the_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Neither one after another, as on CPUs, nor side by side, as on GPUs and TPUs."""
+    """Members train one after another, as on CPUs, and side by side, as on GPUs and TPUs."""
     monkeypatch.setattr("flax_vae.training.ensemble.jax.default_backend", lambda: backend)
     good, bad = configs[0], replace(configs[0], learning_rate=1e30)
     (left,) = fit_many([bad, good], tmp_path / "group")

@@ -19,7 +19,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A conditional run with averaged parameters, since it has most content."""
+    """A conditional run with averaged parameters, which stores more than other runs."""
     config = Config(
         preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, ema_decay=0.9, conditional=True
     )
