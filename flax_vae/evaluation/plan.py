@@ -18,8 +18,8 @@ class Plan:
         seed: seed of the draws.
         binarize, binarize_seed: as in `Config`, to evaluate on differently binarised images.
         defence: defensive importance sampling; see `Defence`.
-        annealing_steps: steps of annealed importance sampling, run on the same images in addition to the bound; 0 for
-            none.
+        annealing_steps: steps of annealed importance sampling, run on the same images in addition to the bound; 0 to
+            leave it out.
     """
 
     num_samples: tuple[int, ...] = (10, 100, 1000)
@@ -31,7 +31,7 @@ class Plan:
     annealing_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Raise UserError for numbers out of range."""
         refuse_seed("seed", self.seed)
         if not self.num_samples or min(self.num_samples) < 2 or self.num_images < 2:
             raise UserError("`num_samples` and `num_images` must be at least 2: fewer have no standard error.")

@@ -15,7 +15,7 @@ from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 
 TOLERANCE = 1e-5  # relative to the largest number, or to 1: float32 rounds differently in another order
-_FACTOR = 10  # how much larger than the effect of rounding the arguments an error may be
+_FACTOR = 10  # largest error, relative to the effect of rounding the arguments
 _SIZES = ({"b": 1, "k": 1}, {"b": 3, "k": 2})
 
 

@@ -1,7 +1,7 @@
 """A small classifier, whose features the Fréchet distance compares.
 
-Its training is not `make_train_step`: it averages gradients of microbatches in one order for any number of devices, so
-that the features, and with them the distances, do not depend on it.
+It is not trained by `make_train_step`: gradients of microbatches are averaged in the same order on any number of
+devices, so that the features, and with them the distances, do not depend on that number.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ _MAX_DISPATCHES = 30
 class ConvClassifier(nn.Module):
     """Convolutions with ReLU and 2x2 max-pooling on patches of the image, then 64 dense features with SiLU.
 
-    With ReLU some of the features would be 0 for all images. Patches are so large that at most 16 fit along a side, so
+    With ReLU, some features would be 0 for all images. Patches are so large that at most 16 fit along a side, so
     that large images take little longer than small ones.
     """
 
@@ -113,7 +113,7 @@ def _advance(
     images: UInt8[Array, "s m b h w c"],
     labels: Int[Array, "s m b"],
 ) -> tuple[Any, Any]:
-    """Take s of the steps, each on m microbatches that the devices of a mesh split."""
+    """Take s steps, each on m microbatches, which are split between the devices of a mesh."""
 
     def mean_loss(params: Params, images: Array, labels: Array) -> Array:
         logits, _ = module.apply({"params": params}, to_unit(images))

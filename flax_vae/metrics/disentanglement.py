@@ -1,7 +1,7 @@
 """Disentanglement: the degree to which each latent encodes one factor, and one latent encodes each factor.
 
-All three metrics take `latents`, the posterior means of n images, and `factors`, the index of each factor's value in
-them. Except for ties, none depends on the order or the scale of the dimensions. Factors with a single value in these
+All three metrics take `latents`, the posterior means of n images, and `factors`, the index of each factor's value.
+Except for ties, none depends on the order or the scale of the dimensions. Factors with a single value in these
 images are left out. A constant column is added to the latents, so that each dimension has a runner-up.
 """
 

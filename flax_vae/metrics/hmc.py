@@ -32,7 +32,7 @@ def hmc_move(
     momenta = tuple(jax.random.normal(key, z.shape) for key, z in zip(keys, latents, strict=True))
     proposal, proposal_momenta = _leapfrog(log_density, latents, momenta, units, step_size)
     change = _energy(log_density, proposal, proposal_momenta) - _energy(log_density, latents, momenta)
-    accepted = jnp.log(jax.random.uniform(key, change.shape)) < -change  # never where the trajectory reached NaN
+    accepted = jnp.log(jax.random.uniform(key, change.shape)) < -change  # False if the trajectory reached NaN
 
     def choose(new: Array, old: Array) -> Array:
         return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -51,7 +51,7 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
 
     One draw per image is scored under the posteriors of all images, so a mutual information above log n cannot be
-    detected. In a conditional model everything is given the context: q(z) averages over images with the same context.
+    detected. In a conditional model, everything is given the context: q(z) averages over images with the same context.
     """
     x, contexts = unpack(images)
 

@@ -108,7 +108,7 @@ def require_two_samples(num_samples: int) -> None:
 
 
 def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the logarithm of the mean weight and its standard error: that of the mean, relative to the mean."""
+    """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight."""
     bound = log_mean(log_w)
     return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(len(log_w))
 

@@ -37,7 +37,7 @@ def test_elbo_surgery_by_brute_force() -> None:
 
 
 class EncoderAlone(nn.Module):
-    """A model with the methods of the protocol alone, without the features of a `VAE`."""
+    """A model with only the methods of the protocol, without the features of a `VAE`."""
 
     inner: nn.Module
 

@@ -1,4 +1,4 @@
-"""The Fréchet distance of samples from test images."""
+"""The Fréchet distance between samples and test images."""
 
 import jax
 import numpy as np
@@ -14,8 +14,8 @@ from flax_vae.runs.records import Record
 from flax_vae.sampling import sample
 from flax_vae.system.console import spinner
 
-_IMAGES = 10_000  # number of samples and of images that are compared, at most
-_DECODED_AT_ONCE = 2000  # samples that are held as floats at a time
+_IMAGES = 10_000  # samples and images to compare, at most
+_DECODED_AT_ONCE = 2000  # samples held as floats at a time
 
 
 def _figures(record: Record) -> Figures:
@@ -29,7 +29,7 @@ def _figures(record: Record) -> Figures:
 
 @metric("frechet", _figures, needs=("classes",))
 def frechet(subject: Subject) -> Record:
-    """Return the distance of samples from test images, and of as many training images from them."""
+    """Return the distance between samples and test images and, for comparison, between training and test images."""
     train, test = subject.train, subject.test
     classifier = train_classifier(train.images, np.asarray(train.labels), seed=0)
     count = min(len(train.images), len(test.images), _IMAGES)

@@ -27,9 +27,9 @@ def _surgery_figures(record: Record) -> Figures:
 
 @metric("surgery", _surgery_figures, needs=("single_layer",))
 def surgery(subject: Subject) -> dict[str, float | int]:
-    """Return the parts of the rate: from all images if densities are cheap, else from those chosen for the bound.
+    """Return the parts of the rate, computed from all images or, if these are too many, from those for the bound.
 
-    Images on disk also use the chosen ones, because all pairs have to be in memory.
+    All images are used if densities are cheap and the images are in memory: every image is paired with every other.
     """
     run, batch = subject.run, subject.batch
     posterior = encode(run.vae, run.params, take(batch, slice(1)))

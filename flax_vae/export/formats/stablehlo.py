@@ -1,6 +1,6 @@
 """StableHLO, written by `jax.export` for CPUs, NVIDIA GPUs and TPUs, with a symbolic batch size.
 
-`jax.export.deserialize(content).call` is the function; it needs JAX alone.
+`jax.export.deserialize(content).call` is the function; it needs only JAX.
 """
 
 from collections.abc import Callable
