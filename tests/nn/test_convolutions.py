@@ -75,9 +75,9 @@ def test_max_pool_equals_reduce_window():
 
 
 def test_max_pool_gradient_at_a_tie_is_a_subgradient():
-    gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.zeros((1, 3, 4, 2)))
+    gradient = np.asarray(jax.jit(jax.grad(lambda x: max_pool(x).sum()))(jnp.zeros((1, 3, 4, 2))))
     assert (gradient >= 0).all()
-    np.testing.assert_allclose(jnp.sum(gradient, axis=(1, 2)), 4.0)  # each 2x2 window passes on a gradient of 1
+    np.testing.assert_allclose(gradient.sum((1, 2)), 4.0)  # each 2x2 window passes on a gradient of 1
 
 
 @pytest.mark.parametrize(("f", "reference"), [(conv, lax_conv), (upsample_conv, lax_upsample_conv)])

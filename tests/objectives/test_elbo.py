@@ -55,16 +55,16 @@ def test_capacity_penalises_the_distance_of_the_rate_from_its_schedule() -> None
 @pytest.mark.parametrize("nats", [0.0, 0.5, 100.0])
 def test_free_bits_of_a_layer_or_dimension(per: str, nats: float) -> None:
     inference = inference_of(linear_gaussian(0.3))
-    q, mean_rate = inference.layers[0].posterior, rate(inference).mean()
+    q, mean_rate = inference.layers[0].posterior, np.mean(jax.jit(rate)(inference))
     dimension_rates = 0.5 * (np.exp(2 * q.log_scale) + q.loc**2 - 1) - q.log_scale
     paid = max(nats, mean_rate) if per == "layer" else np.maximum(nats, dimension_rates.mean(0)).sum()
     result = terms(FreeBits(nats, per), linear_gaussian(0.3))
-    np.testing.assert_allclose(result["loss"], distortion(inference, jnp.asarray(IMAGES)) + paid, rtol=1e-5)
+    np.testing.assert_allclose(result["loss"], jax.jit(distortion)(inference, IMAGES) + paid, rtol=1e-5)
 
 
 def test_free_bits_are_counted_layer_by_layer_in_a_hierarchy() -> None:
     """Between the rates of its two layers: only the higher one is paid."""
-    rates = [float(layer_rate.mean()) for layer_rate in layer_rates(inference_of(layered(0.4)))]
+    rates = [float(layer_rate.mean()) for layer_rate in jax.jit(layer_rates)(inference_of(layered(0.4)))]
     nats = sum(rates) / 2
     result = terms(FreeBits(nats), layered(0.4))
     np.testing.assert_allclose(result["loss"], result["distortion"] + nats + max(rates), rtol=1e-5)
