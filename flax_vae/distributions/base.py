@@ -97,7 +97,13 @@ class FromNoise(LatentDistribution):
 
     A subclass defines `log_prob`, `mean`, `tempered`, `noise_shape` and `from_noise_and_log_prob`, and `to_noise` if f
     is invertible. Noise has as many axes as an event. Export, the explorer and compression need these methods.
+
+    Attributes:
+        noise_meaning: a description, for users of exported functions, of the noise that gives a draw at a temperature.
+            Override it if scaled noise does not give a draw of `tempered`.
     """
+
+    noise_meaning: ClassVar[str] = "draws from N(0, I), scaled by the temperature"
 
     @property
     @abstractmethod

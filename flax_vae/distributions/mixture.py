@@ -1,6 +1,7 @@
 """Mixtures of distributions over vectors."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ class Mixture(FromNoise):
 
     logits: Float[Array, " m"]
     components: FromNoise
+    noise_meaning: ClassVar[str] = f"{FromNoise.noise_meaning}, except the first number, which selects a component"
 
     def log_prob(self, z: Float[Array, "... d"]) -> Float[Array, "..."]:
         """Return the log-density in nats: `sample_shape`."""

@@ -67,14 +67,14 @@ def model_functions(
     """
     model = with_dtype(model, "float32")
     layers = layer_shapes(model, params, image_shape, context_dim)
-    events, posterior, prior = (_size(shapes) for shapes in zip(*layers, strict=True))
-    component = ", except the first number, which selects a component" if layers[0].prior != layers[0].event else ""
+    *shapes, _ = zip(*layers, strict=True)
+    events, posterior, prior = map(_size, shapes)
     x = Argument("x", ("b", *image_shape), "images with pixels in [0, 1]")
     z = Argument("z", ("b", events), "latents of all stochastic layers, concatenated, top first")
     mean = Argument("mean", ("b", *image_shape), "the mean of p(x | z)")
     noise = Argument("noise", ("b", posterior), "draws from N(0, I); zeros for the centre of q(z | x)")
     noises = Argument("noise", ("k", "b", posterior), "draws from N(0, I), k for each image")
-    prior_noise = Argument("noise", ("b", prior), f"draws from N(0, I), scaled by the temperature{component}")
+    prior_noise = Argument("noise", ("b", prior), layers[0].noise_meaning)
     bound = Argument("log_likelihood", ("b",), "the importance-weighted bound on log p(x) with k draws, in nats")
     context = (Argument("context", ("b", context_dim), "the context of each image, such as its one-hot label"),)
     last = context if context_dim else ()

@@ -29,11 +29,13 @@ class LayerShape(NamedTuple):
     Attributes:
         event: the shape of its latents.
         posterior, prior: the shapes of the noise that each of the two maps to latents.
+        noise_meaning: a description of the prior's noise.
     """
 
     event: Shape
     posterior: Shape
     prior: Shape
+    noise_meaning: str = FromNoise.noise_meaning
 
 
 def layer_shapes(
@@ -45,12 +47,18 @@ def layer_shapes(
         UserError: a posterior or a prior does not map noise to latents.
     """
 
+    meanings: list[str] = []
+
     def trace(params: Params) -> list[tuple[Array, Array, Array]]:
         bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
         layers = bound.infer(jnp.zeros((1, *image_shape)), jax.random.key(0)).layers
-        return [(layer.z[0, 0], _noise_of(layer.posterior), _noise_of(layer.prior)) for layer in layers]
+        arrays = [(layer.z[0, 0], _noise_of(layer.posterior), _noise_of(layer.prior)) for layer in layers]
+        meanings.extend(layer.prior.noise_meaning for layer in layers)
+        return arrays
 
-    return tuple(LayerShape(*(leaf.shape for leaf in leaves)) for leaves in jax.eval_shape(trace, params))
+    layers = jax.eval_shape(trace, params)
+    shapes = ((leaf.shape for leaf in leaves) for leaves in layers)
+    return tuple(LayerShape(*each, meaning) for each, meaning in zip(shapes, meanings, strict=True))
 
 
 def _noise_of(p: LatentDistribution) -> Array:

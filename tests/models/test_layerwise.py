@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, UserError, bind, init, tutorial_dense
-from flax_vae.distributions import LatentDistribution
+from flax_vae.distributions import LatentDistribution, Mixture
 from flax_vae.models.layerwise import (
     LayerShape,
     draw_by_layer,
@@ -36,7 +36,9 @@ def shapes_of(model: nn.Module, context_dim: int = 0) -> tuple[LayerShape, ...]:
 def test_layers_have_shapes_of_latents_and_of_noise() -> None:
     """A mixture takes one more number, which chooses a component."""
     chain = make_model(Config(preset=DENSE, latent_dim=3, levels=2, prior="mixture"), SHAPE)
-    assert shapes_of(chain) == (LayerShape((3,), (3,), (4,)), LayerShape((3,), (3,), (3,)))
+    top, below = shapes_of(chain)
+    assert top == LayerShape((3,), (3,), (4,), Mixture.noise_meaning)
+    assert below == LayerShape((3,), (3,), (3,))
     ladder = make_model(Config(preset="ladder(widths=(4,), depths=(1,), channels=2)", latent_dim=3), SHAPE)
     assert shapes_of(ladder) == (LayerShape((3,), (3,), (3,)), LayerShape((1, 1, 2), (1, 1, 2), (1, 1, 2)))
 
