@@ -27,10 +27,11 @@ def load_images(
     """Load one split of an image set as uint8 pixels.
 
     Args:
-        name_or_path: "fashion_mnist" (from a cache, this machine, the network, or else the bundled subset), "sprites"
-            (drawn on the fly, with their factors), the name of a TFDS image set, or a path: a folder of images, a
-            folder that `flax-vae prepare` wrote, a .npy or a .npz file. A name is a path if it exists on disk, contains
-            a separator, or ends in .npy or .npz; `./fashion_mnist` is a folder of that name.
+        name_or_path: a source of `SOURCES`, as a name or a call, such as "fashion_mnist" (from a cache, this machine,
+            the network, or else the bundled subset) or "sprites" (drawn on the fly, with their factors); the name of a
+            TFDS image set; or a path: a folder of images, a folder that `flax-vae prepare` wrote, a .npy or a .npz
+            file. A name is a path if it exists on disk, contains a separator, or ends in .npy or .npz;
+            `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; their default places if None.
         image_size: the side, or (height, width), in pixels, to resize every image to, with antialiasing.
@@ -49,7 +50,7 @@ def load_images(
     if (path := path_of(name_or_path)) is not None:
         return _load_path(path, split, size)
     name = str(name_or_path)
-    if name in SOURCES:
+    if name.partition("(")[0].strip() in SOURCES:  # a name or a call
         return _resized(SOURCES.make(name, split=split, data_dir=folder), size)
     return tfds.read(tfds.find_or_prepare(name, folder), name, split, size)
 

@@ -15,6 +15,7 @@ import numpy as np
 from flax_vae.data.images import ImageData, image_data
 from flax_vae.data.network import check_reachable
 from flax_vae.data.resizing import NamedImage, stack
+from flax_vae.data.sources import SOURCES
 from flax_vae.data.splits import nine_to_one
 from flax_vae.system.errors import UserError
 
@@ -58,9 +59,9 @@ def _prepare(name: str, root: Path) -> Any:
     import tensorflow_datasets as tfds
 
     if not is_known(name):
-        names = tfds.list_builders(with_community_datasets=False)
+        names = {*SOURCES, *tfds.list_builders(with_community_datasets=False)}
         close = difflib.get_close_matches(re.sub("[- ]", "_", name.lower()), names, n=3)
-        advice = "pass the name of a TFDS image set, a folder, a .npy or a .npz file."
+        advice = f"pass {', '.join(SOURCES)}, the name of a TFDS image set, a folder, a .npy or a .npz file."
         if close:
             advice = f"did you mean {' or '.join(close)}?"
         raise UserError(f"{name}: no data set of this name and no such path; {advice}")
