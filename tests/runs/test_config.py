@@ -11,34 +11,36 @@ pytestmark = pytest.mark.quick_compile
     ("change", "message"),
     [
         ({"epochs": 0}, "`epochs` must be at least 1, not 0"),
-        ({"learning_rate": float("nan")}, "`learning_rate` must be greater than 0 and at most 3.4e+38, not nan"),
+        ({"learning_rate": float("nan")}, r"`learning_rate` must be greater than 0 and at most 3.4e\+38, not nan"),
         ({"beta": -1.0}, "`beta` must be at least 0, not -1.0"),
         ({"ema_decay": 1.0}, "`ema_decay` must be below 1, not 1.0"),
-        ({"objective": "iwae(beta=2.0)"}, "unexpected keyword argument 'beta'; the signature is iwae(num_samples=8)"),
+        (
+            {"objective": "iwae(beta=2.0)"},
+            r"keyword argument 'beta'; the signature is iwae\(num_samples=8\)",
+        ),
         (
             {"objective": "elbo", "num_samples": 4},
-            "`num_samples` belongs to `objective` dreg and iwae and renyi",
+            "`num_samples` belongs to `objective` .*dreg and .*iwae and .*renyi",
         ),
-        ({"objective": "elbo(beta=4.0)", "beta": 2.0}, "`beta` 2 contradicts `objective` elbo(beta=4.0)"),
+        ({"objective": "elbo(beta=4.0)", "beta": 2.0}, r"`beta` 2 contradicts `objective` elbo\(beta=4.0\)"),
         ({"objective": "renyi(alpha='a')"}, "alpha is 'a', which is not float"),
         ({"objective": "renyi(alpha=os.getcwd())"}, "is not a name or a call with literal arguments"),
         ({"prior": "vamp(components=0)"}, "components must be at least 1"),
-        ({"posterior": "diagnal"}, "choose from diagonal, full, iaf. Did you mean diagonal?"),
-        ({"conditional": True, "prior": "vamp"}, "`conditional` requires `prior` normal, not vamp"),
+        ({"posterior": "diagnal"}, r"choose from diagonal, .*full, .*iaf.*\. Did you mean diagonal\?"),
+        ({"conditional": True, "prior": "vamp"}, "`conditional` requires `prior` normal.*, not vamp"),
         ({"objective": "beta_tcvae", "posterior": "full"}, "requires `levels` 1, `posterior` diagonal, and"),
-        ({"objective": "dip_vae_i", "levels": 2}, "requires `levels` 1, `posterior` diagonal or full, and"),
-        ({"objective": "beta_tcvae", "preset": "ladder"}, "and `preset` gated_mlp or residual_conv"),
+        ({"objective": "dip_vae_i", "levels": 2}, "requires `levels` 1, `posterior` diagonal or .*full.*, and"),
+        ({"objective": "beta_tcvae", "preset": "ladder"}, "and `preset` gated_mlp or .*residual_conv"),
         ({"objective": "iwae", "kl_warmup_epochs": 1.0}, "raise beta, which iwae does not have"),
         ({"early_stopping": 2}, "`early_stopping` requires `validation`"),
         ({"epochs": 2.5}, "`epochs` is 2.5, which is not int"),
         ({"data_dir": 3}, "`data_dir` is 3, which is not str or None"),
         ({"kl_warmup_epochs": 9.0}, "9 epochs do not fit in 8 epochs"),
-        ({"objective": "mine:f", "beta": 2.0}, "`beta` belongs to `objective` beta_tcvae and elbo, not to mine:f"),
+        ({"objective": "mine:f", "beta": 2.0}, "`beta` belongs to `objective` beta_tcvae and .*elbo.*, not to mine:f"),
     ],
 )
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message: str) -> None:
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         Config(**change)
-    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
