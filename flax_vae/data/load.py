@@ -50,9 +50,14 @@ def load_images(
     if (path := path_of(name_or_path)) is not None:
         return _load_path(path, split, size)
     name = str(name_or_path)
-    if name.partition("(")[0].strip() in SOURCES:  # a name or a call
+    if is_source(name):
         return _resized(SOURCES.make(name, split=split, data_dir=folder), size)
     return tfds.read(tfds.find_or_prepare(name, folder), name, split, size)
+
+
+def is_source(name: str) -> bool:
+    """Return True for a registered source, written as a name or a call."""
+    return name.partition("(")[0].strip() in SOURCES
 
 
 def path_of(name_or_path: str | os.PathLike[str]) -> Path | None:

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool
 
 from flax_vae.data.arrays import map_npy
-from flax_vae.data.load import load_images, path_of
+from flax_vae.data.load import is_source, load_images, path_of
 from flax_vae.data.records import Description, Split, Writer, images_per_shard, is_prepared, write_description
 from flax_vae.data.resizing import NamedImage, pixel_size, resize, with_common_size
-from flax_vae.data.sources import SOURCES, tfds
+from flax_vae.data.sources import tfds
 from flax_vae.data.sources.array_file import check_images, to_bytes
 from flax_vae.data.sources.folder import classes_of, list_splits, read_files
 from flax_vae.data.splits import nine_to_one
@@ -95,7 +95,7 @@ def _write(source: Source, folder: Path, size: tuple[int, int] | None, channels:
 def _source(name_or_path: str | os.PathLike[str], data_dir: Path | None) -> Source:
     path = path_of(name_or_path)
     if path is None:
-        if name_or_path not in SOURCES:
+        if not is_source(str(name_or_path)):
             return _tfds_source(str(name_or_path), data_dir)
     elif path.is_dir() and not is_prepared(path):
         files, is_test = list_splits(path)
