@@ -46,7 +46,6 @@ def layer_shapes(
     Raises:
         UserError: a posterior or a prior does not map noise to latents.
     """
-
     meanings: list[str] = []
 
     def trace(params: Params) -> list[tuple[Array, Array, Array]]:
@@ -56,9 +55,8 @@ def layer_shapes(
         meanings.extend(layer.prior.noise_meaning for layer in layers)
         return arrays
 
-    layers = jax.eval_shape(trace, params)
-    shapes = ((leaf.shape for leaf in leaves) for leaves in layers)
-    return tuple(LayerShape(*each, meaning) for each, meaning in zip(shapes, meanings, strict=True))
+    layers = zip(jax.eval_shape(trace, params), meanings, strict=True)
+    return tuple(LayerShape(z.shape, posterior.shape, prior.shape, meaning) for (z, posterior, prior), meaning in layers)
 
 
 def _noise_of(p: LatentDistribution) -> Array:
