@@ -56,7 +56,9 @@ def layer_shapes(
         return arrays
 
     layers = zip(jax.eval_shape(trace, params), meanings, strict=True)
-    return tuple(LayerShape(z.shape, posterior.shape, prior.shape, meaning) for (z, posterior, prior), meaning in layers)
+    return tuple(
+        LayerShape(z.shape, posterior.shape, prior.shape, meaning) for (z, posterior, prior), meaning in layers
+    )
 
 
 def _noise_of(p: LatentDistribution) -> Array:
