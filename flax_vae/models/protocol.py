@@ -4,7 +4,7 @@ A model is a Linen module; the methods are called on a bound model, see `bind`. 
 objectives, for bounds and for samples. Features that call more methods ask for them by `require`.
 
 A model may have a field `dtype`, the type its networks compute in, and fields `encoder` and `decoder`; see `with_dtype`
-and `with_remat`. A conditional model reads its context by `context_of`.
+and `with_remat`. A conditional model reads its context by `self.get_variable("context", "value")`.
 """
 
 from collections.abc import Callable
