@@ -132,5 +132,5 @@ class Autoregressive:
 
 
 def _as_rows(x: Float[Array, "*s f"]) -> Float[Array, "r f"]:
-    """Flatten to a matrix: on CPUs the gradient of a product with one is twice as fast."""
+    """Flatten to a matrix: on CPUs the gradient of a product of matrices is twice as fast."""
     return x.reshape(-1, x.shape[-1])

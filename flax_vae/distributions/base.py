@@ -62,7 +62,7 @@ class LatentDistribution(ABC):
 
     @abstractmethod
     def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
-        """Draw, and return the draw's log-density too, which is often cheaper to compute than `log_prob`."""
+        """Draw, and return the log-density of the draw as well, which often costs less than `log_prob`."""
 
     @abstractmethod
     def mean(self) -> Float[Array, "..."]:
