@@ -9,8 +9,8 @@ from jax.interpreters.partial_eval import dce_jaxpr_consts
 
 V = TypeVar("V")
 
-# Primitives that call another jaxpr exactly once, with the parameter that holds it; they only say how to compile or
-# differentiate it.
+# Primitives that call another jaxpr exactly once, with the parameter that holds it; they only specify how to compile
+# or differentiate it.
 _CALLS = {
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",

@@ -13,7 +13,7 @@ Values = tuple[Any, ...]
 
 @dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
 def pytree(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass and a pytree, as `flax.struct.dataclass` does, that no other class is taken for.
+    """Make a class a frozen dataclass and a pytree, as `flax.struct.dataclass` does, but never confused with another.
 
     jaxlib 0.10 compares classes that `jax.tree_util.register_dataclass` registers, as Flax does, by their number of
     fields and their static fields, but not by the class. When hashes collide, `jax.jit` can run the program that it

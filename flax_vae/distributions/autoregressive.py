@@ -11,8 +11,6 @@ from jaxtyping import Array, Float, Key
 from flax_vae.distributions.base import Distribution
 from flax_vae.pytrees import pytree
 
-Choose = Callable[[Distribution, Array], Array]  # maps the distribution of a pixel and its index to its value
-
 
 @runtime_checkable
 class Head(Protocol):
@@ -122,8 +120,8 @@ class Autoregressive:
         # The barrier keeps XLA from repeating the slicing for every product with the windows.
         return jax.lax.optimization_barrier(jnp.concatenate(shifted, axis=-1))
 
-    def _fill(self, choose: Choose, sample_shape: tuple[int, ...]) -> Float[Array, "*s h w c"]:
-        """Return an image whose pixels are chosen one after another."""
+    def _fill(self, choose: Callable[..., Array], sample_shape: tuple[int, ...]) -> Float[Array, "*s h w c"]:
+        """Return an image whose pixels are set one after another, to `choose(distribution, index)`."""
         height, width = self.features.shape[-3:-1]
 
         def step(i: Array, canvas: Float[Array, "*s rows columns c"]) -> Array:
@@ -134,5 +132,5 @@ class Autoregressive:
 
 
 def _as_rows(x: Float[Array, "*s f"]) -> Float[Array, "r f"]:
-    """Flatten to a matrix: on CPUs the gradient of a product with one is twice as fast."""
+    """Flatten to a matrix: on CPUs the gradient of a product of matrices is twice as fast."""
     return x.reshape(-1, x.shape[-1])

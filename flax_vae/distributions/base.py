@@ -14,7 +14,7 @@ from flax_vae.system.errors import UserError
 MAX_LOG_SCALE = 15.0
 LOG_2PI = math.log(2 * math.pi)
 Levels = Int[Array, "... h w c"]
-DrawAndLogProb = tuple[Float[Array, "..."], Float[Array, "..."]]  # in nats: `sample_shape + batch_shape`
+DrawAndLogProb = tuple[Float[Array, "..."], Float[Array, "..."]]  # the log-density, in nats, has no event axes
 Self = TypeVar("Self")  # beartype rejects `typing.Self` in methods
 
 
@@ -62,7 +62,7 @@ class LatentDistribution(ABC):
 
     @abstractmethod
     def sample_and_log_prob(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> DrawAndLogProb:
-        """Draw, and return the draw's log-density too, which is often cheaper to compute than `log_prob`."""
+        """Draw, and return the log-density of the draw as well, which often costs less than `log_prob`."""
 
     @abstractmethod
     def mean(self) -> Float[Array, "..."]:

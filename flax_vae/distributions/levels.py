@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from flax_vae.distributions.base import Levels, sum_event
 from flax_vae.pytrees import pytree
 
+Values = Float[Array, "..."]
 LEVELS = 256
 _TOP = LEVELS - 1
 _HALF_STEP = 0.5 / _TOP
@@ -24,13 +25,11 @@ _LOG_CHOOSE = np.log([float(math.comb(_TOP, k)) for k in range(LEVELS)])
 MAX_PIXEL_LOG_SCALE = 7.0  # bounds a pixel's log-scale: from e^-7 = 1/1000, a quarter of a level, to far beyond [0, 1]
 
 
-def _level(x: Float[Array, "..."]) -> Int[Array, "..."]:
+def _level(x: Values) -> Int[Array, "..."]:
     return jnp.round(x * _TOP).astype(jnp.int32)
 
 
-def _log_prob_of_level(
-    x: Float[Array, "..."], loc: Float[Array, "..."], log_scale: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def _log_prob_of_level(x: Values, loc: Values, log_scale: Values) -> Values:
     """Return the log-probability that a logistic variable rounds to the level x; the outer levels take the tails.
 
     Computes the exact difference of two sigmoids, with a < b: σ(b) - σ(a) = σ(b) σ(-a) (1 - e^(a - b)).
@@ -46,8 +45,8 @@ def _log_prob_of_level(
 
 
 def _prob_between(
-    low: Int[Array, "..."], high: Int[Array, "..."], loc: Float[Array, "..."], log_scale: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    low: Int[Array, "..."], high: Int[Array, "..."], loc: Values, log_scale: Values
+) -> tuple[Values, Values]:
     """Return P(low <= level < high) of a logistic variable, as a pair (f, e) that stands for f eᵉ.
 
     eᵉ underflows far from the location. With the standardised ends a and b of the interval,
@@ -60,7 +59,7 @@ def _prob_between(
     return factor, jnp.minimum(b, 0) - jnp.maximum(a, 0)
 
 
-def _draw_level(key: Array, loc: Float[Array, "..."], log_scale: Float[Array, "..."]) -> Float[Array, "..."]:
+def _draw_level(key: Array, loc: Values, log_scale: Values) -> Values:
     scale = jnp.exp(jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE))
     x = loc + scale * jax.random.logistic(key, loc.shape, loc.dtype)
     return _level(jnp.clip(x, 0.0, 1.0)).astype(loc.dtype) / _TOP
@@ -199,9 +198,7 @@ class Categorical:
         return jax.nn.softmax(self.logits) @ (jnp.arange(LEVELS) / _TOP)
 
 
-def _log_beta_ratio(
-    alpha: Float[Array, "..."], beta: Float[Array, "..."], k: Float[Array, "..."], m: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def _log_beta_ratio(alpha: Values, beta: Values, k: Values, m: Values) -> Values:
     """Return log B(k+α, m+β) / B(α, β), to about 1e-4 nats in float32 for k + m = 255.
 
     Subtracting log-gammas in the thousands would leave an error of 1e-3. So Γ(y+1) = y Γ(y) shifts the arguments of
@@ -239,7 +236,7 @@ class BetaBinomial:
     event_ndim: int = struct.field(pytree_node=False, default=3)
     pixel_levels: ClassVar[int] = LEVELS
 
-    def _concentrations(self) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def _concentrations(self) -> tuple[Values, Values]:
         bounded = (jnp.clip(log, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE) for log in (self.log_alpha, self.log_beta))
         alpha, beta = map(jnp.exp, bounded)
         return alpha, beta

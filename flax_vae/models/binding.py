@@ -55,11 +55,6 @@ def bind(model: nn.Module, params: Params, context: Context = None) -> Any:
     return model.bind(variables(model, params, context))
 
 
-def context_of(model: nn.Module) -> Float[Array, "b v"] | None:
-    """Return the context bound to a conditional model, or None."""
-    return model.get_variable("context", "value")
-
-
 def model_of(prior: nn.Module) -> Any:
     """Return the model that owns a prior.
 

@@ -9,23 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
-from flax_vae.models.binding import context_of, with_context
+from flax_vae.models.binding import with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
-from flax_vae.nn.layers import (
-    Conv,
-    ImageShape,
-    Maps,
-    OutputBias,
-    PerPixel,
-    ResidualBlock,
-    bias_init,
-    dense,
-    depth_to_space,
-    silu,
-    wide,
-)
+from flax_vae.nn import layers
+from flax_vae.nn.layers import ImageShape, Maps, OutputBias
 
 _MAX_LOG_SCALE = 5.0
 # The log-scale at which posteriors start, relative to the prior. Posteriors as wide as the prior would feed the path
@@ -62,10 +51,10 @@ class Ladder(nn.Module):
 
     def context(self) -> Float[Array, "b v"] | None:
         """Return the conditioning input of each image, such as its label; see `bind`."""
-        return context_of(self)
+        return self.get_variable("context", "value")
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
-        return self.posterior(with_context(wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
+        return self.posterior(with_context(layers.wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
     def encode(self, x: Images) -> LatentDistribution:
         """Return q(z_1 | x) of the top layer, batch shape "b"."""
@@ -117,10 +106,11 @@ class Ladder(nn.Module):
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 
-    def decode_top(
-        self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Float[Array, "1 n h w c"]]
-    ) -> Distribution:
-        """Return p(x | z), batch shape "n", for latents of the top, with `choose(number, prior)` for the maps below."""
+    def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
+        """Return p(x | z), batch shape "n", for latents of the top.
+
+        `choose(number, prior)` returns the latents "1 n h w c" of each layer below.
+        """
 
         def choose_from_prior(number: int, prior: Normal, _: Normal) -> Draw:
             z_l = choose(number, prior)
@@ -177,23 +167,23 @@ class TopDown(nn.Module):
             choose: draws a layer's z, or supplies a given one.
         """
         lead, sizes = z.shape[:2], self._sizes()
-        rows, columns = sizes[-1]
-        h = dense(rows * columns * self.widths[-1], name="top")(z.reshape(-1, z.shape[-1]))
-        h = ResidualBlock(self.widths[-1], self.remat, name="block_top")(h.reshape(-1, rows, columns, self.widths[-1]))
-        layers: list[Layer] = []
+        (rows, columns), width = sizes[-1], self.widths[-1]
+        h = layers.dense(rows * columns * width, name="top")(z.reshape(-1, z.shape[-1]))
+        h = layers.ResidualBlock(width, self.remat, name="block_top")(h.reshape(-1, rows, columns, width))
+        below: list[Layer] = []
         for size in reversed(range(len(sizes))):
             width, (rows, columns) = self.widths[size], sizes[size]
             if size < len(sizes) - 1:
-                h = Conv(width, upsample=True, name=f"to_size_{size}")(h)[:, :rows, :columns]
+                h = layers.Conv(width, upsample=True, name=f"to_size_{size}")(h)[:, :rows, :columns]
             for number in range(self.depths[size]):
                 name = f"{size}_{number}"  # explicit, since automatic names would change without posteriors
                 prior = self._prior(h, lead, name)
                 posterior = prior if maps is None else self._posterior(h, maps[size], prior, name)
-                layers.append(Layer(*choose(len(layers), prior, posterior), prior))
-                z_l = layers[-1].z
-                h += Conv(width, name=f"take_in_{name}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
-                h = ResidualBlock(width, self.remat, name=f"block_{name}")(h)
-        return tuple(layers), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
+                below.append(Layer(*choose(len(below), prior, posterior), prior))
+                z_l = below[-1].z
+                h += layers.Conv(width, name=f"take_in_{name}")(z_l.reshape(-1, *z_l.shape[2:]).astype(h.dtype))
+                h = layers.ResidualBlock(width, self.remat, name=f"block_{name}")(h)
+        return tuple(below), self._output(h).reshape(*lead, *self.image_shape[:2], -1)
 
     def _sizes(self) -> list[tuple[int, int]]:
         """Return the rows and columns at each size."""
@@ -202,8 +192,8 @@ class TopDown(nn.Module):
 
     def _prior(self, h: Float[Array, "n h w f"], lead: tuple[Any, ...], name: str) -> Normal:
         """Return p(z_l | z_<l)."""
-        head = PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{name}")
-        loc, log_scale = _split_in_two(head(silu(h)), lead)
+        head = layers.PerPixel(2 * self.channels, kernel_init=nn.initializers.zeros, name=f"prior_{name}")
+        loc, log_scale = _split_in_two(head(layers.silu(h)), lead)
         return Normal(loc, _bounded(log_scale), event_ndim=3)
 
     def _posterior(
@@ -212,22 +202,23 @@ class TopDown(nn.Module):
         """Return q(z_l | z_<l, x), parameterised relative to the prior (Vahdat & Kautz 2020)."""
         lead = prior.loc.shape[:2]
         tiled = jnp.broadcast_to(features, (lead[0], *features.shape)).reshape(-1, *features.shape[1:])
-        hidden = PerPixel(h.shape[-1], name=f"meet_{name}")(silu(jnp.concatenate([h, tiled], axis=-1)))
-        shift, log_scale = _split_in_two(PerPixel(2 * self.channels, name=f"posterior_{name}")(silu(hidden)), lead)
+        hidden = layers.PerPixel(h.shape[-1], name=f"meet_{name}")(layers.silu(jnp.concatenate([h, tiled], axis=-1)))
+        head = layers.PerPixel(2 * self.channels, name=f"posterior_{name}")
+        shift, log_scale = _split_in_two(head(layers.silu(hidden)), lead)
         loc = prior.loc + jnp.exp(prior.log_scale) * shift
         return Normal(loc, prior.log_scale + _bounded(_START + log_scale), event_ndim=3)
 
     def _output(self, h: Float[Array, "n h w f"]) -> Float[Array, "n oh ow o"]:
         """Return the likelihood's input, at the size of the image."""
         height, width, channels = self.image_shape
-        start = bias_init(self.output_bias, self.image_shape)
-        last = Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
-        return wide(depth_to_space(last(silu(h)), self.patch)[:, :height, :width])
+        start = layers.bias_init(self.output_bias, self.image_shape)
+        last = layers.Conv(self.patch**2 * channels, kernel_init=nn.initializers.zeros, bias_init=start, name="output")
+        return layers.wide(layers.depth_to_space(last(layers.silu(h)), self.patch)[:, :height, :width])
 
 
 def _split_in_two(maps: Float[Array, "n h w c2"], lead: tuple[Any, ...]) -> tuple[Array, Array]:
     """Split maps into two numbers per latent, "k b h w c" each."""
-    maps = wide(maps)
+    maps = layers.wide(maps)
     first, second = jnp.split(maps.reshape(*lead, *maps.shape[1:]), 2, axis=-1)
     return first, second
 

@@ -1,10 +1,10 @@
 """The protocol of a model: every method that the package calls.
 
 A model is a Linen module; the methods are called on a bound model, see `bind`. `Model` is enough for training with most
-objectives, for bounds and for samples. Features that call more methods ask for them by `require`.
+objectives, for bounds and for samples. Features that call more methods check for them by `require`.
 
 A model may have a field `dtype`, the type its networks compute in, and fields `encoder` and `decoder`; see `with_dtype`
-and `with_remat`. A conditional model reads its context by `context_of`.
+and `with_remat`. A conditional model reads its context by `self.get_variable("context", "value")`.
 """
 
 from collections.abc import Callable

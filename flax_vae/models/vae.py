@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
-from flax_vae.models.binding import context_of, with_context
+from flax_vae.models.binding import with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
@@ -38,7 +38,7 @@ class VAE(nn.Module):
 
     def context(self) -> Float[Array, "b v"] | None:
         """Return the conditioning input of each image, such as its label; see `bind`."""
-        return context_of(self)
+        return self.get_variable("context", "value")
 
     def features(self, x: Images) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""

@@ -55,7 +55,7 @@ def _with_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Ar
 
 
 class Conv(nn.Module):
-    """3x3 convolution with stride 1 and zero padding, after nearest-neighbour upsampling by 2 with `upsample`.
+    """3x3 convolution with stride 1 and zero padding; `upsample` first repeats each pixel 2x2.
 
     At stride 1 a transposed convolution is the same function with the kernel stored flipped, so this layer is also the
     tutorial's `Conv2DTranspose`.
@@ -91,7 +91,7 @@ class PerPixel(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), f being SiLU and convolution, twice (He et al. 2016).
+    """x + f(x), where f applies SiLU and a convolution twice (He et al. 2016).
 
     The last kernel starts at 0, so the block starts as the identity. There is no normalisation: networks of a few dozen
     blocks train without it (Kuzina & Tomczak 2024), and on CPUs it takes as long as a convolution. If the number of
@@ -117,7 +117,7 @@ class ResidualBlock(nn.Module):
 
 
 def space_to_depth(x: Float[Array, "b h w c"], by: int = 2) -> Float[Array, "b h2 w2 c2"]:
-    """Move each `by` x `by` square of pixels into the channels of one; the image is zero-padded to a multiple."""
+    """Move each `by` x `by` square of pixels into the channels of one pixel; zero-pads the image to a multiple."""
     b, h, w, c = x.shape
     rows, columns = -(-h // by), -(-w // by)
     x = jnp.pad(x, ((0, 0), (0, rows * by - h), (0, columns * by - w), (0, 0)))

@@ -12,10 +12,11 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from flax_vae.batches import Batch, unpack
 from flax_vae.models import Params, variables
+from flax_vae.models.protocol import RandomKey
 from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 
@@ -27,12 +28,7 @@ OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
 
 
 def apply_objective(
-    model: nn.Module,
-    objective: Objective,
-    params: Params,
-    batch: Batch,
-    key: Key[Array, ""],
-    step: int | Int[Array, ""],
+    model: nn.Module, objective: Objective, params: Params, batch: Batch, key: RandomKey, step: int | Step
 ) -> Metrics:
     """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
 

@@ -53,7 +53,7 @@ class Renyi:
     """-1/(1-α) log 1/k Σ_k w_k^(1-α): the Rényi bound (Li & Turner 2016, eq. 11).
 
     Args:
-        alpha: 0 is the bound of the IWAE; 1 is the ELBO; below 0 the bound is an upper one for large k.
+        alpha: 0 is the bound of the IWAE; 1 is the ELBO; negative values give an upper bound for large k.
         num_samples: k.
     """
 
@@ -74,8 +74,8 @@ class STL:
     """-log 1/k Σ_k w_k, its gradient without the posterior's score (Roeder et al. 2017).
 
     log q(z | x) depends on the encoder directly and through z. The direct part has mean 0 for k = 1 and is left
-    out, so that the gradient's variance vanishes as the posterior becomes exact. For k > 1 the gradient is biased; that
-    of `DReG` is not.
+    out, so that the gradient's variance vanishes as the posterior becomes exact. For k > 1 the gradient is biased,
+    unlike that of `DReG`.
 
     Args:
         num_samples: k.
@@ -95,8 +95,8 @@ class DReG:
     """-log 1/k Σ_k w_k with doubly reparameterised gradients (Tucker et al. 2019, eq. 7 and 8).
 
     With the normalised weights v_k = w_k / Σ_j w_j, the decoder and the prior get the bound's own gradient,
-    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k: it is unbiased, and its signal-to-noise
-    ratio does not fall as k grows.
+    Σ_k v_k ∂log w_k, and the encoder gets Σ_k v_k² ∂log w_k/∂z_k ∂z_k. This gradient is unbiased, and its
+    signal-to-noise ratio does not fall as k grows.
 
     Args:
         num_samples: k.
@@ -124,7 +124,7 @@ def _weigh(_: None, gradients: tuple[Latents, Float[Array, "k b"]]) -> tuple[Lat
 
 @jax.custom_vjp
 def _log_mean_with_weight(log_w: Float[Array, "k b"], weight: Float[Array, "k b"]) -> Float[Array, " b"]:
-    """`log_mean`, with the normalised weights as the gradient of `weight`."""
+    """Return `log_mean`, with the normalised weights as the gradient of `weight`."""
     return log_mean(log_w)
 
 

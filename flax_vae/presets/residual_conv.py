@@ -10,17 +10,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from flax_vae.models.vae import VAE
-from flax_vae.nn.layers import (
-    BottomUp,
-    Conv,
-    ImageShape,
-    OutputBias,
-    ResidualBlock,
-    bias_init,
-    dense,
-    depth_to_space,
-    silu,
-)
+from flax_vae.nn import layers
+from flax_vae.nn.layers import ImageShape, OutputBias
 from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 
 
@@ -33,7 +24,8 @@ class ResidualEncoder(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Map images "b h w c" of any size to features "b f"."""
-        return silu(BottomUp(self.features, blocks=1, patch=2, remat=self.remat)(x)[-1]).reshape(x.shape[0], -1)
+        maps = layers.BottomUp(self.features, blocks=1, patch=2, remat=self.remat)(x)
+        return layers.silu(maps[-1]).reshape(x.shape[0], -1)
 
 
 class ResidualDecoder(nn.Module):
@@ -53,13 +45,13 @@ class ResidualDecoder(nn.Module):
         height, width, channels = self.image_shape
         *rest, first = self.features
         rows, columns = (-(-side // 2 ** len(self.features)) for side in (height, width))
-        h = dense(rows * columns * first)(z).reshape(z.shape[0], rows, columns, first)
-        h = ResidualBlock(first, self.remat)(h)
+        h = layers.dense(rows * columns * first)(z).reshape(z.shape[0], rows, columns, first)
+        h = layers.ResidualBlock(first, self.remat)(h)
         for features in reversed(rest):
-            h = ResidualBlock(features, self.remat)(Conv(features, upsample=True)(h))
-        start = bias_init(self.output_bias, self.image_shape)
-        h = Conv(4 * channels, kernel_init=nn.initializers.zeros, bias_init=start)(silu(h))
-        return depth_to_space(h, 2)[:, :height, :width]
+            h = layers.ResidualBlock(features, self.remat)(layers.Conv(features, upsample=True)(h))
+        start = layers.bias_init(self.output_bias, self.image_shape)
+        h = layers.Conv(4 * channels, kernel_init=nn.initializers.zeros, bias_init=start)(layers.silu(h))
+        return layers.depth_to_space(h, 2)[:, :height, :width]
 
 
 @preset(recipe=CONVOLUTIONAL_RECIPE | {"epochs": 3})

@@ -85,7 +85,7 @@ class Preset(Protocol[M_co]):
 
 
 def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[..., M]], Preset[M]]:
-    """Register a function (spec, **hyperparameters) -> model as a preset of its name.
+    """Register a function (spec, **hyperparameters) -> model as a preset, under its name.
 
     The preset takes the arguments of `ModelSpec` in place of `spec`.
 

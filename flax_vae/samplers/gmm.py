@@ -1,37 +1,28 @@
 """Latents from a Gaussian mixture that is fitted to the aggregated posterior."""
 
-from dataclasses import dataclass
-
 import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from flax_vae.models import Params, require
-from flax_vae.samplers import SAMPLERS
+from flax_vae.samplers import SAMPLERS, Sampler
 from flax_vae.sampling import PixelKey, decode, encode
 
 MAX_IMAGES = 10_000  # images to which the mixture is fitted, at most
 
 
 @SAMPLERS.register("gmm")
-@dataclass(frozen=True, eq=False)
-class GMMSampler:
+def gmm(images: UInt8[np.ndarray, "m h w c"], components: int = 10) -> Sampler:
     """Draws latents from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
 
     Args:
         images: uint8 training images "m h w c".
         components: number of normals in the mixture.
     """
-
-    images: UInt8[np.ndarray, "m h w c"]
-    components: int = 10
-
-    def __call__(
-        self, vae: nn.Module, params: Params, key: Key[Array, ""], num_samples: int, pixel_key: PixelKey = None
-    ) -> Float[Array, "n h w c"]:
-        """Return new images."""
-        return sample_gmm(vae, params, self.images, key, num_samples, pixel_key, self.components)
+    return lambda vae, params, key, num_samples, pixel_key=None: sample_gmm(
+        vae, params, images, key, num_samples, pixel_key, components
+    )
 
 
 def sample_gmm(

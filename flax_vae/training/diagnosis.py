@@ -1,4 +1,4 @@
-"""Why a step is not finite: which term, which layers, which scales."""
+"""The diagnosis of a step that is not finite: its terms, its gradient and its scales."""
 
 import flax.linen as nn
 import jax

@@ -1,7 +1,7 @@
 """A mesh of devices with three axes, and the shardings of arrays on it.
 
 Groups of devices along `MEMBERS_AXIS` train different members of an ensemble. Within a group the devices along
-`DATA_AXIS` and `FSDP_AXIS` split every batch. Those along `FSDP_AXIS` also shard the large parameters and their
+`DATA_AXIS` and `FSDP_AXIS` split every batch. Devices along `FSDP_AXIS` also shard the large parameters and their
 optimiser state, and gather them for each step (ZeRO, Rajbhandari et al. 2020).
 """
 
@@ -100,7 +100,7 @@ def parameter_shardings(mesh: Any, tree: Any, *stacked_axes: str) -> Any:
 
 
 def inside_shard_map() -> bool:
-    """Return True while tracing a `jax.shard_map` over the batch axes, where arrays are those of a single device."""
+    """Return True while tracing a `jax.shard_map` over the batch axes, whose arrays belong to one device."""
     return DATA_AXIS in get_abstract_mesh().manual_axes
 
 

@@ -1,6 +1,6 @@
 """Likelihood heads: from a decoder's output "*b h w o" to p(x | z).
 
-`start(mean)` gives the initial value of each of the o channels that a head takes, chosen so that the untrained model
+`start(mean)` returns the initial value of each of the o channels of the head's input, such that the untrained model
 decodes to the average image. `pixel_levels` is the number of values of a pixel, or None for densities. A plain function
 from outputs to a distribution can be used as well, if the decoder's output fits.
 

@@ -13,7 +13,7 @@ from flax_vae.models.posteriors.top_down import conditionals
 class TopDownPrior(nn.Module):
     """Prior Π_l p(z_l | z_<l) of layers of latents, top first (Sønderby et al. 2016).
 
-    It is the model that a prior on top refers to, see `model_of`, and so has `encode` and `context`.
+    It takes the place of the model for the prior of the top layer (see `model_of`), so it has `encode` and `context`.
 
     Attributes:
         top: prior of the top layer.
