@@ -22,7 +22,7 @@ from flax_vae.sampling import interpolate, latent_grid, reconstruct, traverse
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
 
-_BYTES = 16  # bytes per pixel value while floats are rounded and tiled
+_BYTES = 16  # memory per pixel value while floats are rounded and tiled
 ImageRows = tuple[Float[np.ndarray, "n h w c"], int]
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
@@ -47,7 +47,7 @@ class Request:
     pixels: Literal["mean", "draw"] = "mean"
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Raise UserError for numbers out of range."""
         refuse_seed("seed", self.seed)
         if self.num_samples < 1:
             raise UserError(f"`num_samples` must be at least 1, not {self.num_samples}.")

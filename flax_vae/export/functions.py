@@ -9,7 +9,7 @@ The latents of all stochastic layers are concatenated into one vector z, top fir
 model takes a context as its last argument. The functions can be traced with symbolic sizes b and k.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -67,7 +67,7 @@ def model_functions(
     """
     model = with_dtype(model, "float32")
     layers = layer_shapes(model, params, image_shape, context_dim)
-    events, posterior, prior = (_size(shapes) for shapes in zip(*layers, strict=True))
+    events, posterior, prior = (sum(map(prod, shapes)) for shapes in zip(*layers, strict=True))
     component = ", except the first number, which selects a component" if layers[0].prior != layers[0].event else ""
     x = Argument("x", ("b", *image_shape), "images with pixels in [0, 1]")
     z = Argument("z", ("b", events), "latents of all stochastic layers, concatenated, top first")
@@ -128,7 +128,3 @@ class _Functions:
     def _blank(self, like: Float[Array, "b _n"]) -> Float[Array, "b h w c"]:
         """Return placeholder images, for results that do not depend on images."""
         return jnp.zeros((like.shape[0], *self.image_shape))
-
-
-def _size(shapes: Iterable[tuple[int, ...]]) -> int:
-    return sum(map(prod, shapes))

@@ -10,7 +10,7 @@ from flax_vae.metrics.latents import posterior_means
 from flax_vae.runs.records import Record
 from flax_vae.system.console import spinner
 
-_TRAINING_IMAGES = 10_000  # training images from which the classifiers learn
+_TRAINING_IMAGES = 10_000  # training images for the classifiers
 
 
 def _figures(record: Record) -> Figures:
