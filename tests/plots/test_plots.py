@@ -150,7 +150,7 @@ def test_reconstructions_are_below_their_originals(tmp_path):
     assert (above[:, 1].min(), above[:, 1].max()) == (below[:, 1].min(), below[:, 1].max())
 
 
-# The latent plane: z1 grows to the right, z2 upwards
+# The latent plane: z1 increases to the right, z2 upwards
 
 
 @pytest.mark.parametrize("c", [1, 3])
