@@ -56,11 +56,11 @@ def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
         for name, make in _PICTURES.items():
             save_image_grid(folder / name, *make(run, Request(min(10, len(run.examples)))))
     (folder / "README.md").write_text(model_card(run, title, format, functions, files, _PICTURES))
-    signatures = {
-        name: {"arguments": list(map(asdict, function.arguments)), "result": asdict(function.result)}
+    signatures: dict[str, Record] = {
+        name: {"arguments": [asdict(argument) for argument in function.arguments], "result": asdict(function.result)}
         for name, function in files.items()
     }
-    about = {
+    about: Record = {
         "schema": _SCHEMA,
         "format": format.name,
         "platforms": format.platforms,

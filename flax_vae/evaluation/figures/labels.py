@@ -36,7 +36,7 @@ def accuracy(subject: Subject) -> dict[str, float]:
         batch = take(as_batch(subject.train, run.class_names), chosen)
         latents, labels = posterior_means(run.vae, run.params, batch), train_labels[chosen]
         nearest, linear = KNeighborsClassifier(min(10, len(chosen))), LogisticRegression(max_iter=1000)
-        accuracies = {}
+        accuracies: dict[str, float] = {}
         for name, classifier in (("nearest_neighbours", nearest), ("linear", linear)):
             model = make_pipeline(StandardScaler(), classifier).fit(latents, labels)
             accuracies[name] = float(model.score(subject.statistics["posterior_mean"], test_labels))
