@@ -87,9 +87,9 @@ def _measure(subject: Subject, metrics: Iterable[Metric]) -> Record:
 
 
 def _require_memory_for(plan: Plan) -> None:
-    """Raise UserError if a plan needs more memory than the device has."""
+    """Raise UserError if the plan needs more memory than the device has."""
     num_samples, num_steps, available = max(plan.num_samples), plan.annealing_steps, device_memory()
-    # The weights of the draws and their ranks; random numbers, betas and step sizes.
+    # In bytes: the weights of the draws and their ranks; the random numbers, betas and step sizes of the chains.
     require_memory(8 * IMAGES_AT_ONCE * num_samples, f"`num_samples` {num_samples}", "lower it", available)
     require_memory(12 * num_steps, f"`annealing_steps` {num_steps}", "lower it", available)
 
@@ -103,6 +103,5 @@ def _require_finite(run: Run, record: Record) -> None:
     ]
     if bad:
         raise UserError(
-            f"{run.name}: {', '.join(bad)}. The parameters, those of step {run.step}, are damaged or the training "
-            "diverged."
+            f"{run.name}: {', '.join(bad)}. The parameters of step {run.step} are damaged, or the training diverged."
         )

@@ -32,14 +32,10 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
     vae, params = run.vae, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, run.class_names)
-    originals, first = test.images[:10], take(batch, slice(10))
-    contexts = contexts_of(run, None, 10)
-    plots.plot_reconstructions(
-        directory / "reconstructions.png",
-        originals,
-        np.asarray(reconstruct(vae, params, first, reconstruct_key)),
-        "Test images and their reconstructions",
-    )
+    first, contexts = take(batch, slice(10)), contexts_of(run, None, 10)
+    images = np.asarray(reconstruct(vae, params, first, reconstruct_key))
+    title = "Test images and their reconstructions"
+    plots.plot_reconstructions(directory / "reconstructions.png", test.images[:10], images, title)
     plots.plot_samples(directory / "samples.png", np.asarray(sample(vae, params, sample_key, 10, 1.0, contexts)))
     plots.plot_curves(directory / "curves.png", run.metrics)
     if provides(vae, "ladder"):
@@ -51,16 +47,10 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
 
 def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> None:
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
-    means, class_names = posterior_means(run.vae, run.params, batch), run.class_names
+    means, label = posterior_means(run.vae, run.params, batch), run.class_names[0] if run.class_names else ""
     plane = most_active_plane(means)
-    plots.plot_latent_grid(
-        directory / "latent_grid.png",
-        np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1))),
-        _EXTENT,
-        plane,
-        means.shape[1],
-        class_names[0] if class_names else "",
-    )
+    images = np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1)))
+    plots.plot_latent_grid(directory / "latent_grid.png", images, _EXTENT, plane, means.shape[1], label)
     plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
 
 

@@ -22,7 +22,7 @@ from flax_vae.sampling import interpolate, latent_grid, reconstruct, traverse
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
 
-_BYTES = 16  # bytes per pixel value while floats are rounded and tiled
+_BYTES = 16  # memory per pixel value while floats are rounded and tiled
 ImageRows = tuple[Float[np.ndarray, "n h w c"], int]
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
@@ -47,7 +47,7 @@ class Request:
     pixels: Literal["mean", "draw"] = "mean"
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range."""
+        """Raise UserError for numbers out of range."""
         refuse_seed("seed", self.seed)
         if self.num_samples < 1:
             raise UserError(f"`num_samples` must be at least 1, not {self.num_samples}.")
@@ -87,7 +87,7 @@ def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
 
 @MODES.register("grid", uses_label=True)
 def grid(run: Run, request: Request) -> ImageRows:
-    """A 30x30 grid of the latent plane, the second latent growing upwards."""
+    """A 30x30 grid of the latent plane, with the second latent increasing upwards."""
     context = contexts_of(run, request.label, 1)
     images = np.asarray(latent_grid(run.vae, run.params, context=context, pixel_key=request.pixel_key))[::-1]
     return images.reshape(-1, *images.shape[2:]), images.shape[1]
@@ -110,8 +110,8 @@ def reconstructions(run: Run, request: Request) -> ImageRows:
 def interpolations(run: Run, request: Request) -> ImageRows:
     """Steps in the latent space from one test image to another."""
     _require_memory_for(run, request)
-    (first, second), (x0, x1) = _two_examples(run, request)
-    contexts = None if run.contexts is None else run.contexts[[first, second]]
+    chosen, (x0, x1) = _two_examples(run, request)
+    contexts = None if run.contexts is None else run.contexts[chosen]
     images = interpolate(run.vae, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
     return np.asarray(images), request.num_samples
 
@@ -122,10 +122,8 @@ def traversals(run: Run, request: Request) -> ImageRows:
     _require_memory_for(run, request, run.config.latent_dim * run.config.levels)
     (first, _), (x, _) = _two_examples(run, request)
     context = None if run.contexts is None else run.contexts[[first]]
-    images = np.asarray(
-        traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
-    )
-    return images.reshape(-1, *images.shape[2:]), request.num_samples
+    images = traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
+    return np.asarray(images).reshape(-1, *images.shape[2:]), request.num_samples
 
 
 def _require_memory_for(run: Run, request: Request, rows: int = 1) -> None:

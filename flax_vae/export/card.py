@@ -78,24 +78,24 @@ def _front_matter(run: Run, title: str, format: Format) -> str:
 
 
 def _metrics(evaluation: Record | None) -> list[Record]:
-    """Return the figures of an evaluation that the hub has a type for, in its format."""
-    figures = [figure for figure in report(evaluation) if figure.key] if evaluation else []
+    """Return the figures of an evaluation that have a type on the hub, in its format."""
     return [
         {"type": figure.key, "name": f"{figure.title or figure.name}, {figure.unit}".strip(", "), "value": figure.value}
-        for figure in figures
+        for figure in report(evaluation or {})
+        if figure.key
     ]
 
 
 def _figures(run: Run) -> str:
-    """Return the figures of an evaluation as a table, with the images that they were measured on."""
+    """Return the figures of an evaluation as a table, and the images they were measured on."""
     evaluation = evaluation_of(run)
     if evaluation is None:
         return "Not evaluated."
     count, binarize = evaluation["images"], evaluation["binarize"]
     pixels = "" if binarize == "none" else f", binarised once with seed {evaluation['binarize_seed']}"
-    rows = [(metric["name"], f"{metric['value']:.4g}" if abs(metric["value"]) < 10 else f"{metric['value']:.2f}")
-            for metric in _metrics(evaluation)]  # fmt: skip
-    return f"Measured by `flax-vae evaluate` on {count:,} test images{pixels}.\n\n{_table(rows)}"
+    values = {metric["name"]: metric["value"] for metric in _metrics(evaluation)}
+    table = _table((name, f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}") for name, value in values.items())
+    return f"Measured by `flax-vae evaluate` on {count:,} test images{pixels}.\n\n{table}"
 
 
 def _model_rows(run: Run) -> list[tuple[str, str]]:

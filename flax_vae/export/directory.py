@@ -9,7 +9,7 @@ from pathlib import Path
 from flax_vae.evaluation.samples import Request, new_images, reconstructions
 from flax_vae.export.card import model_card
 from flax_vae.export.formats import FORMATS, Format
-from flax_vae.export.functions import ModelFunction, model_functions
+from flax_vae.export.functions import model_functions
 from flax_vae.plots import save_image_grid
 from flax_vae.runs.config import config_content
 from flax_vae.runs.directory import refuse_used
@@ -49,27 +49,18 @@ def export_run(run: Run, format: str, out: str | Path, title: str | None = None)
 
 
 def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
+    """Write the files of an export to an empty folder, `export.json` last."""
     functions = model_functions(run.vae, run.params, run.examples.shape[1:], len(run.class_names))
     files = format.write(folder, run, functions)
     with spinner("drawing"):
         for name, make in _PICTURES.items():
             save_image_grid(folder / name, *make(run, Request(min(10, len(run.examples)))))
     (folder / "README.md").write_text(model_card(run, title, format, functions, files, _PICTURES))
-    signatures = {name: _signature(function) for name, function in files.items()}
-    about = _about(run, format)
-    about["files"] = {
-        path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
+    signatures: dict[str, Record] = {
+        name: {"arguments": [asdict(argument) for argument in function.arguments], "result": asdict(function.result)}
+        for name, function in files.items()
     }
-    write_json(folder / _DESCRIPTION, about)
-
-
-def _signature(function: ModelFunction) -> Record:
-    return {"arguments": [asdict(argument) for argument in function.arguments], "result": asdict(function.result)}
-
-
-def _about(run: Run, format: Format) -> Record:
-    """Return the metadata of an export, without its files."""
-    return {
+    about: Record = {
         "schema": _SCHEMA,
         "format": format.name,
         "platforms": format.platforms,
@@ -78,7 +69,11 @@ def _about(run: Run, format: Format) -> Record:
         "step": run.step,
         "data": run.data,
         "config": config_content(replace(run.config, data_dir=None), run.examples.shape[1:]),
+        "files": {
+            path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
+        },
     }
+    write_json(folder / _DESCRIPTION, about)
 
 
 def verify_export(directory: str | Path) -> Record:

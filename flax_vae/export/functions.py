@@ -9,7 +9,7 @@ The latents of all stochastic layers are concatenated into one vector z, top fir
 model takes a context as its last argument. The functions can be traced with symbolic sizes b and k.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -68,7 +68,7 @@ def model_functions(
     model = with_dtype(model, "float32")
     layers = layer_shapes(model, params, image_shape, context_dim)
     *shapes, _ = zip(*layers, strict=True)
-    events, posterior, prior = map(_size, shapes)
+    events, posterior, prior = (sum(map(prod, each)) for each in shapes)
     x = Argument("x", ("b", *image_shape), "images with pixels in [0, 1]")
     z = Argument("z", ("b", events), "latents of all stochastic layers, concatenated, top first")
     mean = Argument("mean", ("b", *image_shape), "the mean of p(x | z)")
@@ -128,7 +128,3 @@ class _Functions:
     def _blank(self, like: Float[Array, "b _n"]) -> Float[Array, "b h w c"]:
         """Return placeholder images, for results that do not depend on images."""
         return jnp.zeros((like.shape[0], *self.image_shape))
-
-
-def _size(shapes: Iterable[tuple[int, ...]]) -> int:
-    return sum(map(prod, shapes))

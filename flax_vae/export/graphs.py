@@ -16,7 +16,6 @@ from flax_vae.jaxprs import interpret, needed
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 Rule = Callable[..., Array]
-_REPEATS = "broadcast_in_dim"  # as a constant, its result would take more space than its operand
 
 
 def free_shapes(function: ModelFunction) -> Shapes:
@@ -91,7 +90,8 @@ class _Flat:
             return [_Value(symbol) for symbol in symbols]
         with jax.ensure_compile_time_eval():
             constants = self._bind(eqn, [value.constant for value in inputs])
-        is_broadcast = eqn.primitive.name == _REPEATS
+        # As a constant, the result of a broadcast would take more space than its operand.
+        is_broadcast = eqn.primitive.name == "broadcast_in_dim"
         return [_Value(*pair, is_broadcast) for pair in zip(symbols, constants, strict=True)]
 
     def _bind(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:

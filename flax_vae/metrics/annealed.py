@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,18 +18,14 @@ from flax_vae.objectives.terms import log_posterior, log_weights
 _ACCEPTANCE_RATE = 0.65  # the target
 _ADAPTION = 1.05  # factor by which the step size adapts
 _FIRST_STEP_SIZE = 0.3  # in standard deviations of the posterior
-# Returns log f(z) of each chain at an inverse temperature β, and the logarithms of p(x, z) / q(z | x).
+_Chains = tuple[Latents, Float[Array, " k"], Float[Array, ""]]  # latents, log w, and the next step size
+# Maps latents to log f(z) of each chain at an inverse temperature β, and the logarithms of p(x, z) / q(z | x).
 Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]]]
 
 
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
-    vae: nn.Module,
-    params: Params,
-    images: Batch,
-    key: Key[Array, ""],
-    num_samples: int = 16,
-    num_steps: int = 200,
+    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Estimate log p(x) of each image by annealed importance sampling, in nats, with its standard error (Neal 2001).
 
@@ -37,12 +33,13 @@ def annealed_log_likelihood(
 
         log p(x) ~ log 1/K Σ_k w_k  with  log w_k = Σ_t (β_t - β_{t-1}) (log p(x, z_{t-1}) - log q(z_{t-1} | x))
 
-    With one step it is the importance-weighted bound; with more, chains find modes that q misses. Its expectation, too,
-    is below log p(x). Transitions are Hamiltonian Monte Carlo, scaled by the standard deviations of q's draws. A pilot
-    run with separate chains tunes the step sizes, which therefore do not depend on the chains that count.
+    With one step this is the importance-weighted bound; with more, chains find modes that q misses. The expectation is
+    below log p(x) in both cases. Transitions are Hamiltonian Monte Carlo, scaled by the standard deviations of q's
+    draws. A pilot run with separate chains tunes the step sizes, which therefore do not depend on the chains that
+    count.
 
     Args:
-        vae: a model with `infer_at`, as all models of this package.
+        vae: a model with `infer_at`, like all models of this package.
         params: its parameters.
         images: uint8, or floats in [0, 1].
         key: key of all draws.
@@ -74,12 +71,6 @@ def annealed_log_likelihood(
     return jax.lax.map(one_image, (unpack(images), jax.random.split(key, batch_size_of(images))))
 
 
-class _Chains(NamedTuple):
-    latents: Latents
-    log_w: Float[Array, " k"]
-    step_size: Float[Array, ""]
-
-
 def _anneal(
     bridge: Bridge,
     start: Latents,
@@ -104,18 +95,18 @@ def _anneal(
     betas = _schedule(num_steps)
 
     def advance(chains: _Chains, step: tuple[Array, Array, Array, Array]) -> tuple[_Chains, Array]:
-        number, previous_beta, beta, fixed_step_size = step
-        log_w = chains.log_w + (beta - previous_beta) * bridge(chains.latents, beta)[1]
-        step_size = chains.step_size if step_sizes is None else fixed_step_size
+        (latents, log_w, adapted_step_size), (number, previous_beta, beta, fixed_step_size) = chains, step
+        log_w += (beta - previous_beta) * bridge(latents, beta)[1]
+        step_size = adapted_step_size if step_sizes is None else fixed_step_size
         move_key = jax.random.fold_in(key, number)
-        latents, accepted = hmc_move(lambda z: bridge(z, beta)[0], chains.latents, units, step_size, move_key)
+        latents, accepted = hmc_move(lambda z: bridge(z, beta)[0], latents, units, step_size, move_key)
         factor = jnp.where(accepted.mean() > _ACCEPTANCE_RATE, _ADAPTION, 1 / _ADAPTION)
-        return _Chains(latents, log_w, step_size * factor), step_size
+        return (latents, log_w, step_size * factor), step_size
 
-    first = _Chains(start, jnp.zeros(len(start[0])), jnp.asarray(_FIRST_STEP_SIZE))
+    first = (start, jnp.zeros(len(start[0])), jnp.asarray(_FIRST_STEP_SIZE))
     fixed = jnp.zeros(num_steps) if step_sizes is None else step_sizes
-    chains, used = jax.lax.scan(advance, first, (jnp.arange(num_steps), betas[:-1], betas[1:], fixed))
-    return chains.log_w, used
+    (_, log_w, _), used = jax.lax.scan(advance, first, (jnp.arange(num_steps), betas[:-1], betas[1:], fixed))
+    return log_w, used
 
 
 def _schedule(num_steps: int) -> Float[Array, " t1"]:

@@ -68,16 +68,8 @@ def plot_evaluation(
     rates = layer_rates if by_layer else sorted(dimension_rates or (), reverse=True)
     panels = make_panels([["bound", "rates"]] if rates else [["bound"]], 9.0 if rates else 5.6, 4.0)
     ax, counts = panels["bound"], [row["num_samples"] for row in bounds]
-    errors = [2 * row["standard_error_of_draws"] for row in bounds]
-    ax.errorbar(
-        counts,
-        [row["log_likelihood"] for row in bounds],
-        errors,
-        color=SETS["test"],
-        marker="o",
-        markersize=4,
-        capsize=3,
-    )
+    values, errors = zip(*((row["log_likelihood"], 2 * row["standard_error_of_draws"]) for row in bounds), strict=True)
+    ax.errorbar(counts, values, errors, color=SETS["test"], marker="o", markersize=4, capsize=3)
     ax.set_xscale("log")
     ax.set_xticks(counts, [f"{count:,}" for count in counts])
     ax.set_xticks([], minor=True)

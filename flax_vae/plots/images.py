@@ -1,21 +1,21 @@
-"""Pictures that consist of images."""
+"""Pictures that consist of images.
+
+Images are floats in [0, 1] or uint8. Those with one channel are drawn in grey, those with three in colour; for any
+other number, the first channel is drawn in grey.
+"""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 
-from flax_vae.plots.style import (
-    FilePath,
-    Images,
-    ImageTable,
-    draw_mosaic,
-    latent_name,
-    make_mosaic,
-    save_figure,
-    shown_latents,
-    to_uint8,
-)
+from flax_vae.plots.style import DPI, GREY, INK, Axes, FilePath, latent_name, save_figure, shown_latents
 from flax_vae.system.files import write_atomically
+
+Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
+ImageTable = UInt8[np.ndarray, "rows columns h w c"] | Float[np.ndarray, "rows columns h w c"]
+Pixels = UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
+WIDEST = 1920  # pixels of a magnified mosaic along its longer side
+TILE = 168  # pixels of a magnified image along its longer side
 
 
 def save_image_grid(path: FilePath, images: Images, columns: int, padding: int = 1) -> None:
@@ -43,7 +43,7 @@ def plot_samples(path: FilePath, images: Images) -> None:
 
 
 def plot_rows(path: FilePath, images: ImageTable, names: list[str], title: str, note: str) -> None:
-    """Draw images "rows n h w c", with the name of each row."""
+    """Draw images "rows n h w c", with a name beside each row."""
     ax = draw_mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], padding=2, left=340, top=140)
     ax.set_yticks(np.arange(len(names)) + 0.5, names)
     save_figure(path, ax, title, note)
@@ -96,3 +96,46 @@ def plot_extremes(
     most, least = (f"{part.mean():,.0f}" for part in (log_likelihoods[:half], log_likelihoods[half:]))
     note = f"{quantity}: {most} and {least} nats on average"
     save_figure(path, ax, "Most and least likely test images", note)
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Convert images "n h w c" to uint8, with three channels if they have three, else with the first only."""
+    if images.dtype != np.uint8:
+        images = np.rint(np.nan_to_num(images.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    return images if images.shape[-1] == 3 else images[..., :1]
+
+
+def make_mosaic(images: Images, columns: int, padding: int) -> Pixels:
+    """Tile images "n h w c" row by row on white, and magnify them by an integer factor."""
+    if not len(images):
+        raise ValueError("no images to draw")
+    n, h, w, c = (images := to_uint8(images)).shape
+    columns = min(columns, n)
+    rows, high, wide = -(-n // columns), h + padding, w + padding
+    tiles = np.full((rows * columns, high, wide, c), 255, np.uint8)
+    tiles[:n, :h, :w] = images
+    mosaic = tiles.reshape(rows, columns, high, wide, c).swapaxes(1, 2).reshape(rows * high, columns * wide, c)
+    mosaic = mosaic[: rows * high - padding, : columns * wide - padding]
+    scale = max(1, min(WIDEST // max(mosaic.shape), TILE // w))
+    return (mosaic if c == 3 else mosaic[..., 0]).repeat(scale, 0).repeat(scale, 1)
+
+
+def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bottom: int = 40, top: int = 160) -> Axes:
+    """Draw a mosaic pixel for pixel, with margins in pixels, on axes that count images from the upper left."""
+    from matplotlib.figure import Figure
+
+    pixels = make_mosaic(images, columns, padding)
+    if max(pixels.shape) > WIDEST:
+        pixels = np.asarray(Image.fromarray(pixels).reduce(-(-max(pixels.shape) // WIDEST)))
+    height, width = pixels.shape[:2]
+    across, up = max(left + width + 40, 1500), bottom + height + top
+    figure = Figure(figsize=(across / DPI, up / DPI), dpi=DPI, facecolor="white")
+    ax = figure.add_axes((left / across, bottom / up, width / across, height / up))
+    columns = min(columns, len(images))
+    box = (0, columns, -(-len(images) // columns), 0)
+    colours = np.asarray(Image.fromarray(pixels).convert("RGB"))  # colour maps round some values by one
+    ax.imshow(colours, interpolation="nearest", aspect="auto", extent=box)
+    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    ax.tick_params(length=0, labelsize=9, labelcolor=INK, color=GREY)
+    return ax

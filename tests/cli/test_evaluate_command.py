@@ -110,7 +110,7 @@ def test_errors_name_the_figures_that_are_not_finite(
     error = capsys.readouterr().err.splitlines()[-1]
     assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error
     assert "importance_weighted.0.log_likelihood is" in error
-    assert f"those of step {run.step}, are damaged or the training diverged" in error
+    assert f"The parameters of step {run.step} are damaged, or the training diverged" in error
     assert not (run.directory / "evaluation.json").exists()
 
 

@@ -39,6 +39,7 @@ def curve(epochs, **first):
 def coarse(monkeypatch):
     """Draw at a quarter of the resolution, which is faster and enough to detect errors and warnings."""
     monkeypatch.setattr(style, "DPI", 64)
+    monkeypatch.setattr(plots.images, "DPI", 64)
 
 
 # The bare mosaic
@@ -149,12 +150,12 @@ def test_reconstructions_are_below_their_originals(tmp_path):
     assert (above[:, 1].min(), above[:, 1].max()) == (below[:, 1].min(), below[:, 1].max())
 
 
-# The latent plane: z1 grows to the right, z2 upwards
+# The latent plane: z1 increases to the right, z2 upwards
 
 
 @pytest.mark.parametrize("c", [1, 3])
 def test_latent_grid_shows_each_image_pixel_for_pixel_with_the_second_latent_upwards(tmp_path, monkeypatch, c):
-    monkeypatch.setattr(style, "WIDEST", 600)
+    monkeypatch.setattr(plots.images, "WIDEST", 600)
     images = images_of(30 * 30, 7, 9, c).reshape(30, 30, 7, 9, c)
     plots.plot_latent_grid(tmp_path / "grid.png", images, 2.0, (0, 1), 2)
     expected = images[::-1].swapaxes(1, 2).reshape(30 * 7, 30 * 9, c)

@@ -10,7 +10,7 @@ from flax_vae.metrics.latents import posterior_means
 from flax_vae.runs.records import Record
 from flax_vae.system.console import spinner
 
-_TRAINING_IMAGES = 10_000  # training images from which the classifiers learn
+_TRAINING_IMAGES = 10_000  # training images for the classifiers
 
 
 def _figures(record: Record) -> Figures:
@@ -36,11 +36,8 @@ def accuracy(subject: Subject) -> dict[str, float]:
         batch = take(as_batch(subject.train, run.class_names), chosen)
         latents, labels = posterior_means(run.vae, run.params, batch), train_labels[chosen]
         nearest, linear = KNeighborsClassifier(min(10, len(chosen))), LogisticRegression(max_iter=1000)
-        return {
-            name: float(
-                make_pipeline(StandardScaler(), classifier)
-                .fit(latents, labels)
-                .score(subject.statistics["posterior_mean"], test_labels)
-            )
-            for name, classifier in {"nearest_neighbours": nearest, "linear": linear}.items()
-        }
+        accuracies: dict[str, float] = {}
+        for name, classifier in (("nearest_neighbours", nearest), ("linear", linear)):
+            model = make_pipeline(StandardScaler(), classifier).fit(latents, labels)
+            accuracies[name] = float(model.score(subject.statistics["posterior_mean"], test_labels))
+    return accuracies

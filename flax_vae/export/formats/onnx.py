@@ -53,10 +53,9 @@ def to_onnx(function: ModelFunction) -> bytes:
                 f"{function.name} cannot be converted to ONNX: {error}. Export the model as stablehlo instead."
             ) from None
     _clean(model.graph)
-    for described, argument in zip(
-        (*model.graph.input, *model.graph.output), (*function.arguments, function.result), strict=True
-    ):
-        described.doc_string = argument.meaning
+    arrays, arguments = (*model.graph.input, *model.graph.output), (*function.arguments, function.result)
+    for array, argument in zip(arrays, arguments, strict=True):
+        array.doc_string = argument.meaning
     return model.SerializeToString()
 
 
