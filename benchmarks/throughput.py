@@ -111,7 +111,7 @@ def _prepare_members(count: int, steps: int) -> None:
     def turn() -> None:
         nonlocal states
         totals = jax.device_put({name: np.zeros(count, np.float32) for name in METRICS}, split)
-        states, totals = run(states, totals, resident, rows, 0, steps)
+        states, totals = run(states, totals, (resident, rows, 0, steps))
         jax.block_until_ready(totals)
 
     _turn.append(turn)

@@ -22,7 +22,7 @@ from PIL import Image
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.explore.compiler.packing import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
-from flax_vae.explore.planes import latent_space, posteriors
+from flax_vae.explore.planes import Posteriors, latent_space, posteriors
 from flax_vae.models.binding import Params
 from flax_vae.system.errors import UserError
 
@@ -77,15 +77,11 @@ def page(
     context_dim = images[1].shape[1] if isinstance(images, tuple) else 0
     functions = program(graphs(model, params, (h, w, c), context_dim))
     size, noise_size = (functions["graphs"][name]["inputs"][0][1][1] for name in ("decode", "sample"))
-    order = np.random.default_rng(0).permutation(batch_size_of(images))
-    chosen = order[: min(_MOST_POSTERIORS, max(_MOST_SHOWN, _MOST_NUMBERS // size**2))]
+    chosen = _choose_images(batch_size_of(images), size)
     batch = take(images, chosen)
     pixels = batch[0] if isinstance(batch, tuple) else batch
     shown = pixels[: _sprite_count(pixels)]
-    q = posteriors(model, params, batch)
-    if not (np.isfinite(q.centres).all() and np.isfinite(q.scales).all()):
-        raise UserError("explore: the posteriors of test images are not finite, because the training diverged.")
-    latents, shading = latent_space(q, len(shown))
+    latents, shading = latent_space(_finite_posteriors(model, params, batch), len(shown))
     content = {
         "shape": [h, w, c],
         "classes": list(class_names) if labels is not None else [],
@@ -106,6 +102,20 @@ def page(
         shading=png(shading[..., None]),
         sprite=png(shown),
     )
+
+
+def _choose_images(count: int, latent_dim: int) -> Int[np.ndarray, " n"]:
+    """Return the indices of the images whose posteriors the page holds, in random order."""
+    number = min(_MOST_POSTERIORS, max(_MOST_SHOWN, _MOST_NUMBERS // latent_dim**2))
+    return np.random.default_rng(0).permutation(count)[:number]
+
+
+def _finite_posteriors(model: nn.Module, params: Params, images: Batch) -> Posteriors:
+    """Return the posteriors of images, or raise UserError if one is not finite."""
+    q = posteriors(model, params, images)
+    if not (np.isfinite(q.centres).all() and np.isfinite(q.scales).all()):
+        raise UserError("The posteriors of test images are not finite, because the training diverged.")
+    return q
 
 
 def embedded(content: Any) -> str:

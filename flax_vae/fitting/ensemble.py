@@ -109,7 +109,7 @@ class Ensemble:
 
     def advance(self, dispatch: Dispatch) -> None:
         """Run the steps of a dispatch; members that now skip every step fail."""
-        self.state, self.totals = self.steps(self.state, self.totals, *dispatch)
+        self.state, self.totals = self.steps(self.state, self.totals, dispatch)
         ends = self.replicate((self.state.step, self.state.skips))
         steps, skips = (array.tolist() for array in jax.device_get(ends))  # waits for the device
         for i in self.active():

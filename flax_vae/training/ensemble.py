@@ -29,10 +29,10 @@ def unstack(tree: Any, count: int) -> list[Any]:
 def make_ensemble_steps(
     make_step: Callable[[Any], Any], mesh: Mesh, out_shardings: Any, deal_microbatches: bool
 ) -> Callable[..., Any]:
-    """Return a jitted `run(settings, state, totals, images, indices, start, stop)`: `make_train_steps` for all members.
+    """Return a jitted `run(settings, state, totals, dispatch)`: `make_train_steps` for all members.
 
-    Everything is stacked except the images, `start` and `stop`. A member that skips every step stops; the others
-    continue.
+    A dispatch is (images, indices, start, stop). Everything is stacked except the images, `start` and `stop`. A member
+    that skips every step stops; the others continue.
 
     On CPUs members train one after another: the working set of one stays in the cache, and batched convolutions with
     differing kernels are slow. Elsewhere several members train side by side (`vmap`); for a single one, `vmap` would
@@ -54,7 +54,8 @@ def make_ensemble_steps(
         in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(settings)[0]) == 1
         return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))(members)
 
-    def run(settings: Any, state: Any, totals: Any, images: Any, indices: Any, start: Array, stop: Array) -> Any:
+    def run(settings: Any, state: Any, totals: Any, dispatch: Any) -> Any:
+        images, indices, start, stop = dispatch
         axes = BATCH_AXES if deal_microbatches else None  # JAX splits arrays along the axes that are not named
         of_images = PartitionSpec(None, axes) if indices is None else EVERYWHERE
         of_members = (EACH_MEMBER, EACH_MEMBER, EACH_MEMBER, PartitionSpec(MEMBERS_AXIS, None, axes))
