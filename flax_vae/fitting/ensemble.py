@@ -71,7 +71,7 @@ class Ensemble:
     def _define_programs(self, shardings: tuple[Any, NamedSharding]) -> None:
         """Define the functions that are compiled when they are called.
 
-        `steps` maps `(state, totals, images, rows, start, stop)` to `(state, totals)`, all stacked. `unstack` returns
+        `steps` maps `(state, totals, dispatch)` to `(state, totals)`, all stacked. `unstack` returns
         `(state, totals)` of each member. `replicate` places arrays on all devices, so that every process can read
         them. `evaluate_at` has an evaluation for each beta.
 

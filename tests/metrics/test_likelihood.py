@@ -97,10 +97,10 @@ def test_the_bound_does_not_depend_on_devices_or_images_at_once() -> None:
     """In a separate program, since JAX fixes the number of devices at its first use."""
     program = """
 import jax, numpy as np
-from known_models import IMAGES, linear_gaussian
 from flax_vae import init, log_likelihood, use_machine
+use_machine(2)  # before known_models computes
+from known_models import IMAGES, linear_gaussian
 from flax_vae.training.sharding import data_mesh
-use_machine(2)
 vae, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
 params = jax.device_get(init(vae, jax.random.key(0), (2, 2, 1)))
 def bound(*arguments): return np.asarray(log_likelihood(vae, params, images, jax.random.key(1), 100, None, *arguments))
