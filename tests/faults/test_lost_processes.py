@@ -72,11 +72,11 @@ def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], un
         assert codes[0] in (0, -signum, 128 + signum), (moment, target, codes, one)
         if "Stopped and saved" in other:
             assert codes == [128 + signal.SIGTERM] * 2, (moment, target, codes, one, other)
-        if "Checkpoints are whole" in other or "another task died" in other:
+        if "checkpoints are intact" in other or "another task died" in other:
             assert codes[1] in (1, -signal.SIGABRT), (moment, target, codes, other)
         messages.append(other)
     # If the first process is gone, JAX itself may end the other one before our message.
-    endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["Checkpoints are whole", "another task died"]
+    endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["checkpoints are intact", "another task died"]
     assert sum(any(ending in other for ending in endings) for other in messages) >= 4, messages
     done = together(2, "train.py", "--resume", run, cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
@@ -92,7 +92,7 @@ def test_a_frozen_process(words: list[str], tmp_path: Path) -> None:
         second.send_signal(signal.SIGSTOP)
         _, err = first.communicate(timeout=SILENCE)
         assert first.returncode in (1, -signal.SIGABRT), err
-        assert "Checkpoints are whole" in err or "another task died" in err
+        assert "checkpoints are intact" in err or "another task died" in err
         assert "Traceback" not in err
     (done,) = together(1, "train.py", "--resume", run, cwd=tmp_path)
     assert done[0] == 0, done
