@@ -1,7 +1,7 @@
 """`flax-vae export`: a trained model for use elsewhere.
 
 examples:
-  flax-vae export runs/latest --format stablehlo --out exported     functions for JAX alone, on CPUs, GPUs and TPUs
+  flax-vae export runs/latest --format stablehlo --out exported     functions that need only JAX, on CPUs, GPUs and TPUs
   flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
   flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
   flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine

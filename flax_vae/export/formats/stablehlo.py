@@ -22,7 +22,7 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 @FORMATS.register(NAME)
 def stablehlo() -> Format:
-    """The model's functions for JAX alone, on CPUs, NVIDIA GPUs and TPUs."""
+    """The model's functions for CPUs, NVIDIA GPUs and TPUs; they need only JAX."""
     files = FunctionFiles(".stablehlo", to_stablehlo, run_stablehlo)
     return Format(NAME, files, _snippet, platforms=_PLATFORMS)
 
