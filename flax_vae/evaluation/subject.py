@@ -4,39 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key
 
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
 from flax_vae.data import ImageData, draw_binary, is_binary
 from flax_vae.evaluation.partial_results import PartialResults
 from flax_vae.evaluation.plan import Plan
-from flax_vae.metrics.classifier import Classifier, features, train_classifier
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models.binding import bind
 from flax_vae.runs.run import Run, run_data
-from flax_vae.sampling import sample
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
 from flax_vae.training.sharding import data_mesh
 
 _DRAWS = ("elbo", "bounds", "surgery", "samples")
 IMAGES_PER_UPDATE = 100  # images per update of the progress bar, split between devices
-_COMPARED = 10_000  # number of samples and of images whose features are compared, at most
-_DECODED_AT_ONCE = 2000  # samples that are held as floats at a time
-
-
-class ClassFeatures(NamedTuple):
-    """A classifier's features of as many training images, test images and samples."""
-
-    train: Float[np.ndarray, "n f"]
-    test: Float[np.ndarray, "n f"]
-    samples: Float[np.ndarray, "n f"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,38 +99,6 @@ class Subject:
     def tightest_bound(self) -> Float[np.ndarray, " m"]:
         """The importance-weighted bound of each chosen image, with the largest number of samples."""
         return self.bounds[max(self.bounds)][0]
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """A classifier of the training images; metrics that use it need "classes"."""
-        return train_classifier(self.train.images, np.asarray(self.train.labels), seed=0)
-
-    @cached_property
-    def class_features(self) -> ClassFeatures:
-        """The classifier's features of random training images, random test images and samples."""
-        classifier, train, test = self.classifier, self.train.images, self.test.images
-        count = min(len(train), len(test), _COMPARED)
-        chosen = random_indices(self.test, count, 0)
-        with spinner("sampling"):
-            return ClassFeatures(
-                features(classifier, train[random_indices(self.train, count, 0)]),
-                features(classifier, test[chosen]),
-                features(classifier, self._samples(chosen)),
-            )
-
-    def _samples(self, chosen: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w c"]:
-        """Return one sample for each of the chosen test images, in its context, as uint8.
-
-        Samples are means of p(x | z) for z from the prior; if all pixels of the data are 0 or 255, draws from p(x | z).
-        """
-        run, binary = self.run, is_binary(self.test.images)
-        blocks = []
-        for start in range(0, len(chosen), _DECODED_AT_ONCE):
-            x, contexts = unpack(take(self.batch, chosen[start : start + _DECODED_AT_ONCE]))
-            latent_key, pixel_key = jax.random.split(jax.random.fold_in(self.keys["samples"], start))
-            images = sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
-            blocks.append(np.rint(255 * np.asarray(images).clip(0, 1)).astype(np.uint8))
-        return np.concatenate(blocks)
 
     def in_blocks(
         self, name: str, title: str, size: int, measure: Callable[[int, Batch], tuple[Array, ...]]

@@ -1,12 +1,21 @@
 """The Fréchet distance between samples and test images."""
 
+import jax
 import numpy as np
+from jaxtyping import Int, UInt8
 
+from flax_vae.batches import take, unpack
+from flax_vae.data import is_binary
 from flax_vae.evaluation.figures import Figure, Figures, metric
-from flax_vae.evaluation.subject import Subject
-from flax_vae.metrics.classifier import accuracy
+from flax_vae.evaluation.subject import Subject, random_indices
+from flax_vae.metrics.classifier import accuracy, features, train_classifier
 from flax_vae.metrics.frechet import frechet_distance
 from flax_vae.runs.records import Record
+from flax_vae.sampling import sample
+from flax_vae.system.console import spinner
+
+_COMPARED = 10_000  # number of samples and of images whose features are compared, at most
+_DECODED_AT_ONCE = 2000  # samples that are held as floats at a time
 
 
 def _figures(record: Record) -> Figures:
@@ -21,12 +30,34 @@ def _figures(record: Record) -> Figures:
 @metric("frechet", _figures, needs=("classes",))
 def frechet(subject: Subject) -> Record:
     """Return the distance between samples and test images and, for comparison, between training and test images."""
-    classifier, test, features = subject.classifier, subject.test, subject.class_features
+    train, test = subject.train, subject.test
+    classifier = train_classifier(train.images, np.asarray(train.labels), seed=0)
+    count = min(len(train.images), len(test.images), _COMPARED)
+    chosen = random_indices(test, count, 0)
+    with spinner("sampling"):
+        of_train = features(classifier, train.images[random_indices(train, count, 0)])
+        of_test = features(classifier, test.images[chosen])
+        of_samples = features(classifier, _samples(subject, chosen))
     return {
-        "distance": frechet_distance(features.samples, features.test),
-        "floor": frechet_distance(features.train, features.test),
-        "images": len(features.test),
+        "distance": frechet_distance(of_samples, of_test),
+        "floor": frechet_distance(of_train, of_test),
+        "images": count,
         "classifier": classifier.name,
         "accuracy": accuracy(classifier, test.images, np.asarray(test.labels)),
         "seed": classifier.seed,
     }
+
+
+def _samples(subject: Subject, chosen: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n h w c"]:
+    """Return one sample for each of the chosen test images, in its context, as uint8.
+
+    Samples are means of p(x | z) for z from the prior; if all pixels of the data are 0 or 255, draws from p(x | z).
+    """
+    run, binary = subject.run, is_binary(subject.test.images)
+    blocks = []
+    for start in range(0, len(chosen), _DECODED_AT_ONCE):
+        x, contexts = unpack(take(subject.batch, chosen[start : start + _DECODED_AT_ONCE]))
+        latent_key, pixel_key = jax.random.split(jax.random.fold_in(subject.keys["samples"], start))
+        images = sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
+        blocks.append(np.rint(255 * np.asarray(images).clip(0, 1)).astype(np.uint8))
+    return np.concatenate(blocks)
