@@ -5,7 +5,7 @@ A mode takes a run and a request. It returns images "n h w c" and the number of 
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -74,15 +74,11 @@ def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
         raise UserError(f"`sampler` {name} ignores labels: it works for unconditional runs only.")
     if request.temperature != 1.0 and not SAMPLERS.accepts(name, "temperature"):
         raise UserError(f"`temperature` scales the prior, from which `sampler` {name} does not draw.")
-    supplied: dict[str, Any] = {
-        "temperature": request.temperature,
-        "context": contexts_of(run, request.label, request.num_samples),
-    }
-    if SAMPLERS.accepts(name, "images"):
-        supplied["images"] = run_data(run).train.images[:MAX_IMAGES]
-    make = SAMPLERS.make(sampler, **supplied)
-    images = make(run.vae, run.params, request.key, request.num_samples, request.pixel_key)
-    return np.asarray(images), min(request.num_samples, 10)
+    context = contexts_of(run, request.label, request.num_samples)
+    images = run_data(run).train.images[:MAX_IMAGES] if SAMPLERS.accepts(name, "images") else None
+    draw = SAMPLERS.make(sampler, temperature=request.temperature, context=context, images=images)
+    samples = draw(run.vae, run.params, request.key, request.num_samples, request.pixel_key)
+    return np.asarray(samples), min(request.num_samples, 10)
 
 
 @MODES.register("grid", uses_label=True)
