@@ -92,7 +92,7 @@ def decompress(
     blocks = [Block(*block) for block in zip(header.counts, header.filled, strict=True)]
     with jax.enable_x64(True):
         coder = coder_of(vae, params, header.levels, header.classes, header.shape)
-        popped = pop_images(coder, stack.from_words(words), blocks)
+        popped = pop_images(coder, stack.AnsCoder(words), blocks)
         parts = list(progress(popped, header.images, "Decompressing", lambda item: len(item[0])))
     images, labels = (np.concatenate(part[::-1]) for part in zip(*parts, strict=True))
     if container.content_checksum(images, labels) != header.content:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from flax_vae.compress import latents
 from flax_vae.compress import stack as stacks
 from flax_vae.compress.pixels import pop_pixels, push_pixels
-from flax_vae.compress.stack import SPARE, Exhausted, Stack
+from flax_vae.compress.stack import SPARE, AnsCoder, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.layerwise import fill_layers, layer_shapes
@@ -97,7 +97,7 @@ def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: I
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
     """Push images, and their labels if the model is conditional; yield the stack after each block, and the block."""
-    stack, done, count = stacks.empty(), 0, 1
+    stack, done, count = AnsCoder(), 0, 1
     while done < len(images):
         count = min(count, len(images) - done)
         rows = slice(done, done + count)
@@ -159,13 +159,13 @@ def _push_block(
     for layer in reversed(layers):
         latents.push_prior(layer.prior, left, layer.values, count)
     if coder.classes:
-        stacks.push_choices(left, labels, _equal(count, coder.classes))
+        stacks.push_choices(left, labels, np.ones((count, coder.classes)))
     return left, Block(count, filled), bits / count
 
 
 def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Images, Labels]:
     count, classes = block.images, coder.classes
-    labels = stacks.pop_choices(stack, _equal(count, classes)) if classes else np.zeros(count, np.int32)
+    labels = stacks.pop_choices(stack, np.ones((count, classes))) if classes else np.zeros(count, np.int32)
     blank = _inputs(coder, np.zeros((count, *coder.shape), np.uint8), labels)
 
     def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
@@ -238,8 +238,3 @@ def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:
 def _value(coder: Coder) -> int:
     """Return the value of level 1 in a uint8 image."""
     return 255 // (coder.levels - 1)
-
-
-def _equal(count: int, classes: int) -> Any:
-    """Return equal weights for all classes, for each image."""
-    return np.ones((count, classes), np.float32)

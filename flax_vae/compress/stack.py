@@ -8,11 +8,12 @@ from typing import Any
 
 import constriction
 import numpy as np
-from jaxtyping import Float, Int, UInt32
+from jaxtyping import Float, Int
 
 from flax_vae.system.errors import UserError
 
-Stack = Any  # constriction's AnsCoder, which has no types
+AnsCoder = constriction.stream.stack.AnsCoder  # AnsCoder() is an empty stack, AnsCoder(words) one of 32-bit words
+Stack = Any  # an AnsCoder, which has no types
 Symbols = Int[np.ndarray, " n"]
 Values = Int[np.ndarray, "..."]  # in steps
 Floats = Float[np.ndarray, "..."]
@@ -30,16 +31,6 @@ _FILL = constriction.stream.model.Uniform(2**16)
 
 class Exhausted(Exception):
     """Too few bits are left on the stack to pop random values."""
-
-
-def empty() -> Stack:
-    """Return an empty stack."""
-    return constriction.stream.stack.AnsCoder()
-
-
-def from_words(words: UInt32[np.ndarray, " w"]) -> Stack:
-    """Return a stack of 32-bit words."""
-    return constriction.stream.stack.AnsCoder(words)
 
 
 def fill(stack: Stack, count: int, seed: int) -> None:

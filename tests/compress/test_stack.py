@@ -13,7 +13,7 @@ LOWER = np.tril(RNG.normal(size=(40, 3, 3)), -1) * SCALE[..., None] + SCALE[...,
 
 
 def full() -> stacks.Stack:
-    stack = stacks.empty()
+    stack = stacks.AnsCoder()
     stacks.fill(stack, 200_000, seed=1)
     return stack
 
@@ -63,7 +63,7 @@ def test_values_beyond_the_limit_are_clipped() -> None:
 
 
 def test_too_few_bits_raise() -> None:
-    stack = stacks.empty()
+    stack = stacks.AnsCoder()
     stacks.fill(stack, 10, seed=0)
     with pytest.raises(stacks.Exhausted):
         stacks.pop_normals(stack, LOC, SCALE)
