@@ -22,9 +22,8 @@ from PIL import Image
 from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.explore.compiler.packing import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
-from flax_vae.explore.planes import Posteriors, latent_space, posteriors
+from flax_vae.explore.planes import latent_space, posteriors
 from flax_vae.models.binding import Params
-from flax_vae.system.errors import UserError
 
 _WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")
@@ -81,7 +80,7 @@ def page(
     batch = take(images, chosen)
     pixels = batch[0] if isinstance(batch, tuple) else batch
     shown = pixels[: _sprite_count(pixels)]
-    latents, shading = latent_space(_finite_posteriors(model, params, batch), len(shown))
+    latents, shading = latent_space(posteriors(model, params, batch), len(shown))
     content = {
         "shape": [h, w, c],
         "classes": list(class_names) if labels is not None else [],
@@ -108,14 +107,6 @@ def _choose_images(count: int, latent_dim: int) -> Int[np.ndarray, " n"]:
     """Return the indices of the images whose posteriors the page holds, in random order."""
     number = min(_MOST_POSTERIORS, max(_MOST_SHOWN, _MOST_NUMBERS // latent_dim**2))
     return np.random.default_rng(0).permutation(count)[:number]
-
-
-def _finite_posteriors(model: nn.Module, params: Params, images: Batch) -> Posteriors:
-    """Return the posteriors of images, or raise UserError if one is not finite."""
-    q = posteriors(model, params, images)
-    if not (np.isfinite(q.centres).all() and np.isfinite(q.scales).all()):
-        raise UserError("The posteriors of test images are not finite, because the training diverged.")
-    return q
 
 
 def embedded(content: Any) -> str:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from flax_vae.batches import Batch, as_one, unpack
 from flax_vae.explore.functions import Functions
 from flax_vae.models.binding import Params
+from flax_vae.system.errors import UserError
 
 DEPTH = 7.0  # nats below the peak at which the shading ends
 _BATCH_SIZE = 100  # posteriors computed together
@@ -67,8 +68,15 @@ def _encode(model: nn.Module, params: Params, images: Batch) -> tuple[Float[Arra
 
 
 def posteriors(model: nn.Module, params: Params, images: Batch) -> Posteriors:
-    """Return the posteriors of images; a conditional model takes a pair (images, contexts)."""
-    return Posteriors(*map(np.asarray, _encode(model, params, images)))
+    """Return the posteriors of images; a conditional model takes a pair (images, contexts).
+
+    Raises:
+        UserError: a posterior is not finite.
+    """
+    q = Posteriors(*map(np.asarray, _encode(model, params, images)))
+    if not (np.isfinite(q.centres).all() and np.isfinite(q.scales).all()):
+        raise UserError("The posteriors of test images are not finite, because the training diverged.")
+    return q
 
 
 def dimensions(q: Posteriors, shown: int) -> Axes:
@@ -121,15 +129,12 @@ def _density(
     covariances = scales @ scales.swapaxes(1, 2) + jnp.eye(2) * (cell / 2) ** 2
     ticks = (jnp.arange(size) + 0.5) * cell - half
 
-    def of_posterior(q: tuple[Array, Array]) -> Float[Array, "size size"]:
+    def add(total: Array, q: tuple[Array, Array]) -> tuple[Array, None]:
         centre, ((a, b), (_, c)) = q
         u, v = ticks + middle[0] - centre[0], ticks[::-1, None] + middle[1] - centre[1]
         determinant = a * c - b * b
         distance = (c * u * u - 2 * b * u * v + a * v * v) / determinant
-        return jnp.exp(-0.5 * distance) / (2 * jnp.pi * jnp.sqrt(determinant))
-
-    def add(total: Array, q: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + of_posterior(q), None
+        return total + jnp.exp(-0.5 * distance) / (2 * jnp.pi * jnp.sqrt(determinant)), None
 
     return jax.lax.scan(add, jnp.zeros((size, size)), (centres, covariances))[0] / len(centres)
 
