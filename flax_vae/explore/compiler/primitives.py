@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn
 from flax_vae.explore.compiler.memory import Recorder, Shape, Value, allocate, constant
 from flax_vae.system.errors import UserError
 
-Rule = Callable[..., Value | list[Value]]
+Rule = Callable[..., Value]
 
 # Maps JAX's name of an elementwise primitive to the engine's.
 ELEMENTWISE = {
@@ -80,22 +80,14 @@ def _split(_: Recorder, equation: JaxprEqn, x: Value) -> list[Value]:
     return [x[(slice(None),) * axis + (slice(end - size, end),)] for size, end in zip(sizes, ends, strict=True)]
 
 
-def _rev(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return x.view_as(lambda view: np.flip(view, equation.params["dimensions"]))
-
-
-def _transpose(_: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return x.view_as(lambda view: view.transpose(equation.params["permutation"]))
-
-
-VIEWS: dict[str, Rule] = {
+VIEWS: dict[str, Callable[..., Value | list[Value]]] = {
     **dict.fromkeys(("copy", "copy_p", "optimization_barrier", "stop_gradient"), lambda _, __, *xs: list(xs)),
-    **dict.fromkeys(("expand_dims", "reshape", "squeeze"), lambda rec, eqn, x: reshape(rec, x, shape_of(eqn))),
+    **dict.fromkeys(("expand_dims", "reshape", "squeeze"), lambda record, eqn, x: reshape(record, x, shape_of(eqn))),
     "broadcast_in_dim": _broadcast,
-    "rev": _rev,
+    "rev": lambda _, eqn, x: x.view_as(lambda view: np.flip(view, eqn.params["dimensions"])),
     "slice": _slice,
     "split": _split,
-    "transpose": _transpose,
+    "transpose": lambda _, eqn, x: x.view_as(lambda view: view.transpose(eqn.params["permutation"])),
 }
 
 
@@ -125,10 +117,6 @@ def _select(record: Recorder, equation: JaxprEqn, which: Value, *cases: Value) -
     if len(cases) != 2:
         raise refuse(equation, f" of {len(cases)} cases")
     return record.compute("select", shape_of(equation), which, cases[1], cases[0])
-
-
-def _power(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
-    return record.compute("pow", shape_of(equation), x, constant(float(equation.params["y"])))
 
 
 def _reduce(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
@@ -191,10 +179,10 @@ RULES: dict[str, Rule] = {
     "clamp": _clamp,
     "concatenate": _concatenate,
     "convert_element_type": _convert,
-    "integer_pow": _power,
+    "integer_pow": lambda record, eqn, x: record.compute("pow", shape_of(eqn), x, constant(float(eqn.params["y"]))),
     "pad": _pad,
     "select_n": _select,
-    "square": lambda record, equation, x: record.compute("mul", shape_of(equation), x, x),
+    "square": lambda record, eqn, x: record.compute("mul", shape_of(eqn), x, x),
     "stack": _stack,
     "tile": _tile,
 }

@@ -74,19 +74,21 @@ class _Tracer(Recorder):
     def _equation(self, equation: JaxprEqn, ins: list[Value]) -> list[Value]:
         name = equation.primitive.name
         if name == "platform_index":
-            return [constant(_platform(equation.params["platforms"]))]
+            platforms = equation.params["platforms"]  # the branch for CPUs, or the default
+            return [constant(next(i for i, names in enumerate(platforms) if names is None or "cpu" in names))]
         if name == "cond" and ins[0].is_constant:
             branches = equation.params["branches"]
             return self.walk(branches[int(np.clip(ins[0].view, 0, len(branches) - 1))], ins[1:])
         if name in VIEWS:
-            return _listed(VIEWS[name](self, equation, *ins))
+            views = VIEWS[name](self, equation, *ins)
+            return views if isinstance(views, list) else [views]
         if all(value.is_constant for value in ins):
             return _evaluate(equation, ins)
         if name in ("scan", "while"):
             return (self._scan if name == "scan" else self._while)(equation.params, ins)
         if name not in _COMPUTING or not _is_real(equation):
             raise refuse(equation)
-        return _listed(_COMPUTING[name](self, equation, *ins))
+        return [_COMPUTING[name](self, equation, *ins)]
 
     def _scan(self, params: dict[str, Any], ins: list[Value]) -> list[Value]:
         consts, others = ins[: params["num_consts"]], ins[params["num_consts"] :]
@@ -140,15 +142,6 @@ class _Tracer(Recorder):
         safe = [self.copy(value) if id(value.memory) in overwritten else value for value in new]
         for old, value in zip(carry, safe, strict=True):
             self.emit("copy", old, value)
-
-
-def _platform(platforms: Sequence[Sequence[str] | None]) -> int:
-    """Return the index of the branch for CPUs, or of the default branch."""
-    return next(i for i, names in enumerate(platforms) if names is None or "cpu" in names)
-
-
-def _listed(values: Value | list[Value]) -> list[Value]:
-    return values if isinstance(values, list) else [values]
 
 
 def _is_real(equation: Any) -> bool:
