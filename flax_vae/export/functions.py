@@ -21,11 +21,8 @@ from jaxtyping import Array, Float
 
 from flax_vae.models.binding import Context, Params, bind, with_dtype
 from flax_vae.models.layerwise import LayerShape, draw_by_layer, join_layers, layer_shapes, split_layers
-from flax_vae.models.protocol import Inference
 from flax_vae.nn.layers import ImageShape
 from flax_vae.objectives.terms import log_weights
-
-Shape = tuple[int | str, ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Argument:
     """An argument or a result of a function: its name, its shape ("b" and "k" may be any size), and its meaning."""
 
     name: str
-    shape: Shape
+    shape: tuple[int | str, ...]
     meaning: str
 
 
@@ -119,8 +116,8 @@ class _Functions:
         inference = bound.infer_at(x, latents)
         # The density of a draw from known noise is known too, so no flow has to be inverted.
         layers = (layer._replace(log_q=log_q_l) for layer, log_q_l in zip(inference.layers, log_q, strict=True))
-        inference = Inference(tuple(layers), inference.likelihood)
-        return jax.nn.logsumexp(log_weights(inference, x), axis=0) - jnp.log(noise.shape[0])
+        log_w = log_weights(inference._replace(layers=tuple(layers)), x)
+        return jax.nn.logsumexp(log_w, axis=0) - jnp.log(noise.shape[0])
 
     def _bound(self, context: Context) -> Any:
         return bind(self.model, self.params, context)

@@ -11,7 +11,6 @@ from flax_vae.export.functions import ModelFunction
 from flax_vae.parts import Parts, import_siblings
 from flax_vae.runs.run import Run
 
-Write = Callable[[Path, Run, Sequence[ModelFunction]], Mapping[str, ModelFunction]]
 FORMATS = Parts("format")
 
 
@@ -31,7 +30,7 @@ class Format:
     """
 
     name: str
-    write: Write
+    write: Callable[[Path, Run, Sequence[ModelFunction]], Mapping[str, ModelFunction]]
     snippet: Callable[[ModelFunction, int], str]
     note: Callable[[str], str] | None = None
     packages: tuple[str, ...] = ()
