@@ -1,6 +1,7 @@
 """Models on the Hugging Face hub: `hf://OWNER/NAME`, optionally `@REVISION`. Needs the extra `hub`.
 
-Only the two files of a trained model are downloaded from a repository, as data: nothing in it is executed.
+Only the two files of a trained model are downloaded from a repository, as data: nothing in it is executed. An export is
+uploaded with all of its files.
 """
 
 import re
@@ -22,11 +23,6 @@ class Repository(NamedTuple):
     def __str__(self) -> str:
         """Return the repository as users write it."""
         return f"hf://{self.name}" + (f"@{self.revision}" if self.revision else "")
-
-
-def is_name(name: str) -> bool:
-    """Return True for "OWNER/NAME"."""
-    return re.fullmatch(_NAME, name) is not None
 
 
 def parse(where: str | Path) -> Repository | None:
@@ -55,13 +51,44 @@ def fetch(repository: Repository) -> Path:
     hub, files = hub_client(), [MODEL, str(Path(MODEL).with_suffix(".json"))]
     try:
         folder = Path(hub.snapshot_download(repository.name, revision=repository.revision, allow_patterns=files))
-    except failures(hub) as error:
-        raise UserError(f"{repository}: {one_line(hub, error)}") from None
+    except _failures(hub) as error:
+        raise UserError(f"{repository}: {_one_line(hub, error)}") from None
     if missing := [name for name in files if not (folder / name).exists()]:
         raise UserError(
             f"{repository} has no {missing[0]}: it is not a model that flax-vae export wrote as safetensors."
         )
     return folder / MODEL
+
+
+def refuse_unpushable(name: str) -> None:
+    """Raise UserError early if a push cannot succeed: no client, no token, or an invalid name."""
+    if not re.fullmatch(_NAME, name):
+        raise UserError(f"`push` {name}: write OWNER/NAME.")
+    if hub_client().get_token() is None:
+        raise UserError("`push` requires a token of the hub with write access: hf auth login, or set HF_TOKEN.")
+
+
+def push(folder: Path, name: str) -> str:
+    """Upload the files of a folder to a repository, which is created if it does not exist.
+
+    Args:
+        folder: the exported model.
+        name: the repository, "OWNER/NAME".
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached.
+    """
+    hub = hub_client()
+    api = hub.HfApi()
+    try:
+        address = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by flax_vae")
+    except _failures(hub) as error:
+        raise UserError(f"{folder} is written, but not pushed to {name}: {_one_line(hub, error)}") from None
+    return str(address)
 
 
 def hub_client() -> Any:
@@ -78,13 +105,13 @@ def hub_client() -> Any:
     return huggingface_hub
 
 
-def failures(hub: Any) -> tuple[type[Exception], ...]:
+def _failures(hub: Any) -> tuple[type[Exception], ...]:
     """Return the client's exceptions for faults of the network, the hub or the user."""
     errors = hub.errors
     return OSError, errors.HTTPError, errors.HFValidationError, errors.EntryNotFoundError
 
 
-def one_line(hub: Any, error: Exception) -> str:
+def _one_line(hub: Any, error: Exception) -> str:
     """Return the client's error in one line, without its advice."""
     errors = hub.errors
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
