@@ -140,7 +140,7 @@ def _push_block(
 
     def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
         posterior = _posterior(coder.vae, coder.params, inputs, z, prior, number)
-        return latents.pop_posterior(posterior, left, z[number].shape[1:], count)
+        return posterior.pop(left, z[number].shape[1:], count)
 
     filled = 0
     while True:
@@ -177,7 +177,7 @@ def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Ima
     inputs = _inputs(coder, images, labels)
     for number, layer in reversed(list(enumerate(layers))):
         posterior = _posterior(coder.vae, coder.params, inputs, layer.z, layer.prior, number)
-        latents.push_posterior(posterior, stack, layer.values, count)
+        posterior.push(stack, layer.values, count)
     stacks.unfill(stack, block.filled, seed)
     return images, labels
 

@@ -9,7 +9,6 @@ by local bits-back coding (Ho et al. 2019): see `Warped`.
 """
 
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +31,16 @@ class Normals(NamedTuple):
     loc: Float[Array, "b d"] | Float[Array, "b h w c"]
     scale: Float[Array, "b d d"] | Float[Array, "b h w c"]
 
+    def push(self, stack: Stack, values: Values, count: int) -> None:
+        """Push the latents of the first `count` images of a block, which returns the bits that drew them."""
+        push = stacks.push_vectors if values.ndim == 2 else stacks.push_normals
+        push(stack, values[:count], *_first(self, count))
+
+    def pop(self, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
+        """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
+        pop = stacks.pop_vectors if len(shape) == 2 else stacks.pop_normals
+        return _block(pop(stack, *_first(self, count)), shape)
+
 
 class Warped(NamedTuple):
     """A posterior that is a smooth function h of noise, in units of its prior: u = h(ε).
@@ -43,6 +52,39 @@ class Warped(NamedTuple):
 
     posterior: FromNoise
     prior: FromNoise
+
+    def push(self, stack: Stack, values: Values, count: int) -> None:
+        """Push the latents of the first `count` images of a block, which returns the bits that drew them."""
+        near, tril = _first(self._noise_near(values), count)
+        noise = _block(stacks.pop_vectors(stack, near, tril, everywhere=True), values.shape)
+        loc = _first(self._bend(noise), count)
+        stacks.push_normals(stack, values[:count], loc, np.full(loc.shape, STEP), everywhere=True)
+        _push_standard(stack, noise, count)
+
+    def pop(self, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
+        """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
+        noise = _pop_standard(stack, shape, count)
+        loc = _first(self._bend(noise), count)
+        values = _block(stacks.pop_normals(stack, loc, np.full(loc.shape, STEP), everywhere=True), shape)
+        near, tril = _first(self._noise_near(values), count)
+        stacks.push_vectors(stack, noise[:count], near, tril, everywhere=True)
+        return values
+
+    @jax.jit
+    def _bend(self, noise: Int[Array, "b d"]) -> Float[Array, "b d"]:
+        """Return h(ε)."""
+        z = self.posterior.from_noise(noise * STEP)
+        return _unit(self.prior).to_noise(z).reshape(noise.shape)
+
+    @jax.jit
+    def _noise_near(self, values: Int[Array, "b d"]) -> Normals:
+        """Return the posterior of ε given u, N(h⁻¹(u), σ² G Gᵀ)."""
+
+        def straighten(u: Float[Array, "b d"]) -> Float[Array, "b d"]:
+            return self.posterior.to_noise(_unit(self.prior).from_noise(u)).reshape(values.shape)
+
+        noise, columns = _linear(straighten, values * STEP)
+        return _normals(noise, columns * STEP)
 
 
 def _unit(prior: FromNoise) -> FromNoise:
@@ -107,71 +149,10 @@ def place(prior: FromNoise, values: Int[Array, "..."], like: Float[Array, "1 b .
     return jnp.broadcast_to(_unit(prior).from_noise(values * STEP), like.shape)
 
 
-@singledispatch
-def push_posterior(posterior: Any, stack: Stack, values: Values, count: int) -> None:
-    """Push the latents of the first `count` images under their posterior, which returns the bits that drew them."""
-    push = stacks.push_vectors if values.ndim == 2 else stacks.push_normals
-    push(stack, values[:count], *_first(posterior, count))
-
-
-@singledispatch
-def pop_posterior(posterior: Any, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-    """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
-    pop = stacks.pop_vectors if len(shape) == 2 else stacks.pop_normals
-    return _block(pop(stack, *_first(posterior, count)), shape)
-
-
-@push_posterior.register
-def _push_warped(posterior: Warped, stack: Stack, values: Values, count: int) -> None:
-    near, tril = _first(_noise_near(posterior, values), count)
-    noise = _block(stacks.pop_vectors(stack, near, tril, everywhere=True), values.shape)
-    loc = _first(_bend(posterior, noise), count)
-    stacks.push_normals(stack, values[:count], loc, np.full(loc.shape, STEP), everywhere=True)
-    _push_standard(stack, noise, count)
-
-
-@pop_posterior.register
-def _pop_warped(posterior: Warped, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-    noise = _pop_standard(stack, shape, count)
-    loc = _first(_bend(posterior, noise), count)
-    values = _block(stacks.pop_normals(stack, loc, np.full(loc.shape, STEP), everywhere=True), shape)
-    near, tril = _first(_noise_near(posterior, values), count)
-    stacks.push_vectors(stack, noise[:count], near, tril, everywhere=True)
-    return values
-
-
-@jax.jit
-def _bend(posterior: Warped, noise: Int[Array, "b d"]) -> Float[Array, "b d"]:
-    """Return h(ε)."""
-    z = posterior.posterior.from_noise(noise * STEP)
-    return _unit(posterior.prior).to_noise(z).reshape(noise.shape)
-
-
-@jax.jit
-def _noise_near(posterior: Warped, values: Int[Array, "b d"]) -> Normals:
-    """Return the posterior of ε given u, N(h⁻¹(u), σ² G Gᵀ)."""
-
-    def straighten(u: Float[Array, "b d"]) -> Float[Array, "b d"]:
-        return posterior.posterior.to_noise(_unit(posterior.prior).from_noise(u)).reshape(values.shape)
-
-    noise, columns = _linear(straighten, values * STEP)
-    return _normals(noise, columns * STEP)
-
-
-@singledispatch
-def push_prior(prior: Any, stack: Stack, values: Values, count: int) -> None:
-    """Push the latents of the first `count` images of a block under their prior: N(0, I) in its units."""
-    _push_standard(stack, values, count)
-
-
-@singledispatch
-def pop_prior(prior: Any, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-    """Pop the latents that `push_prior` pushed, for a block of the given shape."""
-    return _pop_standard(stack, shape, count)
-
-
-@push_prior.register
-def _push_mixture(prior: Mixture, stack: Stack, values: Values, count: int) -> None:
+def push_prior(prior: LatentDistribution, stack: Stack, values: Values, count: int) -> None:
+    """Push the latents of the first `count` images of a block under their prior: N(0, I) in its units, or a mixture."""
+    if not isinstance(prior, Mixture):
+        return _push_standard(stack, values, count)
     components, weights = _components(prior)
     which = stacks.pop_choices(stack, _weights(_first(_responsibilities(prior, values), count)))
     loc, tril = _first(components, which)
@@ -179,8 +160,10 @@ def _push_mixture(prior: Mixture, stack: Stack, values: Values, count: int) -> N
     stacks.push_choices(stack, which, _weights(np.tile(weights, (count, 1))))
 
 
-@pop_prior.register
-def _pop_mixture(prior: Mixture, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
+def pop_prior(prior: LatentDistribution, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
+    """Pop the latents that `push_prior` pushed, for a block of the given shape."""
+    if not isinstance(prior, Mixture):
+        return _pop_standard(stack, shape, count)
     components, weights = _components(prior)
     which = stacks.pop_choices(stack, _weights(np.tile(weights, (count, 1))))
     loc, tril = _first(components, which)
