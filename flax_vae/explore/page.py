@@ -24,6 +24,7 @@ from flax_vae.explore.compiler.packing import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
 from flax_vae.explore.planes import latent_space, posteriors
 from flax_vae.models.binding import Params
+from flax_vae.plots.images import tile
 
 _WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")
@@ -127,14 +128,9 @@ def png(images: UInt8[np.ndarray, "n h w c"]) -> str:
     """Return a square grid of images as a PNG in a data URI; three channels are colours, others are tiles."""
     n, h, w, c = images.shape
     if c != 3:
-        images, h, c = images.transpose(0, 3, 1, 2).reshape(n, c * h, w, 1), c * h, 1
-    columns = int(np.ceil(np.sqrt(n)))
-    rows = -(-n // columns)
-    tiles = np.zeros((rows * columns, h, w, c), np.uint8)
-    tiles[:n] = images
-    pixels = tiles.reshape(rows, columns, h, w, c).swapaxes(1, 2).reshape(rows * h, columns * w, c)
+        images = images.transpose(0, 3, 1, 2).reshape(n, c * h, w, 1)
     file = io.BytesIO()
-    Image.fromarray(pixels if c == 3 else pixels[..., 0]).save(file, "PNG", optimize=True)
+    Image.fromarray(tile(images, int(np.ceil(np.sqrt(n))), 0, 0)).save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

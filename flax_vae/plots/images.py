@@ -109,15 +109,19 @@ def make_mosaic(images: Images, columns: int, padding: int) -> Pixels:
     """Tile images "n h w c" row by row on white, and magnify them by an integer factor."""
     if not len(images):
         raise ValueError("no images to draw")
-    n, h, w, c = (images := to_uint8(images)).shape
-    columns = min(columns, n)
+    mosaic = tile(to_uint8(images), min(columns, len(images)), padding, 255)
+    scale = max(1, min(WIDEST // max(mosaic.shape), TILE // images.shape[2]))
+    return mosaic.repeat(scale, 0).repeat(scale, 1)
+
+
+def tile(images: UInt8[np.ndarray, "n h w c"], columns: int, padding: int, fill: int) -> Pixels:
+    """Tile images "n h w c" row by row, in colour if they have three channels, else in one channel."""
+    n, h, w, c = images.shape
     rows, high, wide = -(-n // columns), h + padding, w + padding
-    tiles = np.full((rows * columns, high, wide, c), 255, np.uint8)
-    tiles[:n, :h, :w] = images
+    tiles = np.pad(images, ((0, rows * columns - n), (0, padding), (0, padding), (0, 0)), constant_values=fill)
     mosaic = tiles.reshape(rows, columns, high, wide, c).swapaxes(1, 2).reshape(rows * high, columns * wide, c)
     mosaic = mosaic[: rows * high - padding, : columns * wide - padding]
-    scale = max(1, min(WIDEST // max(mosaic.shape), TILE // w))
-    return (mosaic if c == 3 else mosaic[..., 0]).repeat(scale, 0).repeat(scale, 1)
+    return mosaic if c == 3 else mosaic[..., 0]
 
 
 def draw_mosaic(images: Images, columns: int, padding: int, left: int = 40, bottom: int = 40, top: int = 160) -> Axes:
