@@ -1,7 +1,7 @@
 """A distribution over images in which each pixel depends on the previous ones, row by row."""
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,6 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.distributions.base import Distribution
 from flax_vae.pytrees import pytree
-
-
-@runtime_checkable
-class Head(Protocol):
-    """A likelihood head: maps a decoder's output to independent pixels."""
-
-    @property
-    def pixel_levels(self) -> int | None:
-        """The number of levels of a pixel, or None for densities."""
-
-    def __call__(self, output: Array) -> Distribution:
-        """Map the output "*b h w o" to a distribution over pixels "*b h w c"."""
 
 
 class PixelNetwork(NamedTuple):
@@ -48,13 +36,13 @@ class Autoregressive:
     Args:
         features: the decoder's features for each pixel, "*b h w f".
         network: W, U and b, shared by all pixels.
-        head: maps outputs "*b h w o" to independent pixels.
+        head: a likelihood; maps outputs "*b h w o" to independent pixels "*b h w c".
         reach: size of the window, in pixels.
     """
 
     features: Float[Array, "*b h w f"]
     network: PixelNetwork
-    head: Head = struct.field(pytree_node=False)
+    head: Any = struct.field(pytree_node=False)
     reach: int = struct.field(pytree_node=False)
     sequential: ClassVar[bool] = True
 

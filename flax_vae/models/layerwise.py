@@ -5,9 +5,10 @@ called once for each layer. A compiler removes the parts that these calls have i
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -23,7 +24,9 @@ from flax_vae.system.errors import UserError
 Shape = tuple[int, ...]
 
 
-class LayerShape(NamedTuple):
+@jax.tree_util.register_static  # part of a tree's structure, so that a traced function can return it
+@dataclass(frozen=True)
+class LayerShape:
     """The shapes of a stochastic layer, without batch axes.
 
     Attributes:
@@ -46,26 +49,20 @@ def layer_shapes(
     Raises:
         UserError: a posterior or a prior does not map noise to latents.
     """
-    meanings: list[str] = []
 
-    def trace(params: Params) -> list[tuple[Array, Array, Array]]:
+    def trace(params: Params) -> tuple[LayerShape, ...]:
         bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
         layers = bound.infer(jnp.zeros((1, *image_shape)), jax.random.key(0)).layers
-        arrays = [(layer.z[0, 0], _noise_of(layer.posterior), _noise_of(layer.prior)) for layer in layers]
-        meanings.extend(layer.prior.noise_meaning for layer in layers)
-        return arrays
+        return tuple(LayerShape(z.shape[2:], _noise(q), _noise(p), p.noise_meaning) for z, _, q, p in layers)
 
-    layers = zip(jax.eval_shape(trace, params), meanings, strict=True)
-    return tuple(
-        LayerShape(z.shape, posterior.shape, prior.shape, meaning) for (z, posterior, prior), meaning in layers
-    )
+    return jax.eval_shape(trace, params)
 
 
-def _noise_of(p: LatentDistribution) -> Array:
-    """Return an array with the shape of the noise that p maps to one draw."""
+def _noise(p: LatentDistribution) -> Shape:
+    """Return the shape of the noise that p maps to a draw."""
     if not isinstance(p, FromNoise):
         raise UserError(f"A {type(p).__name__} does not map noise to latents: a distribution has to extend FromNoise.")
-    return jnp.zeros(p.noise_shape)
+    return p.noise_shape
 
 
 def fill_layers(latents: Sequence[Any], draw: Callable[[int, tuple[Any, ...]], Any]) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import Any, TypeVar, get_type_hints
 
 import flax.linen as nn
 import numpy as np
@@ -27,7 +27,6 @@ CONVOLUTIONAL_RECIPE = {
 }
 Part = Any  # a Linen module, or for a likelihood any head
 M = TypeVar("M")
-M_co = TypeVar("M_co", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -67,24 +66,7 @@ class ModelSpec:
         )
 
 
-@runtime_checkable
-class Preset(Protocol[M_co]):
-    """A function from the arguments of a `ModelSpec`, and hyperparameters of its own, to a model."""
-
-    def __call__(
-        self,
-        image_shape: ImageShape,
-        latent_dim: int = 2,
-        posterior: Part = None,
-        prior: Part = None,
-        likelihood: Part = None,
-        mean: Mean | None = None,
-        **hyperparameters: Any,
-    ) -> M_co:
-        """Return the model, with parameters still to be initialised."""
-
-
-def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[..., M]], Preset[M]]:
+def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[..., M]], Callable[..., M]]:
     """Register a function (spec, **hyperparameters) -> model as a preset, under its name.
 
     The preset takes the arguments of `ModelSpec` in place of `spec`.
@@ -94,7 +76,7 @@ def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[.
         flat: False if the latents are not one vector.
     """
 
-    def register(build: Callable[..., M]) -> Preset[M]:
+    def register(build: Callable[..., M]) -> Callable[..., M]:
         @functools.wraps(build)
         def make(*args: Any, **kwargs: Any) -> M:
             arguments = signature.bind(*args, **kwargs).arguments
