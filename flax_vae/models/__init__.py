@@ -13,14 +13,13 @@ from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.models.posteriors.full import FullNormal
 from flax_vae.models.posteriors.iaf import InverseAutoregressive
-from flax_vae.models.posteriors.top_down import TopDownPosterior
 from flax_vae.models.priors import PRIORS
 from flax_vae.models.priors.flow import CouplingFlow
 from flax_vae.models.priors.mixture import LearnedMixture
 from flax_vae.models.priors.normal import ConditionalNormal, StandardNormal
-from flax_vae.models.priors.top_down import TopDownPrior
 from flax_vae.models.priors.vamp import VampPrior
 from flax_vae.models.protocol import InferableAt, Inference, LadderModel, Layer, Model, SingleLayer, provides, require
+from flax_vae.models.top_down import TopDownPosterior, TopDownPrior
 from flax_vae.models.vae import VAE
 
 __all__ = [

@@ -1,13 +1,14 @@
-"""Hierarchies of latents, top first, and the networks that posterior and prior build them from."""
+"""Hierarchies of latent vectors, top first: posterior and prior, and the networks that they have in common."""
 
 from itertools import accumulate, pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions import Chain, Normal
+from flax_vae.models.binding import model_of
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bound_functions import Function, as_function
 
@@ -58,3 +59,38 @@ class TopDownPosterior(nn.Module):
     def __call__(self, h: Float[Array, "b f"]) -> Chain:
         """Map features "b f" to a chain with batch shape "b" and event shape "d", all layers concatenated."""
         return Chain(self.top(h), conditionals(self.latent_dims, self.hidden, -4.0, h), self.latent_dims)
+
+
+class TopDownPrior(nn.Module):
+    """Prior Π_l p(z_l | z_<l) of layers of latents, top first (Sønderby et al. 2016).
+
+    It takes the place of the model for the prior of the top layer (see `model_of`), so it has `encode` and `context`.
+
+    Attributes:
+        top: prior of the top layer.
+        latent_dims: size of each layer, top first.
+        hidden: hidden units of each layer below the top.
+    """
+
+    top: nn.Module
+    latent_dims: tuple[int, ...]
+    hidden: int = 300
+
+    @property
+    def encodes_each_step(self) -> bool:
+        """True if the prior of the top layer runs the encoder in every step."""
+        return getattr(self.top, "encodes_each_step", False)
+
+    @nn.compact
+    def __call__(self) -> Chain:
+        """Return a chain with event shape "d", all layers concatenated."""
+        below = conditionals(self.latent_dims, self.hidden, log_var=0.0)  # starts near N(0, I), as the top does
+        return Chain(self.top(), below, self.latent_dims)
+
+    def encode(self, x: Float[Array, "b h w c"]) -> Any:
+        """Return q(z_1 | x), for a `VampPrior` on top."""
+        return model_of(self).encode(x).top
+
+    def context(self) -> Array | None:
+        """Return the context, for a `ConditionalNormal` on top."""
+        return model_of(self).context()
