@@ -1,9 +1,8 @@
 """Images for a VAE: Fashion-MNIST, sprites, image sets of TensorFlow Datasets, and the user's own files."""
 
-from flax_vae.data.images import ImageData, as_batch, class_names, draw_binary, is_binary, one_hot
+from flax_vae.data.images import ImageData, as_batch, class_names, draw_binary, is_binary, one_hot, split_validation
 from flax_vae.data.load import absolute, load_images
 from flax_vae.data.sources import SOURCES
-from flax_vae.data.splits import split_validation
 
 __all__ = [
     "SOURCES",

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
-from flax_vae.metrics.hmc import Latents, Scales, hmc_move
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 
+_LEAPFROG_STEPS = 10
 _ACCEPTANCE_RATE = 0.65  # the target
 _ADAPTION = 1.05  # factor by which the step size adapts
 _FIRST_STEP_SIZE = 0.3  # in standard deviations of the posterior
+Latents = tuple[Float[Array, "k ..."], ...]  # one array for each layer, the top first; k chains
+Scales = tuple[Float[Array, "..."], ...]  # one array for each layer, which broadcasts against its latents
+LogDensity = Callable[[Latents], Float[Array, " k"]]
 _Chains = tuple[Latents, Float[Array, " k"], Float[Array, ""]]  # latents, log w, and the next step size
 # Maps latents to log f(z) of each chain at an inverse temperature β, and the logarithms of p(x, z) / q(z | x).
 Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]]]
@@ -99,7 +102,7 @@ def _anneal(
         log_w += (beta - previous_beta) * bridge(latents, beta)[1]
         step_size = adapted_step_size if step_sizes is None else fixed_step_size
         move_key = jax.random.fold_in(key, number)
-        latents, accepted = hmc_move(lambda z: bridge(z, beta)[0], latents, units, step_size, move_key)
+        latents, accepted = _hmc_move(lambda z: bridge(z, beta)[0], latents, units, step_size, move_key)
         factor = jnp.where(accepted.mean() > _ACCEPTANCE_RATE, _ADAPTION, 1 / _ADAPTION)
         return (latents, log_w, step_size * factor), step_size
 
@@ -113,3 +116,60 @@ def _schedule(num_steps: int) -> Float[Array, " t1"]:
     """Return a sigmoidal schedule of β from 0 to 1, finest at both ends (Wu et al. 2017)."""
     rising = jax.nn.sigmoid(jnp.linspace(-4, 4, num_steps + 1))
     return (rising - rising[0]) / (rising[-1] - rising[0])
+
+
+def _hmc_move(
+    log_density: LogDensity, latents: Latents, units: Scales, step_size: Float[Array, ""], key: Key[Array, ""]
+) -> tuple[Latents, Float[Array, " k"]]:
+    """Move each chain by Hamiltonian Monte Carlo (Neal 2011): ten leapfrog steps, accepted or rejected.
+
+    Args:
+        log_density: logarithm of the unnormalised density, of each chain.
+        latents: current states of the chains.
+        units: scales of the latents.
+        step_size: length of a leapfrog step, in these units.
+        key: key of the momenta and of the acceptances.
+
+    Returns:
+        The new states, and 1 for each accepted proposal, 0 for each rejected one.
+    """
+    momentum_key, key = jax.random.split(key)
+    keys = jax.random.split(momentum_key, len(latents))
+    momenta = tuple(jax.random.normal(key, z.shape) for key, z in zip(keys, latents, strict=True))
+    proposal, proposal_momenta = _leapfrog(log_density, latents, momenta, units, step_size)
+    change = _energy(log_density, proposal, proposal_momenta) - _energy(log_density, latents, momenta)
+    accepted = jnp.log(jax.random.uniform(key, change.shape)) < -change  # False if the trajectory reached NaN
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(accepted.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, proposal, latents), accepted.astype(jnp.float32)
+
+
+def _leapfrog(
+    log_density: LogDensity, latents: Latents, momenta: Latents, units: Scales, step_size: Array
+) -> tuple[Latents, Latents]:
+    """Follow the Hamiltonian dynamics: half a step of the momenta, alternating whole steps, half a step."""
+
+    gradient = jax.grad(lambda z: log_density(z).sum())
+
+    def kick(momenta: Latents, z: Latents, length: Array) -> Latents:
+        return tuple(p + length * unit * g for p, unit, g in zip(momenta, units, gradient(z), strict=True))
+
+    def drift(z: Latents, momenta: Latents) -> Latents:
+        return tuple(z_l + step_size * unit * p for z_l, unit, p in zip(z, units, momenta, strict=True))
+
+    def leap(_: Array, state: tuple[Latents, Latents]) -> tuple[Latents, Latents]:
+        z, momenta = state
+        z = drift(z, momenta)
+        return z, kick(momenta, z, step_size)
+
+    start = latents, kick(momenta, latents, step_size / 2)
+    latents, momenta = jax.lax.fori_loop(0, _LEAPFROG_STEPS - 1, leap, start)
+    latents = drift(latents, momenta)
+    return latents, kick(momenta, latents, step_size / 2)
+
+
+def _energy(log_density: LogDensity, latents: Latents, momenta: Latents) -> Float[Array, " k"]:
+    kinetic = sum((0.5 * (p**2).reshape(len(p), -1).sum(-1) for p in momenta), start=jnp.zeros(()))
+    return kinetic - log_density(latents)

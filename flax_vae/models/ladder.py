@@ -63,14 +63,12 @@ class Ladder(nn.Module):
     def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
         top_key, key = jax.random.split(key)
-        maps = self.encoder(x.astype(self.dtype))
-        draws = self._top_posterior(maps).tempered(temperature).draw_layers(top_key, (num_samples,))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             posterior = posterior.tempered(temperature)
             return *posterior.sample_and_log_prob(jax.random.fold_in(key, number)), posterior
 
-        return self._below(draws, maps, choose)
+        return self._infer(x, lambda top: top.tempered(temperature).draw_layers(top_key, (num_samples,)), choose)
 
     def infer_top(self, x: Images, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
         """Infer one sample, with the layers below the first `known` set to the means of their priors.
@@ -78,31 +76,28 @@ class Ladder(nn.Module):
         The top counts as one layer, even if it is a chain.
         """
         top_key, key = jax.random.split(key)
-        maps = self.encoder(x.astype(self.dtype))
-        draws = self._top_posterior(maps).draw_layers(top_key, (1,))
 
         def choose(number: int, prior: Normal, posterior: Normal) -> Draw:
             z_l = posterior.sample(jax.random.fold_in(key, number))
             z_l = jnp.where(1 + number < known, z_l, prior.loc)
             return z_l, posterior.log_prob(z_l), posterior
 
-        return self._below(draws, maps, choose)
+        return self._infer(x, lambda top: top.draw_layers(top_key, (1,)), choose)
 
     def infer_at(self, x: Images, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
-        maps = self.encoder(x.astype(self.dtype))
         count = len(latents) - sum(self.decoder.depths)
-        draws = self._top_posterior(maps).layers_at(jnp.concatenate(latents[:count], axis=-1))
 
         def choose(number: int, _: Normal, posterior: Normal) -> Draw:
             z_l = latents[count + number]
             return z_l, posterior.log_prob(z_l), posterior
 
-        return self._below(draws, maps, choose)
+        return self._infer(x, lambda top: top.layers_at(jnp.concatenate(latents[:count], axis=-1)), choose)
 
-    def _below(self, draws: list[Draw], maps: Maps, choose: Choice) -> Inference:
-        """Continue from the top's draws to the layers below and the likelihood."""
-        z, top = pair_with_priors(draws, self.prior())
+    def _infer(self, x: Images, draw: Callable[[LatentDistribution], list[Draw]], choose: Choice) -> Inference:
+        """Infer with `draw` for the top's posterior, and `choose` for the layers below."""
+        maps = self.encoder(x.astype(self.dtype))
+        z, top = pair_with_priors(draw(self._top_posterior(maps)), self.prior())
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
         return Inference(top + below, self.likelihood(output))
 

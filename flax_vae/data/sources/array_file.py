@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.resizing import resize_all
-from flax_vae.data.splits import nine_to_one
 from flax_vae.system.errors import UserError
 
 _FLOAT_CHUNK = 1024  # images converted at a time: the floats can exceed memory

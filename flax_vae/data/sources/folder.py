@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from flax_vae.data.image_files import list_images, read_image
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.resizing import NamedImage, stack
-from flax_vae.data.splits import nine_to_one
 
 
 def load_folder(root: Path, split: str, size: tuple[int, int] | None) -> ImageData:

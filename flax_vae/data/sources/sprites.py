@@ -9,9 +9,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.sources import SOURCES
-from flax_vae.data.splits import nine_to_one
 
 NAME = "sprites"
 SHAPES = ("ellipse", "triangle", "heart")

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.network import check_reachable
 from flax_vae.data.resizing import NamedImage, stack
 from flax_vae.data.sources import SOURCES
-from flax_vae.data.splits import nine_to_one
 from flax_vae.system.errors import UserError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for the number of channels
