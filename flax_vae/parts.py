@@ -113,8 +113,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def needs(self, name: str) -> tuple[str, ...]:
         """Return the requirements that a part declares: `needs` in its class, or in its registration."""
-        needs: tuple[str, ...] = self.facts[name].get("needs", getattr(self[name], "needs", ()))
-        return needs
+        return self.facts[name].get("needs", getattr(self[name], "needs", ()))
 
     def hyperparameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the arguments that users may write."""

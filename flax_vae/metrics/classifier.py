@@ -85,8 +85,8 @@ def train_classifier(images: StoredImages, labels: Int[np.ndarray, " n"], seed: 
     mesh = data_mesh(batch_size // at_once)
     carry = jax.device_put(_start(module, steps, jax.random.key(seed), images[:1]), shardings(mesh)[0])
     epochs = (epoch_indices(len(images), batch_size, seed, epoch) for epoch in count())
-    order = np.stack(list(islice(chain.from_iterable(epochs), steps))).reshape(steps, -1, at_once)
-    dispatches = [order[i : i + _STEPS_PER_DISPATCH] for i in range(0, steps, _STEPS_PER_DISPATCH)]
+    order = np.stack(list(islice(chain.from_iterable(epochs), steps)))
+    dispatches = order.reshape(-1, _STEPS_PER_DISPATCH, batch_size // at_once, at_once)
     for indices in progress(dispatches, len(dispatches), "training a classifier"):
         carry = jax.block_until_ready(_advance(module, steps, mesh, carry, images[indices], targets[indices]))
     widths = "-".join(map(str, module.channels))

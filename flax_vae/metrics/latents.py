@@ -58,11 +58,9 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     model, posterior = bind(vae, params, contexts), _posterior(vae, params, x, contexts)
     z = posterior.sample(key)
 
-    def log_aggregate(draw_and_context: tuple[Array, Array | None]) -> Array:
+    def log_aggregate(draw_and_context: tuple[Array, Any]) -> Array:
         z, context = draw_and_context
-        same = jnp.ones(len(x), bool)
-        if contexts is not None and context is not None:
-            same = jnp.equal(contexts, context).all(-1)
+        same = jnp.ones(len(x), bool) if contexts is None else (contexts == context).all(-1)
         return jax.nn.logsumexp(posterior.log_prob(z), where=same) - jnp.log(same.sum())
 
     log_prior = model.prior().log_prob(z)

@@ -13,7 +13,8 @@ from flax_vae.models.layerwise import draw_prior
 from flax_vae.models.protocol import Images, Model, RandomKey, require
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, at
-from flax_vae.objectives.terms import elbo_terms, single_layer
+from flax_vae.objectives.terms import elbo_terms
+from flax_vae.system.errors import UserError
 
 
 @OBJECTIVES.register("beta_tcvae")
@@ -42,7 +43,9 @@ class BetaTCVAE:
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
         inference = model.infer(x, key)
-        layer = single_layer(inference, "beta_tcvae")
+        if (count := len(inference.layers)) != 1:
+            raise UserError(f"beta_tcvae needs a model with a single layer of latents, and this one has {count}.")
+        layer = inference.layers[0]
         z, q, p = layer.z[0], cast(Normal, layer.posterior), layer.prior
         log_q_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
         log_size = math.log(len(x) * self.num_images)

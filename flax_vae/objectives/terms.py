@@ -39,14 +39,14 @@ def dimension_rates(inference: Inference) -> tuple[Float[Array, "b d"], ...]:
         UserError: the posterior or the prior is not a normal with independent dimensions.
     """
 
+    def marginals(p: Any) -> Any:
+        if not hasattr(p, "marginals"):
+            raise UserError(f"{type(p).__name__} has no per-dimension KL; only normals with independent dimensions do.")
+        return p.marginals()
+
     def rates(layer: Layer) -> Array:
-        pair: list[Any] = [layer.posterior, layer.prior]
-        for distribution in pair:
-            if not hasattr(distribution, "marginals"):
-                name = type(distribution).__name__
-                raise UserError(f"{name} has no per-dimension KL; only normals with independent dimensions do.")
-        posterior, prior = (distribution.marginals() for distribution in pair)
-        return jnp.broadcast_to(kl_divergence(posterior, prior), layer.z.shape).mean(0)
+        kl = kl_divergence(marginals(layer.posterior), marginals(layer.prior))
+        return jnp.broadcast_to(kl, layer.z.shape).mean(0)
 
     return tuple(map(rates, inference.layers))
 
@@ -70,19 +70,6 @@ def log_posterior(inference: Inference) -> Float[Array, "k b"]:
 def log_mean(log_w: Float[Array, "k ..."]) -> Float[Array, "..."]:
     """Return the logarithm of the mean weight, log 1/k Σ_k w_k."""
     return jax.nn.logsumexp(log_w, axis=0) - math.log(len(log_w))
-
-
-def single_layer(inference: Inference, what: str) -> Layer:
-    """Return the only stochastic layer.
-
-    Raises:
-        UserError: there are several, and `what` needs a single one.
-    """
-    if len(inference.layers) != 1:
-        raise UserError(
-            f"{what} needs a model with a single layer of latents, and this one has {len(inference.layers)}."
-        )
-    return inference.layers[0]
 
 
 def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:

@@ -11,7 +11,7 @@ import numpy as np
 
 from flax_vae.batches import StoredImages
 from flax_vae.models import BernoulliLikelihood, DiagonalNormal, StandardNormal
-from flax_vae.models.likelihoods.base import Mean
+from flax_vae.models.likelihoods import Mean
 from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
 

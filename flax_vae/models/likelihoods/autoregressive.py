@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
-from flax_vae.models.likelihoods import LIKELIHOODS
-from flax_vae.models.likelihoods.base import Mean
+from flax_vae.models.likelihoods import LIKELIHOODS, Mean
 
 
 @LIKELIHOODS.register("autoregressive")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
-from flax_vae.models.likelihoods.base import Mean, likelihood, logits
+from flax_vae.models.likelihoods import Mean, likelihood, logits
 
 
 @likelihood("bernoulli", Bernoulli)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.levels import LEVELS, Categorical
-from flax_vae.models.likelihoods.base import Mean, likelihood
+from flax_vae.models.likelihoods import Mean, likelihood
 
 
 @likelihood("categorical", Categorical)

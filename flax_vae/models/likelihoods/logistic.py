@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.levels import DiscretizedLogistic, MixtureOfLogistics
-from flax_vae.models.likelihoods.base import Mean, inside, likelihood
+from flax_vae.models.likelihoods import Mean, inside, likelihood
 
 
 @likelihood("discretized_logistic", DiscretizedLogistic)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.levels import MAX_PIXEL_LOG_SCALE
 from flax_vae.distributions.normal import Normal
-from flax_vae.models.likelihoods.base import Mean, inside, likelihood
+from flax_vae.models.likelihoods import Mean, inside, likelihood
 
 
 @likelihood("normal", Normal)
