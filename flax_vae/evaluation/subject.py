@@ -1,8 +1,10 @@
 """The subject of an evaluation: a run, its test set, and intermediate results that several figures use."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
 from flax_vae.data import ImageData, draw_binary, is_binary
-from flax_vae.evaluation.partial_results import PartialResults
+from flax_vae.data.arrays import open_npz
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
@@ -21,10 +23,42 @@ from flax_vae.models.binding import bind
 from flax_vae.runs.run import Run, run_data
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_atomically
 from flax_vae.training.sharding import data_mesh
 
 _DRAWS = ("elbo", "bounds", "surgery", "samples")
 IMAGES_PER_UPDATE = 100  # images per update of the progress bar, split between devices
+
+
+class PartialResults:
+    """Named arrays, computed once for given inputs, and kept in a file so that a long computation can be resumed.
+
+    Args:
+        path: the file, or None to store nothing.
+        inputs: a tree of arrays and values; a file made from other inputs is discarded.
+    """
+
+    def __init__(self, path: Path | None, inputs: Any) -> None:
+        """Read the arrays that the file holds."""
+        self._path, self._digest, self._arrays = path, np.array(_digest(inputs)), dict[str, np.ndarray]()
+        if path is not None and path.exists():
+            with suppress(UserError), open_npz(path) as stored:  # a truncated or foreign file is replaced
+                if stored["of"] == self._digest:
+                    self._arrays = {name: stored[name] for name in stored if name != "of"}
+
+    def __call__(self, name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the array of this name; if it is not stored yet, compute and store it."""
+        if name not in self._arrays:
+            self._arrays[name] = compute()
+            if self._path is not None:
+                arrays = {"of": self._digest, **self._arrays}
+                write_atomically(self._path, lambda part: np.savez(part, allow_pickle=False, **arrays))
+        return self._arrays[name]
+
+    def delete(self) -> None:
+        """Delete the file once the results are stored elsewhere."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +185,12 @@ def make_subject(run: Run, plan: Plan, part: Path | None) -> Subject:
 def random_indices(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
     """Return the indices of `count` random images; the first images of a set may be of one class."""
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
+
+
+def _digest(tree: Any) -> str:
+    """Return a hash that is equal for equal trees, in any process."""
+    digest = sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.device_get(tree)):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(leaf.tobytes() if isinstance(leaf, np.ndarray) else repr(leaf).encode())
+    return digest.hexdigest()

@@ -18,9 +18,8 @@ from flax_vae.data.images import image_data
 from flax_vae.data.sources.fashion_mnist import FILES
 from flax_vae.evaluation.evaluate import _measure_all
 from flax_vae.evaluation.figures import all_metrics
-from flax_vae.evaluation.partial_results import PartialResults
 from flax_vae.evaluation.plan import Plan
-from flax_vae.evaluation.subject import Subject
+from flax_vae.evaluation.subject import PartialResults, Subject
 
 pytestmark = pytest.mark.quick_compile
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flax_vae.evaluation.partial_results import PartialResults
+from flax_vae.evaluation.subject import PartialResults
 
 INPUTS = {"params": jnp.arange(10_000.0), "plan": "100 draws"}
 
