@@ -98,9 +98,7 @@ def pop_normals(stack: Stack, loc: Floats, scale: Floats, everywhere: bool = Fal
     return _pop(stack, _rounded(loc), _rounded_scale(scale), everywhere)
 
 
-def push_vectors(
-    stack: Stack, values: Int[np.ndarray, "n d"], loc: Vectors, scale_tril: Matrices, everywhere: bool = False
-) -> None:
+def push_vectors(stack: Stack, values: Values, loc: Vectors, scale_tril: Matrices, everywhere: bool = False) -> None:
     """Push vectors with correlated dimensions under N(loc, L Lᵀ), each dimension given those before it."""
     loc, lower, scale = _rounded_vectors(loc, scale_tril)
     for j in range(loc.shape[1]):
@@ -109,7 +107,7 @@ def push_vectors(
         _push(stack, values[:, j], loc[:, j], scale[:, j], everywhere)
 
 
-def pop_vectors(stack: Stack, loc: Vectors, scale_tril: Matrices, everywhere: bool = False) -> Int[np.ndarray, "n d"]:
+def pop_vectors(stack: Stack, loc: Vectors, scale_tril: Matrices, everywhere: bool = False) -> Values:
     """Pop vectors that `push_vectors` pushed.
 
     Raises:

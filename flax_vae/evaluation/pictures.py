@@ -5,14 +5,14 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Key
 
 from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
 from flax_vae.data import ImageData, as_batch
 from flax_vae.evaluation.samples import contexts_of
 from flax_vae.metrics.latents import most_active_plane, posterior_means
-from flax_vae.models.binding import Params
+from flax_vae.models.binding import Context, Params
 from flax_vae.models.protocol import provides
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run
@@ -64,25 +64,21 @@ def _draw_layers(path: Path, vae: nn.Module, params: Params, images: Batch, key:
     plots.plot_rows(path, rows, names, "Test images reconstructed from the top layers alone", note)
 
 
-def _draw_temperatures(
-    path: Path, vae: nn.Module, params: Params, key: Key[Array, ""], contexts: np.ndarray | None
-) -> None:
+def _draw_temperatures(path: Path, vae: nn.Module, params: Params, key: Key[Array, ""], contexts: Context) -> None:
     """Draw the same samples at several temperatures."""
     rows = [np.asarray(sample(vae, params, key, 10, temperature, contexts)) for temperature in _TEMPERATURES]
     names = [f"temperature {temperature:g}" for temperature in _TEMPERATURES]
     plots.plot_rows(path, np.stack(rows), names, "Samples at several temperatures", "each column from the same noise")
 
 
-def draw_evaluation(
-    directory: Path, record: Record, images: UInt8[np.ndarray, "n h w c"], bounds: Float[np.ndarray, " n"]
-) -> None:
+def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds: np.ndarray) -> None:
     """Draw the bounds and rates of an evaluation, and the ten most and the ten least likely of its images.
 
     Args:
         directory: the directory of the pictures.
         record: the contents of evaluation.json.
-        images: the images for the bound.
-        bounds: the bound on log p(x) of each.
+        images: the images for the bound, uint8 "n h w c".
+        bounds: the bound "n" on log p(x) of each.
     """
     directory.mkdir(exist_ok=True)
     quantity = "minus the cross-entropy" if record["not_a_likelihood"] else "log p(x)"

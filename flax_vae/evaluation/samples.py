@@ -106,8 +106,7 @@ def reconstructions(run: Run, request: Request) -> ImageRows:
 def interpolations(run: Run, request: Request) -> ImageRows:
     """Steps in the latent space from one test image to another."""
     _require_memory_for(run, request)
-    chosen, (x0, x1) = _two_examples(run, request)
-    contexts = None if run.contexts is None else run.contexts[chosen]
+    (x0, x1), contexts = _two_examples(run, request)
     images = interpolate(run.vae, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
     return np.asarray(images), request.num_samples
 
@@ -116,8 +115,8 @@ def interpolations(run: Run, request: Request) -> ImageRows:
 def traversals(run: Run, request: Request) -> ImageRows:
     """A test image with one latent dimension varied in each row."""
     _require_memory_for(run, request, run.config.latent_dim * run.config.levels)
-    (first, _), (x, _) = _two_examples(run, request)
-    context = None if run.contexts is None else run.contexts[[first]]
+    (x, _), contexts = _two_examples(run, request)
+    context = None if contexts is None else contexts[:1]
     images = traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
     return np.asarray(images).reshape(-1, *images.shape[2:]), request.num_samples
 
@@ -128,10 +127,10 @@ def _require_memory_for(run: Run, request: Request, rows: int = 1) -> None:
     require_memory(_BYTES * size, f"`num_samples` {request.num_samples}", "make fewer at a time")
 
 
-def _two_examples(run: Run, request: Request) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of two random test images, and the images."""
+def _two_examples(run: Run, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return two random test images, and their contexts if the run is conditional."""
     chosen = np.random.default_rng(request.seed).choice(len(run.examples), 2)
-    return chosen, run.examples[chosen]
+    return run.examples[chosen], None if run.contexts is None else run.contexts[chosen]
 
 
 def contexts_of(run: Run, label: str | None, count: int) -> np.ndarray | None:

@@ -118,13 +118,8 @@ def pairs(axes: Axes, most: int) -> Iterator[tuple[int, int]]:
 
 
 @partial(jax.jit, static_argnums=4)
-def _density(
-    centres: Float[Array, "n 2"],
-    scales: Float[Array, "n 2 m"],
-    middle: Float[Array, " 2"],
-    half: Float[Array, ""],
-    size: int,
-) -> Float[Array, "size size"]:
+def _density(centres: Array, scales: Array, middle: Array, half: Array, size: int) -> Float[Array, "size size"]:
+    """Return the mean density of normals, with centres "n 2" and scales "n 2 m", in the square `middle` ± `half`."""
     cell = 2 * half / size
     covariances = scales @ scales.swapaxes(1, 2) + jnp.eye(2) * (cell / 2) ** 2
     ticks = (jnp.arange(size) + 0.5) * cell - half

@@ -4,7 +4,7 @@ import math
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from flax_vae.batches import Batch
 from flax_vae.data import is_binary
@@ -129,10 +129,8 @@ def _errors(row: Record, draws: str, images: str) -> str:
     return f"± {by_draws:.2f} by the {draws}, ± {by_images:.2f} by the choice of {images}"
 
 
-def _summary(
-    num_samples: int, bound: Float[np.ndarray, " n"], error: Float[np.ndarray, " n"], pareto_k: Float[np.ndarray, " n"]
-) -> Record:
-    """Summarise the bounds of images: their mean, its standard errors, and the number of images with a high Pareto k.
+def _summary(num_samples: int, bound: np.ndarray, error: np.ndarray, pareto_k: np.ndarray) -> Record:
+    """Summarise the bounds of n images: their mean, its standard errors, and the number of images with a high Pareto k.
 
     The error of the draws is the precision for these images; the error of the images, the precision for others.
     """
