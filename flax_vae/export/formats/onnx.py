@@ -18,15 +18,14 @@ from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import Rule, flat_graph, free_shapes
 from flax_vae.system.errors import UserError
 
-NAME = "onnx"
 _OPSET = 18  # December 2022; the oldest that jax2onnx writes correctly
 
 
-@FORMATS.register(NAME)
+@FORMATS.register("onnx")
 def onnx() -> Format:
     """The model's functions for ONNX Runtime; needs pip install 'flax_vae[onnx]'."""
     files = FunctionFiles(".onnx", to_onnx, run_onnx)
-    return Format(NAME, files, _snippet, packages=("jax2onnx", "onnx", "onnxruntime"))
+    return Format("onnx", files, _snippet, packages=("jax2onnx", "onnx", "onnxruntime"))
 
 
 def to_onnx(function: ModelFunction) -> bytes:
@@ -65,8 +64,7 @@ def run_onnx(content: bytes) -> Callable[..., np.ndarray]:
     Raises:
         UserError: ONNX Runtime is not installed.
     """
-    runtime = _import("onnxruntime")
-    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = _import("onnxruntime").InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [argument.name for argument in session.get_inputs()]
     return lambda *args: session.run(None, dict(zip(names, args, strict=True)))[0]
 
@@ -115,8 +113,7 @@ def _quiet() -> Iterator[None]:
     root.addHandler(handler)
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(disabled)

@@ -8,13 +8,11 @@ from flax_vae.export.functions import ModelFunction
 from flax_vae.runs.hub import MODEL
 from flax_vae.runs.run import Run, write_run
 
-NAME = "safetensors"
 
-
-@FORMATS.register(NAME)
+@FORMATS.register("safetensors")
 def safetensors() -> Format:
     """The model's parameters, for flax_vae."""
-    return Format(NAME, _write, _snippet, _note)
+    return Format("safetensors", _write, _snippet, _note)
 
 
 def _write(folder: Path, run: Run, functions: Sequence[ModelFunction]) -> Mapping[str, ModelFunction]:

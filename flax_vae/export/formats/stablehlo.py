@@ -16,15 +16,14 @@ from flax_vae.export.function_files import FunctionFiles, ten_inputs
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import flat_graph, free_shapes
 
-NAME = "stablehlo"
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-@FORMATS.register(NAME)
+@FORMATS.register("stablehlo")
 def stablehlo() -> Format:
     """The model's functions for CPUs, NVIDIA GPUs and TPUs; they need only JAX."""
     files = FunctionFiles(".stablehlo", to_stablehlo, run_stablehlo)
-    return Format(NAME, files, _snippet, platforms=_PLATFORMS)
+    return Format("stablehlo", files, _snippet, platforms=_PLATFORMS)
 
 
 def to_stablehlo(function: ModelFunction) -> bytes:
