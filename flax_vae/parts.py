@@ -29,6 +29,7 @@ LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # JAX counts and computes in 32 
 MOST_LAYERS = 100  # each layer is traced and compiled separately, which takes seconds
 LayerCount = Annotated[int, "at most MOST_LAYERS"]  # the type of a hyperparameter that counts layers
 _PLAIN = (bool, int, float, str, type(None))
+_signature = functools.cache(inspect.signature)
 
 
 @dataclass(frozen=True)
@@ -208,11 +209,6 @@ def import_siblings(package: str, path: Iterable[str]) -> None:
     """
     for module in iter_modules(path):
         import_module(f"{package}.{module.name}")
-
-
-@functools.cache
-def _signature(maker: Callable[..., Any]) -> inspect.Signature:
-    return inspect.signature(maker)
 
 
 @functools.cache

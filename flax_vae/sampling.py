@@ -25,13 +25,16 @@ PixelKey = Key[Array, ""] | None
 _AT_ONCE = 32  # images that a CPU decodes at a time, so that activations stay in its caches
 
 
-def _map(function: Callable[[Any], Any], xs: Any) -> Any:
+def _map(function: Callable[..., Any], *xs: Any) -> Any:
     """Map a function over xs: all at once, but in blocks on CPUs, where large batches are memory-bound."""
     at_once = jax.vmap(function)
     if batch_size_of(xs) <= _AT_ONCE:
-        return at_once(xs)
-    in_blocks = partial(jax.lax.map, function, batch_size=_AT_ONCE)
-    return jax.lax.platform_dependent(xs, cpu=in_blocks, default=at_once)
+        return at_once(*xs)
+
+    def in_blocks(*xs: Any) -> Any:
+        return jax.lax.map(lambda x: function(*x), xs, batch_size=_AT_ONCE)
+
+    return jax.lax.platform_dependent(*xs, cpu=in_blocks, default=at_once)
 
 
 def _pixels(likelihood: Distribution, key: PixelKey) -> Float[Array, "..."]:
@@ -54,11 +57,10 @@ def sample(
 ) -> Float[Array, "n h w c"]:
     """Sample images: draw z from the prior, its scale multiplied by `temperature`, and decode it."""
 
-    def one_image(item: tuple[Array, Any, Any]) -> Array:
-        key, context, pixel_key = item
+    def one_image(key: Array, context: Any, pixel_key: Any) -> Array:
         return _pixels(bind(vae, params, as_one(context)).generate(key, 1, temperature), pixel_key)[0]
 
-    return _map(one_image, (jax.random.split(key, num_samples), context, _split(pixel_key, num_samples)))
+    return _map(one_image, jax.random.split(key, num_samples), context, _split(pixel_key, num_samples))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -80,11 +82,10 @@ def decode(
     """Decode latents into images."""
     require(vae, "single_layer", what="decode")
 
-    def one_image(item: tuple[Array, Any, Any]) -> Array:
-        z, context, pixel_key = item
+    def one_image(z: Array, context: Any, pixel_key: Any) -> Array:
         return _pixels(bind(vae, params, as_one(context)).decode(z[None]), pixel_key)[0]
 
-    return _map(one_image, (jnp.asarray(z), context, _split(pixel_key, len(z))))
+    return _map(one_image, jnp.asarray(z), context, _split(pixel_key, len(z)))
 
 
 @partial(jax.jit, static_argnums=0)
@@ -93,13 +94,12 @@ def reconstruct(
 ) -> Float[Array, "n h w c"]:
     """Encode images, draw one latent for each, and decode it."""
 
-    def one_image(item: tuple[Array, Any, Array, Any]) -> Array:
-        image, context, key, pixel_key = item
+    def one_image(image: Array, context: Any, key: Array, pixel_key: Any) -> Array:
         likelihood = bind(vae, params, as_one(context)).infer(image[None], key).likelihood
         return _pixels(likelihood, pixel_key)[0, 0]
 
     x, context = unpack(images)
-    return _map(one_image, (x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x))))
+    return _map(one_image, x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x)))
 
 
 @partial(jax.jit, static_argnums=0)

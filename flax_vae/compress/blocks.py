@@ -30,7 +30,7 @@ from flax_vae.compress.pixels import pop_pixels, push_pixels
 from flax_vae.compress.stack import SPARE, AnsCoder, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models.binding import Params, bind, with_dtype
-from flax_vae.models.layerwise import fill_layers, layer_shapes
+from flax_vae.models.layerwise import layer_shapes
 from flax_vae.models.protocol import Inference
 from flax_vae.nn.layers import ImageShape
 
@@ -193,14 +193,12 @@ def _layers(
         draw: (number of a layer, latents of all layers, prior of the layer) -> its values.
     """
     layers: list[_Layer] = []
-
-    def fill(number: int, z: tuple[Any, ...]) -> Array:
+    z: tuple[Any, ...] = tuple(np.zeros((1, len(inputs.images), *shape)) for shape in coder.latents)
+    for number in range(len(z)):
         prior = _prior(coder.vae, coder.params, inputs, z, number)
         layers.append(_Layer(z, prior, draw(number, z, prior)))
-        return latents.place(prior, layers[-1].values, z[number])
-
-    zeros = [np.zeros((1, len(inputs.images), *shape)) for shape in coder.latents]
-    return layers, fill_layers(zeros, fill)
+        z = (*z[:number], latents.place(prior, layers[-1].values, z[number]), *z[number + 1 :])
+    return layers, z
 
 
 @partial(jax.jit, static_argnums=(0, 4))

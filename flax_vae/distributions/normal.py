@@ -29,8 +29,7 @@ class Normal(FromNoise):
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         """Return the log-density in nats: `sample_shape + batch_shape`."""
-        standardised = (x - self.loc) * jnp.exp(-self.log_scale)
-        return sum_event(-0.5 * (standardised**2 + LOG_2PI) - self.log_scale, self.event_ndim)
+        return sum_event(-0.5 * (self.to_noise(x) ** 2 + LOG_2PI) - self.log_scale, self.event_ndim)
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -5,10 +5,9 @@ called once for each layer. A compiler removes the parts that these calls have i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,8 +24,7 @@ Shape = tuple[int, ...]
 
 
 @jax.tree_util.register_static  # part of a tree's structure, so that a traced function can return it
-@dataclass(frozen=True)
-class LayerShape:
+class LayerShape(NamedTuple):
     """The shapes of a stochastic layer, without batch axes.
 
     Attributes:
@@ -65,20 +63,6 @@ def _noise(p: LatentDistribution) -> Shape:
     return p.noise_shape
 
 
-def fill_layers(latents: Sequence[Any], draw: Callable[[int, tuple[Any, ...]], Any]) -> tuple[Any, ...]:
-    """Replace the latents of one layer after another, top first.
-
-    Args:
-        latents: one array per layer, usually zeros.
-        draw: maps the number of a layer and the latents of all layers, of which those above it are final, to its
-            latents.
-    """
-    filled = list(latents)
-    for number in range(len(filled)):
-        filled[number] = draw(number, tuple(filled))
-    return tuple(filled)
-
-
 def draw_by_layer(
     bound: Any,
     x: Float[Array, "b h w c"],
@@ -98,17 +82,12 @@ def draw_by_layer(
     Returns:
         The latents and their log-densities in nats under that distribution, one array per layer.
     """
-    noise_of_layer = split_layers(noise, [getattr(shape, which) for shape in shapes])
-    log_densities: list[Array] = []
-
-    def draw(number: int, latents: tuple[Array, ...]) -> Array:
-        layer: Layer = bound.infer_at(x, latents).layers[number]
-        z_l, log_density = getattr(layer, which).from_noise_and_log_prob(noise_of_layer[number])
+    latents, log_densities = [jnp.zeros((*noise.shape[:2], *shape.event)) for shape in shapes], []
+    for number, noise_l in enumerate(split_layers(noise, [getattr(shape, which) for shape in shapes])):
+        layer = bound.infer_at(x, tuple(latents)).layers[number]
+        latents[number], log_density = getattr(layer, which).from_noise_and_log_prob(noise_l)
         log_densities.append(log_density)
-        return z_l
-
-    latents = fill_layers([jnp.zeros((*noise.shape[:2], *shape.event)) for shape in shapes], draw)
-    return latents, tuple(log_densities)
+    return tuple(latents), tuple(log_densities)
 
 
 def draw_prior(

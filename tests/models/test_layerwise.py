@@ -14,7 +14,6 @@ from flax_vae.models.layerwise import (
     LayerShape,
     draw_by_layer,
     draw_prior,
-    fill_layers,
     join_layers,
     layer_shapes,
     split_layers,
@@ -48,10 +47,6 @@ def test_joined_layers_are_split_again() -> None:
     layers = split_layers(jnp.asarray(flat), [(4,), (1, 3, 2)])
     assert [layer.shape for layer in layers] == [(2, 3, 4), (2, 3, 1, 3, 2)]
     np.testing.assert_array_equal(join_layers(layers), flat)
-
-
-def test_layers_are_filled_from_the_top() -> None:
-    assert fill_layers([0, 0, 0], lambda number, latents: sum(latents) + number + 1) == (1, 3, 7)
 
 
 @pytest.mark.parametrize("which", ["posterior", "prior"])

@@ -144,11 +144,10 @@ def examples(builder: Any, name: str, stored: str) -> Iterator[NamedImage]:
     channels, number = builder.info.features["image"].shape[-1], builder.info.splits[stored].num_examples
     labelled, count = label_names(builder) is not None, 0
     try:
-        for record in _records(builder, stored):
-            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(_MODES[channels]))
-            count += 1
+        for count, record in enumerate(_records(builder, stored), 1):
             if count > number:
                 break
+            image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(_MODES[channels]))
             label = int(record["label"]) if labelled else -1
             yield f"image {count - 1} of {name}", image.reshape(*image.shape[:2], channels), label
         if count != number:
