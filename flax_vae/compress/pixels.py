@@ -72,10 +72,8 @@ def _choose(pixels: DiscretePixels, levels: Levels, count: int, choose: Choose) 
 
 
 @partial(jax.jit, static_argnums=3)
-def _halves(
-    pixels: DiscretePixels, low: Int[Array, "b h w c"], high: Int[Array, "b h w c"], channel: int
-) -> Float[Array, "b h w 2"]:
-    """Return integer weights of the lower and the upper half of the remaining levels of a channel."""
+def _halves(pixels: DiscretePixels, low: Array, high: Array, channel: int) -> Float[Array, "b h w 2"]:
+    """Return integer weights of the lower and the upper half of a channel's levels from `low` to `high`, "b h w c"."""
     low, high = low[None], high[None]
     middle = low.at[..., channel].set((low + high)[..., channel] // 2)
     upper = jnp.clip(jnp.round(pixels.upper_share(low, middle, high) * RESOLUTION), 1, RESOLUTION - 1)

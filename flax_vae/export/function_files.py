@@ -82,8 +82,7 @@ def _error_of_rounding(function: ModelFunction, args: Sequence[np.ndarray]) -> f
     def nudged(array: np.ndarray) -> np.ndarray:
         return np.nextafter(array, np.where(random.random(array.shape) < 0.5, -np.inf, np.inf).astype(np.float32))
 
-    nearby = ([nudged(array) for array in args] for _ in range(4))
-    return max(largest_error(function, lambda *_, other=other: call(*other), args) for other in nearby)
+    return max(largest_error(function, lambda *exact: call(*map(nudged, exact)), args) for _ in range(4))
 
 
 def random_arguments(function: ModelFunction, sizes: Mapping[str, int]) -> list[np.ndarray]:

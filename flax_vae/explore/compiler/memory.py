@@ -5,7 +5,7 @@ the first element and the stride along each axis. An operation that only moves e
 broadcast or a slice, is another view of the same memory and takes no instruction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,9 +138,9 @@ class Recorder:
         return inner
 
 
-def live(code: list[Instruction], needed: set[int]) -> list[Instruction]:
-    """Eliminate dead code: return the instructions that `needed` memory depends on, and extend `needed` by them."""
-    kept = []
+def live(code: list[Instruction], results: Iterable[Value]) -> list[Instruction]:
+    """Eliminate dead code: return the instructions that the results depend on."""
+    kept, needed = [], {id(value.memory) for value in results}
     for step in reversed(code):
         if step.written() & needed:
             needed |= step.read()

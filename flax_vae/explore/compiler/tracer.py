@@ -59,7 +59,7 @@ def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]
         ins = [allocate(aval.shape) for aval in closed.in_avals]
         outs = [tracer.copy(value) for value in tracer.walk(closed, ins)]
     writer = _Writer()
-    code = [writer.instruction(step) for step in live(tracer.code, {id(out.memory) for out in outs})]
+    code = [writer.instruction(step) for step in live(tracer.code, outs)]
     inputs, outputs = ([[writer.memory(value), list(value.view.shape)] for value in values] for values in (ins, outs))
     return {"memories": writer.memories, "inputs": inputs, "outputs": outputs, "code": code}, writer.weights
 
@@ -114,7 +114,7 @@ class _Tracer(Recorder):
             self._replace(carry, results[: len(carry)])
             self.emit("add", step, step, constant(1.0))
 
-        body = live(self.inside(once), {id(value.memory) for value in (*carry, *ys, step)})
+        body = live(self.inside(once), (*carry, *ys, step))
         self.code.append(Instruction("repeat", body=body, count=length))
         return [*carry, *ys]
 
@@ -131,8 +131,7 @@ class _Tracer(Recorder):
             consts = ins[test_consts : test_consts + body_consts]
             self._replace(carry, self.walk(params["body_jaxpr"], [*consts, *carry]))
 
-        results = {id(value.memory) for value in (*carry, flag)}
-        tests, body = (live(self.inside(record), set(results)) for record in (test, once))
+        tests, body = (live(self.inside(record), (*carry, flag)) for record in (test, once))
         self.code.append(Instruction("while", [flag], test=tests, body=body))
         return carry
 
