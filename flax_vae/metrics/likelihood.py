@@ -12,8 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
-from flax_vae.models.binding import Params, bind
-from flax_vae.models.protocol import Inference
+from flax_vae.models import Inference, Params, bind
 from flax_vae.objectives.terms import log_mean, log_posterior, log_weights
 from flax_vae.system.errors import UserError
 from flax_vae.training.sharding import DATA_AXIS

@@ -20,13 +20,14 @@ from flax_vae.models.priors.normal import ConditionalNormal, StandardNormal
 from flax_vae.models.priors.vamp import VampPrior
 from flax_vae.models.protocol import InferableAt, Inference, LadderModel, Layer, Model, SingleLayer, provides, require
 from flax_vae.models.top_down import TopDownPosterior, TopDownPrior
-from flax_vae.models.vae import VAE
+from flax_vae.models.vae import VAE, Autoencoder
 
 __all__ = [
     "LIKELIHOODS",
     "POSTERIORS",
     "PRIORS",
     "VAE",
+    "Autoencoder",
     "AutoregressiveLikelihood",
     "BernoulliLikelihood",
     "BetaBinomialLikelihood",
