@@ -164,18 +164,13 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     ocp = _orbax()
     path, is_distributed = directory / str(step), jax.process_count() > 1
     local: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    sharding = local
-    if is_distributed:
-        sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P())
+    sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if is_distributed else local
     sharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), dict(items))
     targets = {name: ocp.args.StandardRestore(tree) for name, tree in sharded.items()}
     try:
         name, tree = next(iter(items.items()))
         stored = flatten_by_name(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
-        try:
-            check_shapes(stored, flatten_by_name(tree))
-        except ValueError as error:
-            raise UserError(f"checkpoint {path} belongs to another model: {error}.") from None
+        refuse_other_model(f"checkpoint {path}", stored, flatten_by_name(tree))
         # Only this one: a manager would inspect all checkpoints, which a concurrent training may replace.
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             args = ocp.args.Composite(**targets, **{_CHECKSUMS: ocp.args.JsonRestore()})
@@ -187,10 +182,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             if checksum(tree) != checksums[name]:
                 raise ValueError(f"{name} does not have the checksum with which it was saved")
         return restored
-    except UserError:
-        raise
     except Exception as error:  # Orbax may raise anything over a damaged file
-        if is_process_loss(error):
+        if isinstance(error, UserError) or is_process_loss(error):
             raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
 
@@ -201,12 +194,13 @@ def _reason(error: Exception) -> str:
     return os.strerror(int(code[1])) if code else textwrap.shorten(str(error) or repr(error), 200)
 
 
-def check_shapes(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise ValueError at the first named array that is missing or does not have the shape that the model expects."""
+def refuse_other_model(where: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise UserError at the first named array that is missing or does not have the shape that the model expects."""
     for name, leaf in expected.items():
         shape = tuple(stored[name].shape) if name in stored else "nothing"
         if shape != tuple(leaf.shape):
-            raise ValueError(f"{name} is stored as {shape}, the model expects {tuple(leaf.shape)}")
+            mismatch = f"{name} is stored as {shape}, the model expects {tuple(leaf.shape)}"
+            raise UserError(f"{where} belongs to another model: {mismatch}.")
 
 
 @functools.cache

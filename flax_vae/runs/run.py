@@ -22,7 +22,7 @@ from flax_vae.models.binding import Params
 from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
-from flax_vae.runs.checkpoints import check_shapes
+from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Binarize, Config, config_content, parse_config, read_config
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
@@ -137,10 +137,7 @@ def _read_file(path: Path, name: str, vae: nn.Module | None) -> Run:
     arrays, shape, fields = read_files(path)
     model = model_of(fields["config"], shape, vae)
     expected = parameter_shapes(model, shape, fields["class_names"])
-    try:
-        check_shapes(arrays, flatten_by_name(expected))
-    except ValueError as error:
-        raise UserError(f"{path} belongs to another model: {error}.") from None
+    refuse_other_model(str(path), arrays, flatten_by_name(expected))
     params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
     return Run(name=name, directory=None, vae=model, params=params, **fields)
 
