@@ -27,27 +27,17 @@ def checksum(tree: Any) -> list[int]:
     """Return [s₁, s₂] of the elements on this process, each element once; their sum over processes is the checksum."""
     plain, weighted, offset = 0, 0, 0
     for leaf in jax.tree.leaves(tree):
-        strides = [prod(leaf.shape[axis + 1 :]) for axis in range(np.ndim(leaf))]
         for index, part in _local_parts(leaf):
             bits = np.ascontiguousarray(part).view(f"u{part.dtype.itemsize}").reshape(part.shape)
-            axes = zip(leaf.shape, index, strides, strict=True)
-            positions = [
-                np.uint64(stride) * np.arange(*where.indices(size), dtype=np.uint64) for size, where, stride in axes
-            ]
-            total, moment = _moments(bits, positions)
+            total = int(bits.sum(dtype=np.uint64))
             plain += total
-            weighted += 2 * (moment + offset * total) + total
+            weighted += (2 * offset + 1) * total
+            for axis, where in enumerate(index):  # i is the offset and a sum of one position per axis
+                stride, others = prod(leaf.shape[axis + 1 :]), tuple({*range(bits.ndim)} - {axis})
+                positions = stride * np.arange(*where.indices(leaf.shape[axis]), dtype=np.uint64)
+                weighted += 2 * int(positions @ bits.sum(others, dtype=np.uint64))
         offset += prod(leaf.shape)
     return [plain % 2**64, weighted % 2**64]
-
-
-def _moments(x: np.ndarray, positions: list[np.ndarray]) -> tuple[int, int]:
-    """Return Σ x and Σ i x mod 2⁶⁴, where i is a sum of one position per axis; one axis at a time."""
-    if not positions:
-        return int(x), 0
-    first = (x.reshape(len(x), -1).sum(1, dtype=np.uint64) * positions[0]).sum(dtype=np.uint64)
-    total, rest = _moments(np.asarray(x.sum(0, dtype=np.uint64)), positions[1:])
-    return total, int(first) + rest
 
 
 def _local_parts(leaf: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
