@@ -48,7 +48,8 @@ class Compress:
         if self.images:
             images = _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin))
         else:
-            images = _test_images(run)
+            test = run_data(run).test
+            images = NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
         start = time.monotonic()
         content = compress(
             run.vae, run.params, images.images, images.labels, len(run.class_names), images.names, self.run.name
@@ -65,11 +66,6 @@ class Compress:
             f"dimension; {net:.3f} without the {header.initial_bits:,} random bits of the first images' latents. "
             f"{header.images / seconds:.0f} images/s."
         )
-
-
-def _test_images(run: Run) -> NamedImages:
-    test = run_data(run).test
-    return NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
 
 
 def _with_labels(run: Run, images: NamedImages) -> NamedImages:

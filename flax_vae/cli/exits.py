@@ -57,10 +57,9 @@ def _call(parse: Callable[[], Callable[[], None]]) -> None:
     try:
         with detect_lost_processes("Start all of them again."):
             parse()()
-    except Interrupted:
-        raise
-    except Exception:
-        if interrupt := last_interrupt():  # an import in progress has replaced it by another exception
+    except Exception as error:
+        interrupt = last_interrupt()
+        if interrupt and not isinstance(error, Interrupted):  # an import in progress has replaced the interrupt
             raise interrupt from None
         raise
 

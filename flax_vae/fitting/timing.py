@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any
 
 import jax
 
 from flax_vae.system.processes import maximum_over_processes
 
-Dispatch = TypeVar("Dispatch")
 _SECONDS_PER_DISPATCH = 0.5  # a Ctrl-C and the progress bar wait for this long
 
 
@@ -39,7 +38,7 @@ class Clock:
         self.images, self.seconds, self.warm = 0, 0.0, False
         self.waited, self.worked = 0.0, 0.0
 
-    def waiting(self, dispatches: Iterable[Dispatch]) -> Iterator[Dispatch]:
+    def waiting(self, dispatches: Iterable[Any]) -> Iterator[Any]:
         """Yield dispatches once they are on the device, and time the wait for each and the work on it."""
         requested = time.perf_counter()
         for dispatch in dispatches:

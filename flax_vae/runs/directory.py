@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +26,6 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically, write_json
 from flax_vae.system.processes import run_in_first_process
 
-Content = TypeVar("Content")
 _CONFIG, _LATEST = "config.json", "latest"
 _PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _EXAMPLES = 64  # test images stored in the run, so that sampling needs no data set
@@ -142,7 +141,7 @@ class RunDirectory:
         """Read the checksums of the training and test images."""
         return self._read("provenance.json", lambda path: dict(parse_object(path.read_text())["data"]))
 
-    def _read(self, name: str, read: Callable[[Path], Content]) -> Content:
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         try:
             return read(self.path / name)
         except Exception as error:  # reading a damaged or foreign file may raise anything
@@ -156,12 +155,8 @@ class RunDirectory:
         """
         if not self.metrics_file.exists():
             return []
-
-        def read(path: Path) -> list[Record]:
-            *lines, _ = path.read_text().split("\n")  # the last one is truncated, or empty
-            return [parse_record(line) for line in lines]
-
-        return self._read(self.metrics_file.name, read)
+        # The last line is truncated, or empty.
+        return self._read("metrics.jsonl", lambda path: [*map(parse_record, path.read_text().split("\n")[:-1])])
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop the records after the checkpoint of `step`, so that a resumed run repeats no epoch."""

@@ -7,9 +7,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any
 
-Item = TypeVar("Item")
 _NARROWEST = 80  # columns of a table; also the width of a table that is written to a file
 _UNNOTICED = 2.0  # seconds before a progress bar appears
 
@@ -24,10 +23,7 @@ def log(line: str) -> None:
     print(printable(line), file=sys.stderr, flush=True)
 
 
-@functools.cache
-def log_once(line: str) -> None:
-    """Print a line on stderr once: the training and the test split often cause the same message."""
-    log(line)
+log_once = functools.cache(log)  # the training and the test split often cause the same message
 
 
 def escape_unencodable_output() -> None:
@@ -68,8 +64,8 @@ def _discard_output() -> None:
 
 
 def progress(
-    items: Iterable[Item], total: int | None, description: str, size: Callable[[Item], int] = lambda _: 1
-) -> Iterator[Item]:
+    items: Iterable[Any], total: int | None, description: str, size: Callable[[Any], int] = lambda _: 1
+) -> Iterator[Any]:
     """Yield the items, with a progress bar on stderr once two seconds have passed.
 
     Args:

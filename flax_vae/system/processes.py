@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Sharding
-from jaxtyping import Int
 
 from flax_vae.system.errors import ProcessLost, UserError
 from flax_vae.system.memory import is_out_of_memory
@@ -82,7 +82,7 @@ def maximum_over_processes(number: int) -> int:
 
     This is a barrier: every process has to call it at the same point.
     """
-    return number if jax.process_count() == 1 else int(_all_gather(np.int32(number)).max())
+    return number if jax.process_count() == 1 else int(process_allgather(np.int32(number)).max())
 
 
 def run_in_first_process(function: Callable[..., object], *arguments: Any) -> None:
@@ -97,25 +97,16 @@ def run_in_first_process(function: Callable[..., object], *arguments: Any) -> No
             function(*arguments)
         except Exception as raised:
             error = raised
-    failed = maximum_over_processes(error is not None)
-    if error:
-        raise error
-    if failed:
-        raise UserError("The first process failed; its output says why.")
+    if maximum_over_processes(error is not None):
+        raise error or UserError("The first process failed; its output says why.")
 
 
 def sum_over_processes(numbers: list[int]) -> list[int]:
     """Sum each of the numbers, below 2⁶⁴, over all processes, modulo 2⁶⁴."""
     if jax.process_count() == 1:
         return numbers
-    halves = _all_gather(np.array(numbers, np.uint64).view(np.uint32))  # JAX has no 64 bits
+    halves = process_allgather(np.array(numbers, np.uint64).view(np.uint32))  # JAX has no 64 bits
     return [int(total) for total in np.ascontiguousarray(halves).view(np.uint64).sum(0, dtype=np.uint64)]
-
-
-def _all_gather(value: Any) -> Int[np.ndarray, "p ..."]:
-    from jax.experimental.multihost_utils import process_allgather
-
-    return process_allgather(value)
 
 
 def is_process_loss(error: BaseException) -> bool:

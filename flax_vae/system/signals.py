@@ -39,12 +39,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from types import FrameType
 from typing import Any, Never
 
 from flax_vae.system.console import log
 
-Handler = Callable[[int, FrameType | None], object]
 _ACKNOWLEDGED = b"\0"
 _PATIENCE = 2.0  # seconds
 _interrupts: list[KeyboardInterrupt] = []  # raised since the command started
@@ -99,7 +97,7 @@ def deferred_signals() -> Iterator[list[int]]:
         yield received
         return
 
-    def record(signum: int, frame: FrameType | None) -> None:
+    def record(signum: int, frame: object) -> None:
         received.append(signum)
         log("Stopping after this dispatch, then saving; a second signal ends the program at once.")
         restore()
@@ -131,17 +129,17 @@ def _handlers() -> dict[int, Any]:
     return {signum: handler for signum, handler in handlers.items() if handler is not signal.SIG_IGN}
 
 
-def _handle(handler: Handler | signal.Handlers) -> None:
+def _handle(handler: Callable[[int, object], object] | signal.Handlers) -> None:
     for signum in _handlers():
         signal.signal(signum, handler)
 
 
-def _exit(signum: int, frame: FrameType | None) -> Never:
+def _exit(signum: int, frame: object) -> Never:
     os.write(2, b"Interrupted.\n")
     os._exit(128 + signum)
 
 
-def _raise(signum: int, frame: FrameType | None) -> Never:
+def _raise(signum: int, frame: object) -> Never:
     _watchdog().send(_ACKNOWLEDGED)
     _interrupts.append(KeyboardInterrupt(signum))
     raise _interrupts[-1]
