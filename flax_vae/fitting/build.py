@@ -39,14 +39,14 @@ def build(
         UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
     data = load_data(config)
-    count, *image_shape = data.train.images.shape
+    images, count = data.train.images, len(data.train.images)
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
     beta_from_config = objective is None and config.beta is not None
     objective = objective or make_objective(config, steps_per_epoch, count)
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
     if model is None:
-        model = make_model(config, (image_shape[0], image_shape[1], image_shape[2]), data.train.images)
+        model = make_model(config, images.shape[1:], images)
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
     _refuse_uneven_parts(training)

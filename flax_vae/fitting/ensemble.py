@@ -55,41 +55,37 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
-        """Place the states on the devices; there is one checkpoint manager for each member."""
-        self.members, self.managers, self.training = members, managers, members[0].training
-        self.mesh = self.training.mesh(len(members))
-        self.held_out = self.training.data.batch(self.training.data.held_out)
-        each_member = NamedSharding(self.mesh, EACH_MEMBER)
-        shardings = parameter_shardings(self.mesh, members[0].state, MEMBERS_AXIS), each_member
-        self.state = place_on_devices(stack([member.state for member in members]), shardings[0])
-        self.totals = place_on_devices(stack([member.totals for member in members]), each_member)
-        self._define_programs(shardings)
-        self.step = max(int(member.state.step) for member in members)
-        self.failed, self.stopped = dict[int, UserError](), set[int]()
-        self.stop_early()
-
-    def _define_programs(self, shardings: tuple[Any, NamedSharding]) -> None:
-        """Define the functions that are compiled when they are called.
+        """Place the states on the devices, and define the functions that are compiled when they are called.
 
         `steps` maps `(state, totals, dispatch)` to `(state, totals)`, all stacked. `unstack` returns
         `(state, totals)` of each member. `replicate` places arrays on all devices, so that every process can read
         them. `evaluate_at` has an evaluation for each beta.
 
         Args:
-            shardings: the shardings of the stacked state and totals.
+            members: the members, at their first step.
+            managers: the checkpoint manager of each member.
         """
-        training, mesh, count = self.training, self.mesh, len(self.members)
-        everywhere = NamedSharding(mesh, EVERYWHERE)
+        training, count = members[0].training, len(members)
+        mesh = training.mesh(count)
+        self.members, self.managers, self.training, self.mesh = members, managers, training, mesh
+        self.held_out = training.data.batch(training.data.held_out)
+        each_member, everywhere = NamedSharding(mesh, EACH_MEMBER), NamedSharding(mesh, EVERYWHERE)
+        shardings = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS), each_member
+        self.state = place_on_devices(stack([member.state for member in members]), shardings[0])
+        self.totals = place_on_devices(stack([member.totals for member in members]), each_member)
         step = partial(training.step_at, mesh=mesh if batch_devices(mesh) > 1 else None)
         deal = deals_microbatches(mesh, training.part_size, training.microbatch_size)
-        settings = place_on_devices(stack([member.training.settings for member in self.members]), shardings[1])
+        settings = place_on_devices(stack([member.training.settings for member in members]), each_member)
         self.steps = partial(make_ensemble_steps(step, mesh, shardings, deal), settings)
-        alone = parameter_shardings(mesh, self.members[0].state), everywhere
+        alone = parameter_shardings(mesh, members[0].state), everywhere
         self.unstack = jax.jit(partial(unstack, count=count), out_shardings=[alone] * count)
         self.replicate = jax.jit(lambda tree: tree, out_shardings=everywhere)
         evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=training.mesh())
-        betas = {member.training.config.beta for member in self.members}
+        betas = {member.training.config.beta for member in members}
         self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
+        self.step = max(int(member.state.step) for member in members)
+        self.failed, self.stopped = dict[int, UserError](), set[int]()
+        self.stop_early()
 
     def active(self) -> list[int]:
         """Return the numbers of the members that still train."""

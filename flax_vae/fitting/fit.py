@@ -104,8 +104,7 @@ def resume(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     run = RunDirectory(Path(directory))
-    run.config()  # gives the clearest error if this is not a run
-    (resumed,) = _resume(run, [run], vae, objective, (devices, fsdp))
+    (resumed,) = _resume(run, {run: run.config().on_devices(devices, fsdp)}, vae, objective)
     return resumed
 
 
@@ -121,19 +120,19 @@ def resume_many(
     runs = parent.members()
     if not runs or [run.path.name for run in runs] != member_names([run.config() for run in runs]):
         raise UserError(f"{parent} does not hold runs that were trained together: name the one to resume.")
-    good = [run for run in runs if not run.failure_file.exists()]
+    good = {run: run.config().on_devices(devices, fsdp) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(parent, good, vae, objective, (devices, fsdp))
+    resumed = _resume(parent, good, vae, objective)
     run_in_first_process(write_summary, parent)
     return resumed
 
 
 def _start(
-    directory: RunDirectory, configs: Mapping[str, Config], model: nn.Module | None, objective: Objective | None
+    directory: RunDirectory, configs: Mapping[str, Config], vae: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
-    training = build(next(iter(configs.values())), model, objective, len(configs))
+    training = build(next(iter(configs.values())), vae, objective, len(configs))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     trainings = {name: replace(training, config=config) for name, config in configs.items()}
 
@@ -154,28 +153,26 @@ def _start(
 
 
 def _resume(
-    directory: RunDirectory,
-    runs: Sequence[RunDirectory],
-    model: nn.Module | None,
-    objective: Objective | None,
-    devices: tuple[int | None, int | None],
+    directory: RunDirectory, configs: Mapping[RunDirectory, Config], vae: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
-    """Resume runs from their last checkpoints, on `(devices, fsdp)` instead of the devices of before."""
-    configs = [run.config().on_devices(*devices) for run in runs]
-    if configs[0].has_own_objective and objective is None:
-        raise UserError(
-            f"{directory} was trained with an objective of your own: pass `objective` {configs[0].objective}."
-        )
+    """Resume runs from their last checkpoints."""
+    run, config = next(iter(configs.items()))
+    if config.has_own_objective and objective is None:
+        raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {config.objective}.")
     with directory.locked():
-        training = build(configs[0], model, objective, len(configs))
-        refuse_other_data(training.data, runs[0].data_checksums(), str(runs[0]))
-        return _train(directory, restore_members(runs, [replace(training, config=config) for config in configs]))
+        training = build(config, vae, objective, len(configs))
+        refuse_other_data(training.data, run.data_checksums(), str(run))
+        trainings = {run: replace(training, config=config) for run, config in configs.items()}
+        return _train(directory, restore_members(trainings))
 
 
 def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
     """Train to the end, then draw pictures and evaluate; return the runs that finished."""
     with detect_lost_processes(directory.advice):
-        diverged = train(directory, members)
+        try:
+            diverged = train(directory, members)
+        except OSError as error:  # a full disk and the like
+            raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.advice}") from error
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 
 

@@ -5,7 +5,6 @@ blocks of batches, the next ones while the devices work on this one; each proces
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jaxtyping import Array, Int
 
 from flax_vae.batches import Batch, OnDisk, batch_size_of, epoch_indices
 from flax_vae.fitting.timing import Pace
+from flax_vae.fitting.training import Training
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import place_on_devices
 from flax_vae.training.ensemble import stack
@@ -41,51 +41,43 @@ class Dispatch(NamedTuple):
     stop: int
 
 
-@dataclass(frozen=True)
 class HostInput:
-    """The training images, and the order in which each member sees them.
+    """The training images, and the order in which each member sees them."""
 
-    Attributes:
-        images: images and contexts, from `place_images`.
-        batch_size: images per step.
-        seeds: seed of each member.
-        mesh: devices that split the members and their batches.
-    """
+    def __init__(self, trainings: Sequence[Training], mesh: Mesh) -> None:
+        """Place the images on the devices if they fit.
 
-    images: Batch
-    batch_size: int
-    seeds: Sequence[int]
-    mesh: Mesh
+        Args:
+            trainings: the trainings of the members.
+            mesh: devices that split the members and their batches.
+
+        Raises:
+            UserError: the images do not fit, and several members need them.
+        """
+        data, self.trainings, self.mesh = trainings[0].data, trainings, mesh
+        self.images: Any = data.batch(data.train)
+        leaves = jax.tree.leaves(self.images)
+        size = sum(leaf.nbytes for leaf in leaves)
+        self.is_resident = size <= _RESIDENT_BYTES and not isinstance(leaves[0], OnDisk)
+        if self.is_resident:
+            self.images = place_on_devices(self.images, NamedSharding(mesh, EVERYWHERE))
+        elif len(trainings) > 1:
+            raise UserError(
+                f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+                "train one seed, beta and learning rate at a time."
+            )
 
     def dispatches(self, epoch: int, position: int) -> Iterator[Dispatch]:
         """Yield an epoch from a step on, in dispatches of about half a second."""
-        count = batch_size_of(self.images)
-        indices = stack([epoch_indices(count, self.batch_size, seed, epoch) for seed in self.seeds])
-        if isinstance(jax.tree.leaves(self.images)[0], jax.Array):
+        count, batch_size = batch_size_of(self.images), self.trainings[0].batch_size
+        indices = stack([epoch_indices(count, batch_size, training.config.seed, epoch) for training in self.trainings])
+        if self.is_resident:
             rows = place_on_devices(indices, NamedSharding(self.mesh, PartitionSpec(MEMBERS_AXIS, None, BATCH_AXES)))
             for start, stop in Pace().spans(position, indices.shape[1]):
                 yield Dispatch(self.images, rows, start, stop)
         else:
             (indices,) = indices  # a single member
             yield from _block_dispatches(self.images, indices[position:], self.mesh)
-
-
-def place_images(images: Batch, mesh: Mesh, members: int) -> Batch:
-    """Place images on the devices if they fit, and return them.
-
-    Raises:
-        UserError: they do not fit, and several members need them.
-    """
-    leaves = jax.tree.leaves(images)
-    size = sum(leaf.nbytes for leaf in leaves)
-    if size <= _RESIDENT_BYTES and not isinstance(leaves[0], OnDisk):
-        return place_on_devices(images, NamedSharding(mesh, EVERYWHERE))
-    if members > 1:
-        raise UserError(
-            f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
-            "train one seed, beta and learning rate at a time."
-        )
-    return images
 
 
 def _block_dispatches(images: Batch, indices: Int[np.ndarray, "steps batch"], mesh: Mesh) -> Iterator[Dispatch]:

@@ -1,17 +1,15 @@
 """The training loop: run steps, evaluate every epoch, save, and stop on a signal."""
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
-from flax_vae.fitting.host_input import HostInput, place_images
+from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import Report
-from flax_vae.fitting.timing import Clock, Pace
+from flax_vae.fitting.timing import Pace
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.system.errors import UserError
 from flax_vae.system.processes import maximum_over_processes
 from flax_vae.system.signals import deferred_signals
 
@@ -38,19 +36,16 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
 
     Raises:
         UserError: all members diverged.
+        OSError: a file cannot be written.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    training, config = members[0].training, members[0].training.config
+    config = members[0].training.config
     furthest = max(members, key=lambda member: int(member.state.step))
-    records = furthest.directory.metrics()
-    clock = Clock(records[-1]["seconds"] if records else 0.0)
     epochs = range(furthest.epochs_reported, config.epochs)
-    report = Report(members, int(furthest.state.step))
-    with _explain_os_errors(directory), open_ensemble(members) as ensemble, report:
+    report = Report(members, furthest)
+    with open_ensemble(members) as ensemble, report:
         if epochs and ensemble.active():
-            images = place_images(training.data.batch(training.data.train), ensemble.mesh, len(members))
-            seeds = [member.training.config.seed for member in members]
-            source = HostInput(images, training.batch_size, seeds, ensemble.mesh)
+            source = HostInput([member.training for member in members], ensemble.mesh)
             # Until the end of the compilation, a signal ends the program at once: there is nothing to save yet.
             ensemble.compile(next(source.dispatches(epochs[0], 0)))
             maximum_over_processes(0)  # a barrier: no process that stops waits for the compilation of another
@@ -62,21 +57,16 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                         ensemble.wait_until_saved()
                         raise Interrupted(signum, directory, config)
 
-                _train_epochs(epochs, ensemble, source, clock, report, stop_on_signal)
+                _train_epochs(epochs, ensemble, source, report, stop_on_signal)
         return set(ensemble.failed)
 
 
 def _train_epochs(
-    epochs: Iterable[int],
-    ensemble: Ensemble,
-    source: HostInput,
-    clock: Clock,
-    report: Report,
-    stop_on_signal: Callable[[], None],
+    epochs: range, ensemble: Ensemble, source: HostInput, report: Report, stop_on_signal: Callable[[], None]
 ) -> None:
     """Train, evaluate, report and save epoch by epoch, until no member trains any more."""
     steps_per_epoch, pace = ensemble.training.steps_per_epoch, Pace()
-    held_out = ensemble.training.data.held_out_name
+    held_out = "test" if ensemble.training.data.validation is None else "validation"
 
     def spans(start: int, end: int) -> Iterator[tuple[int, int]]:
         for span in pace.spans(start, end):
@@ -87,17 +77,17 @@ def _train_epochs(
         if not ensemble.active():
             break
         first_step = epoch * steps_per_epoch
-        for dispatch in clock.waiting(source.dispatches(epoch, ensemble.step - first_step)):
+        for dispatch in report.clock.waiting(source.dispatches(epoch, ensemble.step - first_step)):
             ensemble.advance(dispatch)
-            clock.count((dispatch.stop - dispatch.start) * ensemble.training.batch_size * len(ensemble.active()))
-            report.advance(ensemble.step, ensemble.means(ensemble.step - first_step), clock.images_per_second())
+            images = (dispatch.stop - dispatch.start) * ensemble.training.batch_size * len(ensemble.active())
+            report.advance(ensemble.step, ensemble.means(ensemble.step - first_step), images)
             stop_on_signal()
         train_means = ensemble.means(steps_per_epoch)
         ensemble.fail_if_skipping(train_means)
-        held_out_means = ensemble.evaluate(ensemble.held_out, spans)
-        common = {"epoch": epoch + 1, "step": ensemble.step} | clock.finish_epoch()
+        means = {"train": train_means, held_out: ensemble.evaluate(ensemble.held_out, spans)}
+        common = {"epoch": epoch + 1, "step": ensemble.step} | report.clock.finish_epoch()
         records = {
-            i: common | _prefixed("train", train_means[i]) | _prefixed(held_out, held_out_means[i])
+            i: common | {f"{part}_{name}": mean for part in means for name, mean in means[part][i].items()}
             for i in ensemble.active()
         }
         report.finish_epoch(records)
@@ -105,16 +95,3 @@ def _train_epochs(
         ensemble.save()
         ensemble.stop_early()
         stop_on_signal()
-
-
-def _prefixed(prefix: str, means: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in means.items()}
-
-
-@contextmanager
-def _explain_os_errors(directory: RunDirectory) -> Iterator[None]:
-    """Report a full disk and the like as a UserError that says nothing is lost."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.advice}") from error

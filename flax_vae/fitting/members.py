@@ -4,7 +4,8 @@ Members have model, data and recipe in common; seed, beta and learning rate may 
 one.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -61,12 +62,13 @@ def member_names(configs: Sequence[Config]) -> list[str]:
     return names
 
 
-def member_labels(configs: Sequence[Config]) -> list[str]:
-    """Return a label for each member, equal for members that differ in the seed only: "learning rate 0.001, beta 2"."""
-    return [
-        ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings if name != "seed")
-        for settings in _differing(configs)
-    ]
+def members_by_label(configs: Sequence[Config]) -> dict[str, list[int]]:
+    """Return the numbers of the members that differ in the seed only, by labels: "learning rate 0.001, beta 2"."""
+    groups = defaultdict(list)
+    for i, settings in enumerate(_differing(configs)):
+        words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings if name != "seed"]
+        groups[", ".join(words)].append(i)
+    return groups
 
 
 def _differing(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
@@ -87,7 +89,7 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     return items if state.averaged_params is None else items | {"averaged_params": state.averaged_params}
 
 
-def restore_members(runs: Sequence[RunDirectory], trainings: Sequence[Training]) -> list[Member]:
+def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
     """Return the members at the last step for which all have a checkpoint; later checkpoints and records are deleted.
 
     Members that early stopping has ended keep their own last step. If one was interrupted before its first checkpoint,
@@ -97,10 +99,11 @@ def restore_members(runs: Sequence[RunDirectory], trainings: Sequence[Training])
         UserError: there is no common step, or the only checkpoint of a run is damaged.
     """
     # Equal for all members, so computed once: tracing the objective is slow.
-    items = jax.eval_shape(lambda: checkpoint_items(trainings[0].initial_state(), trainings[0].zero_totals()))
+    first = next(iter(trainings.values()))
+    items = jax.eval_shape(lambda: checkpoint_items(first.initial_state(), first.zero_totals()))
     while True:
-        _forget_uncommon([run for run in runs if not run.stopped_early(run.config())])
-        members = [_restore(run, training, items) for run, training in zip(runs, trainings, strict=True)]
+        _forget_uncommon([run for run, training in trainings.items() if not run.stopped_early(training.config)])
+        members = [_restore(run, training, items) for run, training in trainings.items()]
         if None not in members:
             return [member for member in members if member]
 

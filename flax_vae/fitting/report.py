@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from flax_vae.fitting.members import Member, member_labels
+from flax_vae.fitting.members import Member, members_by_label
+from flax_vae.fitting.timing import Clock
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, held_out_set
@@ -16,17 +17,22 @@ from flax_vae.system.processes import is_first_process
 
 
 class Report:
-    """The reporting of a training, or of several in one program, as a context manager."""
+    """The reporting of a training, or of several in one program, as a context manager.
 
-    def __init__(self, members: Sequence[Member], first_step: int) -> None:
-        """Open the files of each member and the one bar; only the first process reports.
+    Attributes:
+        clock: measures the time that the records state.
+    """
+
+    def __init__(self, members: Sequence[Member], furthest: Member) -> None:
+        """Start the clock, and open the files of each member and the one bar; only the first process reports.
 
         Args:
             members: the trainings; those that differ in the seed only are reported together.
-            first_step: step at which the training starts, above 0 if a run is resumed.
+            furthest: a member at the step at which the training starts, above 0 if a run is resumed.
         """
-        training = members[0].training
-        self.labels = member_labels([member.training.config for member in members])
+        training, first_step, records = members[0].training, int(furthest.state.step), furthest.directory.metrics()
+        self.clock = Clock(records[-1]["seconds"] if records else 0.0)
+        self.members = members_by_label([member.training.config for member in members])
         self.epochs, self.steps_per_epoch = training.config.epochs, training.steps_per_epoch
         self.logs = [_RunLog(member.directory, first_step) for member in members if is_first_process()]
         self.console = stdout_console()
@@ -47,11 +53,18 @@ class Report:
         for log in self.logs:
             log.close()
 
-    def advance(self, step: int, metrics: Mapping[int, dict[str, float]], images_per_second: float) -> None:
-        """Move the bar to a step, with the members' average of the means of the epoch so far."""
+    def advance(self, step: int, metrics: Mapping[int, dict[str, float]], images: int) -> None:
+        """Move the bar to a step, with the members' average of the means of the epoch so far.
+
+        Args:
+            step: the last step of a dispatch.
+            metrics: the means of each member.
+            images: the number of images of the dispatch.
+        """
+        self.clock.count(images)
         names = [name for name in ("loss", "elbo", "rate", "distortion") if all(name in m for m in metrics.values())]
         shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
-        terms = "  ".join([*shown, f"{images_per_second:,.0f} images/s"])
+        terms = "  ".join([*shown, f"{self.clock.images_per_second():,.0f} images/s"])
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, epoch=epoch, terms=terms)
 
@@ -61,9 +74,8 @@ class Report:
             return
         for member, record in records.items():
             self.logs[member].write(record)
-        for label in dict.fromkeys(self.labels):
-            group = [record for member, record in records.items() if self.labels[member] == label]
-            if group:
+        for label, members in self.members.items():
+            if group := [records[member] for member in members if member in records]:
                 self.console.print(epoch_line(group, label, self.epochs), highlight=False, soft_wrap=True)
                 self.console.file.flush()
 
@@ -144,15 +156,13 @@ def write_summary(directory: RunDirectory) -> None:
     members = [(run.config(), None if run.failure_file.exists() else run.metrics()[-1]) for run in runs]
     records = [record for _, record in members if record]
     held_out = held_out_set(records[0])
-    columns = [f"{held_out}_{term}" for term in ("loss", "rate", "distortion")]
-    columns = [name for name in columns if any(name in record for record in records)]
+    names = [f"{held_out}_{term}" for term in ("loss", "rate", "distortion")]
+    columns = [name for name in names if name in records[0]]
     table, rows = Table(box=None, pad_edge=False), []
     for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in columns)):
         table.add_column(column, justify="left" if not column else "right")
-    labels = member_labels([config for config, _ in members])
-    for label in dict.fromkeys(labels):
-        group = [member for member, other in zip(members, labels, strict=True) if other == label]
-        row, values = _row(group, f"{held_out}_")
+    for label, group in members_by_label([config for config, _ in members]).items():
+        row, values = _row([members[i] for i in group], f"{held_out}_")
         rows.append(row)
         numbers = [mean_and_deviation(values[name]) if values else "" for name in columns]
         table.add_row(label, str(len(row["seeds"])), str(len(row["failed"])), *numbers)

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from flax_vae.batches import take
 from flax_vae.models.binding import init
 from flax_vae.objectives import Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.runs.config import Config
@@ -32,13 +32,6 @@ class Keys(NamedTuple):
     init: Key[Array, ""]
     train: Key[Array, ""]
     test: Key[Array, ""]
-
-
-class Settings(NamedTuple):
-    """The settings that differ between members of an ensemble, as arguments of its program."""
-
-    beta: Any
-    learning_rate: Any
 
 
 @dataclass(frozen=True)
@@ -69,9 +62,9 @@ class Training:
         return self.config.epochs * self.steps_per_epoch
 
     @property
-    def settings(self) -> Settings:
-        """The settings of this member."""
-        return Settings(self.config.beta, self.config.learning_rate)
+    def settings(self) -> tuple[Any, Any]:
+        """Beta and learning rate, which differ between members of an ensemble, so its program takes them."""
+        return self.config.beta, self.config.learning_rate
 
     @property
     def keys(self) -> Keys:
@@ -112,18 +105,14 @@ class Training:
 
     def optimizer_at(self, learning_rate: float | Array) -> optax.GradientTransformation:
         """Return the optimiser at a member's learning rate."""
-        return make_optimizer(
-            self.config.optimizer,
-            learning_rate,
-            self.total_steps,
-            warmup_steps=min(self.config.warmup_steps, self.total_steps // 10),
-            schedule=self.config.schedule,
-            clip_norm=self.config.clip_norm,
-        )
+        config, steps = self.config, self.total_steps
+        warmup = min(config.warmup_steps, steps // 10)
+        return make_optimizer(config.optimizer, learning_rate, steps, warmup, config.schedule, config.clip_norm)
 
-    def step_at(self, settings: Settings, mesh: Mesh | None) -> Any:
+    def step_at(self, settings: tuple[Any, Any], mesh: Mesh | None) -> Any:
         """Return the train step at a member's settings; see `flax_vae.training.step.make_step`."""
-        gradient, tx = self.gradient_at(settings.beta, mesh), self.optimizer_at(settings.learning_rate)
+        beta, learning_rate = settings
+        gradient, tx = self.gradient_at(beta, mesh), self.optimizer_at(learning_rate)
         return make_step(gradient, tx, self.config.ema_decay, self.config.skip_norm, mesh)
 
     def initial_state(self) -> TrainState:
@@ -135,9 +124,7 @@ class Training:
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
-        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8)
-        if self.data.class_names:
-            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
+        batch = take(self.data.batch(self.data.train), slice(self.batch_size))
         state = jax.eval_shape(self.initial_state)
         return zero_metrics(self.model, self.objective_at(self.config.beta), state, batch)
 

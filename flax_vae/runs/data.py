@@ -29,11 +29,6 @@ class Data:
         """The set that selects the best checkpoint."""
         return self.test if self.validation is None else self.validation
 
-    @property
-    def held_out_name(self) -> str:
-        """The prefix of the metrics on the set that selects the best checkpoint."""
-        return "test" if self.validation is None else "validation"
-
     def batch(self, images: ImageData) -> Batch:
         """Return images as a batch for the model, with their labels if it is conditional."""
         return as_batch(images, self.class_names)

@@ -76,7 +76,7 @@ def previous(run: Run, training: Training, tmp_path_factory: pytest.TempPathFact
     """The training at step 24, from a directory in which that checkpoint is the last one."""
     directory = shutil.copytree(run.directory, tmp_path_factory.mktemp("runs") / "previous")
     shutil.rmtree(directory / "checkpoints" / "36")
-    (member,) = restore_members([RunDirectory(directory)], [training])
+    (member,) = restore_members({RunDirectory(directory): training})
     return member
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_reported_and_training_starts_from_the_one_befor
     training: Training, previous: Member, copy: Path, damage: Damage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damage(copy / "checkpoints" / "36")
-    (member,) = restore_members([RunDirectory(copy)], [training])
+    (member,) = restore_members({RunDirectory(copy): training})
     lines = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(lines) == 1
     assert f"checkpoint {copy / 'checkpoints' / '36'} is damaged" in lines[0]
