@@ -62,7 +62,8 @@ class Report:
             images: the number of images of the dispatch.
         """
         self.clock.count(images)
-        names = [name for name in ("loss", "elbo", "rate", "distortion") if all(name in m for m in metrics.values())]
+        first = next(iter(metrics.values()), {})  # empty if the last member has just diverged
+        names = [name for name in ("loss", "elbo", "rate", "distortion") if name in first]
         shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
         terms = "  ".join([*shown, f"{self.clock.images_per_second():,.0f} images/s"])
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)

@@ -133,6 +133,18 @@ def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
         assert_same_run(resumed, run)
 
 
+def test_the_last_member_may_diverge_after_the_others_stopped_early(configs: list[Config], tmp_path: Path) -> None:
+    def climbs_and_breaks(vae, x, key, step):
+        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+        breaks = (step >= 40) & (step < 60)  # from the fifth epoch on; evaluations are at step 60
+        return jax.numpy.where(breaks, jax.numpy.nan, 2 * jax.lax.stop_gradient(distortion) - distortion), {}
+
+    config = replace(configs[0], validation=1 / 6, epochs=6, early_stopping=2)
+    rates = [replace(config, learning_rate=rate) for rate in (1e-12, 1e-3)]  # one stays, one gets worse
+    (run,) = fit_many(rates, tmp_path / "group", objective=climbs_and_breaks)
+    assert (run.config.learning_rate, run.metrics[-1]["epoch"]) == (1e-3, 3)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
