@@ -231,10 +231,9 @@ def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> 
     if type(value) not in (int, float):
         return
     bounds = {**bounds, "most": bounds.get("most", LARGEST_INT if type(value) is int else LARGEST_FLOAT)}
-    broken = [(_BOUNDS[kind][1], bound) for kind, bound in bounds.items() if not _BOUNDS[kind][0](value, bound)]
+    broken = [f"{_BOUNDS[kind][1]} {bound:,}" for kind, bound in bounds.items() if not _BOUNDS[kind][0](value, bound)]
     if broken:
-        words = " and ".join(f"{word} {bound:,}" for word, bound in broken)
-        raise UserError(f"`{name}` must be {words}, not {value}.")
+        raise UserError(f"`{name}` must be {' and '.join(broken)}, not {value}.")
 
 
 def refuse_seed(name: str, seed: int) -> None:

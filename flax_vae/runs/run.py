@@ -221,9 +221,7 @@ def run_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0)
     Raises:
         UserError: the images cannot be loaded, or differ from those that the run was trained on.
     """
-    config = run.config
-    if binarize is not None:
-        config = replace(config, binarize=binarize, binarize_seed=binarize_seed)
+    config = run.config if binarize is None else replace(run.config, binarize=binarize, binarize_seed=binarize_seed)
     data = load_data(config)
     refuse_other_data(data, run.data, run.name)
     return data
