@@ -1,5 +1,6 @@
 """Shared by all tests: caches, compilation, small data sets and a small training."""
 
+import gc
 import os
 import shutil
 import signal
@@ -8,35 +9,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
+import xdist
+
+import flax_vae  # imports nothing more until a name is used
 
 # A shell starts background jobs with SIGINT ignored, and the programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything reads them, also for the programs that tests start. Tests use caches of their own, not the user's.
-# Compilation takes most of the time: whatever was compiled once is read from the cache by the other workers, tests and
-# programs of the session, and programs are compiled with few optimisations and by XLA's simpler code generator.
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do; .ci/run sets it for the tests of numbers.
+# Compilation takes most of the time. What takes longer to compile than to read is kept for the other workers, tests and
+# programs of the session. Programs are compiled with few optimisations, by XLA's simpler code generator, without the
+# lines of Python that they come from. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do; .ci/run sets it for the
+# tests of numbers.
 _CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
 os.environ["XDG_CACHE_HOME"] = _CACHES
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-_SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false"
+_SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and _SIMPLE_CODE not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} {_SIMPLE_CODE}".lstrip()
-import jax  # noqa: E402
-import jaxtyping  # noqa: E402
-from jax._src import compiler  # noqa: E402
+# Nearly all that tracing leaves is still in use, and searching it for garbage took a fifteenth of the time.
+gc.set_threshold(50_000, 20, 20)
 
-from flax_vae import Config, Run, fit, use_machine  # noqa: E402
-from flax_vae.data.sources.fashion_mnist import from_subset  # noqa: E402
 
-use_machine()  # as the programs do: it keeps the cache above and sets the flags that jaxlib needs
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Set up JAX as the programs do, except in the process that only hands out the tests.
+
+    It keeps the cache above and sets the flags that jaxlib needs.
+    """
+    if not xdist.is_xdist_controller(session):
+        flax_vae.use_machine()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -50,12 +60,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session")
 def images() -> np.ndarray:
     """64 real Fashion-MNIST images, uint8 "64 28 28 1"."""
+    from flax_vae.data.sources.fashion_mnist import from_subset
+
     return from_subset("train", "for tests").images[:64]
 
 
 @pytest.fixture
 def compiled_as_for_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compile with all optimisations and XLA's usual code generator, for tests that depend on how programs round."""
+    import jax
+    from jax._src import compiler
+
     quick_options, quick = compiler.get_compile_options, jax.config.read("jax_disable_most_optimizations")
 
     def usual_options(*args: Any, **kwargs: Any) -> Any:
@@ -103,6 +118,8 @@ def short_lessons() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write 600 training and 100 test images of Fashion-MNIST with labels to a file, for short trainings."""
+    from flax_vae.data.sources.fashion_mnist import from_subset
+
     train, test = (from_subset(split, "for tests") for split in ("train", "test"))
     path = tmp_path_factory.mktemp("data") / "few.npz"
     np.savez(
@@ -116,12 +133,12 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(config: "flax_vae.Config", tmp_path_factory: pytest.TempPathFactory) -> "flax_vae.Run":
     """Train with the `config` of the module, undisturbed."""
-    return fit(config, tmp_path_factory.mktemp("runs") / "whole")
+    return flax_vae.fit(config, tmp_path_factory.mktemp("runs") / "whole")
 
 
 @pytest.fixture
-def copy(run: Run, tmp_path: Path) -> Path:
+def copy(run: "flax_vae.Run", tmp_path: Path) -> Path:
     """Copy the directory of `run`, for tests that damage it."""
     return shutil.copytree(run.directory, tmp_path / "copy")
