@@ -20,14 +20,13 @@ from flax_vae.models.priors.normal import ConditionalNormal, StandardNormal
 from flax_vae.models.priors.vamp import VampPrior
 from flax_vae.models.protocol import InferableAt, Inference, LadderModel, Layer, Model, SingleLayer, provides, require
 from flax_vae.models.top_down import TopDownPosterior, TopDownPrior
-from flax_vae.models.vae import VAE, Autoencoder
+from flax_vae.models.vae import VAE
 
 __all__ = [
     "LIKELIHOODS",
     "POSTERIORS",
     "PRIORS",
     "VAE",
-    "Autoencoder",
     "AutoregressiveLikelihood",
     "BernoulliLikelihood",
     "BetaBinomialLikelihood",

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Int
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.models.binding import with_context
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
+from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
-from flax_vae.models.vae import Autoencoder
 from flax_vae.nn import layers
 from flax_vae.nn.layers import ImageShape, Maps, OutputBias
 
@@ -24,7 +24,7 @@ _START = -1.0
 Choice = Callable[[int, Normal, Normal], Draw]
 
 
-class Ladder(Autoencoder):
+class Ladder(nn.Module):
     """A VAE with latents of several sizes (Sønderby et al. 2016, Kingma et al. 2016, Child 2021).
 
         p(x, z) = p(z_1) Π_l p(z_l | z_<l) p(x | z)      q(z | x) = q(z_1 | x) Π_l q(z_l | z_<l, x)
@@ -41,6 +41,17 @@ class Ladder(Autoencoder):
         likelihood: a head or any function, the decoder's output -> p(x | z).
         dtype: type that encoder and decoder compute in; see `VAE`.
     """
+
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    likelihood: Callable[[Array], Any] = BernoulliLikelihood()
+    dtype: str = "float32"
+
+    def context(self) -> Float[Array, "b v"] | None:
+        """Return the conditioning input of each image, such as its label; see `bind`."""
+        return self.get_variable("context", "value")
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
         return self.posterior(with_context(layers.wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
@@ -112,6 +123,10 @@ class Ladder(Autoencoder):
             return prior.tempered(temperature).sample(jax.random.fold_in(key, number))
 
         return self.decode_top(z, draw_below)
+
+    def __call__(self, x: Images, key: RandomKey) -> Inference:
+        """Run `infer`, which calls every part, as initialisation needs."""
+        return self.infer(x, key)
 
 
 class TopDown(nn.Module):

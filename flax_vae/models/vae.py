@@ -14,26 +14,7 @@ from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
 
 
-class Autoencoder(nn.Module):
-    """The parts of a `VAE` and of a `Ladder`; each describes its own."""
-
-    encoder: nn.Module
-    posterior: nn.Module
-    prior: nn.Module
-    decoder: nn.Module
-    likelihood: Callable[[Array], Any] = BernoulliLikelihood()
-    dtype: str = "float32"
-
-    def context(self) -> Float[Array, "b v"] | None:
-        """Return the conditioning input of each image, such as its label; see `bind`."""
-        return self.get_variable("context", "value")
-
-    def __call__(self, x: Images, key: RandomKey) -> Inference:
-        """Run `infer`, which calls every part, as initialisation needs."""
-        return self.infer(x, key)
-
-
-class VAE(Autoencoder):
+class VAE(nn.Module):
     """A variational autoencoder (Kingma & Welling 2014): p(x, z) = p(z) p(x | z) with its posterior q(z | x).
 
     Every part is a value, and may be replaced by another with the same inputs and outputs:
@@ -47,6 +28,17 @@ class VAE(Autoencoder):
         dtype: type that encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents,
             densities and losses have the type of the images.
     """
+
+    encoder: nn.Module
+    posterior: nn.Module
+    prior: nn.Module
+    decoder: nn.Module
+    likelihood: Callable[[Array], Any] = BernoulliLikelihood()
+    dtype: str = "float32"
+
+    def context(self) -> Float[Array, "b v"] | None:
+        """Return the conditioning input of each image, such as its label; see `bind`."""
+        return self.get_variable("context", "value")
 
     def features(self, x: Images) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""
@@ -80,3 +72,7 @@ class VAE(Autoencoder):
     def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""
         return self.decode(draw_prior(self, key, num_samples, temperature))
+
+    def __call__(self, x: Images, key: RandomKey) -> Inference:
+        """Run `infer`, which calls every part, as initialisation needs."""
+        return self.infer(x, key)
