@@ -53,10 +53,9 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
     return compress_by
 
 
-@pytest.mark.parametrize(
-    "machine", ["older instructions", *(pytest.param(name, marks=pytest.mark.slow) for name in list(MACHINES)[1:])]
-)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["mlp", "tutorial_conv"])
 def test_another_machine_restores_the_images(
     name: str,
     machine: str,

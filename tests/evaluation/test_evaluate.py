@@ -54,7 +54,7 @@ def test_binarised_pixels_have_bits_per_dimension(
         compared.append(images)
         return features(classifier, images)
 
-    monkeypatch.setattr("flax_vae.evaluation.subject.features", record_images)
+    monkeypatch.setattr("flax_vae.evaluation.figures.frechet.features", record_images)
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50, binarize="fixed")
     fixed = fit(config, tmp_path / "fixed")
     dynamic = fit(replace(config, binarize="dynamic"), tmp_path / "dynamic")

@@ -76,6 +76,7 @@ def test_stopped_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
 
 
 def test_an_ensemble_killed_again_and_again(config: Config, tmp_path: Path) -> None:
+    config = replace(config, epochs=20)
     configs = [replace(config, seed=seed) for seed in range(3)]
     expected = fit_many(configs, tmp_path / "expected")
     words = [*words_of(config), "--seeds", "3"]

@@ -11,8 +11,6 @@ from flax_vae.data import draw_binary
 from flax_vae.objectives import DynamicallyBinarized
 from flax_vae.presets import channel_means
 
-KEY = jax.random.key(0)
-
 
 @pytest.fixture(scope="module")
 def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
@@ -24,7 +22,7 @@ def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
     train, test = (load_images("fashion_mnist", split).images for split in ("train", "test"))
     vae = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
     tx = make_optimizer("adam", 1e-3, 80)
-    state = jax.jit(lambda: init_state(vae, tx, KEY, (28, 28, 1)))()
+    state = jax.jit(lambda: init_state(vae, tx, jax.random.key(0), (28, 28, 1)))()
     step = make_train_step(vae, DynamicallyBinarized(ELBO()), tx)
     rng = np.random.default_rng(0)
     for _ in range(80):

@@ -14,10 +14,10 @@ def test_saving_does_not_leak_memory(tmp_path: Path) -> None:
     blocks = []
     (tmp_path / "run").mkdir()
     with open_checkpoints(tmp_path / "run" / "checkpoints") as manager:
-        for step in range(50):
+        for step in range(35):
             save(manager, step, {"params": params})
             finish(manager)
-            if step in (29, 49):  # the first ones fill caches
+            if step in (19, 34):  # the first ones fill caches
                 gc.collect()
                 blocks.append(sys.getallocatedblocks())
-    assert blocks[1] - blocks[0] < 20 * 20  # Orbax 0.11.39 and 0.12.8 leak 170 and 430 per checkpoint
+    assert blocks[1] - blocks[0] < 15 * 20  # Orbax 0.11.39 and 0.12.8 leak 170 and 430 per checkpoint

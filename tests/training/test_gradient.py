@@ -12,6 +12,8 @@ import pytest
 
 from flax_vae.training.gradient import average_gradient, largest_divisor
 
+pytestmark = pytest.mark.quick_compile
+
 PROGRAM = """
 import json, sys
 from functools import partial
@@ -24,12 +26,12 @@ from flax_vae.training.step import make_train_steps, zero_metrics
 
 use_machine(8)
 images = load_images(sys.argv[1], "train", image_size=8).images
-shape, batch, steps = images.shape[1:], 48, 50
+shape, batch, steps = images.shape[1:], 48, 20
 models = {"dense": tutorial_dense, "conv": tutorial_conv, "ladder": partial(ladder, latent_dim=4)}
-rows = np.concatenate([epoch_indices(len(images), batch, 0, epoch) for epoch in range(5)])[:steps]
+rows = np.concatenate([epoch_indices(len(images), batch, 0, epoch) for epoch in range(2)])[:steps]
 
 def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
-    vae, tx = models[model](shape), make_optimizer("adam", 1e-3, steps, warmup_steps=20)
+    vae, tx = models[model](shape), make_optimizer("adam", 1e-3, steps, warmup_steps=8)
     state = init_state(vae, tx, jax.random.key(0), shape, ema=True)
     totals = zero_metrics(vae, objective, state, images[:batch])
     mesh = data_mesh(batch // options.get("accumulate", 1), devices, fsdp)
@@ -55,7 +57,7 @@ for case in json.loads(sys.argv[2]):
 
 
 def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float, int]]:
-    """Train fifty steps for each case.
+    """Train twenty steps for each case.
 
     Returns:
         For each case, the losses, the fraction of the parameters on a device, and the number of devices.
