@@ -32,7 +32,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-_SIMPLE_CODE = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_SIMPLE_CODE = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and _SIMPLE_CODE not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} {_SIMPLE_CODE}".lstrip()

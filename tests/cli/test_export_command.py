@@ -13,6 +13,7 @@ from flax_vae.export.formats import FORMATS
 pytestmark = pytest.mark.quick_compile
 
 
+@pytest.mark.slow
 def test_exported_onnx_files_run_in_onnx_runtime(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,13 +44,13 @@ def wait_for_an_epoch(run: Path, processes: list[subprocess.Popen[str]]) -> None
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], undisturbed: Run, tmp_path: Path) -> None:
+def test_ten_times_at_any_moment(signum: signal.Signals, words: list[str], undisturbed: Run, tmp_path: Path) -> None:
     """One of two processes is killed or interrupted, at any time from the first import to the pictures.
 
     The other one ends too, by itself or, if it still waits for the first meeting, when it is interrupted as well.
     """
     run, random, messages = tmp_path / "run", np.random.default_rng(signum), []
-    for number, moment in enumerate(random.uniform(0.3, LONGEST, 20)):
+    for number, moment in enumerate(random.uniform(0.3, LONGEST, 10)):
         arguments = ["--resume", run] if run.exists() else [*words, "--out", run]
         processes = start_together(2, "train.py", *arguments, cwd=tmp_path)
         with within(*processes):
@@ -77,7 +77,7 @@ def test_twenty_times_at_any_moment(signum: signal.Signals, words: list[str], un
         messages.append(other)
     # If the first process is gone, JAX itself may end the other one before our message.
     endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["checkpoints are intact", "another task died"]
-    assert sum(any(ending in other for ending in endings) for other in messages) >= 4, messages
+    assert sum(any(ending in other for ending in endings) for other in messages) >= 2, messages
     done = together(2, "train.py", "--resume", run, cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
     assert_same_run(load_run(run), undisturbed)

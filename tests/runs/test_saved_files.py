@@ -72,6 +72,7 @@ def test_a_run_without_its_last_epoch_resumes_to_the_same_end() -> None:
     assert_close(resumed.params, before.params, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_evaluation_measures_the_same() -> None:
     before = json.loads(Path("plain/evaluation.json").read_text())
     result = json.loads(json.dumps(evaluate("plain", Plan(num_samples=(10,), num_images=20))))
