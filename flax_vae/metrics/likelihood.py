@@ -107,9 +107,12 @@ def require_two_samples(num_samples: int) -> None:
 
 
 def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight."""
-    bound = log_mean(log_w)
-    return bound, jnp.exp(log_w - bound).std(ddof=1) / jnp.sqrt(len(log_w))
+    """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight.
+
+    The error does not pass through the logarithm of the mean, which is rounded to units if weights are e^(10^7).
+    """
+    relative = jnp.exp(log_w - log_w.max())
+    return log_mean(log_w), relative.std(ddof=1) / relative.mean() / math.sqrt(len(log_w))
 
 
 def _defended(
@@ -129,23 +132,40 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     """Return the shape of the generalised Pareto distribution of the largest weights (Vehtari et al. 2024).
 
     Weights have moments of order below 1/k. If k is above 0.7, or 1 - 1/log10(K) if that is less, their mean is
-    unreliable whatever its standard error: the draws that matter are too rare to have occurred. NaN for fewer than 21
-    weights.
+    unreliable whatever its standard error: the draws that matter are too rare to have occurred.
 
-    The fit is the posterior mean of Zhang & Stephens (2009), regularised slightly towards 1/2 as in section 6 of the
-    paper by Vehtari et al. It does not detect a mode that the posterior misses altogether.
+    The fit is the posterior mean of Zhang & Stephens (2009) of the weights above a cutoff, regularised slightly towards
+    1/2 as in section 6 of the paper by Vehtari et al. All of it is computed from logarithms, because float32 holds only
+    weights that differ by 100 nats. It does not detect a mode that the posterior misses altogether.
+
+    Returns:
+        k, or -inf if the largest weights are equal, as of an exact posterior, or inf if fewer than five of them exceed
+        all others, or NaN for fewer than 21 weights.
     """
     count = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))
     if count < 5:
         return jnp.asarray(jnp.nan)
-    largest = jax.lax.top_k(log_w, count + 1)[0][::-1]
-    excess = jnp.exp(largest[1:] - largest[-1]) - jnp.exp(largest[0] - largest[-1])
-    excess = jnp.maximum(excess, jnp.finfo(excess.dtype).tiny)  # 0 for equal weights
-    grid = 30 + math.isqrt(count)
-    quartile = excess[int(count / 4 + 0.5) - 1]
-    theta = 1 / excess[-1] + (1 - jnp.sqrt(grid / (jnp.arange(grid) + 0.5))) / (3 * quartile)
-    k = jnp.log1p(-theta[:, None] * excess).mean(-1)
-    weight = jax.nn.softmax(count * (jnp.log(-theta / k) - k - 1))
-    # A sum, because GPUs compute dot products with ten bits, and for theta above 1/excess the logarithm does not exist.
-    shape = jnp.log1p(-(theta * weight).sum() * excess).mean()
-    return (count * shape + 5) / (count + 10)
+    *_, cutoff = largest = jax.lax.top_k(log_w, count + 1)[0]
+    above = largest > cutoff
+    number = above.sum()
+    # Excess over the cutoff, relative to the largest; the draws that equal the cutoff do not exceed it.
+    excess = jnp.where(above, largest + jnp.log(-jnp.expm1(cutoff - largest)), -jnp.inf)
+    excess -= excess[0]
+
+    def shape(log_rate: Array) -> Array:
+        """Return the shape k that is the most likely for θ = 1 - e^log_rate, in units of 1 / the largest excess."""
+        direct = jnp.log1p(jnp.expm1(log_rate) * jnp.exp(excess))
+        terms = jnp.where(log_rate < 1, direct, jnp.logaddexp(jnp.log(-jnp.expm1(excess)), log_rate + excess))
+        return jnp.where(above, terms, 0.0).sum() / number
+
+    # A grid of θ, from a point between the quartile and the largest excess.
+    quartile = excess[number - (number + 2) // 4]
+    size, point = 30 + jnp.floor(jnp.sqrt(number)), jnp.arange(30 + math.isqrt(count)) + 0.5
+    log_rates = jnp.log(jnp.sqrt(size / point) - 1) - math.log(3) - quartile
+    shapes = jax.vmap(shape)(log_rates)
+    log_theta = jnp.maximum(log_rates, 0) + jnp.log(-jnp.expm1(-jnp.abs(log_rates)))
+    fit = jnp.where(point < size, number * (log_theta - jnp.log(jnp.abs(shapes)) - shapes), -jnp.inf)
+    # The mean of 1 - θ, not of θ: for wide weights θ is far beyond float32.
+    log_rate = jax.nn.logsumexp(jnp.where(point < size, log_rates + jax.nn.log_softmax(fit), -jnp.inf))
+    k = (number * shape(log_rate) + 5) / (number + 10)
+    return jnp.where(number > 4, k, jnp.where(number > 0, jnp.inf, -jnp.inf))

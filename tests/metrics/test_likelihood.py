@@ -1,5 +1,6 @@
 """The importance-weighted bound against models whose evidence is known exactly, and Pareto k against other fits."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from arviz_stats.base import array_stats
 from known_models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence, params_of
 
 from flax_vae import VAE, UserError, log_likelihood
-from flax_vae.metrics.likelihood import Defence, pareto_k
+from flax_vae.metrics.likelihood import Defence, log_mean_and_error, pareto_k
 
 KEY = jax.random.key(0)
 
@@ -134,12 +136,34 @@ def test_pareto_k_is_the_shape_of_the_largest_weights(k: float) -> None:
     np.testing.assert_allclose(shapes.mean(), k, atol=4.5 * shapes.std() / np.sqrt(40) + 10 / 223 * abs(k - 0.5))
 
 
-def test_pareto_k_equals_that_of_arviz() -> None:
-    """`psislw` of ArviZ 0.23.4 on the same weights, in double precision."""
-    rng = np.random.default_rng(0)
-    for num_samples, scale, expected in ((100, 1.0, -0.137147), (1000, 0.5, 0.172094), (5000, 3.0, 0.785839)):
-        log_w = scale * rng.normal(size=num_samples) - 230
-        np.testing.assert_allclose(jax.jit(pareto_k)(jnp.asarray(log_w, jnp.float32)), expected, atol=1e-4)
+def pareto_k_of_arviz(log_w: np.ndarray) -> float:
+    """Return the fit of ArviZ to the weights that exceed the cutoff, in double precision."""
+    count = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))
+    *tail, cutoff = np.sort(np.float64(log_w) - np.float64(log_w.max()))[::-1][: count + 1]
+    excess = np.exp([value for value in tail if value > cutoff]) - np.exp(cutoff)
+    return array_stats._gpdfit(excess[::-1])[0]
+
+
+WEIGHTS = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "far from 1": lambda rng, size: rng.normal(size=size) - 230,
+    "nearly equal": lambda rng, size: 1e-3 * rng.normal(size=size),
+    "bounded": lambda rng, size: rng.random(size),
+    "without a mean": lambda rng, size: np.log(np.abs(rng.standard_cauchy(size))),
+    "of hundreds of nats": lambda rng, size: 150 * rng.normal(size=size),
+    "some impossible": lambda rng, size: np.where(rng.random(size) < 0.3, -np.inf, rng.normal(size=size)),
+    "most impossible": lambda rng, size: np.where(rng.random(size) < 0.9, -np.inf, rng.normal(size=size)),
+    "tied at the cutoff": lambda rng, size: np.minimum(np.maximum(rng.normal(size=size), 1.5), 4),
+    "tied everywhere": lambda rng, size: np.round(4 * rng.normal(size=size)) / 4,
+}
+
+
+@pytest.mark.parametrize("size", [100, 1000, 5000])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_pareto_k_equals_that_of_arviz(weights: str, size: int) -> None:
+    """Whatever the weights: far apart, nearly or exactly equal, or impossible. Ours is computed in float32."""
+    log_w = np.float32(WEIGHTS[weights](np.random.default_rng(0), size))
+    np.testing.assert_allclose(jax.jit(pareto_k)(log_w), pareto_k_of_arviz(log_w), rtol=1e-5, atol=1e-5)
 
 
 def test_pareto_k_has_no_dot_product_that_gpus_round_to_ten_bits() -> None:
@@ -147,6 +171,18 @@ def test_pareto_k_has_no_dot_product_that_gpus_round_to_ten_bits() -> None:
     assert "dot_general" not in str(jax.make_jaxpr(pareto_k)(jnp.zeros(5000)))
 
 
-def test_pareto_k_of_equal_and_of_few_weights() -> None:
-    assert jax.jit(pareto_k)(jnp.full(1000, -500.0)) < 0
+def test_pareto_k_without_a_tail_to_fit() -> None:
+    """Equal weights are the best possible, and weights of which a few exceed all others are the worst."""
+    assert jax.jit(pareto_k)(jnp.full(1000, -500.0)) == -np.inf
+    assert jax.jit(pareto_k)(jnp.zeros(1000).at[3:7].set(50.0)) == np.inf
     assert np.isnan(jax.jit(pareto_k)(np.arange(20, dtype=np.float32)))
+
+
+@pytest.mark.parametrize("offset", [0, -100, -(2**24)])
+def test_the_error_of_a_mean_does_not_depend_on_the_size_of_the_weights(offset: int) -> None:
+    """At log-weights of whole numbers, which float32 holds exactly; the mean of e^-16777216 is rounded to units."""
+    log_w = np.random.default_rng(0).poisson(2, 1000)
+    weights = np.exp(np.float64(log_w))
+    bound, error = jax.jit(log_mean_and_error)(jnp.asarray(log_w + offset, jnp.float32))
+    np.testing.assert_allclose(bound, np.log(weights.mean()) + offset, rtol=1e-6)
+    np.testing.assert_allclose(error, weights.std(ddof=1) / weights.mean() / np.sqrt(1000), rtol=1e-5)
