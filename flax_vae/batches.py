@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from flax_vae.system.errors import UserError
+
 
 class OnDisk(ABC):
     """Images read on demand: the part of the array interface that a data set larger than memory can offer."""
@@ -46,9 +48,17 @@ Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
 
 
 def to_unit(images: Images) -> Float[Array, "b h w c"]:
-    """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged."""
+    """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged.
+
+    Raises:
+        UserError: numbers of another type, whose scale is unknown: int32 may go to 255 or to 1, as bool does.
+    """
     images = jnp.asarray(images)
-    return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UserError(f"Images are {images.dtype}; pass uint8 from 0 to 255, or floats from 0 to 1.")
+    return images
 
 
 def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] | None]:

@@ -7,7 +7,25 @@ import numpy as np
 import pytest
 from known_models import linear_gaussian, params_of
 
-from flax_vae import decode, encode, init, interpolate, latent_grid, reconstruct, sample, traverse, tutorial_dense
+from flax_vae import (
+    ELBO,
+    BernoulliLikelihood,
+    UserError,
+    decode,
+    encode,
+    init,
+    interpolate,
+    latent_grid,
+    log_likelihood,
+    reconstruct,
+    sample,
+    traverse,
+    tutorial_dense,
+)
+from flax_vae.compress import compress
+from flax_vae.metrics.latents import posterior_means
+from flax_vae.metrics.per_example import per_example_statistics
+from flax_vae.objectives.base import apply_objective
 
 KEY = jax.random.key(0)
 VAE = linear_gaussian()
@@ -62,6 +80,35 @@ def test_encode_and_decode() -> None:
 
 def test_uint8_and_float_images_have_the_same_posterior() -> None:
     np.testing.assert_allclose(means(PIXELS), means(PIXELS.astype(np.float32) / 255), rtol=1e-5)
+
+
+USES = {
+    "encode": lambda images: encode(VAE, PARAMS, images),
+    "reconstruct": lambda images: reconstruct(VAE, PARAMS, images, KEY),
+    "interpolate": lambda images: interpolate(VAE, PARAMS, images[0], images[1], 3),
+    "log_likelihood": lambda images: log_likelihood(VAE, PARAMS, images, KEY, 10),
+    "posterior_means": lambda images: posterior_means(VAE, PARAMS, images),
+    "per_example_statistics": lambda images: per_example_statistics(VAE, PARAMS, images, KEY),
+    "train step": lambda images: apply_objective(VAE, ELBO(), PARAMS, images, KEY, 0),
+    "compress": lambda images: compress(VAE.clone(likelihood=BernoulliLikelihood()), PARAMS, images),
+}
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("use", USES)
+def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
+    """Whatever reads images refuses numbers that may be bytes or fractions: integers other than uint8, and booleans."""
+    with pytest.raises(UserError, match=r"^Images are (bool|int8|int32|int64)"):
+        USES[use](PIXELS.astype(dtype))
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_floats_cannot_be_compressed(dtype: type) -> None:
+    """Not even those in [0, 1]: they have no levels to restore."""
+    with pytest.raises(UserError, match="only uint8"):
+        USES["compress"](PIXELS.astype(dtype) / 255)
 
 
 def test_interpolation_starts_and_ends_at_the_means() -> None:

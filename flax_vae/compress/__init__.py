@@ -121,6 +121,8 @@ def _levels_of(vae: nn.Module, images: Images) -> int:
             "Only a model with discrete pixels can compress images. Use a likelihood of 2 or 256 pixel levels, such as "
             "bernoulli or logistic_mixture, or pretrained:grey."
         )
+    if images.dtype != np.uint8:
+        raise UserError(f"Images are {images.dtype}; only uint8 from 0 to 255 can be compressed and restored exactly.")
     if not len(images):
         raise UserError("There are no images to compress.")
     if levels == 2 and not np.isin(images, (0, 255)).all():
