@@ -21,6 +21,12 @@ Values = Float[Array, "..."]
 LEVELS = 256
 _TOP = LEVELS - 1
 _HALF_STEP = 0.5 / _TOP
+# The lower edge of each level, and the upper one of the last: level / 255 - 0.5 / 255, rounded to float32 once, as by a
+# fused multiply-add. If programs computed it, its rounding would depend on whether the processor has that instruction,
+# and a compressed file could not be restored on another machine.
+_EDGES = np.float32(
+    np.arange(LEVELS + 1) * np.float64(np.float32(1) / np.float32(_TOP)) - np.float64(np.float32(_HALF_STEP))
+)
 _LOG_CHOOSE = np.log([float(math.comb(_TOP, k)) for k in range(LEVELS)])
 MAX_PIXEL_LOG_SCALE = 7.0  # bounds a pixel's log-scale: from e^-7 = 1/1000, a quarter of a level, to far beyond [0, 1]
 
@@ -53,8 +59,9 @@ def _prob_between(
     σ(b) - σ(a) = σ(b) σ(-a) (1 - e^(a - b)), where σ(b) = e^min(b, 0) / (1 + e^-|b|).
     """
     inverse = jnp.exp(-jnp.clip(log_scale, -MAX_PIXEL_LOG_SCALE, MAX_PIXEL_LOG_SCALE))
-    a = jnp.where(low > 0, (low / _TOP - _HALF_STEP - loc) * inverse, -jnp.inf)
-    b = jnp.where(high < LEVELS, (high / _TOP - _HALF_STEP - loc) * inverse, jnp.inf)
+    edges = jnp.asarray(_EDGES)
+    a = jnp.where(low > 0, (edges[low] - loc) * inverse, -jnp.inf)
+    b = jnp.where(high < LEVELS, (edges[high] - loc) * inverse, jnp.inf)
     factor = -jnp.expm1(a - b) / ((1 + jnp.exp(-jnp.abs(a))) * (1 + jnp.exp(-jnp.abs(b))))
     return factor, jnp.minimum(b, 0) - jnp.maximum(a, 0)
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import jax
@@ -32,6 +33,33 @@ run = load_run(f"pretrained:{sys.argv[1]}")
 images, _, _ = decompress(run.vae, run.params, open(sys.argv[2], "rb").read())
 np.save("restored.npy", images)
 """
+# The weights of the choices that code random levels, for each likelihood with levels, at random outputs of a decoder.
+CHOICES = """
+import sys
+import jax
+import numpy as np
+from flax_vae import use_machine
+from flax_vae.compress.pixels import _halves, _rounded
+from flax_vae.models import LIKELIHOODS
+
+use_machine()
+random, weights = np.random.default_rng(0), {}
+for name in LIKELIHOODS:
+    head = LIKELIHOODS.make(name)
+    levels, channels = getattr(head, "pixel_levels", None), 3 if name == "logistic_mixture" else 1
+    if levels and name != "autoregressive":  # its pixels are of the other likelihoods
+        with jax.enable_x64(True):
+            output = random.normal(size=(1, 200, 4, 4, len(head.start((0.5,) * channels))))
+            pixels = _rounded(head(2 * jax.numpy.asarray(output)))
+            for channel in range(channels):
+                for width in sorted({2, min(32, levels), levels}):
+                    low = random.integers(levels, size=(200, 4, 4, channels))
+                    high = low + 1  # what is decoded already
+                    low[..., channel] -= low[..., channel] % width
+                    high[..., channel] = low[..., channel] + width
+                    weights[f"{name} {channel} {width}"] = _halves(pixels, low, high, channel)
+np.savez(sys.argv[1], **weights)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +82,9 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("name", ["mlp", "tutorial_conv"])
+@pytest.mark.parametrize(
+    ("name", "machine"), [*product(("mlp", "tutorial_conv"), MACHINES), ("grey", "older instructions")]
+)
 def test_another_machine_restores_the_images(
     name: str,
     machine: str,
@@ -69,6 +98,23 @@ def test_another_machine_restores_the_images(
     environment = clean_environment | {"XLA_FLAGS": MACHINES[machine]}
     subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=200, capture_output=True)
     np.testing.assert_array_equal(np.load(tmp_path / "restored.npy"), binary)
+
+
+@pytest.mark.slow
+def test_every_likelihood_codes_alike_with_other_instructions(
+    tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    """Equal weights of all choices: a single one that differs makes a file that cannot be restored."""
+    found = []
+    for instructions in ("SSE4_2", "AVX2", "AVX512"):
+        environment = clean_environment | {"XLA_FLAGS": f"--xla_cpu_max_isa={instructions}"}
+        words = [sys.executable, "-c", CHOICES, str(tmp_path / f"{instructions}.npz")]
+        subprocess.run(words, env=environment, check=True, timeout=200, capture_output=True)
+        found.append(dict(np.load(tmp_path / f"{instructions}.npz")))
+    assert {name.split()[0] for name in found[0]} >= {"bernoulli", "logistic_mixture", "discretized_logistic"}
+    for other in found[1:]:
+        for name, weights in found[0].items():
+            np.testing.assert_array_equal(weights, other[name], err_msg=name)
 
 
 @pytest.mark.parametrize("name", MODELS)
