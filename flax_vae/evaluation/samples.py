@@ -138,7 +138,7 @@ def contexts_of(run: Run, label: str | None, count: int) -> np.ndarray | None:
 
     Args:
         run: the trained model.
-        label: name or number of the class; None to cycle through the classes.
+        label: name of the class, or its number unless another class has that name; None to cycle through the classes.
         count: number of images.
 
     Raises:
@@ -149,7 +149,7 @@ def contexts_of(run: Run, label: str | None, count: int) -> np.ndarray | None:
         return one_hot(np.arange(count) % len(names), len(names)) if names else None
     if not names:
         raise UserError(f"`label` {label}: the run is not conditional.")
-    indices = {name: i for i, name in enumerate(names)} | {str(i): i for i in range(len(names))}
+    indices = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
     if label not in indices:
         raise UserError(f"`label` {label}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
     return one_hot([indices[label]] * count, len(names))

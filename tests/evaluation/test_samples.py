@@ -1,0 +1,22 @@
+"""What is asked of a run: which class of images."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from flax_vae import load_run
+from flax_vae.evaluation.samples import contexts_of
+
+pytestmark = pytest.mark.quick_compile
+
+
+@pytest.mark.parametrize(("label", "name"), [("2", "2"), ("12", "12"), ("1", "1"), ("0", "1"), ("shirt", "shirt")])
+def test_a_class_is_asked_for_by_its_name_before_its_number(label: str, name: str) -> None:
+    """Folders named 1 to 12 are sorted as text, so that "2" is the fifth class; the number 2 would be "11"."""
+    names = (*sorted(str(number) for number in range(1, 13)), "shirt")
+    run = replace(load_run("pretrained:mlp"), class_names=names)
+    contexts = contexts_of(run, label, 3)
+    assert contexts is not None
+    assert contexts.shape == (3, 13)
+    np.testing.assert_array_equal(contexts.argmax(1), names.index(name))
