@@ -28,7 +28,7 @@ def write_explorer(run: Run, path: str | Path) -> Path:
     test = data.test
     with spinner("encoding test images"):
         text = page(run.vae, run.params, data.batch(test), test.labels, class_names(test), about(run, test.name))
-    path = Path(path)
+    path = Path(path).expanduser()
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path
 

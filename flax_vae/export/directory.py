@@ -1,7 +1,7 @@
 """Exported models as directories: the files of a format, a model card, pictures, and checksums in `export.json`."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +11,7 @@ from flax_vae.export.card import model_card
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import model_functions
 from flax_vae.plots import save_image_grid
-from flax_vae.runs.config import config_content
+from flax_vae.runs.config import shared_content
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run
@@ -41,7 +41,7 @@ def export_run(run: Run, format: str, out: str | Path, title: str | None = None)
         UserError: the format is unknown, the directory is not empty, an extra is not installed, or the format cannot
             express the model.
     """
-    out, chosen = Path(out), FORMATS.make(format)
+    out, chosen = Path(out).expanduser(), FORMATS.make(format)
     refuse_used(out)
     with new_directory(out) as part:
         _fill(part, run, chosen, title or out.resolve().name)
@@ -68,7 +68,7 @@ def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
         "class_names": run.class_names,
         "step": run.step,
         "data": run.data,
-        "config": config_content(replace(run.config, data_dir=None), run.examples.shape[1:]),
+        "config": shared_content(run.config, run.examples.shape[1:]),
         "files": {
             path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
         },
@@ -82,7 +82,7 @@ def verify_export(directory: str | Path) -> Record:
     Raises:
         UserError: the directory holds no exported model, or a file is missing or was modified.
     """
-    directory = Path(directory)
+    directory = Path(directory).expanduser()
     description = directory / _DESCRIPTION
     try:
         about = json.loads(description.read_text())

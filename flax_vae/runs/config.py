@@ -251,6 +251,13 @@ def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[st
     return {"format": _FORMAT, "image_shape": image_shape, **asdict(config)}
 
 
+def shared_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the content for others to read: a data set on disk has its own name, without the folders that it is in."""
+    path = Path(config.dataset)
+    dataset = f"./{path.name}" if path.is_absolute() else config.dataset
+    return config_content(replace(config, dataset=dataset, data_dir=None), image_shape)
+
+
 def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     """Read `config.json`.
 

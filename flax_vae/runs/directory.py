@@ -48,7 +48,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         """Name the files of a directory, which need not exist yet."""
-        self.path = path
+        self.path = path = path.expanduser()
         self.config_file = path / _CONFIG
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
@@ -241,7 +241,7 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     if jax.process_count() > 1 and out is None:
         raise UserError("`out` is required if several processes train, and must be the same for all of them.")
     name = config.preset.partition("(")[0]
-    path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
     run_in_first_process(refuse_used, path, f", or resume its run with flax-vae train --resume {path}")
     return RunDirectory(path)
 

@@ -5,6 +5,7 @@ executes nothing.
 """
 
 import json
+import math
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
-from flax_vae.runs.config import Binarize, Config, config_content, parse_config, read_config
+from flax_vae.runs.config import Binarize, Config, parse_config, read_config, shared_content
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes
@@ -37,7 +38,7 @@ _FORMAT = 1
 _PARAMS, _EXAMPLES, _LABELS = "params.", "examples", "labels"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A trained model and its origin.
 
@@ -69,6 +70,18 @@ class Run:
     labels: np.ndarray | None = None
     evaluation: Record | None = None
 
+    def __repr__(self) -> str:
+        """Describe the run in a few lines: its arrays would take megabytes."""
+        record = next((record for record in self.metrics if record["step"] == self.step), {})
+        height, width, channels = self.examples.shape[1:]
+        lines = {
+            "model": f"{self.config.preset}, {self.config.objective}, images {height} x {width} x {channels}",
+            "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
+            "step": f"{self.step:,}, test loss {record.get('test_loss', math.nan):.2f}",
+            "directory": f"{self.directory}",
+        }
+        return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
+
     @property
     def contexts(self) -> np.ndarray | None:
         """The examples' labels as one-hot vectors "n k", or None."""
@@ -94,7 +107,7 @@ def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
     if repository is not None:
         return _read_file(hub.fetch(repository), name, vae)
     if Path(where).suffix == _SUFFIX:
-        return _read_file(Path(where), name, vae)
+        return _read_file(Path(where).expanduser(), name, vae)
     return _read_directory(RunDirectory(Path(where)), name, vae)
 
 
@@ -184,7 +197,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
     Returns:
         The path of the parameters.
     """
-    path, dtype = Path(path).with_suffix(_SUFFIX), np.float16 if half else np.float32
+    path, dtype = Path(path).expanduser().with_suffix(_SUFFIX), np.float16 if half else np.float32
     params = flatten_by_name(jax.device_get(run.params))
     arrays = {_PARAMS + name: np.ascontiguousarray(array, dtype) for name, array in params.items()}
     arrays[_EXAMPLES] = run.examples
@@ -198,7 +211,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         "step": run.step,
         "class_names": run.class_names,
         "data": run.data,
-        "config": config_content(replace(run.config, data_dir=None), run.examples.shape[1:]),
+        "config": shared_content(run.config, run.examples.shape[1:]),
         "record": next((record for record in run.metrics if record["step"] == run.step), {}),
         "evaluation": evaluation_of(run),
     }

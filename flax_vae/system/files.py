@@ -17,7 +17,8 @@ def write_atomically(path: str | os.PathLike[str], save: Callable[[Path], object
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = _beside(Path(path))
+    path = Path(path).expanduser()
+    temporary = _beside(path)
     try:
         save(temporary)
         temporary.replace(path)
@@ -47,7 +48,7 @@ def new_directory(path: str | Path) -> Iterator[Path]:
     Raises:
         UserError: the directory cannot be written.
     """
-    target = Path(path).resolve()
+    target = Path(path).expanduser().resolve()
     exists = target.is_dir()
     temporary = _beside(target / "new" if exists else target)
     try:

@@ -1,8 +1,10 @@
 """Exported directories compute what the model computes, and a modified file is detected."""
 
+import json
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
+import flax_vae
 import flax_vae.export.directory
-from flax_vae import Config, Run, UserError, bind, export_run, fit, load_run, verify_export
+from flax_vae import Config, Run, UserError, bind, export_run, fit, load_run, verify_export, write_run
 from flax_vae.export.formats import FORMATS
 from flax_vae.export.function_files import FunctionFiles
+from flax_vae.plots import save_image_grid
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 FILES = {name: FORMATS.make(name).write for name in FORMATS}
@@ -57,6 +61,16 @@ def test_export_json_describes_every_file(name: str, exported: dict[str, Path], 
             assert image.width > image.height
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_file_names_a_folder_of_this_machine(name: str, exported: dict[str, Path], run: Run) -> None:
+    """Neither that of the data nor that of the package: an export is for others, and folders contain user names."""
+    for path in exported[name].iterdir():
+        for folder in (Path(run.config.dataset).parent, Path(flax_vae.__file__).parent):
+            assert str(folder).encode() not in path.read_bytes(), path.name
+    config = json.loads((exported[name] / "export.json").read_text())["config"]
+    assert (config["dataset"], config["data_dir"]) == ("./few.npz", None)
+
+
 @pytest.mark.parametrize("name", FUNCTION_FILES)
 def test_files_hold_the_functions_with_their_signatures(name: str, exported: dict[str, Path], run: Run) -> None:
     folder, suffix = exported[name], FUNCTION_FILES[name].suffix
@@ -74,13 +88,30 @@ def test_files_hold_the_functions_with_their_signatures(name: str, exported: dic
     np.testing.assert_allclose(images, expected, atol=1e-6)
 
 
+def test_a_tilde_is_the_home_of_the_user(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all paths that are given to Python; a shell replaces those on the command line."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder = export_run(run, "safetensors", "~/exported")
+    verify_export("~/exported")
+    assert load_run("~/exported/model.safetensors").step == load_run(write_run(run, "~/written")).step == run.step
+    (tmp_path / "copy").symlink_to(run.directory)
+    assert load_run("~/copy").step == run.step
+    save_image_grid("~/grid.png", run.examples / 255, 8)
+    with pytest.raises(UserError, match="is not empty"):
+        fit(run.config, "~/exported")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"copy", "exported", "grid.png", "written.json", "written.safetensors"}
+    assert folder == tmp_path / "exported"
+
+
 def test_parameters_open_as_the_model(exported: dict[str, Path], run: Run) -> None:
     folder = exported["safetensors"]
     assert sorted(path.name for path in folder.iterdir()) == sorted([*BESIDE, "model.json", "model.safetensors"])
     verify_export(folder)
     opened = load_run(folder / "model.safetensors")
     jax.tree.map(np.testing.assert_array_equal, opened.params, run.params)
-    assert opened.config == run.config
+    assert opened.config == replace(run.config, dataset="./few.npz")
 
 
 @pytest.mark.parametrize("name", FORMATS)

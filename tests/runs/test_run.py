@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -28,21 +29,36 @@ def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return fit(config, tmp_path_factory.mktemp("runs") / "run")
 
 
-def test_a_model_opens_from_its_files_as_from_its_directory(run: Run, tmp_path: Path) -> None:
+def test_a_model_opens_from_its_files_as_from_its_directory(
+    run: Run, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data set alone has lost its folder: it is found from there."""
     path = write_run(load_run(run.directory), tmp_path / "model")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     loaded = load_run(path)
     assert loaded.directory is None
-    assert (loaded.config, loaded.step, loaded.class_names) == (run.config, run.step, run.class_names)
+    assert loaded.config == replace(run.config, dataset="./few.npz")
+    assert (loaded.step, loaded.class_names) == (run.step, run.class_names)
     assert loaded.metrics == [record for record in run.metrics if record["step"] == run.step]
     jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
     images = sample(loaded.vae, loaded.params, KEY, 3, 1.0, loaded.contexts[:3])
     np.testing.assert_array_equal(images, sample(run.vae, run.params, KEY, 3, 1.0, run.contexts[:3]))
     np.testing.assert_array_equal(loaded.examples, run.examples)
+    monkeypatch.chdir(few_images.parent)
     np.testing.assert_array_equal(run_data(loaded).test.images, run_data(run).test.images)
     second = write_run(loaded, tmp_path / "second.safetensors")
     assert second.read_bytes() == path.read_bytes()
     assert_same_run(load_run(second), loaded)
+
+
+def test_a_run_prints_as_a_few_lines(run: Run) -> None:
+    """Neither an interactive session nor a log of an exception shows megabytes of parameters."""
+    lines = repr(run).splitlines()
+    assert len(lines) == 5
+    assert max(map(len, lines)) < 200
+    assert lines[0] == f"Run {run.name}"
+    assert f"{sum(leaf.size for leaf in jax.tree.leaves(run.params)):,}" in lines[2]
+    assert f"{run.metrics[-1]['test_loss']:.2f}" in repr(load_run(run.directory))
 
 
 def test_half_precision_halves_the_file_and_hardly_changes_the_model(run: Run, tmp_path: Path) -> None:
