@@ -65,11 +65,12 @@ def test_a_single_image(binary: np.ndarray, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path) -> None:
+def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path, clean_environment: dict[str, str]) -> None:
+    """In two processes, which must round alike, so that both are compiled as for users."""
     array = io.BytesIO()
     np.save(array, binary)
     program = [sys.executable, "-m", "flax_vae"]
-    pipe = {"cwd": tmp_path, "check": True, "capture_output": True, "timeout": 200}
+    pipe = {"cwd": tmp_path, "check": True, "capture_output": True, "timeout": 200, "env": clean_environment}
     compressed = subprocess.run([*program, "compress", MODEL, "-", "-o", "-"], input=array.getvalue(), **pipe)
     assert len(compressed.stdout) < 1000
     restored = subprocess.run([*program, "decompress", MODEL, "-", "-o", "-"], input=compressed.stdout, **pipe)

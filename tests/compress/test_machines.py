@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
-from itertools import product
 from pathlib import Path
 
 import jax
@@ -53,7 +52,7 @@ for name in LIKELIHOODS:
             pixels = _rounded(head(2 * jax.numpy.asarray(output)))
             for channel in range(channels):
                 for width in sorted({2, min(32, levels), levels}):
-                    low = random.integers(levels, size=(200, 4, 4, channels))
+                    low = random.integers(levels, size=(200, 4, 4, channels), dtype=np.int32)
                     high = low + 1  # what is decoded already
                     low[..., channel] -= low[..., channel] % width
                     high[..., channel] = low[..., channel] + width
@@ -82,9 +81,8 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "machine"), [*product(("mlp", "tutorial_conv"), MACHINES), ("grey", "older instructions")]
-)
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("name", ["mlp", "tutorial_conv"])
 def test_another_machine_restores_the_images(
     name: str,
     machine: str,
