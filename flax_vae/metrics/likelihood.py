@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import Batch, as_one, batch_size_of, unpack
 from flax_vae.models import Inference, Params, bind
-from flax_vae.objectives.terms import log_mean, log_posterior, log_weights
+from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
 from flax_vae.training.sharding import DATA_AXIS
 
@@ -109,10 +109,11 @@ def require_two_samples(num_samples: int) -> None:
 def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight.
 
-    The error does not pass through the logarithm of the mean, which is rounded to units if weights are e^(10^7).
+    The error is computed from weights relative to the largest: float32 rounds the logarithm of a mean of e^(10^7) to 1.
     """
-    relative = jnp.exp(log_w - log_w.max())
-    return log_mean(log_w), relative.std(ddof=1) / relative.mean() / math.sqrt(len(log_w))
+    largest = jnp.maximum(log_w.max(), jnp.finfo(log_w.dtype).min)  # finite, even if all weights are 0
+    mean = jnp.log(jnp.exp(log_w - largest).mean())
+    return largest + mean, jnp.exp(log_w - largest - mean).std(ddof=1) / math.sqrt(len(log_w))
 
 
 def _defended(

@@ -178,6 +178,10 @@ def test_pareto_k_without_a_tail_to_fit() -> None:
     assert np.isnan(jax.jit(pareto_k)(np.arange(20, dtype=np.float32)))
 
 
+def test_the_mean_of_impossible_weights_is_zero() -> None:
+    assert log_mean_and_error(jnp.full(10, -jnp.inf))[0] == -jnp.inf
+
+
 @pytest.mark.parametrize("offset", [0, -100, -(2**24)])
 def test_the_error_of_a_mean_does_not_depend_on_the_size_of_the_weights(offset: int) -> None:
     """At log-weights of whole numbers, which float32 holds exactly; the mean of e^-16777216 is rounded to units."""
