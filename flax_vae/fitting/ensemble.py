@@ -62,7 +62,7 @@ class Ensemble:
         them. `evaluate_at` has an evaluation for each beta.
 
         Args:
-            members: the members, at their first step.
+            members: the members, with the states from which they train.
             managers: the checkpoint manager of each member.
         """
         training, count = members[0].training, len(members)

@@ -109,7 +109,7 @@ def require_two_samples(num_samples: int) -> None:
 def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight.
 
-    The error is computed from weights relative to the largest: float32 rounds the logarithm of a mean of e^(10^7) to 1.
+    The error is computed from weights relative to the largest: at log-weights of 10^7, float32 rounds to whole nats.
     """
     largest = jnp.maximum(log_w.max(), jnp.finfo(log_w.dtype).min)  # finite, even if all weights are 0
     mean = jnp.log(jnp.exp(log_w - largest).mean())

@@ -241,9 +241,10 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     if jax.process_count() > 1 and out is None:
         raise UserError("`out` is required if several processes train, and must be the same for all of them.")
     name = config.preset.partition("(")[0]
-    path = Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
-    run_in_first_process(refuse_used, path, f", or resume its run with flax-vae train --resume {path}")
-    return RunDirectory(path)
+    directory = RunDirectory(Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    advice = f", or resume its run with flax-vae train --resume {directory}"
+    run_in_first_process(refuse_used, directory.path, advice)
+    return directory
 
 
 def refuse_used(path: Path, advice: str = "") -> None:

@@ -72,15 +72,19 @@ class Run:
 
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
-        record = next((record for record in self.metrics if record["step"] == self.step), {})
         height, width, channels = self.examples.shape[1:]
         lines = {
             "model": f"{self.config.preset}, {self.config.objective}, images {height} x {width} x {channels}",
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
-            "step": f"{self.step:,}, test loss {record.get('test_loss', math.nan):.2f}",
+            "step": f"{self.step:,}, test loss {self.record.get('test_loss', math.nan):.2f}",
             "directory": f"{self.directory}",
         }
         return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
+
+    @property
+    def record(self) -> Record:
+        """The metrics of the epoch that the parameters are from."""
+        return next((record for record in self.metrics if record["step"] == self.step), {})
 
     @property
     def contexts(self) -> np.ndarray | None:
@@ -212,7 +216,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         "class_names": run.class_names,
         "data": run.data,
         "config": shared_content(run.config, run.examples.shape[1:]),
-        "record": next((record for record in run.metrics if record["step"] == run.step), {}),
+        "record": run.record,
         "evaluation": evaluation_of(run),
     }
     write_json(path.with_suffix(".json"), description)

@@ -1,4 +1,4 @@
-"""What is asked of a run: which class of images."""
+"""The class of new images, as a request names it."""
 
 from dataclasses import replace
 

@@ -184,7 +184,7 @@ def test_the_mean_of_impossible_weights_is_zero() -> None:
 
 @pytest.mark.parametrize("offset", [0, -100, -(2**24)])
 def test_the_error_of_a_mean_does_not_depend_on_the_size_of_the_weights(offset: int) -> None:
-    """At log-weights of whole numbers, which float32 holds exactly; the mean of e^-16777216 is rounded to units."""
+    """At log-weights of whole numbers, which float32 holds exactly; at -16777216 it rounds their mean to whole nats."""
     log_w = np.random.default_rng(0).poisson(2, 1000)
     weights = np.exp(np.float64(log_w))
     bound, error = jax.jit(log_mean_and_error)(jnp.asarray(log_w + offset, jnp.float32))
