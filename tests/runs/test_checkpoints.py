@@ -1,6 +1,7 @@
 """Checkpoints of a long training do not leak memory."""
 
 import gc
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,10 +15,11 @@ def test_saving_does_not_leak_memory(tmp_path: Path) -> None:
     blocks = []
     (tmp_path / "run").mkdir()
     with open_checkpoints(tmp_path / "run" / "checkpoints") as manager:
-        for step in range(35):
+        for step in range(50):
             save(manager, step, {"params": params})
             finish(manager)
-            if step in (19, 34):  # the first ones fill caches
+            if step % 5 == 4 and step > 30:  # the first ones fill caches
                 gc.collect()
                 blocks.append(sys.getallocatedblocks())
-    assert blocks[1] - blocks[0] < 15 * 20  # Orbax 0.11.39 and 0.12.8 leak 170 and 430 per checkpoint
+    # A leak is in every interval, a cache that fills in some. Orbax 0.11.39 and 0.12.8 leak 170 and 430 per checkpoint.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < 5 * 20
