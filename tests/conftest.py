@@ -105,8 +105,9 @@ def unchecked_types() -> Iterator[None]:
 
 @pytest.fixture
 def clean_environment() -> dict[str, str]:
-    """Return the environment without settings of JAX and XLA, as users have it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
+    """Return the environment without settings of JAX, XLA and Python's output, as users have it."""
+    settings = ("XLA_", "JAX_", "PYTHONUNBUFFERED")
+    return {name: value for name, value in os.environ.items() if not name.startswith(settings)}
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -70,10 +70,12 @@ def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path, clean_env
     array = io.BytesIO()
     np.save(array, binary)
     program = [sys.executable, "-m", "flax_vae"]
-    pipe = {"cwd": tmp_path, "check": True, "capture_output": True, "timeout": 200, "env": clean_environment}
+    pipe = {"cwd": tmp_path, "capture_output": True, "timeout": 200, "env": clean_environment}
     compressed = subprocess.run([*program, "compress", MODEL, "-", "-o", "-"], input=array.getvalue(), **pipe)
+    assert compressed.returncode == 0, compressed.stderr
     assert len(compressed.stdout) < 1000
     restored = subprocess.run([*program, "decompress", MODEL, "-", "-o", "-"], input=compressed.stdout, **pipe)
+    assert restored.returncode == 0, restored.stderr
     np.testing.assert_array_equal(np.load(io.BytesIO(restored.stdout)), binary)
 
 
