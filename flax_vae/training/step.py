@@ -1,7 +1,8 @@
 """Training as a pure function of (state, batch): the state, its initial value, one step, and many steps in a program.
 
 `make_step` and `make_steps` return functions to trace into a larger program; `make_train_step` and `make_train_steps`
-compile them, and donate the old state's buffers to the new one.
+compile them, and donate the old state's buffers to the new one; `make_train_step` keeps the parameters, which may be
+those of a finished run.
 """
 
 from collections.abc import Callable
@@ -60,14 +61,21 @@ class TrainState:
             key: the key from which all steps draw.
             ema: average the parameters.
         """
+        # Buffers of their own for all, since they are donated: some optimisers keep the initial parameters.
         averaged = jax.tree.map(jnp.copy, params) if ema else None
-        step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)  # two buffers, since both are donated
-        return cls(step, params, tx.init(params), averaged, skips, key)
+        step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return cls(step, params, jax.tree.map(jnp.copy, tx.init(params)), averaged, skips, key)
 
     @property
     def best_params(self) -> Params:
-        """The parameters to evaluate and sample with: the averaged ones, if any."""
-        return self.params if self.averaged_params is None else self.averaged_params
+        """The parameters to evaluate and sample with: the averaged ones, if any, or those of a schedule-free method."""
+        if self.averaged_params is not None:
+            return self.averaged_params
+        is_schedule_free = lambda state: isinstance(state, optax.contrib.ScheduleFreeState)  # noqa: E731
+        for state in jax.tree.leaves(self.opt_state, is_leaf=is_schedule_free):
+            if is_schedule_free(state):
+                return optax.contrib.schedule_free_eval_params(state, self.params)
+        return self.params
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -119,11 +127,18 @@ def make_step(
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Return `step(state, batch) -> (state, metrics)`, not compiled; `gradient` is from `make_gradient`."""
+    tx = optax.with_extra_args_support(tx)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = gradient(state.params, batch, key, state.step)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        # Some optimisers ask for the loss, or for the loss at other parameters.
+        of_loss = {
+            "value": metrics["loss"],
+            "grad": grads,
+            "value_fn": lambda params: gradient(params, batch, key, state.step)[1]["loss"],
+        }
+        updates, opt_state = tx.update(grads, state.opt_state, state.params, **of_loss)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
         if averaged is not None:
@@ -154,7 +169,9 @@ def make_train_step(
     mesh: Mesh | None = None,
     skip_norm: float = 0.0,
 ) -> TrainStep:
-    """Return a jitted `step(state, batch) -> (state, metrics)`; the old state's buffers are donated to the new one.
+    """Return a jitted `step(state, batch) -> (state, metrics)`.
+
+    The old state's buffers, except the parameters, are donated to the new one.
 
     A batch is images "b h w c", or for a conditional model the pair of images and contexts "b v". Metrics are means
     over the batch, in nats per image, and the global norm of the gradient.
@@ -176,7 +193,13 @@ def make_train_step(
         skip_norm: the gradient norm above which a step is skipped as well (Child 2021); 0 for no limit.
     """
     gradient = make_gradient(model, objective, microbatch_size, accumulate, mesh)
-    return jax.jit(make_step(gradient, tx, ema_decay, skip_norm, mesh), donate_argnums=0)
+    train_step = make_step(gradient, tx, ema_decay, skip_norm, mesh)
+
+    @partial(jax.jit, donate_argnums=1)
+    def step(params: Params, others: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(replace(others, params=params), batch)
+
+    return lambda state, batch: step(state.params, replace(state, params=None), batch)
 
 
 def _norm(tree: Params) -> Float[Array, ""]:

@@ -1,5 +1,7 @@
 """Optimisers and learning-rate schedules."""
 
+from dataclasses import replace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 from flax_vae import (
     ELBO,
     LearnedMixture,
+    TrainState,
     UserError,
     VampPrior,
     init_state,
@@ -18,6 +21,7 @@ from flax_vae import (
     make_train_step,
     tutorial_dense,
 )
+from flax_vae.objectives.base import apply_objective
 from flax_vae.training.optimizers import OPTIMIZERS, orthogonalize
 
 VAE = tutorial_dense((7, 7, 1), features=(32,))
@@ -88,6 +92,67 @@ def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
         state, metrics = step(state, small)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.contrib.prodigy(),
+        optax.contrib.dog(),
+        optax.contrib.cocob(),
+        optax.contrib.mechanize(optax.adam(1e-2)),
+        optax.contrib.sam(optax.adam(1e-2), optax.sgd(1e-2), opaque_mode=False),
+        optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3),
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=5)),
+        optax.lbfgs(),
+        optax.polyak_sgd(max_learning_rate=1e-4),
+        optax.contrib.momo(1e-3),
+    ],
+    ids=["prodigy", "dog", "cocob", "mechanize", "sam", "schedule_free", "plateau", "lbfgs", "polyak_sgd", "momo"],
+)
+def test_any_optimiser_of_optax_trains(tx: optax.GradientTransformation, images: np.ndarray) -> None:
+    """Some keep the initial parameters, some ask for the loss, some evaluate at other parameters than they train."""
+    small = images[:, ::4, ::4]
+    state = init_state(VAE, tx, jax.random.key(0), small.shape[1:])
+    step, first = make_train_step(VAE, ELBO(), tx), state.params
+    losses = []
+    for _ in range(40):
+        state, metrics = step(state, small)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] - 1
+    start, end = (
+        apply_objective(VAE, ELBO(), params, small, jax.random.key(1), 0)["loss"].mean()
+        for params in (first, state.best_params)
+    )
+    assert end < start - 1
+
+
+def test_schedule_free_methods_are_evaluated_at_their_average() -> None:
+    """On a quadratic function of two parameters, where Optax defines the point of evaluation."""
+    tx = optax.chain(optax.clip(10.0), optax.contrib.schedule_free_sgd(0.1))
+    state = TrainState.create({"x": jnp.asarray([3.0, -2.0])}, tx, jax.random.key(0))
+    params, opt_state = state.params, state.opt_state
+    for _ in range(5):
+        updates, opt_state = tx.update(params, opt_state, params)
+        params = optax.apply_updates(params, updates)
+    state = replace(state, params=params, opt_state=opt_state)
+    expected = optax.contrib.schedule_free_eval_params(opt_state[1], params)
+    np.testing.assert_array_equal(state.best_params["x"], expected["x"])
+    assert not np.array_equal(state.best_params["x"], params["x"])
+
+
+def test_training_on_from_a_finished_run_leaves_its_parameters(images: np.ndarray) -> None:
+    """A step donates buffers: those of a run are not its own."""
+    small, tx = images[:, ::4, ::4], optax.adam(1e-2)
+    params = init_state(VAE, tx, jax.random.key(0), small.shape[1:]).params
+    before = jax.tree.map(np.array, params)
+    step = make_train_step(VAE, ELBO(), tx, ema_decay=0.9)
+    for state in (
+        TrainState.create(params, tx, jax.random.key(0), ema=True),
+        replace(init_state(VAE, tx, jax.random.key(1), small.shape[1:], ema=True), params=params),
+    ):
+        step(state, small)
+        jax.tree.map(np.testing.assert_array_equal, params, before)
 
 
 @pytest.mark.parametrize("shape", [(40, 8), (8, 40), (3, 3, 4, 8), (5, 5)])
