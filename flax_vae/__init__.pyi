@@ -55,6 +55,7 @@ from .models import (
     bind,
     init,
 )
+from .nn.adapters import from_equinox, from_nnx
 from .objectives import (
     DIPVAE,
     ELBO,
@@ -148,6 +149,8 @@ __all__ = [
     "export_run",
     "fit",
     "fit_many",
+    "from_equinox",
+    "from_nnx",
     "gated_mlp",
     "init",
     "init_state",

@@ -9,6 +9,7 @@ A call is read by `ast`, and its arguments are literals: nothing is evaluated.
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import inspect
@@ -16,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from types import UnionType
@@ -28,6 +29,7 @@ Maker = TypeVar("Maker", bound=Callable[..., Any])
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # JAX counts and computes in 32 bits
 MOST_LAYERS = 100  # each layer is traced and compiled separately, which takes seconds
 LayerCount = Annotated[int, "at most MOST_LAYERS"]  # the type of a hyperparameter that counts layers
+_OF_LINEN = ("parent", "name")  # fields and arguments that Linen adds to every module
 _PLAIN = (bool, int, float, str, type(None))
 _signature = functools.cache(inspect.signature)
 
@@ -42,8 +44,13 @@ class Call:
 
     @property
     def is_imported(self) -> bool:
-        """True for `my_module:my_part`, False for the name of a registered part."""
+        """True for `my_module:my_part` and for `:MyPart` (see `written`), False for the name of a registered part."""
         return ":" in self.name
+
+    @property
+    def is_importable(self) -> bool:
+        """True for `my_module:my_part` only."""
+        return self.is_imported and not self.name.startswith(":")
 
     def __str__(self) -> str:
         """Return `name`, or `name(1, key=2)`."""
@@ -71,6 +78,35 @@ def read_call(text: str) -> Call:
             f"{text!r:.200} is not a name or a call with literal arguments, such as renyi or renyi(alpha=0.3)."
         ) from None
     return Call(match[1], args, kwargs)
+
+
+def written(part: Any) -> str:
+    """Return the text that imports a part from the user's module, such as `my_module:MyPart(weight=2.0)`.
+
+    Args:
+        part: a function, a class, a frozen dataclass or a Linen module.
+
+    Returns:
+        The text, or `:MyPart` if there is none: the part is not at the top level of a module that can be imported, or
+        has a field that is not a literal.
+    """
+    is_value = is_dataclass(part) and not isinstance(part, type)
+    maker = type(part) if is_value else part
+    name = getattr(maker, "__name__", type(part).__name__)  # an object of another kind has none
+    values = [(field, getattr(part, field.name)) for field in fields(part) if field.init] if is_value else []
+    arguments = [(f.name, value) for f, value in values if f.name not in _OF_LINEN and value is not f.default]
+    call = Call(f"{maker.__module__}:{name}", (), tuple(arguments))
+    module = sys.modules.get(str(maker.__module__))
+    with contextlib.suppress(UserError):  # from a field that is not a literal
+        is_importable = getattr(module, name, None) is maker and maker.__module__ != "__main__"
+        if is_importable and read_call(str(call)) == call:
+            return str(call)
+    return ":" + re.sub(r"\W", "", name)
+
+
+def describe(part: Any) -> str:
+    """Return a part as text, without addresses in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
 class Parts(Mapping[str, Callable[..., Any]]):
@@ -118,7 +154,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def hyperparameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the arguments that users may write."""
-        hidden = (*self.supplied, "parent", "name")  # Linen adds the last two
+        hidden = (*self.supplied, *_OF_LINEN)
         return {key: p for key, p in _signature(self[name]).parameters.items() if key not in hidden}
 
     def signature(self, name: str) -> str:

@@ -15,6 +15,14 @@ RunPath = Annotated[
         "Hugging Face hub."
     ),
 ]
+OwnModel = Annotated[
+    str | None,
+    tyro.conf.arg(
+        name="preset",
+        metavar="MODULE:FUNCTION",
+        help="The function that makes the model, for a run that was trained with one of your own.",
+    ),
+]
 OutPath = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, RunPath, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, OwnModel, RunPath, require_writable
 from flax_vae.compress import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 from flax_vae.runs.run import Run, load_run, run_data
@@ -37,6 +37,7 @@ class Compress:
     Without any, the run's test images."""
     out: OutPath = Path("images.fvae")
     """File to write, or - for standard output."""
+    preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
@@ -44,7 +45,7 @@ class Compress:
             require_writable(self.out)
         stdin = sys.stdin.buffer.read() if self.images == (PIPE,) else None
         use_machine()
-        run = load_run(self.run)
+        run = load_run(self.run, self.preset)
         if self.images:
             images = _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin))
         else:

@@ -6,6 +6,7 @@ examples:
   flax-vae decompress --info photos.fvae
 """
 
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, OwnModel, require_writable
 from flax_vae.cli.compress import require_shape
 from flax_vae.compress import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
@@ -37,6 +38,7 @@ class Decompress:
     Or - for a .npy array on standard output."""
     info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Describe this file; needs no model."""
+    preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
@@ -50,11 +52,13 @@ class Decompress:
         if self.out != PIPE:
             _require_output(self.out, header.images)
         use_machine()
-        run = load_run(self.run)
+        run = load_run(self.run, self.preset)
         require_shape(run, header.shape, f"The images of {self.file}")
         images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
         if self.out == PIPE:
-            np.save(sys.stdout.buffer, images)
+            array = io.BytesIO()  # NumPy itself cannot write to a pipe that is buffered
+            np.save(array, images)
+            sys.stdout.buffer.write(array.getvalue())
         else:
             write_images(self.out, NamedImages(images, header.names, labels=labels))
             print_result(self.out)

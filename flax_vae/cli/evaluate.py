@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from flax_vae.cli.arguments import RunPath, require_writable
+from flax_vae.cli.arguments import OwnModel, RunPath, require_writable
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import PROTOCOLS, Plan
 from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
@@ -53,6 +53,7 @@ class Evaluate:
     json: Path | None = None
     """Also write the figures to this file.
     An interrupted evaluation resumes from its partial results, in FILE.part.npz or in the run directory."""
+    preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
@@ -60,7 +61,7 @@ class Evaluate:
             require_writable(self.json, ".json", "--json")
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
-        record = evaluate(self.run, plan, part=self.json and self.json.with_suffix(".part.npz"))
+        record = evaluate(self.run, plan, self.preset, self.json and self.json.with_suffix(".part.npz"))
         if self.json:
             write_json(self.json, record)
         show(record)

@@ -12,6 +12,8 @@ from flax_vae.system.memory import is_out_of_memory
 from flax_vae.system.processes import detect_lost_processes
 from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrupts, signal_of
 
+_FLAGS = {"vae": "preset"}  # where flag and argument differ: on the command line, a model is the name of its maker
+
 
 def run_command(parse: Callable[[], Callable[[], None]], doc: str | None = None) -> int:
     """Parse a command line, run the command and return the exit code: 2 for bad input, 128 + n after signal n.
@@ -66,4 +68,4 @@ def _call(parse: Callable[[], Callable[[], None]]) -> None:
 
 def with_flags(message: str) -> str:
     """Replace each argument name in backquotes by its flag: `batch_size` becomes --batch-size."""
-    return re.sub("`([a-z_]+)`", lambda name: "--" + name[1].replace("_", "-"), message)
+    return re.sub("`([a-z_]+)`", lambda name: "--" + _FLAGS.get(name[1], name[1].replace("_", "-")), message)

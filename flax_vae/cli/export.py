@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from flax_vae.cli.arguments import RunPath
+from flax_vae.cli.arguments import OwnModel, RunPath
 from flax_vae.export.directory import export_run
 from flax_vae.export.formats import FORMATS
 from flax_vae.runs import hub
@@ -40,6 +40,7 @@ class Export:
     push: str | None = None
     """Upload the directory to this repository of the Hugging Face hub, OWNER/NAME.
     Needs pip install 'flax_vae[hub]' and a token."""
+    preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
@@ -48,6 +49,6 @@ class Export:
         if self.push is not None:
             hub.refuse_unpushable(self.push)
         use_machine()
-        print_result(export_run(load_run(self.run), self.format, self.out, self.push))
+        print_result(export_run(load_run(self.run, self.preset), self.format, self.out, self.push))
         if self.push is not None:
             print_result(hub.push(self.out, self.push))

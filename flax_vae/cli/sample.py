@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import RunPath, require_writable
+from flax_vae.cli.arguments import OwnModel, RunPath, require_writable
 from flax_vae.cli.exits import run_command
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
@@ -40,6 +40,7 @@ class Sample:
     """PNG file to write."""
     npy: Path | None = None
     """Also write the images as a float32 array "n h w c"."""
+    preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
@@ -52,7 +53,7 @@ class Sample:
         for path in filter(None, (self.out, self.npy)):
             require_writable(path, ".png" if path == self.out else "")
         use_machine()
-        run = load_run(self.run)
+        run = load_run(self.run, self.preset)
         arguments = (run, self.request, self.sampler) if mode == "prior" else (run, self.request)
         images, columns = MODES[mode](*arguments)
         save_image_grid(self.out, images, columns)

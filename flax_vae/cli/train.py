@@ -171,17 +171,18 @@ class Train:
 
     def _resume(self, path: str) -> list[Run]:
         settings, ensemble = self.settings(), self.optimisation
-        extra = settings.keys() - {"objective", "devices", "fsdp"}
+        extra = settings.keys() - {"preset", "objective", "devices", "fsdp"}
         if extra or self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
             raise UserError(
-                "--resume takes the flags that the run was started with: beside it, give only --objective, --devices, "
-                "--fsdp and those of the processes."
+                "--resume takes the flags that the run was started with: beside it, give only --preset, --objective, "
+                "--devices, --fsdp and those of the processes."
             )
         directory = RunDirectory(Path(path))
         members = directory.members()
         runs = members or [directory]
         arguments = {name: settings.get(name) for name in ("devices", "fsdp")}
         self.machine.use(runs[0].config().on_devices(**arguments), len(runs))
+        arguments["vae"] = settings.get("preset")
         if objective := settings.get("objective"):
             arguments["objective"] = load_objective(objective)
         return resume_many(path, **arguments) if members else [resume(path, **arguments)]

@@ -23,7 +23,9 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
 
 
-def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = None, part: Path | None = None) -> Record:
+def evaluate(
+    where: str | Path, plan: Plan = Plan(), vae: nn.Module | str | None = None, part: Path | None = None
+) -> Record:
     """Evaluate a trained model on its test set; for a run directory, also write `evaluation.json` and two pictures.
 
     The bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
@@ -31,7 +33,7 @@ def evaluate(where: str | Path, plan: Plan = Plan(), vae: nn.Module | None = Non
     Args:
         where: as for `load_run`.
         plan: the settings.
-        vae: the model, if it is one of your own.
+        vae: the model, if it is one of your own; as for `load_run`.
         part: the file of partial results; by default one in the run directory. Nothing is stored for a model of your
             own, since a change of its code could not be detected.
 

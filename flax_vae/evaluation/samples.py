@@ -114,7 +114,7 @@ def interpolations(run: Run, request: Request) -> ImageRows:
 @MODES.register("traverse")
 def traversals(run: Run, request: Request) -> ImageRows:
     """A test image with one latent dimension varied in each row."""
-    _require_memory_for(run, request, run.config.latent_dim * run.config.levels)
+    _require_memory_for(run, request, sum(run.latent_dims))
     (x, _), contexts = _two_examples(run, request)
     context = None if contexts is None else contexts[:1]
     images = traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)

@@ -40,11 +40,13 @@ def about(run: Run, data: str) -> About:
         run: the trained model.
         data: the name of its data set.
     """
-    config = run.config
-    dimensions = f"{config.latent_dim} latent dimension{'s' * (config.latent_dim != 1)}"
-    layers = f" in each of {config.levels} layers" * (config.levels > 1)
+    config, dims = run.config, run.latent_dims
+    dimensions = f"{dims[0]} latent dimension{'s' * (dims[0] != 1)}"
+    layers = f" in {'each' if len(set(dims)) == 1 else 'the first'} of {len(dims)} layers" * (len(dims) > 1)
     condition = " given the class" * config.conditional
-    facts = {name: getattr(config, name) for name in ("preset", "likelihood", "prior", "posterior", "objective")}
+    parts = {name: getattr(config, name) for name in ("likelihood", "prior", "posterior")}
+    facts = {name: config.name_of(name) for name in ("preset", "objective")}
+    facts |= {name: text for name, text in parts.items() if text is not None}
     facts["step"] = f"{run.step:,}"
     for record in run.metrics:
         if record.get("step") == run.step:

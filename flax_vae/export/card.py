@@ -60,7 +60,7 @@ A variational autoencoder for {_described(run.examples.shape[1:])} images from {
 ## Use
 
 ```python
-{format.snippet(sampler, len(run.class_names))}```
+{format.snippet(sampler, run)}```
 
 {notes}
 """
@@ -101,13 +101,15 @@ def _figures(run: Run) -> str:
 def _model_rows(run: Run) -> list[tuple[str, str]]:
     config = run.config
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(run.params))
-    rows = [
-        ("preset", f"`{config.preset}`"),
-        ("likelihood", f"`{config.likelihood}`: {LIKELIHOODS.meaning(config.likelihood.partition('(')[0])}"),
-        ("prior, posterior", f"`{config.prior}`, `{config.posterior}`"),
-        ("latent dimensions, layers", f"{config.latent_dim}, {config.levels}"),
+    rows = [("preset", f"`{config.name_of('preset')}`")]
+    if config.likelihood is not None:
+        meaning = LIKELIHOODS.meaning(config.likelihood.partition("(")[0])
+        rows.append(("likelihood", f"`{config.likelihood}`: {meaning}"))
+    rows += [(kind, f"`{part}`") for kind in ("prior", "posterior") if (part := getattr(config, kind)) is not None]
+    rows += [
+        ("latent dimensions, top layer first", ", ".join(map(str, run.latent_dims))),
         ("parameters", f"{count:,}"),
-        ("objective", f"`{config.objective}`" + ("" if config.beta is None else f", beta {config.beta:g}")),
+        ("objective", f"`{config.name_of('objective')}`" + ("" if config.beta is None else f", beta {config.beta:g}")),
         ("training", f"{config.optimizer}, batches of {config.batch_size}, {run.step:,} steps"),
         ("pixels", "unchanged" if config.binarize == "none" else f"binarised, {config.binarize}"),
         *((f"SHA-256 of the {_SPLITS.get(part, part)} images", f"`{digest}`") for part, digest in run.data.items()),

@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from flax_vae.export.functions import ModelFunction
 from flax_vae.jaxprs import interpret, needed
+from flax_vae.system.errors import UserError
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
 Rule = Callable[..., Array]
@@ -35,8 +36,16 @@ def flat_graph(function: Callable[..., Array], shapes: Shapes, rules: Mapping[st
         function: a function of arrays.
         shapes: the shapes of its arguments.
         rules: replacements for operations, by the name of the primitive: (*arrays, **parameters) -> array.
+
+    Raises:
+        UserError: the function needs a fixed size, where one is symbolic.
     """
-    nested = jax.make_jaxpr(function)(*shapes)
+    try:
+        nested = jax.make_jaxpr(function)(*shapes)
+    except TypeError as error:
+        if "DimExpr" not in str(error):
+            raise
+        raise UserError(f"A network needs a fixed number of images ({error}): write x.shape[0], not len(x).") from None
     return needed(jax.make_jaxpr(lambda *args: _Flat(rules or {}).results(nested, args))(*shapes))
 
 

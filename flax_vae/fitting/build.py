@@ -47,6 +47,8 @@ def build(
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
     if model is None:
         model = make_model(config, images.shape[1:], images)
+    if config.precision != "float32" and not hasattr(model, "dtype"):
+        raise UserError(f"`precision` {config.precision} has no effect: {type(model).__name__} has no field dtype.")
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
     _refuse_uneven_parts(training)
@@ -63,7 +65,7 @@ def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Obj
         steps_per_epoch: steps per epoch.
         num_images: size of the training set.
     """
-    if config.has_own_objective:
+    if config.has_own("objective"):
         return load_objective(config.objective)
     total_steps = config.epochs * steps_per_epoch
     objective = OBJECTIVES.make(config.objective, num_images=num_images, total_steps=total_steps)

@@ -14,10 +14,12 @@ from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
+from flax_vae.parts import describe, read_call
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
-from flax_vae.runs.run import Run, load_run
+from flax_vae.runs.models import model_of, opened
+from flax_vae.runs.run import Run, read_directory
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
@@ -42,6 +44,7 @@ def fit(
         UserError: bad input, before anything is written; or the loss is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
+    config = config.naming(vae, objective)
     (run,) = _start(free_directory(config, out), {"": config}, vae, objective)
     return run
 
@@ -70,6 +73,7 @@ def fit_many(
         UserError: as for `fit`, or configurations that differ in something else or not at all.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
+    configs = [config.naming(vae, objective) for config in configs]
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
     runs = _start(directory, members, vae, objective)
@@ -79,7 +83,7 @@ def fit_many(
 
 def resume(
     directory: str | Path,
-    vae: nn.Module | None = None,
+    vae: nn.Module | str | None = None,
     objective: Objective | None = None,
     devices: int | None = None,
     fsdp: int | None = None,
@@ -90,9 +94,9 @@ def resume(
 
     Args:
         directory: the run directory.
-        vae: the model, if the run was started with one of your own.
-        objective: the objective, if the run was started with one of your own: no code that a run directory names is
-            imported.
+        vae: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
+            directory names is imported.
+        objective: the objective, if the run was started with one of your own.
         devices: number of devices; default as when the run was started.
         fsdp: number of devices that shard the parameters; default as when the run was started.
 
@@ -110,7 +114,7 @@ def resume(
 
 def resume_many(
     directory: str | Path,
-    vae: nn.Module | None = None,
+    vae: nn.Module | str | None = None,
     objective: Objective | None = None,
     devices: int | None = None,
     fsdp: int | None = None,
@@ -132,15 +136,19 @@ def _start(
     directory: RunDirectory, configs: Mapping[str, Config], vae: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
-    training = build(next(iter(configs.values())), vae, objective, len(configs))
+    config = next(iter(configs.values()))
+    training = build(config, vae, objective, len(configs))
+    model = None
+    if config.has_own("preset"):
+        model = describe(model_of("", config, training.data.train.images.shape[1:], vae or config.preset))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     trainings = {name: replace(training, config=config) for name, config in configs.items()}
 
     def create() -> None:
         with new_directory(directory.path) as folder:
             for name, member in trainings.items():
-                written = repr(member.objective_at(member.config.beta))
-                RunDirectory(folder / name).create(member.config, member.data, written)
+                about = describe(member.objective_at(member.config.beta))
+                RunDirectory(folder / name).create(member.config, member.data, model, about)
         directory.point_latest()
 
     run_in_first_process(create)
@@ -153,14 +161,20 @@ def _start(
 
 
 def _resume(
-    directory: RunDirectory, configs: Mapping[RunDirectory, Config], vae: nn.Module | None, objective: Objective | None
+    directory: RunDirectory,
+    configs: Mapping[RunDirectory, Config],
+    vae: nn.Module | str | None,
+    objective: Objective | None,
 ) -> list[Run]:
     """Resume runs from their last checkpoints."""
     run, config = next(iter(configs.items()))
-    if config.has_own_objective and objective is None:
-        raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {config.objective}.")
+    config = opened(str(directory), config, vae)
+    if config.has_own("objective") and objective is None:
+        is_importable = read_call(config.objective).is_importable
+        text = config.objective if is_importable else "my_module:my_objective"
+        raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {text}.")
     with directory.locked():
-        training = build(config, vae, objective, len(configs))
+        training = build(config, None if isinstance(vae, str) else vae, objective, len(configs))
         refuse_other_data(training.data, run.data_checksums(), str(run))
         trainings = {run: replace(training, config=config) for run, config in configs.items()}
         return _train(directory, restore_members(trainings))
@@ -178,7 +192,7 @@ def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
 
 def _finish(directory: RunDirectory, training: Training) -> Run:
     """Draw the pictures and, if there is a validation set, evaluate on the test set once."""
-    run = load_run(directory.path, training.model)
+    run = read_directory(directory, training.model)
 
     def draw_and_evaluate() -> None:
         data, key = training.data, training.keys.test

@@ -8,6 +8,7 @@ from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import Report
 from flax_vae.fitting.timing import Pace
+from flax_vae.parts import read_call
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.processes import maximum_over_processes
@@ -19,8 +20,13 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, directory: RunDirectory, config: Config) -> None:
         """Store the signal: by convention, the exit code is 128 + its number."""
-        objective = f" --objective {shlex.quote(config.objective)}" if config.has_own_objective else ""
-        super().__init__(f"Stopped and saved. Resume by: flax-vae train --resume {directory}{objective}")
+        own = config.own_parts
+        command = f"flax-vae train --resume {directory}"
+        command += "".join(f" --{kind} {shlex.quote(text)}" for kind, text in own.items())
+        if not all(read_call(text).is_importable for text in own.values()):
+            given = "".join({"preset": ", vae=...", "objective": ", objective=..."}[kind] for kind in own)
+            command = f"flax_vae.resume({str(directory)!r}{given})"
+        super().__init__(f"Stopped and saved. Resume by: {command}")
         self.signum = signum
 
 

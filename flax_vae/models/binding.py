@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from flax_vae.models.checks import refuse_unhashable
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import warn_of_wrong_sums
 
@@ -17,7 +18,6 @@ Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's 
 Context = Float[Array | np.ndarray, "b v"] | None
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3))
 def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
     """Return the parameters of an untrained model, as a pytree; compiled once for all keys.
 
@@ -26,12 +26,33 @@ def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int
         key: draws the parameters.
         image_shape: "h w c".
         context_dim: size of the context of a conditional model.
+
+    Raises:
+        UserError: not a Linen module, one that cannot be hashed, or one with variables besides its parameters.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
+    refuse_unhashable(model)
+    return _init(model, key, image_shape, context_dim)
+
+
+@partial(jax.jit, static_argnums=(0, 2, 3))
+def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int) -> Params:
     init_key, draw_key = jax.random.split(key)
     in_float32 = with_dtype(model, "float32")  # parameters do not depend on the type that networks compute in
-    context = {"context": {"value": jnp.zeros((1, context_dim))}} if context_dim else {}
-    x, rngs = jnp.zeros((1, *image_shape)), {"params": init_key}
-    return in_float32.apply(context, x, draw_key, rngs=rngs, mutable="params")[1]["params"]
+
+    def run_all(model: Any, x: Array) -> None:
+        if context_dim:
+            model.put_variable("context", "value", jnp.zeros((1, context_dim)))
+        model(x, draw_key)
+
+    created = nn.init(run_all, in_float32)({"params": init_key}, jnp.zeros((1, *image_shape)))
+    if others := created.keys() - {"params", "context", "intermediates"}:
+        raise UserError(
+            f"The model keeps {', '.join(sorted(others))}, and only parameters are trained and saved: replace "
+            "normalisation by statistics of the batch by nn.LayerNorm or nn.GroupNorm."
+        )
+    return created["params"]
 
 
 def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:

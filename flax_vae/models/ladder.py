@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.models.binding import with_context
+from flax_vae.models.checks import freeze_networks, refuse_other_images
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
@@ -48,6 +49,11 @@ class Ladder(nn.Module):
     decoder: nn.Module
     likelihood: Callable[[Array], Any] = BernoulliLikelihood()
     dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Check the networks, and make them hashable."""
+        freeze_networks(self, encoder=1, posterior=1, prior=0, decoder=3)
+        super().__post_init__()
 
     def context(self) -> Float[Array, "b v"] | None:
         """Return the conditioning input of each image, such as its label; see `bind`."""
@@ -99,6 +105,7 @@ class Ladder(nn.Module):
         maps = self.encoder(x.astype(self.dtype))
         z, top = pair_with_priors(draw(self._top_posterior(maps)), self.prior())
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
+        refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
         return Inference(top + below, self.likelihood(output))
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:

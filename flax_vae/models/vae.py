@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.models.binding import with_context
+from flax_vae.models.checks import freeze_networks, refuse_other_images, require_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
@@ -36,13 +37,19 @@ class VAE(nn.Module):
     likelihood: Callable[[Array], Any] = BernoulliLikelihood()
     dtype: str = "float32"
 
+    def __post_init__(self) -> None:
+        """Check the networks, and make them hashable."""
+        freeze_networks(self, encoder=1, posterior=1, prior=0, decoder=1)
+        super().__post_init__()
+
     def context(self) -> Float[Array, "b v"] | None:
         """Return the conditioning input of each image, such as its label; see `bind`."""
         return self.get_variable("context", "value")
 
     def features(self, x: Images) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""
-        return with_context(self.encoder(x.astype(self.dtype)).astype(x.dtype), self.context())
+        features = require_array(self.encoder(x.astype(self.dtype)), 2, '"b f", features of each image', "encoder")
+        return with_context(features.astype(x.dtype), self.context())
 
     def encode(self, x: Images) -> LatentDistribution:
         """Return q(z | x), batch shape "b"."""
@@ -50,24 +57,30 @@ class VAE(nn.Module):
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
         """Return p(x | z), batch shape "*k b"; leading axes are flattened for the networks."""
+        return self.likelihood(self._decoder_output(z))
+
+    def _decoder_output(self, z: Float[Array, "*k b d"]) -> Float[Array, "*k b h w o"]:
         z = with_context(z, self.context())
-        output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype)).astype(z.dtype)
-        return self.likelihood(output.reshape(z.shape[:-1] + output.shape[1:]))
+        output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype))
+        output = require_array(output, 4, '"b h w c"', "decoder").astype(z.dtype)
+        return output.reshape(z.shape[:-1] + output.shape[1:])
 
     def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them.
 
         With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
         """
-        return self._inference(self.encode(x).tempered(temperature).draw_layers(key, (num_samples,)))
+        return self._inference(x, self.encode(x).tempered(temperature).draw_layers(key, (num_samples,)))
 
     def infer_at(self, x: Images, latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
-        return self._inference(self.encode(x).layers_at(jnp.concatenate(latents, axis=-1)))
+        return self._inference(x, self.encode(x).layers_at(jnp.concatenate(latents, axis=-1)))
 
-    def _inference(self, draws: list[Draw]) -> Inference:
+    def _inference(self, x: Images, draws: list[Draw]) -> Inference:
         z, layers = pair_with_priors(draws, self.prior())
-        return Inference(layers, self.decode(z))
+        output = self._decoder_output(z)
+        refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
+        return Inference(layers, self.likelihood(output))
 
     def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int
 
 from flax_vae.batches import Batch, unpack
@@ -33,11 +34,15 @@ def apply_objective(
     """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
 
     Raises:
-        UserError: the objective did not return a loss and a dictionary of metrics, all of them one float per image, or
-            a metric has a name that the train step uses.
+        UserError: a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
+            float per image; or a metric has a name that the train step uses.
     """
     x, context = unpack(batch)
-    result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
+    try:
+        result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
+    except InvalidRngError as error:  # its first line ends in a link
+        reason = str(error).partition(" (http")[0]
+        raise UserError(f"{reason}: networks draw nothing, so leave out dropout, or make it deterministic.") from None
     name = getattr(objective, "__name__", type(objective).__name__)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call
+from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call, written
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
@@ -21,6 +21,7 @@ _FORMAT = 2  # of `config.json`; raised when an older program could misread a ne
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
+OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
 _BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
@@ -67,16 +68,17 @@ class Config:
     conditional: bool = _setting("data", False)
     """Condition encoder, decoder and prior on the labels, so that a class can be sampled."""
     preset: str = _setting("model", "gated_mlp")
-    """Networks, with the recipe that trains them."""
-    latent_dim: int = _setting("model", 2, least=1)
+    """Networks, with the recipe that trains them; write my_module:make_model for your own. It gets those of the
+    settings below that it takes; the others stay None."""
+    latent_dim: int | None = _setting("model", 2, least=1)
     """Number of latent dimensions."""
-    likelihood: str = _setting("model", "bernoulli")
+    likelihood: str | None = _setting("model", "bernoulli")
     """Observation model p(x|z)."""
-    prior: str = _setting("model", "normal")
+    prior: str | None = _setting("model", "normal")
     """Distribution of the latents p(z)."""
-    posterior: str = _setting("model", "diagonal")
+    posterior: str | None = _setting("model", "diagonal")
     """Distribution of the latents given an image, q(z|x)."""
-    levels: int = _setting("model", 1, least=1, most=MOST_LAYERS)
+    levels: int | None = _setting("model", 1, least=1, most=MOST_LAYERS)
     """Number of stochastic layers, all with the same number of latent dimensions. Prior and posterior are those of the
     top layer; the layers below are normal given those above."""
     precision: Literal["float32", "bfloat16"] = _setting("model", "float32")
@@ -155,12 +157,14 @@ class Config:
         recipe = recipe_of(self.preset if isinstance(self.preset, str) else defaults["preset"])  # refused below
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
+            if value is None and not (name in OF_PRESET and self.has_own("preset")):
+                value = recipe.get(name, defaults[name])
             try:
-                put(name, as_type(recipe.get(name, defaults[name]) if value is None else value, setting.type))
+                put(name, as_type(value, setting.type))
             except TypeError as error:
                 raise UserError(f"`{name}` {error}.") from None
         for kind, parts in PARTS.items():
-            if kind != "objective" or not self.has_own_objective:
+            if not self.has_own(kind) and getattr(self, kind) is not None:
                 put(kind, str(parts.read(getattr(self, kind))))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
@@ -186,14 +190,14 @@ class Config:
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not fit in {self.epochs} "
                 "epochs, so beta would never reach its value: lower `kl_warmup_epochs` or raise `epochs`."
             )
-        if self.conditional and not PRIORS.accepts(read_call(self.prior).name, "conditional"):
+        if self.conditional and self.prior and not PRIORS.accepts(read_call(self.prior).name, "conditional"):
             priors = " or ".join(name for name in PRIORS if PRIORS.accepts(name, "conditional"))
             raise UserError(f"`conditional` requires `prior` {priors}, not {self.prior}.")
         if (self.kl_warmup_epochs, self.kl_cycles) != (0.0, 1) and self.beta is None:
             raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} does not have.")
         if self.early_stopping and not self.validation:
             raise UserError("`early_stopping` requires `validation`: the test set must not decide when to stop.")
-        if not self.has_own_objective:
+        if not self.own_parts:
             self._refuse_unmet_needs()
 
     def _refuse_unmet_needs(self) -> None:
@@ -201,7 +205,7 @@ class Config:
         is_flat = self.levels == 1 and read_call(self.preset).name in presets
         for need in OBJECTIVES.needs(read_call(self.objective).name):
             posteriors = [name for name in POSTERIORS if getattr(POSTERIORS[name], need, False)]
-            if not is_flat or read_call(self.posterior).name not in posteriors:
+            if not is_flat or read_call(self.posterior or "").name not in posteriors:
                 raise UserError(
                     f"`objective` {self.objective} compares latent dimensions one by one: it requires `levels` 1, "
                     f"`posterior` {' or '.join(posteriors)}, and `preset` {' or '.join(presets)}."
@@ -211,19 +215,44 @@ class Config:
         """Return the same training on other devices; None keeps the present setting."""
         return replace(self, devices=devices or self.devices, fsdp=fsdp or self.fsdp)
 
+    def naming(self, model: Any = None, objective: Any = None) -> "Config":
+        """Return the configuration of the same training with a model or an objective of the user's own, if given.
+
+        Settings that would describe the model or the objective of the package become None.
+        """
+        own: dict[str, Any] = {}
+        if model is not None:
+            own |= {"preset": written(model)} | dict.fromkeys(OF_PRESET)
+        if objective is not None:
+            own |= {"objective": written(objective), "beta": None, "num_samples": None}
+            own |= {"kl_warmup_epochs": 0.0, "kl_cycles": 1}
+        return replace(self, **own)
+
+    def has_own(self, kind: str) -> bool:
+        """Return True if a part is the user's own: opening or resuming a run then requires it again.
+
+        No code that a run directory names is imported.
+        """
+        return kind in ("preset", "objective") and read_call(getattr(self, kind)).is_imported
+
+    def name_of(self, kind: str) -> str:
+        """Return a part as it is written; the type of a value from Python."""
+        written = getattr(self, kind)
+        return f"{written[1:]} (own)" if written.startswith(":") else written
+
     @property
-    def has_own_objective(self) -> bool:
-        """True if the objective is imported from the user's module; resuming a run then requires its name again."""
-        return read_call(self.objective).is_imported
+    def own_parts(self) -> dict[str, str]:
+        """The parts that are the user's own, by their kind."""
+        return {kind: getattr(self, kind) for kind in ("preset", "objective") if self.has_own(kind)}
 
 
 def recipe_of(preset: str) -> Mapping[str, Any]:
-    """Return the settings in which a preset differs from the defaults.
+    """Return the settings in which a preset differs from the defaults; none for one of the user's own.
 
     Raises:
         UserError: an unknown preset.
     """
-    return PRESETS.facts[PRESETS.read(preset).name]["recipe"]
+    return {} if read_call(preset).is_imported else PRESETS.facts[PRESETS.read(preset).name]["recipe"]
 
 
 def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> None:

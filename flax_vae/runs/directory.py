@@ -85,10 +85,17 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def create(self, config: Config, data: Data, objective: str) -> None:
-        """Write provenance, a few test images with their labels, and the configuration."""
+    def create(self, config: Config, data: Data, model: str | None, objective: str) -> None:
+        """Write provenance, a few test images with their labels, and the configuration.
+
+        Args:
+            config: the configuration.
+            data: the images.
+            model: the description of a model of the user's own, else None.
+            objective: the description of the objective.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "provenance.json", _provenance(data, objective))
+        write_json(self.path / "provenance.json", _provenance(data) | {"model": model, "objective": objective})
         np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
@@ -140,6 +147,10 @@ class RunDirectory:
     def data_checksums(self) -> dict[str, str]:
         """Read the checksums of the training and test images."""
         return self._read("provenance.json", lambda path: dict(parse_object(path.read_text())["data"]))
+
+    def model(self) -> str | None:
+        """Read the description of a model of the user's own; None for other models."""
+        return self._read("provenance.json", lambda path: parse_object(path.read_text()).get("model"))
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         try:
@@ -218,15 +229,14 @@ class RunDirectory:
         write_json(self.evaluation_file, record)
 
 
-def _provenance(data: Data, objective: str) -> Record:
-    """Return the content of `provenance.json`: command, time, data, objective, device and versions."""
+def _provenance(data: Data) -> Record:
+    """Return the command, time, data, device and versions."""
     device = jax.devices()[0]
     return {
         "command": sys.argv,
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "data": data_checksums(data),
         "sources": {"train": data.train.provenance, "test": data.test.provenance},
-        "objective": objective,
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
     }
@@ -240,7 +250,7 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
     """
     if jax.process_count() > 1 and out is None:
         raise UserError("`out` is required if several processes train, and must be the same for all of them.")
-    name = config.preset.partition("(")[0]
+    name = config.preset.partition("(")[0].rpartition(":")[2]
     directory = RunDirectory(Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
     advice = f", or resume its run with flax-vae train --resume {directory}"
     run_in_first_process(refuse_used, directory.path, advice)

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from flax_vae.data import one_hot
-from flax_vae.models.binding import Params
+from flax_vae.models.binding import Params, bind
 from flax_vae.nn.layers import ImageShape
+from flax_vae.parts import describe
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
@@ -29,6 +31,7 @@ from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes
 from flax_vae.runs.records import Record
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically, write_json
 
@@ -73,13 +76,24 @@ class Run:
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
         height, width, channels = self.examples.shape[1:]
+        model, objective = (self.config.name_of(kind) for kind in ("preset", "objective"))
         lines = {
-            "model": f"{self.config.preset}, {self.config.objective}, images {height} x {width} x {channels}",
+            "model": f"{model}, {objective}, images {height} x {width} x {channels}",
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
             "step": f"{self.step:,}, test loss {self.record.get('test_loss', math.nan):.2f}",
             "directory": f"{self.directory}",
         }
         return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
+
+    @property
+    def latent_dims(self) -> tuple[int, ...]:
+        """The number of latents in each stochastic layer, top first."""
+        x, key = jnp.zeros((1, *self.examples.shape[1:])), jax.random.key(0)
+        context = jnp.zeros((1, len(self.class_names))) if self.class_names else None
+        layers = jax.eval_shape(
+            lambda: [layer.z for layer in bind(self.vae, self.params, context).infer(x, key).layers]
+        )
+        return tuple(z.size for z in layers)
 
     @property
     def record(self) -> Record:
@@ -92,14 +106,15 @@ class Run:
         return None if self.labels is None else one_hot(self.labels, len(self.class_names))
 
 
-def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
+def load_run(where: str | Path, vae: nn.Module | str | None = None) -> Run:
     """Open a trained model for sampling. Reads arrays and JSON, and executes nothing that the files contain.
 
     Args:
         where: a run directory; a .safetensors file written by `write_run`; "pretrained:NAME", a model that comes with
             the package; or "hf://OWNER/NAME", optionally with "@REVISION", a model on the Hugging Face hub. The data
             set is not needed.
-        vae: the model, if it is one of your own.
+        vae: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
+            imported unless it is named here.
 
     Raises:
         UserError: the run is missing, damaged, or of another model.
@@ -112,7 +127,12 @@ def load_run(where: str | Path, vae: nn.Module | None = None) -> Run:
         return _read_file(hub.fetch(repository), name, vae)
     if Path(where).suffix == _SUFFIX:
         return _read_file(Path(where).expanduser(), name, vae)
-    return _read_directory(RunDirectory(Path(where)), name, vae)
+    directory = RunDirectory(Path(where))
+    if members := directory.members():
+        raise UserError(f"{directory} holds {len(members)} runs: name one of them, such as {members[0]}.")
+    run = read_directory(directory, model_of(name, *read_config(directory.config_file), vae))
+    _warn_of_another_model(run, directory.model())
+    return run
 
 
 def pretrained(name: str) -> Path:
@@ -127,16 +147,14 @@ def pretrained(name: str) -> Path:
     return PRETRAINED / f"{name}{_SUFFIX}"
 
 
-def _read_directory(run: RunDirectory, name: str, vae: nn.Module | None) -> Run:
-    if members := run.members():
-        raise UserError(f"{run} holds {len(members)} runs: name one of them, such as {members[0]}.")
+def read_directory(run: RunDirectory, model: nn.Module) -> Run:
+    """Read the run of a model."""
     config, shape = read_config(run.config_file)
     class_names, labels = run.labels() if config.conditional else ((), None)
-    model = model_of(config, shape, vae)
     item = "averaged_params" if config.ema_decay else "params"
     step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
     return Run(
-        name=name,
+        name=str(run),
         directory=run.path,
         config=config,
         vae=model,
@@ -150,17 +168,29 @@ def _read_directory(run: RunDirectory, name: str, vae: nn.Module | None) -> Run:
     )
 
 
-def _read_file(path: Path, name: str, vae: nn.Module | None) -> Run:
-    arrays, shape, fields = read_files(path)
-    model = model_of(fields["config"], shape, vae)
+def _read_file(path: Path, name: str, vae: nn.Module | str | None) -> Run:
+    arrays, shape, description, fields = read_files(path)
+    model = model_of(name, fields["config"], shape, vae)
     expected = parameter_shapes(model, shape, fields["class_names"])
     refuse_other_model(str(path), arrays, flatten_by_name(expected))
     params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
-    return Run(name=name, directory=None, vae=model, params=params, **fields)
+    run = Run(name=name, directory=None, vae=model, params=params, **fields)
+    _warn_of_another_model(run, description)
+    return run
 
 
-def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, dict[str, Any]]:
-    """Read the parameters by their names, the shape of the images, and the other fields of `Run`.
+def _warn_of_another_model(run: Run, description: Any) -> None:
+    """Warn if a model of the user's own is not described as the one that the run was trained with."""
+    if not isinstance(description, str):
+        return
+    for trained, opened in zip_longest(description.splitlines(), describe(run.vae).splitlines(), fillvalue="nothing"):
+        if trained != opened:
+            log(f"WARNING: {run.name} was trained with another model: {trained.strip()}, here {opened.strip()}.")
+            return
+
+
+def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, Any, dict[str, Any]]:
+    """Read the parameters by their names, the shape of the images, the description of an own model, and other fields.
 
     Raises:
         UserError: missing, damaged, or of another version of this package.
@@ -185,7 +215,7 @@ def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, dict[str,
             "evaluation": about["evaluation"],
         }
         params = {name.removeprefix(_PARAMS): array for name, array in arrays.items() if name.startswith(_PARAMS)}
-        return params, shape, fields
+        return params, shape, about.get("model"), fields
     except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or not a model of flax_vae.") from None
 
@@ -216,6 +246,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         "class_names": run.class_names,
         "data": run.data,
         "config": shared_content(run.config, run.examples.shape[1:]),
+        "model": describe(run.vae) if run.config.has_own("preset") else None,
         "record": run.record,
         "evaluation": evaluation_of(run),
     }

@@ -22,8 +22,8 @@ class Format:
         name: its name in `FORMATS`, in `export.json` and among the tags of the model card.
         write: (folder, run, functions) -> {file name: function}. Writes the files of a model to a folder, and returns
             the files that hold a function.
-        snippet: (sampler, num_classes) -> Python code for the model card that draws ten images. It runs in the folder
-            of the files; `num_classes` is 0 for an unconditional model.
+        snippet: (sampler, run) -> Python code for the model card that draws ten images. It runs in the folder of the
+            files.
         note: title -> a paragraph about the files for the model card; None for a table of the functions in the files.
         packages: packages that write and run the files, besides JAX. `export.json` records their versions.
         platforms: the platforms for which functions are compiled, or None if that does not apply.
@@ -31,7 +31,7 @@ class Format:
 
     name: str
     write: Callable[[Path, Run, Sequence[ModelFunction]], Mapping[str, ModelFunction]]
-    snippet: Callable[[ModelFunction, int], str]
+    snippet: Callable[[ModelFunction, Run], str]
     note: Callable[[str], str] | None = None
     packages: tuple[str, ...] = ()
     platforms: tuple[str, ...] | None = None

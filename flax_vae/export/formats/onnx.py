@@ -16,6 +16,7 @@ from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.function_files import FunctionFiles, ten_inputs
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import Rule, flat_graph, free_shapes
+from flax_vae.runs.run import Run
 from flax_vae.system.errors import UserError
 
 _OPSET = 18  # December 2022; the oldest that jax2onnx writes correctly
@@ -120,8 +121,8 @@ def _quiet() -> Iterator[None]:
         root.removeHandler(handler)
 
 
-def _snippet(sampler: ModelFunction, num_classes: int) -> str:
-    noise, *context = ten_inputs(sampler, num_classes)
+def _snippet(sampler: ModelFunction, run: Run) -> str:
+    noise, *context = ten_inputs(sampler, len(run.class_names))
     inputs = "".join(f', "context": {expression}' for expression in context)
     return f"""import numpy as np
 import onnxruntime

@@ -15,6 +15,7 @@ from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.function_files import FunctionFiles, ten_inputs
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import flat_graph, free_shapes
+from flax_vae.runs.run import Run
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -44,8 +45,8 @@ def run_stablehlo(content: bytes) -> Callable[..., np.ndarray]:
     return lambda *args: np.asarray(call(*args))
 
 
-def _snippet(sampler: ModelFunction, num_classes: int) -> str:
-    noise, *context = ten_inputs(sampler, num_classes)
+def _snippet(sampler: ModelFunction, run: Run) -> str:
+    noise, *context = ten_inputs(sampler, len(run.class_names))
     return f"""from pathlib import Path
 
 import numpy as np

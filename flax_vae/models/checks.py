@@ -1,0 +1,143 @@
+"""Checks of the networks that users bring, made once, when a model is built or traced. Each names what is wrong."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from flax_vae.system.errors import UserError
+
+_ADAPTERS = {"flax.nnx": "from_nnx", "equinox": "from_equinox"}
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_OTHERS = ("haiku", "keras", "torch", "tensorflow")
+
+
+def freeze_networks(model: nn.Module, **inputs: int) -> None:
+    """Replace the networks of a new model by copies that can be hashed, with lists, sets and dictionaries frozen.
+
+    Args:
+        model: the model, before Linen's own `__post_init__`.
+        inputs: the names of its networks, with their numbers of inputs.
+
+    Raises:
+        UserError: a network is not a Linen module, or has further inputs without a default.
+    """
+    for name, count in inputs.items():
+        network = _require_linen(type(model).__name__, name, getattr(model, name))
+        arguments = [*inspect.signature(type(network).__call__).parameters.values()][1 + count :]
+        for argument in arguments:
+            if argument.default is argument.empty and argument.kind not in _VARIADIC:
+                raise UserError(
+                    f"`{name}` of {type(model).__name__} takes {argument.name} beside its input, which it does not "
+                    f"get: give {argument.name} a default."
+                )
+        object.__setattr__(model, name, _frozen(network))
+
+
+def _require_linen(owner: str, name: str, network: Any) -> nn.Module:
+    if isinstance(network, nn.Module):
+        return network
+    advice = "write a Linen module"
+    if library := _library(network):
+        adapter = _ADAPTERS.get(library)
+        advice = f"wrap its class by flax_vae.{adapter}(MyNetwork, ...)" if adapter else advice
+    kind = f"an object of {library}" if library else f"a {type(network).__name__}"
+    raise UserError(f"`{name}` of {owner} is {kind}, whose parameters would not be trained: {advice}.")
+
+
+def _library(value: Any) -> str | None:
+    """Return the library that a network is written in, if it is not Linen."""
+    modules = [f"{kind.__module__}." for kind in type(value).__mro__]
+    for library in (*_ADAPTERS, *_OTHERS):
+        if any(module.startswith(f"{library}.") for module in modules):
+            return library
+    return None
+
+
+def _frozen(value: Any) -> Any:
+    """Return a field's value with lists, sets and dictionaries frozen; the same object if nothing changes."""
+    if isinstance(value, nn.Module):
+        fields = {name: getattr(value, name) for name in _fields(value)}
+        changed = {name: new for name, old in fields.items() if (new := _frozen(old)) is not old}
+        return value.clone(**changed) if changed else value
+    if isinstance(value, list) or type(value) is tuple:
+        items = tuple(map(_frozen, value))
+        return value if type(value) is tuple and all(map(_same, items, value)) else items
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, Mapping) and not isinstance(value, nn.FrozenDict):
+        return nn.FrozenDict({key: _frozen(item) for key, item in value.items()})
+    return value
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b
+
+
+def _fields(module: nn.Module) -> list[str]:
+    return [
+        name for name, field in module.__dataclass_fields__.items() if field.init and name not in ("parent", "name")
+    ]
+
+
+def refuse_unhashable(model: Any, where: str = "") -> None:
+    """Raise UserError at the first field that cannot be a static argument, or whose parameters would not be trained.
+
+    Args:
+        model: the model, or a part of it.
+        where: the name of the part.
+    """
+    where = where or type(model).__name__
+    if isinstance(model, nn.Module):
+        for name in _fields(model):
+            refuse_unhashable(getattr(model, name), f"{where}.{name}")
+    elif isinstance(model, tuple):
+        for number, item in enumerate(model):
+            refuse_unhashable(item, f"{where}[{number}]")
+    elif not isinstance(model, type) and (library := _library(model)):
+        raise UserError(f"{where} is an object of {library}, whose parameters would not be trained.")
+    else:
+        try:
+            hash(model)
+        except TypeError:
+            advice = "use a tuple" if isinstance(model, list) else "make it inside the module, or a parameter"
+            raise UserError(f"{where} is a {type(model).__name__}, which cannot be hashed: {advice}.") from None
+
+
+def require_array(value: Any, ndim: int, axes: str, what: str) -> jax.Array:
+    """Return the output of a network.
+
+    Args:
+        value: the output.
+        ndim: its number of axes.
+        axes: the axes, for error messages.
+        what: the network, for error messages.
+
+    Raises:
+        UserError: not an array, or one with another number of axes.
+    """
+    shape = getattr(value, "shape", None)
+    if shape is None or len(shape) != ndim:
+        returned = f"a {type(value).__name__}" if shape is None else f"an array of shape {tuple(shape)}"
+        raise UserError(f"The {what} returned {returned}; it must return one array {axes}.")
+    return value
+
+
+def refuse_other_images(likelihood: Any, output: tuple[int, ...], image: tuple[int, ...]) -> None:
+    """Raise UserError if a decoder's output does not fit the images.
+
+    Args:
+        likelihood: the head, whose `start` has a value for each channel of the output; others are not checked.
+        output: the shape of the output, "h w o".
+        image: the shape of an image, "h w c".
+    """
+    if not hasattr(likelihood, "start"):
+        return
+    expected = (*image[:2], len(likelihood.start((0.5,) * image[-1])))
+    if output != expected:
+        raise UserError(
+            f"The decoder returned an array of shape {output} for each latent, but for images of shape {image} "
+            f"{type(likelihood).__name__} takes {expected}."
+        )
