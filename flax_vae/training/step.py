@@ -8,6 +8,7 @@ those of a finished run.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import flax.linen as nn
@@ -127,18 +128,17 @@ def make_step(
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Return `step(state, batch) -> (state, metrics)`, not compiled; `gradient` is from `make_gradient`."""
-    tx = optax.with_extra_args_support(tx)
+    update = optax.with_extra_args_support(tx).update  # some ask for the loss, or for loss or gradient elsewhere
+    asks_for_gradients = "grad_fn" in signature(update).parameters
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = gradient(state.params, batch, key, state.step)
-        # Some optimisers ask for the loss, or for the loss at other parameters.
-        of_loss = {
-            "value": metrics["loss"],
-            "grad": grads,
-            "value_fn": lambda params: gradient(params, batch, key, state.step)[1]["loss"],
-        }
-        updates, opt_state = tx.update(grads, state.opt_state, state.params, **of_loss)
+        of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
+        of_loss["value_fn"] = lambda params: gradient(params, batch, key, state.step)[1]["loss"]
+        if asks_for_gradients:
+            of_loss = {"grad_fn": lambda params, _: gradient(params, batch, key, state.step)[0]}
+        updates, opt_state = update(grads, state.opt_state, state.params, **of_loss)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
         if averaged is not None:

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from flax_vae import Config, load_run
+from flax_vae import Config, init, load_run
 from flax_vae.cli.main import main
 from flax_vae.explore.write import about
+from flax_vae.runs.models import make_model
 
 pytestmark = pytest.mark.quick_compile
 
@@ -44,7 +47,11 @@ def test_the_texts_of_a_page_describe_the_run(trained: tuple[Path, str]) -> None
     assert texts.facts["step"] == f"{run.step:,}"
     assert {"test loss", "test rate", "test distortion"} <= texts.facts.keys()
     config = Config(preset="tutorial_dense", latent_dim=1, levels=3, conditional=True)
-    other = type(run)(**(vars(run) | {"config": config, "metrics": [{}], "name": "pretrained:x"}))
+    model = make_model(config, run.examples.shape[1:])
+    params = init(model, jax.random.key(0), run.examples.shape[1:], 3)
+    other = replace(
+        run, name="pretrained:x", config=config, vae=model, params=params, metrics=[{}], class_names=("a", "b", "c")
+    )
     texts = about(other, "few")
     assert texts.title == "x"
     assert texts.summary.endswith(" of few with 1 latent dimension in each of 3 layers given the class.")

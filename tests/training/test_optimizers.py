@@ -94,21 +94,24 @@ def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
     assert losses[-1] < 0.9 * losses[0]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     "tx",
     [
-        optax.contrib.prodigy(),
-        optax.contrib.dog(),
-        optax.contrib.cocob(),
-        optax.contrib.mechanize(optax.adam(1e-2)),
-        optax.contrib.sam(optax.adam(1e-2), optax.sgd(1e-2), opaque_mode=False),
-        optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3),
-        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=5)),
-        optax.lbfgs(),
-        optax.polyak_sgd(max_learning_rate=1e-4),
-        optax.contrib.momo(1e-3),
+        pytest.param(optax.contrib.prodigy(), id="prodigy"),
+        pytest.param(optax.contrib.schedule_free_adamw(1e-2, warmup_steps=3), id="schedule_free"),
+        pytest.param(optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=5)), id="plateau"),
+        pytest.param(optax.contrib.sam(optax.adam(1e-2), optax.sgd(1e-2)), id="sam"),
+        pytest.param(optax.contrib.sam(optax.adam(1e-2), optax.sgd(1e-2), opaque_mode=True), id="sam 2", marks=SLOW),
+        pytest.param(optax.contrib.dog(init_step=("distance", 1e-2)), id="dog", marks=SLOW),
+        pytest.param(optax.contrib.cocob(), id="cocob", marks=SLOW),
+        pytest.param(optax.contrib.mechanize(optax.adam(1e-2), s_init=1e-2), id="mechanize", marks=SLOW),
+        pytest.param(optax.lbfgs(), id="lbfgs", marks=SLOW),
+        pytest.param(optax.polyak_sgd(max_learning_rate=1e-2), id="polyak_sgd", marks=SLOW),
+        pytest.param(optax.contrib.momo(0.1), id="momo", marks=SLOW),
     ],
-    ids=["prodigy", "dog", "cocob", "mechanize", "sam", "schedule_free", "plateau", "lbfgs", "polyak_sgd", "momo"],
 )
 def test_any_optimiser_of_optax_trains(tx: optax.GradientTransformation, images: np.ndarray) -> None:
     """Some keep the initial parameters, some ask for the loss, some evaluate at other parameters than they train."""
