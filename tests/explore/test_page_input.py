@@ -172,7 +172,7 @@ def test_temperature_changes_samples_of_the_same_noise(read: Read) -> None:
     assert np.abs(reader.every("samples") - at_one).max() > 100
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+@pytest.mark.parametrize("motion", ["no-preference", pytest.param("reduce", marks=pytest.mark.slow)])
 def test_the_path_from_a_to_b_plays(motion: str, read: Read) -> None:
     reader = read("tutorial", reduced_motion=motion)
     ends = []

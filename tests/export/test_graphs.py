@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.export import symbolic_shape
 from jax.extend.core import jaxpr_as_fun
 
+from flax_vae import UserError
 from flax_vae.export.graphs import flat_graph
 
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
@@ -65,3 +67,12 @@ def test_only_needed_operations_are_left_each_once(
 def test_a_rule_replaces_an_operation_by_others() -> None:
     graph = flat_graph(jnp.square, (X,), {"square": lambda x: x * x, "integer_pow": lambda x, y: x * x})
     assert [eqn.primitive.name for eqn in graph.eqns] == ["mul"]
+
+
+def test_a_function_that_asks_for_the_number_of_images_is_named() -> None:
+    """The number is symbolic in an export: `len(x)` has no value there, `x.shape[0]` has."""
+    (size,) = symbolic_shape("b")
+    shape = (jax.ShapeDtypeStruct((size, 4), jnp.float32),)
+    with pytest.raises(UserError, match=r"write x\.shape\[0\], not len\(x\)"):
+        flat_graph(lambda x: x.reshape(len(x), -1), shape)
+    flat_graph(lambda x: x.reshape(x.shape[0], -1), shape)

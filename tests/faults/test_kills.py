@@ -61,9 +61,9 @@ def test_killed_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
     assert_no_leftovers(tmp_path / "run")
 
 
-def test_stopped_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
+def test_stopped_ten_times(config: Config, run: Run, tmp_path: Path) -> None:
     """Each time the training saves its state, reports it, and ends within five seconds."""
-    results = chain(words_of(config), tmp_path / "run", signal.SIGTERM)
+    results = chain(words_of(config), tmp_path / "run", signal.SIGTERM, times=10)
     for moment, code, seconds, err in results:
         assert code in (128 + signal.SIGTERM, -signal.SIGTERM, 0), (moment, err)
         assert seconds < 5, (moment, seconds)
@@ -76,10 +76,10 @@ def test_stopped_twenty_times(config: Config, run: Run, tmp_path: Path) -> None:
 
 
 def test_an_ensemble_killed_again_and_again(config: Config, tmp_path: Path) -> None:
-    config = replace(config, epochs=20)
+    config = replace(config, epochs=12)
     configs = [replace(config, seed=seed) for seed in range(3)]
     expected = fit_many(configs, tmp_path / "expected")
     words = [*words_of(config), "--seeds", "3"]
-    chain(words, tmp_path / "run", signal.SIGKILL, times=8)
+    chain(words, tmp_path / "run", signal.SIGKILL, times=6)
     for run, other in zip(RunDirectory(tmp_path / "run").members(), expected, strict=True):
         assert_same_run(load_run(run.path), other)

@@ -153,11 +153,8 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(resume(tmp_path / "broken"), run)
 
 
-@pytest.mark.parametrize(
-    "epoch",
-    [1, pytest.param(3, marks=pytest.mark.slow)],
-    ids=["of the first epoch", "of the last epoch"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [1, 3], ids=["of the first epoch", "of the last epoch"])
 def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:

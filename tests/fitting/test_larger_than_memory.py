@@ -74,12 +74,9 @@ def test_a_training_from_disk_equals_one_from_memory(run: Run, config: Config, t
     assert all(0 < record["data_wait"] < 1 for record in fed.metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_disk", "without_pictures")
-@pytest.mark.parametrize(
-    "last",
-    [pytest.param(4, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.slow), 17],
-    ids=["after a block", "after an epoch", "within a block"],
-)
+@pytest.mark.parametrize("last", [4, 12, 17], ids=["after a block", "after an epoch", "within a block"])
 def test_an_interrupted_epoch_resumes_at_the_next_image(
     last: int, run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

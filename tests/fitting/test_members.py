@@ -133,6 +133,7 @@ def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
         assert_same_run(resumed, run)
 
 
+@pytest.mark.slow
 def test_the_last_member_may_diverge_after_the_others_stopped_early(configs: list[Config], tmp_path: Path) -> None:
     def climbs_and_breaks(vae, x, key, step):
         distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]

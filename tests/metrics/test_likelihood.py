@@ -63,7 +63,8 @@ def test_images_have_independent_draws() -> None:
     assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
 
 
-@pytest.mark.parametrize("num_samples", [1000, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_samples", [1000, 5000])
 def test_a_defence_reveals_modes_that_the_posterior_misses(
     num_samples: int, missed: tuple[VAE, dict, np.ndarray, np.ndarray]
 ) -> None:

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 from flax_vae.runs.checkpoints import finish, open_checkpoints, save
 
 
+@pytest.mark.slow
 def test_saving_does_not_leak_memory(tmp_path: Path) -> None:
     params = {str(number): jnp.ones((8, 8)) for number in range(40)}
     blocks = []

@@ -111,7 +111,7 @@ def test_the_configuration_names_what_was_trained(run: Run) -> None:
     "command",
     [
         "sample RUN",
-        "evaluate RUN --num-images 5",
+        pytest.param("evaluate RUN --num-images 5", marks=pytest.mark.slow),
         "compress RUN",
         "explore RUN",
         "export RUN --format safetensors --out exported",
