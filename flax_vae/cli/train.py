@@ -130,7 +130,8 @@ class _Output(_settings("output")):  # type: ignore[misc]
     out: str | None = None
     """Run directory, new or empty; by default runs/<preset>-<time>, also runs/latest."""
     resume: str | None = None
-    """Resume this run directory, with the flags that it was started with."""
+    """Resume this run directory, with the flags that it was started with.
+    Beside it, give what changes: --epochs, --learning-rate, --schedule, --dataset if the images have moved, ..."""
 
 
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
@@ -170,22 +171,18 @@ class Train:
         return fit_many(configs, out) if len(configs) > 1 else [fit(configs[0], out)]
 
     def _resume(self, path: str) -> list[Run]:
-        settings, ensemble = self.settings(), self.optimisation
-        extra = settings.keys() - {"preset", "objective", "devices", "fsdp"}
-        if extra or self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
+        changes, ensemble = self.settings(), self.optimisation
+        vae, objective = changes.pop("preset", None), changes.pop("objective", None)
+        if self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
             raise UserError(
-                "--resume takes the flags that the run was started with: beside it, give only --preset, --objective, "
-                "--devices, --fsdp and those of the processes."
+                "--resume continues the runs of a directory: leave out --out, --seeds, --betas, --learning-rates."
             )
         directory = RunDirectory(Path(path))
         members = directory.members()
         runs = members or [directory]
-        arguments = {name: settings.get(name) for name in ("devices", "fsdp")}
-        self.machine.use(runs[0].config().on_devices(**arguments), len(runs))
-        arguments["vae"] = settings.get("preset")
-        if objective := settings.get("objective"):
-            arguments["objective"] = load_objective(objective)
-        return resume_many(path, **arguments) if members else [resume(path, **arguments)]
+        self.machine.use(runs[0].config().resumed_with(**changes), len(runs))
+        given = load_objective(objective) if objective else None
+        return resume_many(path, vae, given, **changes) if members else [resume(path, vae, given, **changes)]
 
 
 def train(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 
@@ -15,7 +16,7 @@ from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
 from flax_vae.parts import describe, read_call
-from flax_vae.runs.config import Config
+from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import model_of, opened
@@ -82,13 +83,9 @@ def fit_many(
 
 
 def resume(
-    directory: str | Path,
-    vae: nn.Module | str | None = None,
-    objective: Objective | None = None,
-    devices: int | None = None,
-    fsdp: int | None = None,
+    directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> Run:
-    """Resume an interrupted run.
+    """Resume an interrupted run, or train a finished one for more epochs.
 
     The result equals that of an uninterrupted run bit for bit; on other devices, up to rounding.
 
@@ -97,34 +94,33 @@ def resume(
         vae: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
             directory names is imported.
         objective: the objective, if the run was started with one of your own.
-        devices: number of devices; default as when the run was started.
-        fsdp: number of devices that shard the parameters; default as when the run was started.
+        **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
+            images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
+            hold this time only.
 
     Returns:
         The finished run, with its best parameters.
 
     Raises:
-        UserError: not a run, a damaged one, or other data than the run was trained on.
+        UserError: not a run, a damaged one, other data than the run was trained on, or a setting that cannot change.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     run = RunDirectory(Path(directory))
-    (resumed,) = _resume(run, {run: run.config().on_devices(devices, fsdp)}, vae, objective)
+    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, vae, objective)
     return resumed
 
 
 def resume_many(
-    directory: str | Path,
-    vae: nn.Module | str | None = None,
-    objective: Objective | None = None,
-    devices: int | None = None,
-    fsdp: int | None = None,
+    directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     parent = RunDirectory(Path(directory))
     runs = parent.members()
     if not runs or [run.path.name for run in runs] != member_names([run.config() for run in runs]):
         raise UserError(f"{parent} does not hold runs that were trained together: name the one to resume.")
-    good = {run: run.config().on_devices(devices, fsdp) for run in runs if not run.failure_file.exists()}
+    if swept := [name for name in SWEPT if name in changes]:
+        raise UserError(f"`{swept[0]}` cannot change: members of an ensemble may differ in it.")
+    good = {run: run.config().resumed_with(**changes) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
     resumed = _resume(parent, good, vae, objective)
@@ -173,9 +169,14 @@ def _resume(
         is_importable = read_call(config.objective).is_importable
         text = config.objective if is_importable else "my_module:my_objective"
         raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {text}.")
+    for member, changed in configs.items():
+        if (epochs := len(member.metrics())) > changed.epochs:
+            raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():
         training = build(config, None if isinstance(vae, str) else vae, objective, len(configs))
         refuse_other_data(training.data, run.data_checksums(), str(run))
+        for member, changed in configs.items():
+            run_in_first_process(member.change, changed)
         trainings = {run: replace(training, config=config) for run, config in configs.items()}
         return _train(directory, restore_members(trainings))
 

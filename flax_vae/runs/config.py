@@ -211,9 +211,16 @@ class Config:
                     f"`posterior` {' or '.join(posteriors)}, and `preset` {' or '.join(presets)}."
                 )
 
-    def on_devices(self, devices: int | None, fsdp: int | None) -> "Config":
-        """Return the same training on other devices; None keeps the present setting."""
-        return replace(self, devices=devices or self.devices, fsdp=fsdp or self.fsdp)
+    def resumed_with(self, **changes: Any) -> "Config":
+        """Return the configuration with which a run is resumed.
+
+        Raises:
+            UserError: a setting that cannot change, since it decides what was trained up to now.
+        """
+        for name in changes:
+            if name not in CHANGEABLE:
+                raise UserError(f"`{name}` cannot change when a run is resumed, only {', '.join(CHANGEABLE)}.")
+        return replace(self, **changes)
 
     def naming(self, model: Any = None, objective: Any = None) -> "Config":
         """Return the configuration of the same training with a model or an objective of the user's own, if given.
@@ -334,4 +341,8 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
 
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
 
+CHANGEABLE = (  # when a run is resumed
+    *("dataset", "data_dir", "epochs", "early_stopping", "learning_rate", "schedule", "skip_norm", "keep"),
+    *("devices", "fsdp"),
+)
 SWEPT = ("learning_rate", "beta", "seed")  # the settings in which members of an ensemble may differ

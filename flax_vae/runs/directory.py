@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -100,10 +100,19 @@ class RunDirectory:
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
             write_json(self.path / "labels.json", {"class_names": data.class_names, "examples": labels})
-        data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
-        portable = replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
         # Written last, because it marks a run directory.
-        write_config(self.config_file, portable, data.train.images.shape[1:])
+        write_config(self.config_file, _portable(config), data.train.images.shape[1:])
+
+    def change(self, config: Config) -> None:
+        """Write the configuration of a resumed run, and add what it changes to the provenance."""
+        old, shape = read_config(self.config_file)
+        new = replace(_portable(config), devices=old.devices, fsdp=old.fsdp)
+        before, after = asdict(old), asdict(new)
+        if changed := {name: [before[name], value] for name, value in after.items() if value != before[name]}:
+            provenance = self._read("provenance.json", lambda path: parse_object(path.read_text()))
+            entry = {"time": _now(), "epochs_before": len(self.metrics()), "settings": changed}
+            write_json(self.path / "provenance.json", provenance | {"changes": [*provenance.get("changes", ()), entry]})
+            write_config(self.config_file, new, shape)
 
     def point_latest(self) -> None:
         """Point the symlink `latest`, beside the directory, to it.
@@ -229,12 +238,22 @@ class RunDirectory:
         write_json(self.evaluation_file, record)
 
 
+def _portable(config: Config) -> Config:
+    """Return the configuration with absolute paths."""
+    data_dir = config.data_dir and str(Path(config.data_dir).expanduser().absolute())
+    return replace(config, dataset=absolute(config.dataset), data_dir=data_dir)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
 def _provenance(data: Data) -> Record:
     """Return the command, time, data, device and versions."""
     device = jax.devices()[0]
     return {
         "command": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "time": _now(),
         "data": data_checksums(data),
         "sources": {"train": data.train.provenance, "test": data.test.provenance},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},

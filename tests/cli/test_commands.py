@@ -178,7 +178,7 @@ def test_seeds_are_trained_together_and_summarised(
         (["--learning-rate", "-1"], "--learning-rate must be greater than 0"),
         (["--objective", "nothing:here"], "no module nothing"),
         (["--resume", "absent"], "not a run directory"),
-        (["--resume", "absent", "--epochs", "3"], "--resume takes the flags that the run was started with"),
+        (["--resume", "absent", "--seeds", "3"], "leave out --out, --seeds"),
         (["--prior", "vampp"], ", vamp. Did you mean vamp?"),
         (["--kl-warmup-epochs", "99"], "do not fit in"),
         (["--coordinator", "host"], '--coordinator host: write "host:port"'),

@@ -21,6 +21,7 @@ from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
 from flax_vae.metrics.objective_means import Spans
+from flax_vae.runs.checkpoints import restore
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
@@ -190,6 +191,59 @@ def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
 def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective: str, flag: str) -> None:
     stopped = Interrupted(signal.SIGINT, RunDirectory(Path("run")), Config(objective=objective))
     assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
+
+
+def test_a_run_resumed_for_more_epochs_equals_one_that_was_longer_from_the_start(
+    config: Config, tmp_path: Path
+) -> None:
+    """With a rate that does not depend on the number of epochs. The change is recorded, and holds from then on."""
+    steady = replace(config, schedule="constant", warmup_steps=0)
+    whole = fit(replace(steady, epochs=5), tmp_path / "whole")
+    run = fit(replace(steady, epochs=2), tmp_path / "run")
+    longer = resume(run.directory, epochs=5, keep=4)
+    assert_same_run(longer, whole)
+    assert_same_run(resume(run.directory), whole)
+    assert (longer.config.epochs, longer.config.keep) == (5, 4)
+    (change,) = json.loads((run.directory / "provenance.json").read_text())["changes"]
+    assert change["settings"] == {"epochs": [2, 5], "keep": [2, 4]}
+    assert change["epochs_before"] == 2
+
+
+def test_a_new_rate_holds_from_the_step_reached(run: Run, copy: Path) -> None:
+    """A rate of almost 0 leaves the parameters as they were."""
+    params = restore(copy / "checkpoints", 36, {"params": run.params})["params"]
+    resumed = resume(copy, epochs=4, learning_rate=1e-20)
+    assert [record["epoch"] for record in resumed.metrics] == [1, 2, 3, 4]
+    assert untimed(resumed.metrics[:3]) == untimed(run.metrics)
+    last = restore(copy / "checkpoints", 48, {"params": run.params})["params"]
+    jax.tree.map(np.testing.assert_array_equal, last, params)
+
+
+def test_images_may_move(copy: Path, few_images: Path, tmp_path: Path) -> None:
+    moved = shutil.copy(few_images, tmp_path / "moved.npz")
+    settings = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(settings | {"dataset": "/absent/few.npz"}))
+    with pytest.raises(UserError, match="absent"):
+        resume(copy)
+    assert resume(copy, dataset=str(moved)).config.dataset == str(moved)
+    resume(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 10}, "`batch_size` cannot change when a run is resumed, only dataset, .*, epochs, "),
+        ({"latent_dim": 3}, "`latent_dim` cannot change"),
+        ({"epochs": 2}, "`epochs` 2: .* has been trained for 3 epochs already"),
+        ({"epochs": 0}, "`epochs` must be at least 1"),
+        ({"schedule": "cosin"}, "`schedule` cosin does not exist"),
+    ],
+)
+def test_settings_that_cannot_change_are_refused(changes: dict[str, Any], message: str, copy: Path) -> None:
+    before = (copy / "config.json").read_bytes()
+    with pytest.raises(UserError, match=message):
+        resume(copy, **changes)
+    assert (copy / "config.json").read_bytes() == before
 
 
 @pytest.mark.slow
