@@ -51,7 +51,7 @@ def to_unit(images: Images) -> Float[Array, "b h w c"]:
     """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged.
 
     Raises:
-        UserError: numbers of another type, whose scale is unknown: int32 may go to 255 or to 1, as bool does.
+        UserError: another dtype, such as int32 or bool, whose scale is unknown.
     """
     images = jnp.asarray(images)
     if images.dtype == jnp.uint8:

@@ -270,7 +270,7 @@ def as_type(value: Any, hint: Any) -> Any:
 
 
 def _in_range(value: Any, hint: Any) -> Any:
-    """Return a value whose integers are positive, and all of whose numbers JAX can represent.
+    """Return the value if its integers are positive and JAX can represent all of its numbers.
 
     Raises:
         ValueError: another value; the message completes "<name> ...".

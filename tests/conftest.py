@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import xdist
 
-import flax_vae  # imports nothing more until a name is used
+import flax_vae  # imports its modules only once their names are used
 
 # A shell starts background jobs with SIGINT ignored, and the programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything reads them, also for the programs that tests start. Tests use caches of their own, not the user's.
-# Compilation takes most of the time. What takes longer to compile than to read is kept for the other workers, tests and
-# programs of the session. Programs are compiled with few optimisations, by XLA's simpler code generator, without the
-# lines of Python that they come from. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do; .ci/run sets it for the
-# tests of numbers.
+# Compilation takes most of the time. Code that takes longer to compile than to read is cached for the other workers,
+# tests and programs of the session. It is compiled with few optimisations, by XLA's simpler code generator, and without
+# references to lines of Python. JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as for users; .ci/run sets it for the tests
+# of numbers.
 _CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
 os.environ["XDG_CACHE_HOME"] = _CACHES
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
@@ -39,14 +39,14 @@ _SIMPLE_CODE = (
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and _SIMPLE_CODE not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} {_SIMPLE_CODE}".lstrip()
-# Nearly all that tracing leaves is still in use, and searching it for garbage took a fifteenth of the time.
+# Nearly all objects that tracing creates stay in use; searching them for garbage took a fifteenth of the time.
 gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Set up JAX as the programs do, except in the process that only hands out the tests.
 
-    It keeps the cache above and sets the flags that jaxlib needs.
+    `use_machine` keeps the cache above and sets the flags that jaxlib needs.
     """
     if not xdist.is_xdist_controller(session):
         flax_vae.use_machine()
@@ -57,7 +57,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if config.option.markexpr == "not slow":
         files = [path for path in Path(__file__).parent.rglob("test_*.py") if "pytest.mark.slow" in path.read_text()]
         names = ", ".join(sorted(str(path.relative_to(config.rootpath)) for path in files))
-        terminalreporter.write_line(f"Slow tests are left out, in {names}. They run by: pytest -m slow")
+        terminalreporter.write_line(f"Slow tests are left out, in {names}. Run them with: pytest -m slow")
 
 
 @pytest.fixture(scope="session")

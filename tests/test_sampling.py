@@ -98,7 +98,7 @@ USES = {
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int32, np.int64])
 @pytest.mark.parametrize("use", USES)
 def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
-    """Whatever reads images refuses numbers that may be bytes or fractions: integers other than uint8, and booleans."""
+    """Functions of images refuse booleans, and integers other than uint8: they may mean bytes or fractions."""
     with pytest.raises(UserError, match=r"^Images are (bool|int8|int32|int64)"):
         USES[use](PIXELS.astype(dtype))
 
@@ -106,7 +106,7 @@ def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_floats_cannot_be_compressed(dtype: type) -> None:
-    """Not even those in [0, 1]: they have no levels to restore."""
+    """Not even floats in [0, 1]: they have no levels to restore."""
     with pytest.raises(UserError, match="only uint8"):
         USES["compress"](PIXELS.astype(dtype) / 255)
 

@@ -36,7 +36,7 @@ _MOST_MEMBERS = 1000  # each has its own run directory, with files open througho
 
 
 def _settings(group: str) -> Any:
-    """Make a dataclass of the flags of one group of `Config`: None, or False for a switch, if left out."""
+    """Make a dataclass of the flags of one group of `Config`; a flag that is left out is None, a switch False."""
     flags: list[tuple[str, Any, Any]] = []
     for field in fields(Config):
         if field.metadata["group"] == group:
@@ -93,7 +93,9 @@ class _Optimisation(_settings("optimisation")):  # type: ignore[misc]
             raise UserError(f"--seeds must be at least 1, not {self.seeds}.")
         rates, betas = self.learning_rates or (config.learning_rate,), self.betas or (config.beta,)
         if (count := len(rates) * len(betas) * self.seeds) > _MOST_MEMBERS:
-            raise UserError(f"--seeds {self.seeds} makes {count:,} trainings in one program: {_MOST_MEMBERS} at most.")
+            raise UserError(
+                f"--seeds {self.seeds} makes {count:,} trainings in one program; the limit is {_MOST_MEMBERS:,}."
+            )
         return [
             replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
             for rate, beta, i in product(rates, betas, range(self.seeds))
@@ -103,8 +105,8 @@ class _Optimisation(_settings("optimisation")):  # type: ignore[misc]
 @dataclass(frozen=True)
 class _Machine(_settings("machine")):  # type: ignore[misc]
     coordinator: str | None = None
-    """Train in several processes, each started with the same flags: "host:port" of the first process.
-    Or "auto" if JAX finds them, as on Slurm and Cloud TPUs."""
+    """Address of the first process, "host:port", to train in several processes, all started with the same flags.
+    Or "auto" if JAX detects the processes, as on Slurm and Cloud TPUs."""
     num_processes: int | None = None
     """The number of processes."""
     process_id: int | None = None
@@ -117,7 +119,7 @@ class _Machine(_settings("machine")):  # type: ignore[misc]
         count = config.devices or (cores if config.microbatch_size else math.gcd(members, cores))
         if self.coordinator is not None:
             cluster = Cluster(self.coordinator, self.num_processes, self.process_id)
-            log(f"Waiting for the other processes ({self.coordinator}), five minutes at most.")
+            log(f"Waiting at most five minutes for the other processes ({self.coordinator}).")
             use_machine(-(-count // (self.num_processes or 1)), cluster)
         elif self.num_processes is not None or self.process_id is not None:
             raise UserError("--num-processes and --process-id need --coordinator, the address of the first process.")
@@ -158,7 +160,7 @@ class Train:
                 print_result(f"{name}: pictures are in {Path(name) / 'pictures'}; sample with flax-vae sample {name}")
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of `Config` on the command line, without those left out but with explicit zeros."""
+        """Return the settings of `Config` that the command line gives, explicit zeros included."""
         values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
         names = [field.name for field in fields(Config)]
         return {name: values[name] for name in names if values[name] is not None and values[name] is not False}

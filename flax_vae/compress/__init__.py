@@ -25,7 +25,7 @@ def compress(
 ) -> bytes:
     """Compress images losslessly by bits-back coding (Townsend et al. 2019).
 
-    An image takes minus the model's ELBO on average; the first images take the bits of their latents in addition, once
+    An image costs minus the model's ELBO on average. In addition, the latents of the first images cost some bits, once
     per file. The computation is in float64, by jitted programs on blocks of images.
 
     Args:
@@ -113,7 +113,7 @@ def _levels_of(vae: nn.Module, images: Images) -> int:
     """Return the number of pixel levels of the model.
 
     Raises:
-        UserError: the model's pixels have densities, or the images have other values.
+        UserError: the model's likelihood is a density, or the images do not have its pixel levels.
     """
     levels = getattr(getattr(vae, "likelihood", None), "pixel_levels", None)
     if levels is None:

@@ -134,7 +134,8 @@ def _push_block(
     """Push a block to a copy of the stack, with random bits if the stack has too few for the latents of one image.
 
     Returns:
-        The copy, the block, and the bits that the latents of an image took; None if the stack has too few for several.
+        The copy, the block, and the bits that the latents of an image took; None if the block has several images and
+        the stack too few bits for them.
     """
     count, inputs = len(images), _inputs(coder, images, labels)
 

@@ -32,12 +32,12 @@ class Normals(NamedTuple):
     scale: Float[Array, "b d d"] | Float[Array, "b h w c"]
 
     def push(self, stack: Stack, values: Values, count: int) -> None:
-        """Push the latents of the first `count` images of a block, which returns the bits that drew them."""
+        """Push the latents of the first `count` images of a block: the stack regains the bits that drew them."""
         push = stacks.push_vectors if values.ndim == 2 else stacks.push_normals
         push(stack, values[:count], *_first(self, count))
 
     def pop(self, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-        """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
+        """Draw the latents of the first `count` images of a block with bits from the stack; the rest are 0."""
         pop = stacks.pop_vectors if len(shape) == 2 else stacks.pop_normals
         return _block(pop(stack, *_first(self, count)), shape)
 
@@ -54,7 +54,7 @@ class Warped(NamedTuple):
     prior: FromNoise
 
     def push(self, stack: Stack, values: Values, count: int) -> None:
-        """Push the latents of the first `count` images of a block, which returns the bits that drew them."""
+        """Push the latents of the first `count` images of a block: the stack regains the bits that drew them."""
         near, tril = _first(self._noise_near(values), count)
         noise = _block(stacks.pop_vectors(stack, near, tril, everywhere=True), values.shape)
         loc = _first(self._bend(noise), count)
@@ -62,7 +62,7 @@ class Warped(NamedTuple):
         _push_standard(stack, noise, count)
 
     def pop(self, stack: Stack, shape: tuple[int, ...], count: int) -> Values:
-        """Draw the latents of the first `count` images of a block with bits of the stack; the others are 0."""
+        """Draw the latents of the first `count` images of a block with bits from the stack; the rest are 0."""
         noise = _pop_standard(stack, shape, count)
         loc = _first(self._bend(noise), count)
         values = _block(stacks.pop_normals(stack, loc, np.full(loc.shape, STEP), everywhere=True), shape)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from flax_vae.system.errors import UserError
 
 AnsCoder = constriction.stream.stack.AnsCoder  # AnsCoder() is an empty stack, AnsCoder(words) one of 32-bit words
-Stack = Any  # an AnsCoder, which has no types
+Stack = Any  # an AnsCoder, whose class has no type annotations
 Symbols = Int[np.ndarray, " n"]
 Values = Int[np.ndarray, "..."]  # in steps
 Floats = Float[np.ndarray, "..."]
@@ -146,8 +146,8 @@ def _rounded_vectors(loc: Vectors, scale_tril: Matrices) -> tuple[Vectors, Matri
 def _windows(loc: Floats, scale: Floats, everywhere: bool) -> tuple[Values, Values]:
     """Return the range of values that have a probability, as the binary logarithm of its size, and its first value.
 
-    The library gives every value in range a minimal probability. Over the full range it would occasionally draw a
-    latent far from its posterior, given which the image would take many bits.
+    constriction gives every value in range a minimal probability. Over the full range it would occasionally draw a
+    latent far from its posterior, which would make the image cost many bits.
     """
     largest = int(np.log2(2 * LIMIT))
     sizes = np.full(loc.shape, largest) if everywhere else np.clip(np.frexp(scale)[1] + 4, 4, largest)

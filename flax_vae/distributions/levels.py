@@ -21,9 +21,9 @@ Values = Float[Array, "..."]
 LEVELS = 256
 _TOP = LEVELS - 1
 _HALF_STEP = 0.5 / _TOP
-# The lower edge of each level, and the upper one of the last: level / 255 - 0.5 / 255, rounded to float32 once, as by a
-# fused multiply-add. If programs computed it, its rounding would depend on whether the processor has that instruction,
-# and a compressed file could not be restored on another machine.
+# The lower edge of each level, and the upper edge of the last: level / 255 - 0.5 / 255, rounded to float32 once, as a
+# fused multiply-add would. Computed at run time, the edges would depend on whether the processor has that instruction,
+# and a file compressed on one machine could not be restored on another.
 _EDGES = np.float32(
     np.arange(LEVELS + 1) * np.float64(np.float32(1) / np.float32(_TOP)) - np.float64(np.float32(_HALF_STEP))
 )

@@ -58,7 +58,7 @@ def evaluate(
 
 
 def _measure_all(subject: Subject) -> Record:
-    """Measure everything, metrics without requirements first: the others never see numbers that diverged."""
+    """Measure everything, metrics without requirements first: if the model diverged, the others never run."""
     run, plan, metrics = subject.run, subject.plan, all_metrics()
     record: Record = {
         "step": run.step,

@@ -94,7 +94,7 @@ def reconstructions(run: Run, request: Request) -> ImageRows:
     """Test images above their reconstructions."""
     count = request.num_samples
     if count > len(run.examples):
-        raise UserError(f"`num_samples` {count}: the run stores {len(run.examples)} test images to reconstruct.")
+        raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test images.")
     chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
     batch: Batch = originals if run.contexts is None else (originals, run.contexts[chosen])

@@ -116,7 +116,7 @@ class Subject:
     @cached_property
     def bounds(self) -> dict[int, Float[np.ndarray, "3 m"]]:
         """The results of `log_likelihood` for the chosen images, by number of samples in ascending order."""
-        params = jax.device_get(self.run.params)  # for any number of devices
+        params = jax.device_get(self.run.params)  # on the host, since blocks may be on different devices
         on_cpu = jax.default_backend() == "cpu"
         images_at_once = 1 if self.run.config.microbatch_size and on_cpu else IMAGES_AT_ONCE
 
@@ -183,7 +183,7 @@ def make_subject(run: Run, plan: Plan, part: Path | None) -> Subject:
 
 
 def random_indices(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Return the indices of `count` random images; the first images of a set may be of one class."""
+    """Return the indices of `count` random images, since the first images of a set may all be of one class."""
     return np.random.default_rng(seed).permutation(len(data.images))[:count]
 
 

@@ -1,6 +1,6 @@
 """The functions of a model that the page needs, on single images and latents; `graph` compiles them.
 
-They are deterministic: noise is an input. z is one vector: the top layer of a ladder; of any other model all layers,
+They are deterministic: noise is an input. z is one vector: the top layer of a ladder, or all layers of any other model,
 concatenated.
 """
 

@@ -87,7 +87,7 @@ def verify_export(directory: str | Path) -> Record:
     try:
         about = json.loads(description.read_text())
         if about["schema"] != _SCHEMA:
-            raise ValueError(f"its schema is {about['schema']}, this version of flax_vae reads schema {_SCHEMA}")
+            raise ValueError(f"its schema is {about['schema']}, but this version of flax_vae reads schema {_SCHEMA}")
         checksums = {str(name): str(entry["sha256"]) for name, entry in about["files"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(

@@ -55,7 +55,7 @@ class Ensemble:
     """
 
     def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
-        """Place the states on the devices, and define the functions that are compiled when they are called.
+        """Place the states on the devices, and define functions, which are compiled at their first call.
 
         `steps` maps `(state, totals, dispatch)` to `(state, totals)`, all stacked. `unstack` returns
         `(state, totals)` of each member. `replicate` places arrays on all devices, so that every process can read
@@ -170,7 +170,7 @@ class Ensemble:
     def evaluate(self, images: Batch, spans: Spans) -> dict[int, Means]:
         """Return each member's mean metrics on images, under the objective with its final weights.
 
-        A weight that changes with the step would measure every epoch differently, and no epoch would be the best.
+        If the weights changed with the step, epochs could not be compared, and none would be the best.
 
         Args:
             images: images and contexts.
@@ -188,7 +188,7 @@ class Ensemble:
         """Write a checkpoint of each member that still trains and has none of this step.
 
         Raises:
-            UserError: it cannot be written, or the run directory is gone, which Orbax would make again.
+            UserError: it cannot be written, or the run directory is gone; Orbax would recreate it.
         """
         states = self.unstack((self.state, self.totals))
         for i in self.active():

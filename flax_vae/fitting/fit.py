@@ -186,7 +186,7 @@ def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
     with detect_lost_processes(directory.advice):
         try:
             diverged = train(directory, members)
-        except OSError as error:  # a full disk and the like
+        except OSError as error:  # such as a full disk
             raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.advice}") from error
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]
 

@@ -1,7 +1,8 @@
 """Feeding training images to the devices.
 
-Images that fit stay on the devices, where a step takes its batch by rows of indices. Others are gathered on the host in
-blocks of batches, the next ones while the devices work on this one; each process gathers what its own devices need.
+If the images fit, they stay on the devices, where a step selects its batch by a row of indices. Otherwise the host
+gathers them in blocks of batches, the next blocks while the devices work on the current one. Each process gathers only
+what its own devices need.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,7 +53,7 @@ class HostInput:
             mesh: devices that split the members and their batches.
 
         Raises:
-            UserError: the images do not fit, and several members need them.
+            UserError: several members train, but the images do not fit.
         """
         data, self.trainings, self.mesh = trainings[0].data, trainings, mesh
         self.images: Any = data.batch(data.train)
@@ -63,7 +64,7 @@ class HostInput:
             self.images = place_on_devices(self.images, NamedSharding(mesh, EVERYWHERE))
         elif len(trainings) > 1:
             raise UserError(
-                f"{size / 2**30:.1f} GiB of images do not fit on the device, which several members need: "
+                f"{size / 2**30:.1f} GiB of images do not fit on the device, as several members require: "
                 "train one seed, beta and learning rate at a time."
             )
 

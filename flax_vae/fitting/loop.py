@@ -26,12 +26,12 @@ class Interrupted(Exception):
         if not all(read_call(text).is_importable for text in own.values()):
             given = "".join({"preset": ", vae=...", "objective": ", objective=..."}[kind] for kind in own)
             command = f"flax_vae.resume({str(directory)!r}{given})"
-        super().__init__(f"Stopped and saved. Resume by: {command}")
+        super().__init__(f"Stopped and saved. Resume with: {command}")
         self.signum = signum
 
 
 def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
-    """Train members from a common step to the last epoch, and report and save into their directories.
+    """Train members from a common step to the last epoch; report and save into their directories.
 
     Args:
         directory: the directory to resume: that of the run, or that of all members.
@@ -54,7 +54,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
             source = HostInput([member.training for member in members], ensemble.mesh)
             # Until the end of the compilation, a signal ends the program at once: there is nothing to save yet.
             ensemble.compile(next(source.dispatches(epochs[0], 0)))
-            maximum_over_processes(0)  # a barrier: no process that stops waits for the compilation of another
+            maximum_over_processes(0)  # a barrier: a process that stops need not wait for others to compile
             with deferred_signals() as received:
 
                 def stop_on_signal() -> None:

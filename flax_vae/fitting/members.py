@@ -63,7 +63,7 @@ def member_names(configs: Sequence[Config]) -> list[str]:
 
 
 def members_by_label(configs: Sequence[Config]) -> dict[str, list[int]]:
-    """Return the numbers of the members that differ in the seed only, by labels: "learning rate 0.001, beta 2"."""
+    """Group members that differ only in their seed: their numbers, by a label like "learning rate 0.001, beta 2"."""
     groups = defaultdict(list)
     for i, settings in enumerate(_differing(configs)):
         words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings if name != "seed"]

@@ -8,7 +8,7 @@ import jax
 
 from flax_vae.system.processes import maximum_over_processes
 
-_SECONDS_PER_DISPATCH = 0.5  # a Ctrl-C and the progress bar wait for this long
+_SECONDS_PER_DISPATCH = 0.5  # Ctrl-C and the progress bar may have to wait this long
 
 
 class Pace:

@@ -63,7 +63,7 @@ class Training:
 
     @property
     def settings(self) -> tuple[Any, Any]:
-        """Beta and learning rate, which differ between members of an ensemble, so its program takes them."""
+        """Beta and learning rate: arguments of the program, since they differ between members of an ensemble."""
         return self.config.beta, self.config.learning_rate
 
     @property

@@ -136,12 +136,13 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     unreliable whatever its standard error: the draws that matter are too rare to have occurred.
 
     The fit is the posterior mean of Zhang & Stephens (2009) of the weights above a cutoff, regularised slightly towards
-    1/2 as in section 6 of the paper by Vehtari et al. All of it is computed from logarithms, because float32 holds only
-    weights that differ by 100 nats. It does not detect a mode that the posterior misses altogether.
+    1/2 as in section 6 of the paper by Vehtari et al. All of it is computed from logarithms, because weights that
+    differ by more than about 100 nats exceed the range of float32. Pareto k does not detect a mode that the posterior
+    misses altogether.
 
     Returns:
-        k, or -inf if the largest weights are equal, as of an exact posterior, or inf if fewer than five of them exceed
-        all others, or NaN for fewer than 21 weights.
+        k; -inf if no weight exceeds the cutoff, as for an exact posterior, whose weights are equal; inf if one to four
+        weights do; NaN for fewer than 21 weights.
     """
     count = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))
     if count < 5:
@@ -149,24 +150,24 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     *_, cutoff = largest = jax.lax.top_k(log_w, count + 1)[0]
     above = largest > cutoff
     number = above.sum()
-    # Excess over the cutoff, relative to the largest; the draws that equal the cutoff do not exceed it.
+    # The logarithm of the excess over the cutoff, relative to the largest excess; weights at the cutoff have none.
     excess = jnp.where(above, largest + jnp.log(-jnp.expm1(cutoff - largest)), -jnp.inf)
     excess -= excess[0]
 
     def shape(log_rate: Array) -> Array:
-        """Return the shape k that is the most likely for θ = 1 - e^log_rate, in units of 1 / the largest excess."""
+        """Return the most likely shape k given θ = 1 - e^log_rate, in units of 1 / the largest excess."""
         direct = jnp.log1p(jnp.expm1(log_rate) * jnp.exp(excess))
         terms = jnp.where(log_rate < 1, direct, jnp.logaddexp(jnp.log(-jnp.expm1(excess)), log_rate + excess))
         return jnp.where(above, terms, 0.0).sum() / number
 
-    # A grid of θ, from a point between the quartile and the largest excess.
+    # The grid of Zhang & Stephens: θ = 1 - (√(size / point) - 1) / (3 e^quartile).
     quartile = excess[number - (number + 2) // 4]
     size, point = 30 + jnp.floor(jnp.sqrt(number)), jnp.arange(30 + math.isqrt(count)) + 0.5
     log_rates = jnp.log(jnp.sqrt(size / point) - 1) - math.log(3) - quartile
     shapes = jax.vmap(shape)(log_rates)
     log_theta = jnp.maximum(log_rates, 0) + jnp.log(-jnp.expm1(-jnp.abs(log_rates)))
     fit = jnp.where(point < size, number * (log_theta - jnp.log(jnp.abs(shapes)) - shapes), -jnp.inf)
-    # The mean of 1 - θ, not of θ: for wide weights θ is far beyond float32.
+    # The logarithm of the mean of 1 - θ: for widely spread weights, θ itself exceeds the range of float32.
     log_rate = jax.nn.logsumexp(jnp.where(point < size, log_rates + jax.nn.log_softmax(fit), -jnp.inf))
     k = (number * shape(log_rate) + 5) / (number + 10)
     return jnp.where(number > 4, k, jnp.where(number > 0, jnp.inf, -jnp.inf))

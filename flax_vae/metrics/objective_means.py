@@ -83,7 +83,7 @@ def make_evaluate(
                 for span in spans(0, batch_size_of(block))
             ]
             for name in dispatches[0]:
-                sums = sum(dispatch[name] for dispatch in dispatches)  # a batch is in one of them, and 0 in others
+                sums = sum(dispatch[name] for dispatch in dispatches)  # a batch is 0 in all dispatches but its own
                 totals[name] = totals.get(name, 0.0) + float(sums.sum(dtype=np.float64))
         return {name: totals[name] / batch_size_of(images) for name in sorted(totals, key=lambda name: name != "loss")}
 

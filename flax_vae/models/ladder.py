@@ -165,7 +165,7 @@ class TopDown(nn.Module):
 
         Args:
             z: latents of the top, with the context if there is one.
-            maps: features of the images at each size; None without images, where posteriors equal priors.
+            maps: features of the images at each size; None without images: posteriors then equal priors.
             choose: draws a layer's z, or supplies a given one.
         """
         lead, sizes = z.shape[:2], self._sizes()

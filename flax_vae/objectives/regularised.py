@@ -44,7 +44,7 @@ class BetaTCVAE:
         """Return the loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
         inference = model.infer(x, key)
         if (count := len(inference.layers)) != 1:
-            raise UserError(f"beta_tcvae needs a model with a single layer of latents, and this one has {count}.")
+            raise UserError(f"beta_tcvae needs a model with a single layer of latents, but this one has {count}.")
         layer = inference.layers[0]
         z, q, p = layer.z[0], cast(Normal, layer.posterior), layer.prior
         log_q_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
@@ -136,7 +136,7 @@ def dip_vae_i(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
     return DIPVAE("means", off_diagonal, diagonal)
 
 
-@OBJECTIVES.register("dip_vae_ii", needs=("factorised",))  # its variances are those of such a posterior
+@OBJECTIVES.register("dip_vae_ii", needs=("factorised",))  # it takes the variance of each dimension
 def dip_vae_ii(off_diagonal: float = 10.0, diagonal: float = 10.0) -> DIPVAE:
     """DIP-VAE-II: the ELBO, and a penalty on the covariance of the latents (Kumar et al. 2018)."""
     return DIPVAE("latents", off_diagonal, diagonal)

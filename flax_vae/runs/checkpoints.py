@@ -199,7 +199,7 @@ def refuse_other_model(where: str, stored: Mapping[str, Any], expected: Mapping[
     for name, leaf in expected.items():
         shape = tuple(stored[name].shape) if name in stored else "nothing"
         if shape != tuple(leaf.shape):
-            mismatch = f"{name} is stored as {shape}, the model expects {tuple(leaf.shape)}"
+            mismatch = f"{name} is stored as {shape}, but the model expects {tuple(leaf.shape)}"
             raise UserError(f"{where} belongs to another model: {mismatch}.")
 
 

@@ -45,16 +45,17 @@ def load_data(config: Config) -> Data:
     )
     if test.images.shape[1:] != train.images.shape[1:]:
         raise UserError(
-            f"{config.dataset}: train images are {train.images.shape[1:]}, test images {test.images.shape[1:]}."
+            f"{config.dataset}: training images have shape {train.images.shape[1:]}, but test images have shape "
+            f"{test.images.shape[1:]}."
         )
     if config.binarize != "none" and any(isinstance(part.images, OnDisk) for part in (train, test)):
         raise UserError(
-            f"`binarize` {config.binarize} samples pixels in memory, and {config.dataset} is too large for that: "
+            f"`binarize` {config.binarize} samples pixels in memory, but {config.dataset} is too large for that: "
             "binarise its images, then prepare them."
         )
     names = class_names(train) if config.conditional else ()
     if config.conditional and not names:
-        raise UserError(f"`conditional` requires labels, and {config.dataset} has none.")
+        raise UserError(f"`conditional` requires labels, but {config.dataset} has none.")
     validation = None
     if config.validation:
         train, validation = split_validation(train, config.validation)

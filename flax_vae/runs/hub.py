@@ -87,7 +87,7 @@ def push(folder: Path, name: str) -> str:
         address = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Model exported by flax_vae")
     except _failures(hub) as error:
-        raise UserError(f"{folder} is written, but not pushed to {name}: {_one_line(hub, error)}") from None
+        raise UserError(f"{folder} was written, but not pushed to {name}: {_one_line(hub, error)}") from None
     return str(address)
 
 

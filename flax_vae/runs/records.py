@@ -39,7 +39,7 @@ def held_out_set(record: Mapping[str, Any]) -> str:
 
 
 def best_record(records: Sequence[Record]) -> Record | None:
-    """Return the epoch with the least loss on the set that selects, the last of several; None if there is none."""
+    """Return the epoch with the lowest loss on the held-out set, the last one at a tie; None without epochs."""
     return min(reversed(records), key=lambda record: record[f"{held_out_set(record)}_loss"], default=None)
 
 

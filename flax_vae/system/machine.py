@@ -1,4 +1,4 @@
-"""Process-wide settings of JAX, made once before JAX is first used; CPU cores.
+"""Process-wide settings of JAX, made once before JAX is first used, and the number of CPU cores.
 
 Importing flax_vae changes nothing; calling `use_machine` is optional.
 """
@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 
 from flax_vae.system.processes import Cluster, join
 
-_WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib whose CPU code can add up wrong numbers, jax issue 39103
+_WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib that can compute wrong sums on CPUs, jax issue 39103
 _YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # which fusions XLA delegates to YNNPACK
 
 

@@ -40,9 +40,14 @@ class Cluster:
         if not (host and port.isdecimal() and 0 < int(port) < 2**16):
             raise UserError(f'`coordinator` {self.coordinator}: write "host:port", or "auto" on a cluster.')
         if self.num_processes is None or self.process_id is None:
-            raise UserError("`coordinator` needs `num_processes`, and `process_id` from 0, which differs between them.")
+            raise UserError(
+                "`coordinator` needs `num_processes`, and a different `process_id` in each process, from 0."
+            )
         if not 0 <= self.process_id < self.num_processes:
-            raise UserError(f"`process_id` {self.process_id} of {self.num_processes} processes: count them from 0.")
+            raise UserError(
+                f"`process_id` is {self.process_id}, but must be at least 0 and below `num_processes` "
+                f"({self.num_processes})."
+            )
 
 
 def join(cluster: Cluster) -> None:
@@ -54,7 +59,7 @@ def join(cluster: Cluster) -> None:
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # Gloo mixes up programs that run side by side
-    jax.config.update("jax_enable_preemption_service", False)  # it would catch the SIGTERM that training answers
+    jax.config.update("jax_enable_preemption_service", False)  # it would catch the SIGTERM that training handles
     try:
         jax.distributed.initialize(
             None if cluster.coordinator == "auto" else cluster.coordinator,
@@ -69,7 +74,7 @@ def join(cluster: Cluster) -> None:
     try:
         jax.devices()  # the processes exchange their devices
     except RuntimeError as error:
-        raise ProcessLost(f"The processes lost each other: {' '.join(str(error).split())}.") from None
+        raise ProcessLost(f"The processes lost their connection: {' '.join(str(error).split())}.") from None
 
 
 def is_first_process() -> bool:
@@ -105,7 +110,7 @@ def sum_over_processes(numbers: list[int]) -> list[int]:
     """Sum each of the numbers, below 2⁶⁴, over all processes, modulo 2⁶⁴."""
     if jax.process_count() == 1:
         return numbers
-    halves = process_allgather(np.array(numbers, np.uint64).view(np.uint32))  # JAX has no 64 bits
+    halves = process_allgather(np.array(numbers, np.uint64).view(np.uint32))  # JAX has no 64-bit integers by default
     return [int(total) for total in np.ascontiguousarray(halves).view(np.uint64).sum(0, dtype=np.uint64)]
 
 
@@ -121,13 +126,13 @@ def is_process_loss(error: BaseException) -> bool:
 
 @contextmanager
 def detect_lost_processes(advice: str) -> Iterator[None]:
-    """Turn a failed collective computation into `ProcessLost`, with advice: another process has died."""
+    """Turn the failure of a collective computation, after another process has died, into `ProcessLost` with advice."""
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if not is_process_loss(error):
             raise
-        raise ProcessLost(f"Another of the {jax.process_count()} processes has ended. {advice}") from error
+        raise ProcessLost(f"One of the {jax.process_count()} processes has ended. {advice}") from error
 
 
 def place_on_devices(tree: Any, sharding: Any) -> Any:

@@ -24,7 +24,7 @@ def data_mesh(batch_size: int, devices: int | None = None, fsdp: int = 1) -> Mes
 
     Args:
         batch_size: number of images that the devices work on at the same time.
-        devices: number of devices; by default the largest that divides the batch.
+        devices: number of devices; by default the largest number that divides the batch.
         fsdp: number of devices that shard the parameters.
 
     Raises:
@@ -60,7 +60,7 @@ def ensemble_mesh(members: int, batch_size: int, devices: int | None = None, fsd
         )
     group_size = math.gcd(batch_size, group_size)
     if group_size % fsdp:
-        raise UserError(f"`fsdp` is {fsdp}, but as many devices cannot split a batch of {batch_size} images evenly.")
+        raise UserError(f"`fsdp` is {fsdp}, but that many devices cannot split a batch of {batch_size} images evenly.")
     shape, names = (groups, group_size // fsdp, fsdp), (MEMBERS_AXIS, *BATCH_AXES)
     return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * 3, devices=jax.devices()[: groups * group_size])
 

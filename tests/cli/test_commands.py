@@ -50,7 +50,7 @@ def test_training_prints_a_line_per_epoch_and_the_next_command(trained: tuple[Pa
 def test_a_run_stopped_by_each_signal_and_resumed_equals_an_undisturbed_one(
     trained: tuple[Path, str], recipe: list[object], tmp_path: Path
 ) -> None:
-    """SIGINT, then SIGTERM, then SIGKILL, each a little later; parameters and metrics are equal bit for bit."""
+    """Send SIGINT, SIGTERM and SIGKILL in turn; parameters and metrics end up equal bit for bit."""
     directory = tmp_path / "stopped"
     process = start("train.py", *recipe, "--out", directory, cwd=tmp_path)
     for epochs, signum, code in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (7, signal.SIGKILL, -9)):
@@ -207,7 +207,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
     [
         (["absent"], "absent is not a run directory"),
         (["RUN", "--num-samples", "0"], "--num-samples must be at least 1"),
-        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "stores 64 test images"),
+        (["RUN", "--mode", "reconstruct", "--num-samples", "99"], "stores only 64 test images"),
         (["RUN", "--temperature", "0"], "--temperature must be greater than 0"),
         (["RUN", "--label", "3"], "--label 3: the run is not conditional"),
         (["RUN", "--out", "a.jpeg"], "ends in .png"),

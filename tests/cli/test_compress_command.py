@@ -66,7 +66,7 @@ def test_a_single_image(binary: np.ndarray, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path, clean_environment: dict[str, str]) -> None:
-    """In two processes, which must round alike, so that both are compiled as for users."""
+    """Compress and decompress in two processes. They have to round alike, so both compile as they do for users."""
     array = io.BytesIO()
     np.save(array, binary)
     program = [sys.executable, "-m", "flax_vae"]

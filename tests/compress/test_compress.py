@@ -60,7 +60,7 @@ def levels_of(config: Config) -> int:
 
 @pytest.fixture(autouse=True)
 def one_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile programs for one block size, to which smaller blocks are padded; `test_any_number_of_images` has all."""
+    """Compile programs for one block size, to which smaller blocks are padded; one test uses all sizes."""
     for sizes in BLOCK_SIZES:
         monkeypatch.setattr(blocks, sizes, (64,))
 
@@ -83,7 +83,10 @@ def labels_for(config: Config, images: np.ndarray) -> dict[str, Any]:
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_images_are_restored_exactly_and_cost_minus_the_elbo(config: Config) -> None:
-    """Compare the bits, without header, labels and first latents, to 1 % and four standard errors of one draw each."""
+    """Compare the bits with the ELBO, to 1 % plus four standard errors of one draw per image.
+
+    The bits of header, labels and the first latents are excluded.
+    """
     images, (vae, params) = images_for(config), model_of(config)
     labelled = labels_for(config, images)
     content = compress(vae, params, images, **labelled)

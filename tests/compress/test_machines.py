@@ -32,7 +32,7 @@ run = load_run(f"pretrained:{sys.argv[1]}")
 images, _, _ = decompress(run.vae, run.params, open(sys.argv[2], "rb").read())
 np.save("restored.npy", images)
 """
-# The weights of the choices that code random levels, for each likelihood with levels, at random outputs of a decoder.
+# Computes the weights that code random levels, for each likelihood with levels, at random outputs of a decoder.
 CHOICES = """
 import sys
 import jax
@@ -46,14 +46,14 @@ random, weights = np.random.default_rng(0), {}
 for name in LIKELIHOODS:
     head = LIKELIHOODS.make(name)
     levels, channels = getattr(head, "pixel_levels", None), 3 if name == "logistic_mixture" else 1
-    if levels and name != "autoregressive":  # its pixels are of the other likelihoods
+    if levels and name != "autoregressive":  # its pixels have one of the other likelihoods
         with jax.enable_x64(True):
             output = random.normal(size=(1, 200, 4, 4, len(head.start((0.5,) * channels))))
             pixels = _rounded(head(2 * jax.numpy.asarray(output)))
             for channel in range(channels):
                 for width in sorted({2, min(32, levels), levels}):
                     low = random.integers(levels, size=(200, 4, 4, channels), dtype=np.int32)
-                    high = low + 1  # what is decoded already
+                    high = low + 1  # of channels that are already decoded
                     low[..., channel] -= low[..., channel] % width
                     high[..., channel] = low[..., channel] + width
                     weights[f"{name} {channel} {width}"] = _halves(pixels, low, high, channel)
@@ -102,7 +102,7 @@ def test_another_machine_restores_the_images(
 def test_every_likelihood_codes_alike_with_other_instructions(
     tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:
-    """Equal weights of all choices: a single one that differs makes a file that cannot be restored."""
+    """All weights are equal: if a single one differed, some file could not be restored."""
     found = []
     for instructions in ("SSE4_2", "AVX2", "AVX512"):
         environment = clean_environment | {"XLA_FLAGS": f"--xla_cpu_max_isa={instructions}"}
@@ -117,7 +117,7 @@ def test_every_likelihood_codes_alike_with_other_instructions(
 
 @pytest.mark.parametrize("name", MODELS)
 def test_images_cost_minus_the_elbo(name: str, binary: np.ndarray, compressed: Compress) -> None:
-    """Compare the bits to 1 % and four standard errors of one draw each, as test_compress.py does for small models."""
+    """Compare the bits to 1 % plus four standard errors of one draw per image, as in test_compress.py."""
     run, content = load_run(f"pretrained:{name}"), compressed(name).read_bytes()
     elbos = jax.jit(lambda x: log_weights(bind(run.vae, run.params).infer(x, jax.random.key(0), 30), x))
     draws = np.asarray(elbos(binary.astype(np.float32) / 255)) / -np.log(2)

@@ -77,7 +77,7 @@ def test_a_mixture_does_not_determine_its_noise(name: str) -> None:
 
 
 def test_a_subclass_inherits_what_it_does_not_define() -> None:
-    """A student's t with as little as a new distribution has to define."""
+    """Define a Student's t with the least that a new distribution needs."""
 
     @pytree
     class StudentT(LatentDistribution):

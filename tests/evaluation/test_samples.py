@@ -1,4 +1,4 @@
-"""The class of new images, as a request names it."""
+"""The class of new images, by name or by number."""
 
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.quick_compile
 
 
 @pytest.mark.parametrize(("label", "name"), [("2", "2"), ("12", "12"), ("1", "1"), ("0", "1"), ("shirt", "shirt")])
-def test_a_class_is_asked_for_by_its_name_before_its_number(label: str, name: str) -> None:
-    """Folders named 1 to 12 are sorted as text, so that "2" is the fifth class; the number 2 would be "11"."""
+def test_the_name_of_a_class_takes_precedence_over_a_number(label: str, name: str) -> None:
+    """Folders named 1 to 12 are sorted as text: the class "2" is the fifth, and number 2 is the class "11"."""
     names = (*sorted(str(number) for number in range(1, 13)), "shirt")
     run = replace(load_run("pretrained:mlp"), class_names=names)
     contexts = contexts_of(run, label, 3)

@@ -63,7 +63,7 @@ def test_export_json_describes_every_file(name: str, exported: dict[str, Path], 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_no_file_names_a_folder_of_this_machine(name: str, exported: dict[str, Path], run: Run) -> None:
-    """Neither that of the data nor that of the package: an export is for others, and folders contain user names."""
+    """Neither the folder of the data nor that of the package: exports are for others, and paths contain user names."""
     for path in exported[name].iterdir():
         for folder in (Path(run.config.dataset).parent, Path(flax_vae.__file__).parent):
             assert str(folder).encode() not in path.read_bytes(), path.name
@@ -89,7 +89,7 @@ def test_files_hold_the_functions_with_their_signatures(name: str, exported: dic
 
 
 def test_a_tilde_is_the_home_of_the_user(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In all paths that are given to Python; a shell replaces those on the command line."""
+    """Python functions expand `~` in every path; on the command line, the shell does."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     folder = export_run(run, "safetensors", "~/exported")

@@ -39,7 +39,7 @@ def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "100000"], "--devices must be at most 1,024"),
         (["--latent-dim", str(10**30)], "--latent-dim must be at most 2,147,483,647"),
         (["--epochs", str(2**31 - 1)], "lower it to at most 2,147,483,647 steps"),
-        (["--seeds", HUGE], "makes 1,000,000,000 trainings in one program: 1000 at most"),
+        (["--seeds", HUGE], "makes 1,000,000,000 trainings in one program; the limit is 1,000"),
         (["--latent-dim", HUGE], "The model with its optimiser: "),
         (["--preset", f"tutorial_dense(features=({HUGE},))"], "The model with its optimiser: "),
         (["--objective", "iwae", "--num-samples", HUGE], "1,000,000,000 draws for each of 128 images at a time: "),

@@ -227,7 +227,7 @@ def edit_config(directory: Path, **changes: object) -> None:
 @pytest.mark.usefixtures("unchecked_types")
 def test_checkpoints_of_another_model_are_not_called_damaged(copy: Path) -> None:
     edit_config(copy, latent_dim=3)
-    with pytest.raises(UserError, match=r"stored as \(2, 128\), the model expects \(3, 128\)"):
+    with pytest.raises(UserError, match=r"stored as \(2, 128\), but the model expects \(3, 128\)"):
         load_run(copy)
 
 

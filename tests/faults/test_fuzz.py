@@ -185,7 +185,7 @@ def test_an_altered_configuration_is_built_or_refused(tmp_path_factory: pytest.T
 def test_a_compressed_file_with_a_valid_checksum_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: Any
 ) -> None:
-    """Somebody who knows the format may have written it."""
+    """An attacker who knows the format can compute the checksum."""
     header = {
         "model": "0", "name": "m", "content": "0", "shape": [4, 3, 1], "levels": 2, "classes": 0, "counts": [1, 4],
         "filled": [9, 0], "names": [], "jax": "0",

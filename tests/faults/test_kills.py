@@ -69,7 +69,7 @@ def test_stopped_ten_times(config: Config, run: Run, tmp_path: Path) -> None:
         assert seconds < 5, (moment, seconds)
         assert "Traceback" not in err
         # Python itself ends silently before the program's first line; a training that has just finished is not stopped.
-        assert code <= 0 or "Stopped and saved. Resume by" in err or "Interrupted." in err, (moment, err)
+        assert code <= 0 or "Stopped and saved. Resume with" in err or "Interrupted." in err, (moment, err)
     assert any("Stopped and saved" in err for *_, err in results)
     assert_same_run(load_run(tmp_path / "run"), run)
     assert_no_leftovers(tmp_path / "run")

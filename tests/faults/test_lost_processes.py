@@ -130,5 +130,5 @@ os._exit(3)
         subprocess.run([sys.executable, "-c", second], timeout=60)
         _, err = first.communicate(timeout=60)
     assert first.returncode == 1, err
-    assert err.endswith("error: Another of the 2 processes has ended. Start all of them again.\n")
+    assert err.endswith("error: One of the 2 processes has ended. Start all of them again.\n")
     assert "Traceback" not in err

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.quick_compile
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Three runs as far as `compare` reads them, with names that are long, in brackets, or of control characters."""
+    """Make three runs, with only what `compare` reads; their names are long, or have brackets or control characters."""
     monkeypatch.chdir(tmp_path)
     names = ["first-long-name", "[red]second", "third\x1b[31m"]
     for number, name in enumerate(names):

@@ -122,7 +122,7 @@ def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
 ) -> None:
     own = replace(config, conditional=False, validation=0.0, epochs=1, **part)
     if "binarize" in part:
-        with pytest.raises(UserError, match=r"`binarize` dynamic samples pixels in memory, and .* is too large"):
+        with pytest.raises(UserError, match=r"`binarize` dynamic samples pixels in memory, but .* is too large"):
             fit(own, tmp_path / "run")
     else:
         run = fit(own, tmp_path / "run")

@@ -162,7 +162,7 @@ WEIGHTS = {
 @pytest.mark.parametrize("size", [100, 1000, 5000])
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_pareto_k_equals_that_of_arviz(weights: str, size: int) -> None:
-    """Whatever the weights: far apart, nearly or exactly equal, or impossible. Ours is computed in float32."""
+    """For weights that are far apart, nearly or exactly equal, or 0; ours is computed in float32."""
     log_w = np.float32(WEIGHTS[weights](np.random.default_rng(0), size))
     np.testing.assert_allclose(jax.jit(pareto_k)(log_w), pareto_k_of_arviz(log_w), rtol=1e-5, atol=1e-5)
 
@@ -173,19 +173,19 @@ def test_pareto_k_has_no_dot_product_that_gpus_round_to_ten_bits() -> None:
 
 
 def test_pareto_k_without_a_tail_to_fit() -> None:
-    """Equal weights are the best possible, and weights of which a few exceed all others are the worst."""
+    """Equal weights are the best case, and a few weights above many equal ones the worst."""
     assert jax.jit(pareto_k)(jnp.full(1000, -500.0)) == -np.inf
     assert jax.jit(pareto_k)(jnp.zeros(1000).at[3:7].set(50.0)) == np.inf
     assert np.isnan(jax.jit(pareto_k)(np.arange(20, dtype=np.float32)))
 
 
-def test_the_mean_of_impossible_weights_is_zero() -> None:
+def test_the_mean_of_weights_of_zero_is_zero() -> None:
     assert log_mean_and_error(jnp.full(10, -jnp.inf))[0] == -jnp.inf
 
 
 @pytest.mark.parametrize("offset", [0, -100, -(2**24)])
 def test_the_error_of_a_mean_does_not_depend_on_the_size_of_the_weights(offset: int) -> None:
-    """At log-weights of whole numbers, which float32 holds exactly; at -16777216 it rounds their mean to whole nats."""
+    """The log-weights are integers, which float32 holds exactly; near -16777216 it rounds their mean to an integer."""
     log_w = np.random.default_rng(0).poisson(2, 1000)
     weights = np.exp(np.float64(log_w))
     bound, error = jax.jit(log_mean_and_error)(jnp.asarray(log_w + offset, jnp.float32))

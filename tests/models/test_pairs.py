@@ -1,4 +1,4 @@
-"""Every two parts that exchange more than log-densities, beside what test_parts.py trains."""
+"""Every pair of parts that exchange more than log-densities, in addition to those that test_parts.py trains."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ def covering() -> dict[str, list[Config]]:
     allowed = {}
     for parts in itertools.product(LIKELIHOODS, PRIORS, POSTERIORS, (1, 2), OBJECTIVES, ("tutorial_dense", LADDER)):
         with contextlib.suppress(UserError):
-            if parts[-2:] != ("infovae", LADDER):  # which compares latent vectors, and says so
+            if parts[-2:] != ("infovae", LADDER):  # InfoVAE compares latent vectors, and refuses maps
                 allowed[parts] = config_of(*parts)
     pairs = {
         parts: {

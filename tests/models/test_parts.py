@@ -1,4 +1,4 @@
-"""Every part goes with every other."""
+"""Every part can be combined with every other."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ KEY = jax.random.key(0)
 def config_of(
     likelihood: str, prior: str, posterior: str, levels: int, objective: str, preset: str = "tutorial_dense"
 ) -> Config:
-    """A small model of these parts; UserError where they do not go together."""
+    """Return a small model of these parts, or raise UserError if they cannot be combined."""
     few = {"num_samples": 3} if OBJECTIVES.accepts(objective, "num_samples") else {}
     return Config(
         preset=preset,
@@ -40,7 +40,7 @@ def config_of(
 
 
 def some_configs() -> list[Config]:
-    """Each objective with parts in turn, so that every part is in one of them."""
+    """Return a configuration for each objective, with the other parts in turn, so that every part occurs."""
     found = []
     for i, objective in enumerate(OBJECTIVES):
         likelihood, prior, posterior = (list(parts)[i % len(parts)] for parts in (LIKELIHOODS, PRIORS, POSTERIORS))
@@ -55,7 +55,7 @@ CONFIGS = some_configs()
 
 
 def _times(tree: Any, factor: int) -> Any:
-    """A copy, its floats multiplied: in NumPy, which compiles nothing."""
+    """Return a copy with its floats multiplied, by NumPy, which compiles nothing."""
     return jax.tree.map(lambda p: p.copy() if p.dtype == KEY.dtype else jnp.asarray(np.asarray(p) * factor), tree)
 
 
@@ -68,8 +68,8 @@ every_config = pytest.mark.parametrize(
 def test_parts_go_together(config: Config, images: np.ndarray) -> None:
     """Every likelihood, prior, posterior and objective in some combination, with one compilation.
 
-    The model overfits a few images; all black and all white ones, and networks whose every output is large, give a loss
-    and a step that are finite; images are made.
+    The model overfits a few images and makes new ones. Loss and gradient stay finite for all black and all white
+    images, and for networks with large outputs.
     """
     batch = np.repeat(images[:8, ::4, ::4], 3, axis=-1)
     vae = make_model(config, (7, 7, 3), batch)
@@ -105,7 +105,7 @@ def test_parts_go_together(config: Config, images: np.ndarray) -> None:
 
 @pytest.mark.parametrize("config", [CONFIGS[0], CONFIGS[list(OBJECTIVES).index("dreg")]], ids=lambda c: c.objective)
 def test_seeds_train_side_by_side(config: Config, images: np.ndarray) -> None:
-    """`jax.vmap` over keys: two models, each its own."""
+    """Map two models over their keys by `jax.vmap`: each trains as it does alone."""
     batch = images[:8, ::4, ::4]
     vae, tx = make_model(config, (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
     step = make_train_step(vae, ELBO(), tx)
@@ -117,7 +117,7 @@ def test_seeds_train_side_by_side(config: Config, images: np.ndarray) -> None:
 
 
 def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(images: np.ndarray) -> None:
-    """At first at images of the training set; on top of a hierarchy, of the top layer's posteriors."""
+    """It starts at images of the training set; on top of a hierarchy it uses the top layer's posterior."""
     few = np.stack([images[0, ::4, ::4], images[1, ::4, ::4]])
     seen = jnp.asarray(few / 255, jnp.float32).clip(0.02, 0.98)
     for levels in (1, 2):

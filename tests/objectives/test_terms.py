@@ -46,7 +46,7 @@ def test_rate_averages_over_draws_without_a_closed_form() -> None:
 
 
 def test_an_objective_of_one_layer_refuses_a_hierarchy() -> None:
-    with pytest.raises(UserError, match="beta_tcvae needs a model with a single layer of latents, and this one has 2"):
+    with pytest.raises(UserError, match="beta_tcvae needs a model with a single layer of latents, but this one has 2"):
         terms(BetaTCVAE(num_images=50), layered())
 
 

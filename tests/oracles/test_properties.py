@@ -52,7 +52,7 @@ KL = jax.jit(kl_divergence)
 def test_a_divergence_is_nonnegative_and_zero_only_for_equals(
     loc: np.ndarray, log_scale: np.ndarray, rows: np.ndarray
 ) -> None:
-    """Take normals with and without correlations, and their divergence from a diagonal normal."""
+    """Compute divergences of normals with and without correlations from a diagonal normal."""
     q, p = (Normal(jnp.asarray(loc[i : i + 1]), jnp.asarray(log_scale[i : i + 1])) for i in range(2))
     assert KL(q, q) == 0
     rounding = 1e-6 * (1 + np.abs(log_scale).sum())

@@ -1,4 +1,4 @@
-"""What holds for every preset."""
+"""Tests that every preset has to pass."""
 
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +43,7 @@ def model(request: pytest.FixtureRequest, images: np.ndarray) -> Model:
 
 
 def test_trains(model: Model) -> None:
-    """Loss per image, means in float32, one compilation, and a batch learned by heart with several draws at a time."""
+    """Terms are float32, one per image; the step compiles once, and memorises a batch, with several draws at a time."""
     vae, state, step, batch = model
     state = jax.tree.map(jnp.copy, state)
     terms = jax.eval_shape(partial(apply_objective, vae, iwae), state.params, batch, KEY, 0)
@@ -92,9 +92,9 @@ def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple
 
 @every_preset
 def test_bfloat16_networks_in_a_float32_model(preset: str, images: np.ndarray) -> None:
-    """At the same parameters: the loss to a part in a thousand, every gradient to a fifth, and float32 all around.
+    """At equal parameters, losses agree to a part in a thousand and gradients to a fifth, and all of them are float32.
 
-    Rounding grows with depth. A sum over all pixels in bfloat16 would be wrong by a factor.
+    Rounding errors grow with depth. A sum over all pixels in bfloat16 would be badly wrong.
     """
     vae = PRESETS[preset]((14, 14, 1), mean=channel_means(images))
     params = init(vae, KEY, (14, 14, 1))

@@ -20,8 +20,9 @@ def test_saving_does_not_leak_memory(tmp_path: Path) -> None:
         for step in range(50):
             save(manager, step, {"params": params})
             finish(manager)
-            if step % 5 == 4 and step > 30:  # the first ones fill caches
+            if step % 5 == 4 and step > 30:  # the first steps fill caches
                 gc.collect()
                 blocks.append(sys.getallocatedblocks())
-    # A leak is in every interval, a cache that fills in some. Orbax 0.11.39 and 0.12.8 leak 170 and 430 per checkpoint.
+    # A leak shows in every interval, a filling cache only in some. Orbax 0.11.39 and 0.12.8 leak 170 and 430 blocks per
+    # checkpoint.
     assert min(after - before for before, after in itertools.pairwise(blocks)) < 5 * 20

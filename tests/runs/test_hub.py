@@ -143,7 +143,7 @@ def test_a_push_that_the_hub_refuses_leaves_the_directory(
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     assert export(out) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{out} is written, but not pushed to {NAME}: " in error
+    assert f"{out} was written, but not pushed to {NAME}: " in error
     assert "401" in error
     verify_export(out)
 

@@ -32,7 +32,7 @@ def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_model_opens_from_its_files_as_from_its_directory(
     run: Run, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The data set alone has lost its folder: it is found from there."""
+    """Everything is the same, except that the data set has lost its folder: it is found in the current one."""
     path = write_run(load_run(run.directory), tmp_path / "model")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     loaded = load_run(path)
@@ -52,7 +52,7 @@ def test_a_model_opens_from_its_files_as_from_its_directory(
 
 
 def test_a_run_prints_as_a_few_lines(run: Run) -> None:
-    """Neither an interactive session nor a log of an exception shows megabytes of parameters."""
+    """Otherwise an interactive session or a logged exception would show megabytes of parameters."""
     lines = repr(run).splitlines()
     assert len(lines) == 5
     assert max(map(len, lines)) < 200

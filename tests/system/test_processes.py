@@ -10,8 +10,8 @@ from flax_vae import Cluster, UserError
     [
         (("host", 2, 0), '`coordinator` host: write "host:port", or "auto"'),
         (("host:99999", 2, 0), "`coordinator` host:99999: write"),
-        (("host:80", 2), "`coordinator` needs `num_processes`, and `process_id` from 0"),
-        (("host:80", 2, 2), "`process_id` 2 of 2 processes: count them from 0"),
+        (("host:80", 2), "`coordinator` needs `num_processes`, and a different `process_id` in each process"),
+        (("host:80", 2, 2), r"`process_id` is 2, but must be at least 0 and below `num_processes` \(2\)"),
     ],
 )
 def test_processes_that_could_not_meet_are_refused(arguments: tuple, message: str) -> None:

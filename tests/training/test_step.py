@@ -151,7 +151,7 @@ def test_averaged_parameters_follow_their_definition(first: TrainState, plain: S
 def test_a_step_with_too_large_a_gradient_is_skipped_and_counted(
     first: TrainState, plain: Step, images: np.ndarray
 ) -> None:
-    """A skipped step changes only its number, so the next one draws from another key; any other step is the usual."""
+    """A skipped step changes only its number, so the next one draws from another key; other steps are unchanged."""
     for limit, expected in ((1e-3, first), (1e9, plain(copy(first), images[:8])[0])):
         after, metrics = make_dense_step(skip_norm=limit)(copy(first), images[:8])
         assert metrics["skipped"] == (limit < 1)

@@ -29,7 +29,7 @@ def _surgery_figures(record: Record) -> Figures:
 def surgery(subject: Subject) -> dict[str, float | int]:
     """Return the parts of the rate, computed from all images or, if these are too many, from those for the bound.
 
-    All images are used if densities are cheap and the images are in memory: every image is paired with every other.
+    All images are used if they are in memory and densities are cheap, since every image is paired with every other.
     """
     run, batch = subject.run, subject.batch
     posterior = encode(run.vae, run.params, take(batch, slice(1)))

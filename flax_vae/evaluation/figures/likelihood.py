@@ -132,7 +132,8 @@ def _errors(row: Record, draws: str, images: str) -> str:
 def _summary(num_samples: int, bound: np.ndarray, error: np.ndarray, pareto_k: np.ndarray) -> Record:
     """Summarise the bounds of n images: their mean, its standard errors, and the number of images with a high Pareto k.
 
-    The error of the draws is the precision for these images; the error of the images, the precision for others.
+    The error from the draws is the precision for these images; the error from the choice of images, the precision for
+    all images like them.
     """
     limit = min(1 - 1 / math.log10(num_samples), 0.7)
     return {
