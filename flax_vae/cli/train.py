@@ -177,7 +177,7 @@ class Train:
         vae, objective = changes.pop("preset", None), changes.pop("objective", None)
         if self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
             raise UserError(
-                "--resume continues the runs of a directory: leave out --out, --seeds, --betas, --learning-rates."
+                "--resume continues the runs of a directory: leave out --out, --seeds, --betas and --learning-rates."
             )
         directory = RunDirectory(Path(path))
         members = directory.members()
