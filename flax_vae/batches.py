@@ -2,8 +2,11 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import update_wrapper
+from inspect import signature
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +48,7 @@ StoredImages = UInt8[np.ndarray | OnDisk, "n h w c"]
 Images = UInt8[Array | np.ndarray | OnDisk, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
 # Images; for a conditional model, a pair of images and their contexts.
 Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def to_unit(images: Images) -> Float[Array, "b h w c"]:
@@ -57,8 +61,52 @@ def to_unit(images: Images) -> Float[Array, "b h w c"]:
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise UserError(f"Images are {images.dtype}; pass uint8 from 0 to 255, or floats from 0 to 1.")
+        advice = "x.astype(np.float32)" if images.dtype == bool else "uint8 from 0 to 255, or floats from 0 to 1"
+        raise UserError(f"Images are {images.dtype}; pass {advice}.")
     return images
+
+
+def refuse_outside(batch: Any, model: Any) -> None:
+    """Raise UserError for NumPy floats that the likelihood of a model does not take.
+
+    Without a likelihood of this package, all finite numbers pass.
+    """
+    x = batch[0] if isinstance(batch, tuple) else batch
+    if not (isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) and x.size):
+        return
+    low, high = getattr(getattr(model, "likelihood", None), "support", (-math.inf, math.inf))
+    smallest, largest = x.min(), x.max()  # NaN if any pixel is
+    if not (low <= smallest and largest <= high and math.isfinite(largest - smallest)):
+        wanted = "uint8 from 0 to 255, or floats from 0 to 1" if high == 1 else "finite numbers"
+        raise UserError(f"Images are floats from {smallest:.4g} to {largest:.4g}; pass {wanted}.")
+
+
+def checked(*names: str) -> Callable[[Function], Function]:
+    """Decorate a jitted function of a model: `refuse_outside` checks what comes from the host, before it is traced.
+
+    Args:
+        names: the arguments that are images or batches.
+    """
+    return lambda function: _Checked(function, names)  # type: ignore[return-value]
+
+
+class _Checked:
+    """A jitted function with the checks of `checked`, and its attributes."""
+
+    def __init__(self, function: Callable[..., Any], names: tuple[str, ...]) -> None:
+        parameters = list(signature(function).parameters)
+        self._function, self._model = function, parameters[0]
+        self._positions = {name: parameters.index(name) for name in names}
+        update_wrapper(self, function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model = args[0] if args else kwargs.get(self._model)
+        for name, position in self._positions.items():
+            refuse_outside(args[position] if position < len(args) else kwargs.get(name), model)
+        return self._function(*args, **kwargs)
 
 
 def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] | None]:

@@ -2,7 +2,8 @@
 
 Functions that decode return the mean of p(x | z), "n h w c", in [0, 1] for Bernoulli pixels; given a `pixel_key`, they
 return a draw from it. For a conditional model, `context` has a row per image: labels as one-hot vectors, or vectors of
-any meaning. Functions that take `images` then take a pair (images, contexts). Images are uint8, or floats in [0, 1].
+any meaning. Functions that take `images` then take a pair (images, contexts). Images are uint8, or floats in [0, 1];
+NumPy floats that the likelihood does not take are refused.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.batches import Batch, as_one, batch_size_of, to_unit, unpack
+from flax_vae.batches import Batch, as_one, batch_size_of, checked, to_unit, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models import Context, Params, bind, require
 
@@ -63,6 +64,7 @@ def sample(
     return _map(one_image, jax.random.split(key, num_samples), context, _split(pixel_key, num_samples))
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=0)
 def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
     """Return the posterior q(z | x) of each image, with batch shape "n"."""
@@ -88,6 +90,7 @@ def decode(
     return _map(one_image, jnp.asarray(z), context, _split(pixel_key, len(z)))
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], pixel_key: PixelKey = None
@@ -102,6 +105,7 @@ def reconstruct(
     return _map(one_image, x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x)))
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=0)
 def reconstruct_layers(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]
@@ -122,6 +126,7 @@ def reconstruct_layers(
     return jax.lax.map(lambda count: model.infer_top(x, key, count).likelihood.mean()[0], 1 + jnp.arange(layers))
 
 
+@checked("x0", "x1")
 @partial(jax.jit, static_argnums=(0, 4))
 def interpolate(
     vae: nn.Module,
@@ -170,6 +175,7 @@ def latent_grid(
     return images.reshape(*z.shape[:2], *images.shape[1:])
 
 
+@checked("x")
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(
     vae: nn.Module,

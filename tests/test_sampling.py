@@ -4,12 +4,15 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 from known_models import linear_gaussian, params_of
 
 from flax_vae import (
     ELBO,
     BernoulliLikelihood,
+    NormalLikelihood,
+    PerPixelNormalLikelihood,
     UserError,
     decode,
     encode,
@@ -17,13 +20,16 @@ from flax_vae import (
     interpolate,
     latent_grid,
     log_likelihood,
+    make_train_step,
     reconstruct,
+    reconstruct_layers,
     sample,
     traverse,
     tutorial_dense,
 )
 from flax_vae.compress import compress
-from flax_vae.metrics.latents import posterior_means
+from flax_vae.metrics.annealed import annealed_log_likelihood
+from flax_vae.metrics.latents import elbo_surgery, posterior_means
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.objectives.base import apply_objective
 
@@ -101,6 +107,47 @@ def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
     """Functions of images refuse booleans, and integers other than uint8: they may mean bytes or fractions."""
     with pytest.raises(UserError, match=r"^Images are (bool|int8|int32|int64)"):
         USES[use](PIXELS.astype(dtype))
+
+
+UNIT_VAE = VAE.clone(likelihood=BernoulliLikelihood())
+FROM_HOST = {
+    "encode": lambda vae, x: encode(vae, PARAMS, x),
+    "encode by name": lambda vae, x: encode(vae=vae, params=PARAMS, images=x),
+    "encode with contexts": lambda vae, x: encode(vae, PARAMS, (x, np.zeros((4, 1), np.float32))),
+    "reconstruct": lambda vae, x: reconstruct(vae, PARAMS, x, KEY),
+    "reconstruct_layers": lambda vae, x: reconstruct_layers(vae, PARAMS, x, KEY),
+    "interpolate": lambda vae, x: interpolate(vae, PARAMS, 0 * PIXELS[0], x[-1], 3),
+    "traverse": lambda vae, x: traverse(vae, PARAMS, x[-1]),
+    "log_likelihood": lambda vae, x: log_likelihood(vae, PARAMS, x, KEY, 10),
+    "annealed_log_likelihood": lambda vae, x: annealed_log_likelihood(vae, PARAMS, x, KEY),
+    "posterior_means": lambda vae, x: posterior_means(vae, PARAMS, x),
+    "per_example_statistics": lambda vae, x: per_example_statistics(vae, PARAMS, x, KEY),
+    "elbo_surgery": lambda vae, x: elbo_surgery(vae, PARAMS, x, KEY),
+    "train step": lambda vae, x: make_train_step(vae, ELBO(), optax.sgd(0.1))(None, x),
+}
+FLOATS = {"bytes": (0, 255), "around 0": (-1, 1), "not a number": (0, np.nan), "infinite": (0, np.inf)}
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("use", FROM_HOST)
+def test_floats_beyond_the_pixels_are_refused(use: str, kind: str) -> None:
+    """Whatever reads images from the host refuses floats that the likelihood does not take, before it computes."""
+    x = np.zeros((4, 2, 2, 1), np.float32)
+    x[:, 0, 0], x[:, 1, 1] = FLOATS[kind]
+    with pytest.raises(
+        UserError, match=r"^Images are floats from (0|-1|nan) to .*; pass uint8 from 0 to 255, or floats"
+    ):
+        FROM_HOST[use](UNIT_VAE, x)
+
+
+def test_a_density_of_any_number_takes_standardised_images() -> None:
+    """But neither NaN nor infinity."""
+    for likelihood in (NormalLikelihood(), PerPixelNormalLikelihood(), lambda output: output):
+        vae = VAE.clone(likelihood=likelihood)
+        assert np.isfinite(encode(vae, PARAMS, 100 * PIXELS.astype(np.float32) - 3).loc).all()
+        with pytest.raises(UserError, match="pass finite numbers"):
+            encode(vae, PARAMS, np.full((4, 2, 2, 1), np.nan))
 
 
 @pytest.mark.usefixtures("unchecked_types")

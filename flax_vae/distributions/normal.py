@@ -1,5 +1,6 @@
 """Normals with independent and with correlated dimensions."""
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ class Normal(FromNoise):
     log_scale: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=1)
     pixel_levels: ClassVar[None] = None
+    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     cheap_log_prob: ClassVar[bool] = True
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:

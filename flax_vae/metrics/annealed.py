@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, batch_size_of, unpack
+from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
@@ -26,6 +26,7 @@ _Chains = tuple[Latents, Float[Array, " k"], Float[Array, ""]]  # latents, log w
 Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]]]
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200

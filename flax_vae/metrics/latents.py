@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, unpack
+from flax_vae.batches import Batch, as_one, checked, refuse_outside, unpack
 from flax_vae.distributions.base import LatentDistribution
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
@@ -18,6 +18,7 @@ from flax_vae.models.binding import Context, Params, bind
 
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
     """Return the posterior mean of each image."""
+    refuse_outside(images, vae)
 
     @jax.jit
     def encode(params: Params, block: Any) -> Array:
@@ -44,6 +45,7 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
     return int((means.var(0) > threshold).sum())
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
     """Split the rate into the mutual information of latents and images and the marginal KL from the prior, in nats.

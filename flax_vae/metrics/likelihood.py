@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, batch_size_of, unpack
+from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
 from flax_vae.models import Inference, Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
@@ -33,6 +33,7 @@ class Defence:
             raise UserError(f"A defence has a share between 0 and 1 and a scale greater than 1, not {self}.")
 
 
+@checked("images")
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def log_likelihood(
     vae: nn.Module,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, batch_size_of, unpack
+from flax_vae.batches import Batch, batch_size_of, refuse_outside, unpack
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
@@ -26,6 +26,7 @@ def per_example_statistics(
         the pixels; posterior_mean "n d", of the top layer, if the model has an encoder; dimension_rates "n d" in nats,
         if its layers are vectors of independent normals.
     """
+    refuse_outside(images, vae)
 
     @jax.jit
     def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:

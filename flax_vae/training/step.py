@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.batches import Batch, take
+from flax_vae.batches import Batch, refuse_outside, take
 from flax_vae.models.binding import Params, init
 from flax_vae.objectives.base import Metrics, Objective, Step, apply_objective
 from flax_vae.training.gradient import Gradient, average_gradient
@@ -199,7 +199,11 @@ def make_train_step(
     def step(params: Params, others: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return train_step(replace(others, params=params), batch)
 
-    return lambda state, batch: step(state.params, replace(state, params=None), batch)
+    def checked_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        refuse_outside(batch, model)
+        return step(state.params, replace(state, params=None), batch)
+
+    return checked_step
 
 
 def _norm(tree: Params) -> Float[Array, ""]:

@@ -1,8 +1,9 @@
 """Likelihood heads: from a decoder's output "*b h w o" to p(x | z).
 
 `start(mean)` returns the initial value of each of the o channels of the head's input, such that the untrained model
-decodes to the average image. `pixel_levels` is the number of values of a pixel, or None for densities. A plain function
-from outputs to a distribution can be used as well, if the decoder's output fits.
+decodes to the average image. `pixel_levels` is the number of values of a pixel, or None for densities; `support` is the
+least and the greatest pixel that the distribution takes. A plain function from outputs to a distribution can be used as
+well, if the decoder's output fits.
 
 Every module of this folder is imported, so a new head, registered by `@likelihood`, needs no other change.
 """
@@ -19,10 +20,11 @@ LIKELIHOODS = Parts("likelihood")
 
 
 def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:
-    """Register a head under a name, with the `pixel_levels` of the distribution that it returns."""
+    """Register a head under a name, with the `pixel_levels` and the `support` of the distribution that it returns."""
 
     def register(head: Head) -> Head:
         head.pixel_levels = distribution.pixel_levels  # type: ignore[attr-defined]
+        head.support = getattr(distribution, "support", (0.0, 1.0))  # type: ignore[attr-defined]
         return LIKELIHOODS.register(name)(head)
 
     return register

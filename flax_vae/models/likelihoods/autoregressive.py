@@ -46,6 +46,11 @@ class AutoregressiveLikelihood(nn.Module):
         """The number of levels of a pixel, which is the head's."""
         return self._head().pixel_levels
 
+    @property
+    def support(self) -> tuple[float, float]:
+        """The least and the greatest pixel, which are the head's."""
+        return self._head().support
+
     def start(self, mean: Mean) -> Mean:
         """Return zeros: at first the features carry no information."""
         return (0.0,) * self.features * len(mean)
