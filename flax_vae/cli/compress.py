@@ -33,7 +33,7 @@ class Compress:
 
     run: RunPath
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """PNG, JPEG or WebP files, folders of them, a .npy or .npz file, or - for a .npy array on standard input.
+    """Image files, folders of them, a .npy or .npz file, or - for a .npy array on standard input.
     Without any, the run's test images."""
     out: OutPath = Path("images.fvae")
     """File to write, or - for standard output."""

@@ -14,6 +14,7 @@ import tyro
 
 from flax_vae.data import absolute
 from flax_vae.data.prepare import prepare_images
+from flax_vae.data.resizing import Resize
 from flax_vae.runs.directory import refuse_used
 from flax_vae.system.console import log, print_result
 from flax_vae.system.errors import UserError
@@ -30,6 +31,8 @@ class Prepare:
     """Directory to write, new or empty."""
     image_size: int | None = None
     """Resize every image to this height and width, in pixels."""
+    resize: Resize = "crop"
+    """Crop images of another shape to the middle, or stretch them."""
     data_dir: Path | None = None
     """Folder that holds Fashion-MNIST's four IDX files, or the data sets of TFDS."""
 
@@ -39,7 +42,7 @@ class Prepare:
         source, out = Path(absolute(self.dataset)).resolve(), self.out.resolve()
         if source.is_dir() and out.is_relative_to(source):
             raise UserError(f"{self.out} is inside {self.dataset}; choose a directory outside it.")
-        splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size)
+        splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size, self.resize)
         counts = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
         log(f"{counts}. Train on them with: flax-vae train --dataset {self.out}")
         print_result(self.out)

@@ -1,4 +1,4 @@
-"""Read and write PNG, JPEG and WebP files, and sets of images with their names."""
+"""Read and write image files, and sets of images with their names."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -9,35 +9,67 @@ from jaxtyping import Int, UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.resizing import NamedImage, stack
+from flax_vae.data.splits import log_unused
+from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+# The formats that Pillow decodes by itself, with the names of their files. Other decoders start programs.
+_FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+_EXTENSIONS = frozenset(extension for extensions in _FORMATS.values() for extension in extensions)
+_NAMES = "PNG, JPEG, WebP, BMP, GIF, TIFF or PPM"
+
+
+def is_visible(name: str) -> bool:
+    """Return False for files and folders that programs hide beside the user's own, such as `.ipynb_checkpoints`."""
+    return not name.startswith(".") and name != "__MACOSX"
 
 
 def list_images(folder: Path) -> list[tuple[Path, str | None]]:
-    """List the image files of a folder in order, each with its class name or None; hidden files are skipped.
+    """List the image files of a folder in order, each with its class name or None, and log the files skipped.
+
+    Hidden files and folders are skipped without a message.
 
     Raises:
         UserError: the folder or a class folder holds no images, or the folder holds both images and folders.
     """
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files: list[tuple[Path, str | None]] = [(path, None) for path in visible if _is_image(path)]
+    visible = sorted(path for path in folder.iterdir() if is_visible(path.name))
+    inside = [path for path in visible if path.is_file()]
+    files: list[tuple[Path, str | None]] = [(path, None) for path in inside if _is_image(path)]
     classes = [path for path in visible if path.is_dir()]
     if files and classes:
         raise UserError(f"{folder} holds both images and folders ({classes[0].name}); move one of the two elsewhere.")
     for subfolder in classes:
-        images = sorted(path for path in subfolder.rglob("*") if _is_image(path))
+        visible_files = sorted(_visible_files(subfolder))
+        images = [path for path in visible_files if _is_image(path)]
         if not images:
-            raise UserError(f"{subfolder}: an empty class folder; add PNG, JPEG or WebP files, or remove it.")
+            raise UserError(f"{subfolder}: an empty class folder; add {_NAMES} files, or remove it.")
+        inside += visible_files
         files += [(path, subfolder.name) for path in images]
     if not files:
-        raise UserError(f"{folder}: no images (PNG, JPEG or WebP files); check that it is the right folder.")
+        raise UserError(f"{folder}: no images ({_NAMES} files); check that it is the right folder.")
+    others = [str(path.relative_to(folder)) for path in inside if not _is_image(path)]
+    log_unused(others, str(folder), f" (not {_NAMES})")
     return files
 
 
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that are not hidden, nor in a hidden folder."""
+    for path in folder.rglob("*"):
+        if path.is_file() and all(map(is_visible, path.relative_to(folder).parts)):
+            yield path
+
+
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in _EXTENSIONS
 
 
 def read_image(path: Path, lossless: bool = False) -> UInt8[np.ndarray, "h w c"]:
@@ -50,37 +82,62 @@ def read_image(path: Path, lossless: bool = False) -> UInt8[np.ndarray, "h w c"]
     Raises:
         UserError: the file is unreadable, or refused.
     """
-    image = _open_image(path, lossless)
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path, formats=tuple(_FORMATS)) as file:
+            losses = _losses(file)
+            if lossless and losses:
+                advice = "which would be lost; save it as 8-bit grey or RGB first"
+                raise UserError(f"{path} has {' and '.join(losses)}, {advice}.")
+            if "several frames" in losses and file.format != "MPO":  # a JPEG to which a camera appended previews
+                log_once("Of files with several frames, such as animated GIFs, only the first frame is read.")
+            return _pixels(ImageOps.exif_transpose(file), path)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise many types of error for damaged files
+        raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
+
+
+def _pixels(image: Any, path: Path) -> UInt8[np.ndarray, "h w c"]:
+    """Return the pixels of a Pillow image as 8-bit grey or RGB, with transparent areas on white."""
+    from PIL import Image
+
+    if image.mode[0] in "IF":  # more than 8 bits, which Pillow would clip at 255
+        return _high_bytes(np.asarray(image), path)[..., None]
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     if image.mode in ("1", "L"):
         return np.asarray(image.convert("L"))[..., None]
     rgb = np.asarray(image.convert("RGB"))
     return rgb[..., :1] if (rgb == rgb[..., :1]).all() else rgb
 
 
-def _open_image(path: Path, lossless: bool) -> Any:
-    """Open an image with Pillow, convert it to 8 bits, rotate it upright and put transparent areas on white."""
-    from PIL import Image, ImageOps
+def _high_bytes(pixels: np.ndarray, path: Path) -> UInt8[np.ndarray, "h w"]:
+    """Return the high bytes of 16-bit pixels: all that Pillow reads of 16-bit RGB.
 
-    try:
-        with Image.open(path) as file:
-            losses = _losses(file) if lossless else []
-            image = ImageOps.exif_transpose(file)
-    except Exception as error:  # decoders raise many types of error for damaged files
-        raise UserError(f"{path}: not a readable image ({error}); replace or remove it.") from error
-    if losses:
-        raise UserError(f"{path} has {' and '.join(losses)}, which would be lost; save it as 8-bit grey or RGB first.")
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image
+    Raises:
+        UserError: floats, or integers beyond 16 bits.
+    """
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() >= 2**16:
+        raise UserError(
+            f"{path}: {pixels.dtype} pixels from {pixels.min():.4g} to {pixels.max():.4g}, whose scale is unknown; "
+            "save it with 8 or 16 bits, in which white is 255 or 65,535."
+        )
+    return (pixels >> 8).astype(np.uint8)
 
 
 def _losses(file: Any) -> list[str]:
     """Return the properties of an opened file that a conversion to 8-bit grey or RGB would lose."""
-    features = {"several frames": getattr(file, "n_frames", 1) > 1, "transparency": file.has_transparency_data}
-    features |= {"more than 8 bits": file.mode[0] in "IF", "CMYK inks": file.mode == "CMYK"}
+    # Pillow opens 16-bit RGB as RGB; the first word of the decoder's arguments is what the file holds.
+    stored = [str(args[:1] if isinstance(args, tuple) else args) for *_, args in file.tile]
+    features = {
+        "several frames": getattr(file, "is_animated", False),
+        "transparency": file.has_transparency_data,
+        "more than 8 bits": file.mode[0] in "IF" or any(";16" in mode for mode in stored),
+        "CMYK inks": file.mode == "CMYK",
+    }
     return [name for name, present in features.items() if present]
 
 
@@ -104,8 +161,8 @@ def read_images(paths: Sequence[Path], channels: int, stdin: bytes | None = None
     """Read the images of files and folders, or of one array.
 
     Args:
-        paths: PNG, JPEG and WebP files, and folders of them, with subfolders as classes; or one .npy file, uint8
-            "n h w" or "n h w c"; or one .npz file with such `images` and optionally `labels`.
+        paths: image files, and folders of them, with subfolders as classes; or one .npy file, uint8 "n h w" or
+            "n h w c"; or one .npz file with such `images` and optionally `labels`.
         channels: the number of channels of the result; grey images are repeated.
         stdin: the content of a .npy file, read for the path "-".
 
@@ -126,8 +183,8 @@ def _named_files(path: Path) -> list[tuple[Path, str, str | None]]:
         return [(file, file.relative_to(path).as_posix(), name) for file, name in list_images(path)]
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder; check the spelling.")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise UserError(f"{path}: not images; pass PNG, JPEG or WebP files, folders of them, or one .npy or .npz file.")
+    if not _is_image(path):
+        raise UserError(f"{path}: not images; pass {_NAMES} files, folders of them, or one .npy or .npz file.")
     return [(path, path.name, None)]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax_vae.data.arrays import idx_sha256
 from flax_vae.data.images import ImageData
 from flax_vae.data.records import is_prepared
-from flax_vae.data.resizing import pixel_size, resize_all
+from flax_vae.data.resizing import Resize, Size, make_size, resize_all
 from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.data.sources.array_file import load_arrays
 from flax_vae.data.sources.folder import load_folder
@@ -23,6 +23,7 @@ def load_images(
     split: Literal["train", "test"] = "train",
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    resize: Resize = "crop",
 ) -> ImageData:
     """Load one split of an image set as uint8 pixels.
 
@@ -35,6 +36,7 @@ def load_images(
         split: "train" or "test".
         data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; their default places if None.
         image_size: the side, or (height, width), in pixels, to resize every image to, with antialiasing.
+        resize: "crop" images of another shape to the middle, or "stretch" them.
 
     Returns:
         The images "n h w c", with labels, class names and factors if there are any. The images of a large prepared set
@@ -45,7 +47,7 @@ def load_images(
     """
     if split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', not {split!r}")
-    size = pixel_size(image_size)
+    size = make_size(image_size, resize)
     folder = None if data_dir is None else Path(data_dir).expanduser()
     if (path := path_of(name_or_path)) is not None:
         return _load_path(path, split, size)
@@ -82,7 +84,7 @@ def absolute(name_or_path: str) -> str:
     return name_or_path if path is None else str(path.absolute())
 
 
-def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageData:
+def _load_path(path: Path, split: str, size: Size | None) -> ImageData:
     if is_prepared(path):
         return load_prepared(path, split, size)
     if path.is_dir():
@@ -94,8 +96,8 @@ def _load_path(path: Path, split: str, size: tuple[int, int] | None) -> ImageDat
     return load_arrays(path, split, size)
 
 
-def _resized(data: ImageData, size: tuple[int, int] | None) -> ImageData:
-    """Resize the images to (height, width); the provenance gets the checksum of the result."""
+def _resized(data: ImageData, size: Size | None) -> ImageData:
+    """Resize the images; the provenance gets the checksum of the result."""
     images = resize_all(data.images, size)
     if images is data.images:
         return data

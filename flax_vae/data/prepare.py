@@ -11,10 +11,11 @@ from jaxtyping import Bool
 from flax_vae.data.arrays import map_npy
 from flax_vae.data.images import nine_to_one
 from flax_vae.data.load import is_source, load_images, path_of
+from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.records import Description, Split, Writer, images_per_shard, is_prepared, write_description
-from flax_vae.data.resizing import NamedImage, pixel_size, resize, with_common_size
+from flax_vae.data.resizing import NamedImage, Resize, Size, make_size, resize, with_common_size
 from flax_vae.data.sources import tfds
-from flax_vae.data.sources.array_file import check_images, to_bytes
+from flax_vae.data.sources.array_file import check_images
 from flax_vae.data.sources.folder import classes_of, list_splits, read_files
 from flax_vae.system.console import progress
 from flax_vae.system.files import new_directory
@@ -48,6 +49,7 @@ def prepare_images(
     out: str | os.PathLike[str],
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    resize: Resize = "crop",
 ) -> dict[str, Split]:
     """Rewrite an image set as a folder from which `load_images` and training can stream.
 
@@ -55,7 +57,7 @@ def prepare_images(
     TFDS sets are read one image at a time, other sets at once.
 
     Args:
-        name_or_path, data_dir, image_size: see `load_images`.
+        name_or_path, data_dir, image_size, resize: see `load_images`.
         out: a folder that is empty or does not exist yet; it appears once it is complete.
 
     Returns:
@@ -64,7 +66,7 @@ def prepare_images(
     Raises:
         UserError: the images cannot be loaded, or the folder cannot be written.
     """
-    size = pixel_size(image_size)
+    size = make_size(image_size, resize)
     source = _source(name_or_path, None if data_dir is None else Path(data_dir).expanduser())
     with new_directory(Path(out)) as folder:
         try:
@@ -75,7 +77,7 @@ def prepare_images(
             return _write(source, folder, size, 3)
 
 
-def _write(source: Source, folder: Path, size: tuple[int, int] | None, channels: int) -> dict[str, Split]:
+def _write(source: Source, folder: Path, size: Size | None, channels: int) -> dict[str, Split]:
     """Write all images with `channels` channels, and their description."""
     masks = {"train": ~source.is_test, "test": source.is_test}
     writers: dict[str, Writer] = {}
@@ -83,7 +85,7 @@ def _write(source: Source, folder: Path, size: tuple[int, int] | None, channels:
     for (image, target, label), held_out in zip(images, source.is_test, strict=True):
         if image.shape[-1] > channels:
             raise _Coloured
-        shape = (*target, channels)
+        shape = (*target.shape, channels)
         if not writers:
             writers = {split: Writer(folder, split, int(mask.sum()), shape) for split, mask in masks.items()}
         writers["test" if held_out else "train"].add(np.broadcast_to(resize(image, target), shape), label)
@@ -99,7 +101,7 @@ def _source(name_or_path: str | os.PathLike[str], data_dir: Path | None) -> Sour
             return _tfds_source(str(name_or_path), data_dir)
     elif path.is_dir() and not is_prepared(path):
         files, is_test = list_splits(path)
-        return Source(is_test, lambda: read_files(files), classes_of(files), 1)
+        return Source(is_test, lambda: read_files(files, is_test, path), classes_of(files), 1)
     elif path.suffix.lower() == ".npy":
         return _array_source(path)
     return _loaded_source(name_or_path, data_dir)
@@ -109,11 +111,15 @@ def _array_source(path: Path) -> Source:
     where = str(path)
     number, *_, channels = check_images(map_npy(path), where).shape
 
-    def read() -> Iterator[NamedImage]:
+    def blocks() -> Iterator[np.ndarray]:
         for start in range(0, number, _BLOCK):
             # Each block opens the file again, because pages that were read stay mapped.
-            block = check_images(map_npy(path), where)[start : start + _BLOCK]
-            for image in to_bytes(block, where):
+            yield check_images(map_npy(path), where)[start : start + _BLOCK]
+
+    def read() -> Iterator[NamedImage]:
+        white = white_of(blocks(), where)
+        for block in blocks():
+            for image in to_bytes(block, white, where):
                 yield where, image, -1
 
     return Source(nine_to_one(number, "test", where), read, None, channels)
@@ -125,12 +131,13 @@ def _tfds_source(name: str, data_dir: Path | None) -> Source:
     counts = {split: builder.info.splits[split].num_examples for split in filter(None, (train, held_out))}
     after_train = np.arange(sum(counts.values())) >= counts[train]
     is_test = after_train if held_out else nine_to_one(counts[train], "test", name)
+    labels = tfds.find_labels(builder, name)
 
     def read() -> Iterator[NamedImage]:
         for split in counts:
-            yield from tfds.examples(builder, name, split)
+            yield from tfds.read_examples(builder, name, split, labels)
 
-    return Source(is_test, read, tfds.label_names(builder), builder.info.features["image"].shape[-1])
+    return Source(is_test, read, labels.names, builder.info.features["image"].shape[-1])
 
 
 def _loaded_source(name_or_path: str | os.PathLike[str], data_dir: Path | None) -> Source:

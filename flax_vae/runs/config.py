@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from flax_vae.data.resizing import Resize
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call, written
@@ -57,6 +58,8 @@ class Config:
     """Folder with the data set's files, or in which to store them."""
     image_size: int | None = _setting("data", None, least=1)
     """Side in pixels to which every image is resized."""
+    resize: Resize = _setting("data", "crop")
+    """Crop images of another shape to the middle, or stretch them."""
     binarize: Binarize = _setting("data", "none")
     """Sample every pixel as 0 or 1, its grey value being the probability of a 1: once (fixed) or in each step
     (dynamic). Test images are sampled once in both cases."""
@@ -326,6 +329,7 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
     settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
     if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
         raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
+    settings.setdefault("resize", "stretch")  # of earlier versions
     names = [field.name for field in fields(Config)]
     for name in settings:
         if name not in names:

@@ -41,7 +41,8 @@ def load_data(config: Config) -> Data:
         UserError: the images cannot be loaded, or the splits do not match.
     """
     train, test = (
-        load_images(config.dataset, split, config.data_dir, config.image_size) for split in ("train", "test")
+        load_images(config.dataset, split, config.data_dir, config.image_size, config.resize)
+        for split in ("train", "test")
     )
     if test.images.shape[1:] != train.images.shape[1:]:
         raise UserError(

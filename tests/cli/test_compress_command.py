@@ -139,7 +139,7 @@ def test_bad_input_is_reported_in_one_line(
         ("compress", MODEL, "floats.npy"): "images must be uint8",
         ("compress", MODEL, "clear.png"): "has transparency, which would be lost",
         ("compress", MODEL, "deep.png"): "has more than 8 bits, which would be lost",
-        ("compress", MODEL, "text.txt"): "not images; pass PNG, JPEG or WebP files",
+        ("compress", MODEL, "text.txt"): "not images; pass PNG, JPEG, WebP, BMP, GIF, TIFF or PPM files",
         ("compress", MODEL, "nothing.png"): "no such file or folder",
         ("compress", MODEL, "images.npy", "-o", "no/such/place.fvae"): "is not a directory to write place.fvae to",
         ("compress", "pretrained:nobody", "images.npy"): "No pretrained model is called 'nobody'",

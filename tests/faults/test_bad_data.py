@@ -114,7 +114,7 @@ def test_a_folder_larger_than_memory_is_refused(
 ) -> None:
     Path("photos").mkdir()
     for number in range(40):
-        Image.new("L", (side, side)).save(f"photos/{number}.png")
+        Image.new("L", (side, side), "white").save(f"photos/{number}.png")
     monkeypatch.setattr("flax_vae.system.memory.free_memory", lambda: 2**24)
     message = "40 images of 500 x 500 x 3: 28 MiB of memory are needed, and 16 are free: use fewer images, or a smaller"
     assert_refused(main, [*COMMANDS["train"]("photos"), *words], f"{message} --image-size.", capsys)

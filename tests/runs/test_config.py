@@ -1,8 +1,12 @@
 """Configurations: one that cannot be trained is refused before any data is read."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from flax_vae import Config, UserError
+from flax_vae.runs.config import config_content, parse_config
 
 pytestmark = pytest.mark.quick_compile
 
@@ -44,3 +48,11 @@ def test_a_configuration_that_cannot_be_trained_is_refused(change: dict, message
     with pytest.raises(UserError, match=message) as refused:
         Config(**change)
     assert "\n" not in str(refused.value)
+
+
+def test_images_of_earlier_runs_are_stretched() -> None:
+    """Before there was a choice, all images were; what a run does not record means what its version did."""
+    content = json.loads(json.dumps(config_content(Config(image_size=8), (8, 8, 1))))
+    assert parse_config(content, Path("config.json"))[0] == Config(image_size=8, resize="crop")
+    del content["resize"]
+    assert parse_config(content, Path("config.json"))[0] == Config(image_size=8, resize="stretch")

@@ -1,91 +1,146 @@
 """Images in a .npy or .npz file."""
 
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int
 
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.images import ImageData, image_data, nine_to_one
-from flax_vae.data.resizing import resize_all
+from flax_vae.data.pixels import to_bytes, white_of
+from flax_vae.data.resizing import Size, resize_all
+from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
 from flax_vae.system.errors import UserError
 
-_FLOAT_CHUNK = 1024  # images converted at a time: the floats can exceed memory
+_IMAGES = ("", "x", "image", "images", "img", "imgs", "data", "pixels")
+_LABELS = ("y", "label", "labels", "target", "targets")
+_CHANNELS = (1, 2, 3, 4)
+_LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2)}  # others than "n h w c", with their transposes to it
+_BLOCK = 1024  # images looked at together
 
 
-def load_arrays(path: Path, split: str, size: tuple[int, int] | None) -> ImageData:
-    """Load a split of the images in a .npy or .npz file: "n h w" or "n h w c", bytes or floats in [0, 1].
+def load_arrays(path: Path, split: str, size: Size | None) -> ImageData:
+    """Load a split of the images in a .npy or .npz file: "n h w" or "n h w c", bytes, booleans or floats in [0, 1].
 
-    A .npz file holds `x_train`, `x_test` and optionally `y_train`, `y_test`, as in Keras; or `images` and optionally
-    `labels`; or a single array. Without a test split, a tenth of the images is held out.
+    A .npz file holds images and optionally labels by their usual names: `x_train`, `y_train`, `x_test`, `y_test`, as in
+    Keras; or `images`, `labels`; or a single array. Without a test split, a tenth of the images is held out.
     """
-    images, labels, is_split = _read_arrays(path, split)
-    images = check_images(images, str(path))
-    if labels is not None:
-        labels = _check_labels(labels, len(images), str(path))
-    if not is_split:
-        wanted = nine_to_one(len(images), split, str(path))
-        images, labels = images[wanted], None if labels is None else labels[wanted]
-    return image_data(resize_all(to_bytes(images, str(path)), size), labels, None, path.stem, f"arrays in {path}")
+    where = str(path)
+    training, images, labels, source = _read_arrays(path, split)
+    pixels = check_images(training if images is None else images, where)
+    numbers, class_names = _number(labels, "train" if images is None else split, len(pixels), where)
+    if images is None:
+        wanted = nine_to_one(len(pixels), split, where)
+        pixels, numbers = pixels[wanted], None if numbers is None else numbers[wanted]
+    white = white_of(_blocks(check_images(training, where)), where)
+    resized = resize_all(to_bytes(pixels, white, where), size)
+    return image_data(resized, numbers, class_names, path.stem, source)
 
 
-def _read_arrays(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, bool]:
-    """Return images, labels, and whether they are the requested split or all images."""
+def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(images), _BLOCK):
+        yield images[start : start + _BLOCK]
+
+
+class _Arrays(NamedTuple):
+    """The arrays of a file.
+
+    Attributes:
+        training: the training images, or all images of a set without splits.
+        images: the images of the split that was asked for, or None for a set without splits.
+        labels: the labels of the parts "train" and "test" that have labels.
+        source: a description of the images.
+    """
+
+    training: np.ndarray
+    images: np.ndarray | None
+    labels: dict[str, np.ndarray]
+    source: str
+
+
+def _read_arrays(path: Path, split: str) -> _Arrays:
     if path.suffix.lower() == ".npy":
-        return read_npy(path), None, False
+        return _Arrays(read_npy(path), None, {}, f"the array in {path}")
     with open_npz(path) as archive:
-        names = set(archive)
-        is_split = {"x_train", "x_test"} <= names
-        if is_split:
-            x, y = f"x_{split}", f"y_{split}"
-        elif "x_train" in names:
-            x, y = "x_train", "y_train"
-        else:
-            x, y = next(iter(names)) if len(names) == 1 else "images", "labels"
-        if x not in names:
-            contents = ", ".join(sorted(names)) or "nothing"
-            raise UserError(f"{path} holds {contents}; save x_train, images or a single array.")
-        return archive[x], archive[y] if y in names else None, is_split
+        x, y = _names(tuple(archive), str(path))
+        training = archive[x["train"]]
+        images = None if "test" not in x else training if split == "train" else archive[x["test"]]
+        labels = {part: archive[name] for part, name in y.items()}
+        return _Arrays(training, images, labels, f"{x.get(split, x['train'])} in {path}")
+
+
+def _names(names: tuple[str, ...], where: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the names of the images and the labels of both parts, and log the names that are neither.
+
+    Raises:
+        UserError: no array is named as the training images, or two are.
+    """
+    if len(names) == 1:
+        return {"train": names[0]}, {}
+    images: dict[str, list[str]] = defaultdict(list)
+    labels: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        split, rest = split_and_rest(name)
+        for kind, found in ((_IMAGES, images), (_LABELS, labels)):
+            if rest in kind and (split or rest):
+                found[split or "train"].append(name)
+    if not images:
+        raise UserError(
+            f"{where} holds {', '.join(sorted(names)) or 'nothing'}; save x_train, images or a single array."
+        )
+    parts = train_and_test(one_each(images, where), where)
+    splits = {part: split_and_rest(name)[0] or "train" for part, name in parts.items()}
+    targets = one_each(labels, where)
+    classes = {part: targets[split] for part, split in splits.items() if split in targets}
+    log_unused(set(names) - set(parts.values()) - set(classes.values()), where)
+    return parts, classes
 
 
 def check_images(array: np.ndarray, where: str) -> np.ndarray:
     """Return an array of images as "n h w c".
 
     Raises:
-        UserError: the array has another rank or type, or is empty.
+        UserError: the array has another rank, type or order of the axes, or is empty.
     """
     if array.ndim not in (3, 4):
         raise UserError(f"{where}: images of shape {array.shape}; reshape them to (n, h, w) or (n, h, w, c).")
-    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
-        raise UserError(f"{where}: images of type {array.dtype}; convert them to uint8, or to floats in [0, 1].")
+    if array.dtype not in (np.uint8, bool) and not np.issubdtype(array.dtype, np.floating):
+        raise UserError(
+            f"{where}: images of type {array.dtype}, whose scale is unknown; save them as uint8 from 0 to 255, or as "
+            "floats in [0, 1]."
+        )
     if array.size == 0:
         raise UserError(f"{where}: no images: the array has shape {array.shape}.")
+    if array.ndim == 4 and array.shape[-1] not in _CHANNELS:
+        for layout, axes in _LAYOUTS.items():
+            if array.shape[axes[-1]] in _CHANNELS:
+                raise UserError(
+                    f"{where}: images of shape {array.shape} would have {array.shape[-1]} channels, and look like "
+                    f'"{layout}"; save x.transpose{axes}, which is "n h w c".'
+                )
     return array[..., None] if array.ndim == 3 else array
 
 
-def _check_labels(labels: np.ndarray, number: int, where: str) -> np.ndarray:
-    """Return the labels as "n", or raise UserError unless they are one class number per image."""
-    if labels.size != number or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+def _number(
+    labels: Mapping[str, np.ndarray], part: str, number: int, where: str
+) -> tuple[Int[np.ndarray, " n"] | None, tuple[str, ...] | None]:
+    """Return the class number of each image of a part, and the names of the classes if the labels are texts.
+
+    Raises:
+        UserError: the labels are not one class per image.
+    """
+    if part not in labels:
+        return None, None
+    chosen, names = labels[part], None
+    if all(array.dtype.kind == "U" for array in labels.values()):
+        distinct = np.unique(np.concatenate([array.reshape(-1) for array in labels.values()]))
+        chosen, names = np.searchsorted(distinct, chosen), tuple(map(str, distinct))
+    if chosen.size != number or not np.issubdtype(chosen.dtype, np.integer) or chosen.min() < 0:
         raise UserError(
-            f"{where}: labels of shape {labels.shape} and type {labels.dtype} for {number} images; "
-            "save one non-negative integer per image, or no labels."
+            f"{where}: labels of shape {chosen.shape} and type {chosen.dtype} for {number} images; "
+            "save one class per image, as a non-negative integer or a text, or no labels."
         )
-    return labels.reshape(number)
-
-
-def to_bytes(images: np.ndarray, where: str) -> UInt8[np.ndarray, "n h w c"]:
-    """Round floats in [0, 1] to 0..255; return bytes unchanged."""
-    if images.dtype == np.uint8:
-        return images
-    converted = np.empty(images.shape, np.uint8)
-    for start in range(0, len(images), _FLOAT_CHUNK):
-        chunk = images[start : start + _FLOAT_CHUNK]
-        if np.isnan(chunk).any():
-            raise UserError(f"{where}: NaN among the pixels; replace them, or remove these images.")
-        if chunk.min() < 0 or chunk.max() > 1:
-            raise UserError(
-                f"{where}: floats from {chunk.min():.4g} to {chunk.max():.4g}, outside [0, 1]; "
-                "divide by the largest value, or save them as uint8."
-            )
-        converted[start : start + _FLOAT_CHUNK] = np.rint(chunk * 255)
-    return converted
+    return chosen.reshape(number), names

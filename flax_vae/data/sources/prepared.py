@@ -11,7 +11,7 @@ from flax_vae.batches import OnDisk
 from flax_vae.data.arrays import idx_sha256, read_npy
 from flax_vae.data.images import ImageData, image_data
 from flax_vae.data.records import DESCRIPTION, Description, damaged, labels_path, read_description, require_file
-from flax_vae.data.resizing import resize_all
+from flax_vae.data.resizing import Size, resize_all
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import memory_limit, require_memory
 
@@ -20,7 +20,7 @@ _READ_BYTES = 2**23  # per read, held twice
 _CHECKED = 2**28  # bytes: larger requests are checked against free memory first
 
 
-def load_prepared(folder: Path, split: str, size: tuple[int, int] | None) -> ImageData:
+def load_prepared(folder: Path, split: str, size: Size | None) -> ImageData:
     """Load a split of a prepared image set: in memory if it is small enough, else on disk.
 
     Raises:
@@ -34,7 +34,7 @@ def load_prepared(folder: Path, split: str, size: tuple[int, int] | None) -> Ima
         images = images[:]
         if idx_sha256(images) != expected.sha256:
             raise damaged(folder, f"the {split} images differ from their checksum in {DESCRIPTION}")
-    elif size not in (None, description.shape[:2]):
+    elif size is not None and size.shape != description.shape[:2]:
         height, width = description.shape[:2]
         raise UserError(f"{folder}: images of {height} x {width} on disk: prepare them again with this `image_size`.")
     pixels = resize_all(images, size)

@@ -8,17 +8,21 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.network import check_reachable
-from flax_vae.data.resizing import NamedImage, stack
+from flax_vae.data.pixels import white_of, whitened
+from flax_vae.data.resizing import NamedImage, Size, stack
 from flax_vae.data.sources import SOURCES
+from flax_vae.data.splits import log_unused, train_and_test
+from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for the number of channels
+_LABELS = ("label", "labels", "target", "targets")
 
 
 def data_root(data_dir: Path | None) -> Path:
@@ -96,7 +100,7 @@ def _check_features(builder: Any, name: str) -> None:
         raise UserError(f"{name} is not a set of 8-bit images: it holds {', '.join(features)}; choose another set.")
 
 
-def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> ImageData:
+def read(builder: Any, name: str, split: str, size: Size | None) -> ImageData:
     """Load a split of a prepared set.
 
     For a set without a test split, the validation split is used instead, or a tenth of the training images.
@@ -108,8 +112,11 @@ def read(builder: Any, name: str, split: str, size: tuple[int, int] | None) -> I
     stored = held_out if split == "test" and held_out else train
     number = builder.info.splits[stored].num_examples
     wanted = np.ones(number, bool) if held_out else nine_to_one(number, split, name)
-    images, labels = stack(examples(builder, name, stored), wanted, builder.info.features["image"].shape[-1], size)
-    return image_data(images, labels, label_names(builder), name, f"TFDS in {builder.data_dir}")
+    labels = find_labels(builder, name)
+    pixels, numbers = stack(
+        read_examples(builder, name, stored, labels), wanted, builder.info.features["image"].shape[-1], size
+    )
+    return image_data(pixels, numbers, labels.names, name, f"TFDS in {builder.data_dir}")
 
 
 def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:
@@ -119,21 +126,66 @@ def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:
         UserError: the set is not of 8-bit images, or has no training split.
     """
     _check_features(builder, name)
-    splits = builder.info.splits
+    splits = tuple(builder.info.splits)
     if "train" not in splits:
         raise UserError(f"{name} has no split train, only {', '.join(splits)}; choose another set.")
-    return "train", next((other for other in ("test", "validation") if other in splits), None)
+    parts = train_and_test({split: split for split in splits if split in ("train", "test", "validation")}, name)
+    log_unused(set(splits) - {"train", "test", "validation"}, name)
+    return parts["train"], parts.get("test")
 
 
-def label_names(builder: Any) -> tuple[str, ...] | None:
-    """Return the class names of a set's labels, or None."""
+class Labels(NamedTuple):
+    """The labels of a set.
+
+    Attributes:
+        feature: the name of their feature, or None without labels.
+        names: the names of the classes, or None.
+        numbers: the class number of each value that is a text or an integer without a name.
+    """
+
+    feature: str | None = None
+    names: tuple[str, ...] | None = None
+    numbers: dict[Any, int] | None = None
+
+    def number(self, record: dict[str, Any]) -> int:
+        """Return the class number of an example; -1 if it is missing or hidden."""
+        if self.feature is None:
+            return -1
+        value = record[self.feature]
+        return int(value) if self.numbers is None else self.numbers.get(_plain(value), -1)
+
+
+def find_labels(builder: Any, name: str) -> Labels:
+    """Return the labels of a set: classes, integers or texts. Integers and texts are numbered in ascending order."""
     import tensorflow_datasets as tfds
 
-    label = dict(builder.info.features.items()).get("label")
-    return tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else None
+    features = dict(builder.info.features.items())
+    for key in filter(features.__contains__, _LABELS):
+        if isinstance(features[key], tfds.features.ClassLabel):
+            return Labels(key, tuple(features[key].names))
+        if features[key].shape == () and np.dtype(features[key].np_dtype).kind in "iuOSU":
+            with _readable(builder):
+                values = {_plain(record[key]) for split in builder.info.splits for record in _records(builder, split)}
+            distinct = sorted(values - {-1})  # -1 where labels are hidden
+            numbers = {value: number for number, value in enumerate(distinct)}
+            return Labels(key, tuple(map(str, distinct)) or None, numbers)
+        log_once(f"{name}: {key} is not read: it is not one class per image.")
+    return Labels()
 
 
-def examples(builder: Any, name: str, stored: str) -> Iterator[NamedImage]:
+def _plain(value: Any) -> Any:
+    """Return a text or an integer of Python."""
+    value = value.item() if isinstance(value, np.ndarray | np.generic) else value
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def read_examples(builder: Any, name: str, stored: str, labels: Labels) -> Iterator[NamedImage]:
+    """Yield the images of a split in bytes, with white at 255; see `_examples`."""
+    train = (image for _, image, _ in _examples(builder, name, "train", Labels()))
+    return whitened(_examples(builder, name, stored, labels), white_of(train, name))
+
+
+def _examples(builder: Any, name: str, stored: str, labels: Labels) -> Iterator[NamedImage]:
     """Yield the image of each example, with the label -1 if it is missing or hidden.
 
     Raises:
@@ -142,16 +194,21 @@ def examples(builder: Any, name: str, stored: str) -> Iterator[NamedImage]:
     from PIL import Image
 
     channels, number = builder.info.features["image"].shape[-1], builder.info.splits[stored].num_examples
-    labelled, count = label_names(builder) is not None, 0
-    try:
+    count = 0
+    with _readable(builder):
         for count, record in enumerate(_records(builder, stored), 1):
             if count > number:
                 break
             image = np.asarray(Image.open(io.BytesIO(record["image"])).convert(_MODES[channels]))
-            label = int(record["label"]) if labelled else -1
-            yield f"image {count - 1} of {name}", image.reshape(*image.shape[:2], channels), label
+            yield f"image {count - 1} of {name}", image.reshape(*image.shape[:2], channels), labels.number(record)
         if count != number:
             raise ValueError(f"the number of examples in split {stored} is not {number}")
+
+
+@contextlib.contextmanager
+def _readable(builder: Any) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # damaged records raise many types of error
         reason = (str(error) or repr(error)).splitlines()[0]
         raise UserError(f"{builder.data_dir}: not readable ({reason}); delete it and prepare it again.") from error

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from files import cut, picture
 
+from flax_vae import prepare_images
 from flax_vae.data import class_names, load_images
 from flax_vae.system.errors import UserError
 
@@ -59,7 +60,7 @@ def test_bad_array(tmp_path, kind):
 
 def test_bad_archives(tmp_path):
     path = tmp_path / "bad.npz"
-    x = np.zeros((4, 2, 2), np.uint8)
+    x = picture(0, (4, 2, 2))
     np.savez(path, a=x, b=x)
     with pytest.raises(UserError, match="holds a, b"):
         load_images(path)
@@ -81,3 +82,76 @@ def test_bad_archives(tmp_path):
         (tmp_path / name).write_bytes(cut((tmp_path / name).read_bytes()))
         with pytest.raises(UserError, match=f"{name}: not a readable"):
             load_images(tmp_path / name)
+
+
+X, Y = picture(0, (20, 4, 4)), np.arange(20) % 3
+KEYS = {  # names of the training images, training labels, test images, test labels; others
+    ("x_train", "y_train", "x_test", "y_test"): {},
+    ("X_train", "y_train", "X_val", "y_val"): {},
+    ("train_images", "train_labels", "test_images", "test_labels"): {"val_images": X, "val_labels": Y},
+    ("train_data", "train_targets", "valid_data", "valid_targets"): {},
+    ("imgs_training", "label_training", "imgs_testing", "label_testing"): {"metadata": Y},
+    ("trainX", "trainY", "testX", "testY"): {},
+}
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=str)
+def test_npz_keys_are_the_usual_ones(keys, tmp_path, capsys):
+    """The kind: arrays that hold images or labels under a usual name, and are skipped in silence."""
+    arrays = dict(zip(keys, (X[:15], Y[:15], X[15:], Y[15:]), strict=True)) | KEYS[keys]
+    np.savez(tmp_path / "a.npz", **arrays)
+    train, test = load_images(tmp_path / "a.npz"), load_images(tmp_path / "a.npz", "test")
+    np.testing.assert_array_equal(train.images[..., 0], X[:15])
+    np.testing.assert_array_equal(test.images[..., 0], X[15:])
+    assert (train.labels.tolist(), test.labels.tolist()) == (Y[:15].tolist(), Y[15:].tolist())
+    assert train.provenance["source"].startswith(f"{keys[0]} in ")
+    err = capsys.readouterr().err
+    assert all(name in err for name in KEYS[keys])
+    assert ("is used as the test set" in err) == ("val" in keys[2])
+
+
+@pytest.mark.parametrize("name", ["label", "labels", "target", "targets", "y"])
+def test_labels_of_a_set_without_splits(name, tmp_path):
+    np.savez(tmp_path / "a.npz", images=X, **{name: Y[:, None].astype(np.int64)})
+    data = load_images(tmp_path / "a.npz")
+    assert sorted(data.labels) == sorted(Y[[x.tobytes() in {i.tobytes() for i in data.images} for x in X]])
+
+
+def test_labels_may_be_texts(tmp_path):
+    """They are numbered in alphabetical order, over both splits."""
+    np.savez(tmp_path / "a.npz", x_train=X[:4], y_train=["dog", "cat", "dog", "cat"], x_test=X[4:], y_test=["emu"] * 16)
+    train, test = load_images(tmp_path / "a.npz"), load_images(tmp_path / "a.npz", "test")
+    assert train.class_names == test.class_names == ("cat", "dog", "emu")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0, 1, 0], [2] * 16)
+
+
+def test_two_arrays_for_one_split_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=X, train_images=X)
+    with pytest.raises(UserError, match="x_train and train_images both mean train; rename or remove one"):
+        load_images(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x_test=X, y_test=Y)
+    with pytest.raises(UserError, match="has x_test, but no train"):
+        load_images(tmp_path / "a.npz")
+
+
+AXES = {
+    "n c h w": ((30, 3, 28, 28), r"x\.transpose\(0, 2, 3, 1\)"),
+    "n 1 h w": ((30, 1, 28, 28), r"x\.transpose\(0, 2, 3, 1\)"),
+    "h w c n": ((28, 28, 3, 300), r"x\.transpose\(3, 0, 1, 2\)"),
+}
+
+
+@pytest.mark.parametrize("layout", AXES)
+def test_axes_in_another_order_are_refused_with_the_transpose(layout, tmp_path):
+    """The kind: arrays of other programs, which would train as images of many channels."""
+    shape, line = AXES[layout]
+    pixels = picture(0, shape)
+    np.save(tmp_path / "a.npy", pixels)
+    np.savez(tmp_path / "a.npz", x_train=pixels, x_test=pixels)
+    for name in ("a.npy", "a.npz"):
+        for read in (load_images, lambda path: prepare_images(path, tmp_path / "out")):
+            with pytest.raises(UserError, match=f"save {line}"):
+                read(tmp_path / name)
+    axes = eval(line.replace("\\", "").removeprefix("x.transpose"))
+    np.save(tmp_path / "a.npy", pixels.transpose(axes))
+    assert load_images(tmp_path / "a.npy").images.shape[-1] in (1, 3)

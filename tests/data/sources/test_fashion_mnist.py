@@ -226,7 +226,7 @@ def test_subset_is_the_beginning_of_the_full_set():
 
 
 def test_resized_fashion_mnist():
-    data = load_images("fashion_mnist", "test", image_size=(14, 20))
+    data = load_images("fashion_mnist", "test", image_size=(14, 20), resize="stretch")
     assert data.images.shape == (2000, 14, 20, 1)
     assert (data.provenance["shape"], data.provenance["subset"]) == ([14, 20, 1], True)
     full = load_images("fashion_mnist", "test")

@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from files import cut, picture, save
+from files import as_image, cut, picture, save
 
 from flax_vae.data import load_images
 from flax_vae.system.errors import UserError
@@ -83,3 +83,93 @@ def test_bad_folders(tmp_path):
     refused("b.png: not a readable image")
     save(tmp_path / "bad/dog/c.png", picture(0))
     refused("both images and folders")
+
+
+SPLITS = {
+    ("train", "test"): None,
+    ("Train", "Test"): None,
+    ("training", "testing"): None,
+    ("TRAIN", "val"): "val is used as the test set",
+    ("training_set", "test_set"): None,
+    ("train", "valid"): "valid is used as the test set",
+    ("train", "test", "val"): "val is not used, only train and test",
+    ("Train", "Validation", "Testing"): "Validation is not used, only Train and Testing",
+}
+
+
+@pytest.mark.parametrize("names", SPLITS, ids=str)
+def test_splits_have_their_usual_names(names, tmp_path, capsys):
+    """The kind: folders that are a split to their author and a class, or nothing, to the program."""
+    for i, name in enumerate(names):
+        for j in range(3):
+            save(tmp_path / "pets" / name / ("cat" if j else "dog") / f"{j}.png", picture(10 * i + j))
+    line = SPLITS[names]
+    held_out = next(i for i, name in enumerate(names) if i and (len(names) == 2 or name.lower().startswith("test")))
+    for split, i in (("train", 0), ("test", held_out)):
+        data = load_images(tmp_path / "pets", split)
+        np.testing.assert_array_equal(data.images, [picture(10 * i + j) for j in (1, 2, 0)])
+        assert data.class_names == ("cat", "dog")
+        assert data.provenance["source"].endswith(f"pets/{names[i]}")
+    err = capsys.readouterr().err
+    assert line in err if line else err == ""
+
+
+def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
+    def refused(line: str, *names: str):
+        root = tmp_path / "-".join(names)
+        for name in names:
+            save(root / name / "0.png", picture(0))
+        with pytest.raises(UserError, match=line):
+            load_images(root)
+
+    refused("Train and training both mean train", "Train", "training", "test")
+    refused("has test, but no train", "test")
+    refused(
+        "train is the name of a split, but bicycle is beside it; .*move all classes into .*/train", "bicycle", "train"
+    )
+    refused("valid is the name of a split, but invalid is beside it", "invalid", "valid")
+    save(tmp_path / "classes/train/train/0.png", picture(0))
+    save(tmp_path / "classes/train/bicycle/0.png", picture(0))
+    assert load_images(tmp_path / "classes").class_names == ("bicycle", "train")
+
+
+def test_what_is_not_read_is_named(tmp_path, capsys):
+    """The kind: files that are skipped without a word. Those that programs hide are no one's images."""
+    for i, name in enumerate(("train/cat/0", "train/cat/.ipynb_checkpoints/0", "train/cat/more/1", "__MACOSX/cat/0")):
+        save(tmp_path / f"pets/{name}.png", picture(i))
+    save(tmp_path / "pets/test/cat/0.png", picture(9))
+    save(tmp_path / "pets/extra/0.png", picture(8))
+    for name in ("train/labels.csv", "train/cat/2.heic", "readme.txt", "train/cat/.DS_Store"):
+        (tmp_path / "pets" / name).write_text("no image")
+    np.testing.assert_array_equal(load_images(tmp_path / "pets").images, [picture(0), picture(2)])
+    load_images(tmp_path / "pets", "test")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("pets: not read: extra, readme.txt.")
+    assert lines[1].endswith(
+        "pets/train: not read (not PNG, JPEG, WebP, BMP, GIF, TIFF or PPM): cat/2.heic, labels.csv."
+    )
+
+
+def test_every_usual_format_is_read(tmp_path, capsys):
+    names = ("a.bmp", "b.gif", "c.tif", "d.TIFF", "e.ppm", "f.png", "g.webp", "h.jfif", "i.JPG")
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = (240, 120, 0)
+    for i, name in enumerate(names):
+        options = {"jfif": {"format": "JPEG"}, "gif": {"save_all": True, "append_images": [as_image(0 * pixels)]}}
+        save(tmp_path / "formats" / name, np.roll(pixels, i, 0), **options.get(name.split(".")[1], {}))
+    everything = [image for split in ("train", "test") for image in load_images(tmp_path / "formats", split).images]
+    means = sorted(tuple(np.asarray(image).mean((0, 1)).round(-1)) for image in everything)
+    assert len(means) == len(names)
+    assert {m[:2] for m in means} == {(120.0, 60.0)}
+    assert "only the first frame is read" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_image_starts_no_program(tmp_path):
+    """Pillow would pass PostScript to Ghostscript, whatever the file is called."""
+    for name in ("a.png", "b.png"):
+        path = tmp_path / "files" / name
+        save(path, picture(0))
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
+        load_images(tmp_path / "files")

@@ -194,3 +194,49 @@ def test_tfds_set_out_of_reach():
 def test_unknown_name(name, guess):
     with pytest.raises(UserError, match=f"{name}.*did you mean.*{guess}"):
         load_images(name)
+
+
+@pytest.mark.parametrize("kind", ["labels", "int64", "text", "target"])
+def test_labels_of_tfds_are_read_whatever_their_type(tfds_set, tmp_path, kind):
+    """The kind: labels that were dropped because their name or their type is not the most usual one."""
+    import tensorflow_datasets as tfds
+
+    key, feature, values, names = {
+        "labels": ("labels", tfds.features.ClassLabel(names=["cat", "dog"]), [0, 1], ("cat", "dog")),
+        "int64": ("label", tfds.features.Scalar(np.int64), [2**40, 7], ("7", str(2**40))),
+        "text": ("label", tfds.features.Text(), ["dog", "cät"], ("cät", "dog")),
+        "target": ("target", tfds.features.Tensor(shape=(), dtype=np.uint8), [3, 5], ("3", "5")),
+    }[kind]
+    pictures = [picture(i) for i in range(6)]
+    examples = [{"image": as_image(x), key: values[i % 2]} for i, x in enumerate(pictures)]
+    features = {"image": tfds.features.Image(shape=(6, 5, 3)), key: feature}
+    tfds_set(f"pets_{kind}", features, {"train": examples[:4], "test": examples[4:]})
+    prepare_images(f"pets_{kind}", tmp_path / "out")
+    number = {x.tobytes(): names.index(str(v) if kind != "labels" else names[v]) for x, v in
+              zip(pictures, values * 3, strict=True)}  # fmt: skip
+    for split in ("train", "test"):
+        for data in (load_images(f"pets_{kind}", split), load_images(tmp_path / "out", split)):
+            assert data.class_names == names
+            assert data.labels.tolist() == [number[x.tobytes()] for x in data.images]
+
+
+def test_labels_of_tfds_that_are_no_classes_are_named(tfds_set, capsys):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "image": tfds.features.Image(shape=(6, 5, 3)),
+        "labels": tfds.features.Tensor(shape=(2,), dtype=np.int64),
+    }
+    tfds_set("pets_of_two", features, {"train": [{"image": as_image(picture(i)), "labels": [1, 2]} for i in range(3)]})
+    assert load_images("pets_of_two").labels is None
+    assert "pets_of_two: labels is not read: it is not one class per image" in capsys.readouterr().err
+
+
+def test_masks_of_tfds_are_black_and_white(tfds_set, tmp_path):
+    """As those of dSprites, which are 0 and 1."""
+    masks = np.random.default_rng(0).integers(0, 2, (5, 6, 5, 1), np.uint8)
+    examples = [{"image": as_image(mask), "label": 0} for mask in masks]
+    tfds_set("pet_masks", image_features((6, 5, 1)), {"train": examples})
+    prepare_images("pet_masks", tmp_path / "out")
+    for name in ("pet_masks", tmp_path / "out"):
+        assert np.unique(load_images(name).images).tolist() == [0, 255]
