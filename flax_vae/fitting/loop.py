@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
 from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
-from flax_vae.fitting.report import Report
+from flax_vae.fitting.report import Report, log_start
 from flax_vae.fitting.timing import Pace
 from flax_vae.parts import read_call
 from flax_vae.runs.config import Config
@@ -51,6 +51,7 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
     report = Report(members, furthest)
     with open_ensemble(members) as ensemble, report:
         if epochs and ensemble.active():
+            log_start(directory, members, int(furthest.state.step))
             source = HostInput([member.training for member in members], ensemble.mesh)
             # Until the end of the compilation, a signal ends the program at once: there is nothing to save yet.
             ensemble.compile(next(source.dispatches(epochs[0], 0)))

@@ -1,4 +1,4 @@
-"""Reporting: a live bar or plain lines, metrics.jsonl, TensorBoard events, and the summary of an ensemble."""
+"""Reporting: the start, a live bar or plain lines, metrics.jsonl, TensorBoard events, the summary of an ensemble."""
 
 import json
 import os
@@ -6,14 +6,45 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
+import jax
+
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, held_out_set
-from flax_vae.system.console import print_table, stdout_console
+from flax_vae.system.console import log, print_table, stdout_console
 from flax_vae.system.files import write_json
 from flax_vae.system.processes import is_first_process
+
+
+def log_start(directory: RunDirectory, members: Sequence[Member], first_step: int) -> None:
+    """Log what is trained, on what and where, before the first step.
+
+    Args:
+        directory: the directory of the run, or of all members.
+        members: the trainings.
+        first_step: the step at which the training starts, above 0 if a run is resumed.
+    """
+    if not is_first_process():
+        return
+    training, state = members[0].training, members[0].state
+    config, data = training.config, training.data
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = " + ".join(f"{len(part.images):,} {name}" for name, part in parts.items() if part)
+    size = " x ".join(map(str, data.train.images.shape[1:]))
+    resized = f", resized ({config.resize})" if config.image_size else ""
+    sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
+    log(f"Data: {counts} images of {size}{resized}; {sources}.")
+    preset, objective = (config.name_of(kind) for kind in ("preset", "objective"))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    several = f"{len(members)} models, each " if len(members) > 1 else ""
+    log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
+    devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
+    epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
+    steps = f"{training.total_steps:,} steps of {training.batch_size} images in {epochs}"
+    resumed = f", from step {first_step:,}" if first_step else ""
+    log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
 
 
 class Report:
@@ -50,8 +81,8 @@ class Report:
     def __exit__(self, *error: object) -> None:
         """Remove the bar and close the files."""
         self.bar.stop()
-        for log in self.logs:
-            log.close()
+        for run_log in self.logs:
+            run_log.close()
 
     def advance(self, step: int, metrics: Mapping[int, dict[str, float]], images: int) -> None:
         """Move the bar to a step, with the members' average of the means of the epoch so far.

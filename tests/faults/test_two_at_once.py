@@ -41,6 +41,10 @@ def test_training_continues_after_its_reader_closes_the_pipe(config: Config, tmp
         err = process.stderr.read()
         assert process.wait(timeout=60) == 0, err
     assert "Traceback" not in err
+    data, model, training = err.splitlines()[-3:]
+    assert data.startswith("Data: 600 training + 100 test images of 28 x 28 x 1; ")
+    assert model.startswith("Model: tutorial_dense with ")
+    assert training.endswith(", in run.")
     assert load_run(tmp_path / "run").metrics[-1]["epoch"] == 30
     code, out, err = call("sample.py", "run", cwd=tmp_path)
     assert (code, out, err.count("WARNING")) == (0, "samples.png\n", 0)
