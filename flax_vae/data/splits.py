@@ -58,7 +58,7 @@ def train_and_test(names: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def log_unused(names: Iterable[str], where: str, why: str = "") -> None:
-    """Log the names of what is not read, if anything."""
+    """Log the number and the first names of what is not read, if anything."""
     if names := sorted(names):
         more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
-        log_once(f"{where}: not read{why}: {', '.join(names[:5])}{more}.")
+        log_once(f"{where}: {len(names):,} not read{why}: {', '.join(names[:5])}{more}.")

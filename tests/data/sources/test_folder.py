@@ -145,9 +145,9 @@ def test_what_is_not_read_is_named(tmp_path, capsys):
     load_images(tmp_path / "pets", "test")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].endswith("pets: not read: extra, readme.txt.")
+    assert lines[0].endswith("pets: 2 not read: extra, readme.txt.")
     assert lines[1].endswith(
-        "pets/train: not read (not PNG, JPEG, WebP, BMP, GIF, TIFF or PPM): cat/2.heic, labels.csv."
+        "pets/train: 2 not read (not PNG, JPEG, WebP, BMP, GIF, TIFF or PPM): cat/2.heic, labels.csv."
     )
 
 
@@ -171,5 +171,5 @@ def test_a_file_that_is_no_image_starts_no_program(tmp_path):
         path = tmp_path / "files" / name
         save(path, picture(0))
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
-    with pytest.raises(UserError, match=r"b\.png: not a readable image"):
+    with pytest.raises(UserError, match=r"b\.png: not a readable image \(cannot identify"):
         load_images(tmp_path / "files")
