@@ -74,7 +74,9 @@ def test_a_member_that_diverges_does_not_change_the_others(
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), left.params, runs[0].params)
     reason = (tmp_path / "group" / "learning-rate-1e+30" / "failed.txt").read_text()
     assert reason.startswith("step 11 and the 9 before were skipped: loss is nan")
-    assert "learning-rate-1e+30 stops. step 11" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "learning-rate-1e+30 stops. step 11" in err
+    assert err.index("Model: 2 models, each tutorial_dense") < err.index("stops")  # said before the first step
     summary = json.loads((tmp_path / "group" / "summary.json").read_text())
     assert [(row["learning_rate"], row["seeds"], row["failed"]) for row in summary] == [
         (0.002, [0], []),
