@@ -40,6 +40,7 @@ def build(
     """
     data = load_data(config)
     images, count = data.train.images, len(data.train.images)
+    config = config.fitted_to(count)
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
     beta_from_config = objective is None and config.beta is not None

@@ -138,7 +138,8 @@ def _start(
     if config.has_own("preset"):
         model = describe(model_of("", config, training.data.train.images.shape[1:], vae or config.preset))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
-    trainings = {name: replace(training, config=config) for name, config in configs.items()}
+    count = len(training.data.train.images)
+    trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
 
     def create() -> None:
         with new_directory(directory.path) as folder:

@@ -99,6 +99,9 @@ class Config:
     """Number of warm-ups of beta, spread evenly over the training."""
     epochs: int = _setting("optimisation", 8, least=1)
     """Passes over the training images."""
+    min_steps: int = _setting("optimisation", 2000, least=0)
+    """If the number of epochs is left out and the images are few, train for more epochs, until there are this many
+    steps, in batches of at most an eighth of the images."""
     early_stopping: int = _setting("optimisation", 0, least=0)
     """Epochs without a better validation loss after which training stops; 0 for never."""
     batch_size: int = _setting("optimisation", 128, least=1)
@@ -144,6 +147,8 @@ class Config:
             UserError: a value of the wrong type or out of range, an unknown part, or parts that cannot be combined.
         """
         warmup_is_set = self.kl_warmup_epochs is not None
+        if self.epochs is not None and self.min_steps is None:
+            object.__setattr__(self, "min_steps", 0)
         self._fill_in()
         for setting in fields(self):
             refuse_outside(setting.name, getattr(self, setting.name), setting.metadata["bounds"])
@@ -156,12 +161,11 @@ class Config:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        defaults = {setting.name: setting.metadata["usual"] for setting in fields(self)}
-        recipe = recipe_of(self.preset if isinstance(self.preset, str) else defaults["preset"])  # refused below
+        usual = usual_settings(self.preset if isinstance(self.preset, str) else "gated_mlp")  # another type: see below
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
             if value is None and not (name in OF_PRESET and self.has_own("preset")):
-                value = recipe.get(name, defaults[name])
+                value = usual[name]
             try:
                 put(name, as_type(value, setting.type))
             except TypeError as error:
@@ -214,6 +218,20 @@ class Config:
                     f"`posterior` {' or '.join(posteriors)}, and `preset` {' or '.join(presets)}."
                 )
 
+    def fitted_to(self, num_images: int) -> "Config":
+        """Return the configuration with the batches and epochs of a small training set; see `min_steps`.
+
+        A KL warm-up takes the same share of the training as before.
+        """
+        if not self.min_steps:
+            return self
+        batch = self.batch_size
+        if batch == usual_settings(self.preset)["batch_size"] and num_images < 8 * batch:
+            batch = 2 ** max(0, (num_images // 8).bit_length() - 1)
+        epochs = max(self.epochs, -(-self.min_steps // max(1, num_images // batch)))
+        warmup = self.kl_warmup_epochs * epochs / self.epochs
+        return replace(self, batch_size=batch, epochs=epochs, min_steps=0, kl_warmup_epochs=warmup)
+
     def resumed_with(self, **changes: Any) -> "Config":
         """Return the configuration with which a run is resumed.
 
@@ -263,6 +281,11 @@ def recipe_of(preset: str) -> Mapping[str, Any]:
         UserError: an unknown preset.
     """
     return {} if read_call(preset).is_imported else PRESETS.facts[PRESETS.read(preset).name]["recipe"]
+
+
+def usual_settings(preset: str) -> dict[str, Any]:
+    """Return the settings of a preset's recipe, and the defaults of the others."""
+    return {setting.name: setting.metadata["usual"] for setting in fields(Config)} | dict(recipe_of(preset))
 
 
 def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,3 +57,26 @@ def test_images_of_earlier_runs_are_stretched() -> None:
     assert parse_config(content, Path("config.json"))[0] == Config(image_size=8, resize="crop")
     del content["resize"]
     assert parse_config(content, Path("config.json"))[0] == Config(image_size=8, resize="stretch")
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_images", "batch_size", "epochs", "kl_warmup_epochs"),
+    [
+        ({}, 60_000, 128, 8, 0.0),
+        ({}, 270, 32, 250, 0.0),
+        ({}, 5, 1, 400, 0.0),
+        ({"kl_warmup_epochs": 2.0}, 270, 32, 250, 62.5),
+        ({"batch_size": 100}, 270, 100, 1000, 0.0),
+        ({"preset": "tutorial_conv"}, 270, 32, 250, 0.0),
+        ({"min_steps": 100}, 270, 32, 13, 0.0),
+        ({"epochs": 3}, 270, 128, 3, 0.0),
+    ],
+)
+def test_a_small_training_set_gets_smaller_batches_and_more_epochs(
+    settings: dict[str, Any], num_images: int, batch_size: int, epochs: int, kl_warmup_epochs: float
+) -> None:
+    """Unless the number of epochs is given. A recipe counts epochs of a large set, and would make a few steps."""
+    fitted = Config(**settings).fitted_to(num_images)
+    assert (fitted.batch_size, fitted.epochs, fitted.min_steps) == (batch_size, epochs, 0)
+    assert fitted.kl_warmup_epochs == kl_warmup_epochs
+    assert fitted.fitted_to(num_images) == fitted
