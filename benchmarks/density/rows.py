@@ -101,7 +101,7 @@ def train(name: str, directory: Path) -> list[Path]:
 
 def measure(where: str | Path, how: str, figures: Path) -> dict[str, Any]:
     """The figures of one seed."""
-    seconds = call("evaluate", where, *how.split(), "--json", figures)
+    seconds = call("evaluate", where, *how.split(), "--json", figures, "--overwrite")
     found, run = json.loads(figures.read_text()), load_run(where)
     return {
         "seed": run.config.seed,

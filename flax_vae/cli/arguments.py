@@ -24,17 +24,31 @@ OwnModel = Annotated[
     ),
 ]
 OutPath = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
+Overwrite = Annotated[bool, tyro.conf.arg(help="Replace an existing file.")]
 
 
-def require_writable(path: Path, suffix: str = "", flag: str = "--out") -> None:
-    """Raise UserError if a file cannot be written, before any work is done.
+def require_writable(path: Path, overwrite: bool, suffix: str = "", flag: str = "--out") -> None:
+    """Raise UserError if a file cannot be written, or exists already, before any work is done.
+
+    A picture under its default name, which the same command draws again at any time, may be replaced: the command then
+    passes True for `overwrite`.
 
     Args:
         path: the file.
+        overwrite: whether an existing file may be replaced.
         suffix: the ending that its name has to have, if any.
         flag: the flag that names the file, for the message.
     """
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"{flag} {path}: name a file that ends in {suffix}.")
+    require_parent(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{flag} {path} exists and is not a file: name another.")
+    if path.exists() and not overwrite:
+        raise UserError(f"{flag} {path} already exists: name another file, or replace this one with --overwrite.")
+
+
+def require_parent(path: Path) -> None:
+    """Raise UserError unless the directory of a new file or directory exists."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path.absolute().parent} is not a directory to write {path.name} to.")

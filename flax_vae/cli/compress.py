@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.compress import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 from flax_vae.runs.run import Run, load_run, run_data
@@ -37,12 +37,13 @@ class Compress:
     Without any, the run's test images."""
     out: OutPath = Path("images.fvae")
     """File to write, or - for standard output."""
+    overwrite: Overwrite = False
     preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
         if self.out != PIPE:
-            require_writable(self.out)
+            require_writable(self.out, self.overwrite)
         stdin = sys.stdin.buffer.read() if self.images == (PIPE,) else None
         use_machine()
         run = load_run(self.run, self.preset)
@@ -52,8 +53,9 @@ class Compress:
             test = run_data(run).test
             images = NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
         start = time.monotonic()
+        classes, name = len(run.class_names), self.run.name
         content = compress(
-            run.vae, run.params, images.images, images.labels, len(run.class_names), images.names, self.run.name
+            run.vae, run.params, images.images, images.labels, classes, images.names, name, images.dtypes
         )
         seconds = time.monotonic() - start
         if self.out == PIPE:
@@ -77,6 +79,8 @@ def _with_labels(run: Run, images: NamedImages) -> NamedImages:
     """
     require_shape(run, images.images.shape[1:], "The images")
     if not run.class_names:
+        if images.labels is not None:
+            log(f"The labels are left out, since {run.name} is not conditional.")
         return images._replace(labels=None)
     labels, numbers = images.labels, range(len(run.class_names))
     if images.classes is not None and set(images.classes) <= set(run.class_names):

@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, OwnModel, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, require_parent, require_writable
 from flax_vae.cli.compress import require_shape
 from flax_vae.compress import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
@@ -36,6 +36,7 @@ class Decompress:
     out: OutPath = Path("images")
     """New directory for PNG files; or a .npy, .npz or (for one image) .png file.
     Or - for a .npy array on standard output."""
+    overwrite: Overwrite = False
     info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Describe this file; needs no model."""
     preset: OwnModel = None
@@ -50,30 +51,33 @@ class Decompress:
         content = _read(self.file)
         header = read_header(content, str(self.file))
         if self.out != PIPE:
-            _require_output(self.out, header.images)
+            _require_output(self.out, header.images, self.overwrite)
         use_machine()
         run = load_run(self.run, self.preset)
         require_shape(run, header.shape, f"The images of {self.file}")
         images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
+        image_dtype, label_dtype = header.dtypes or ("", "<i4")
+        labels = None if labels is None else labels.astype(label_dtype)
+        restored = NamedImages(images, header.names, labels=labels, array_dtype=image_dtype)
         if self.out == PIPE:
             array = io.BytesIO()  # NumPy itself cannot write to a pipe that is buffered
-            np.save(array, images)
+            np.save(array, restored.array)
             sys.stdout.buffer.write(array.getvalue())
         else:
-            write_images(self.out, NamedImages(images, header.names, labels=labels))
+            write_images(self.out, restored)
             print_result(self.out)
 
 
-def _require_output(out: Path, count: int) -> None:
+def _require_output(out: Path, count: int, overwrite: bool) -> None:
     """Raise UserError if `count` images cannot be written to a path, before any work is done."""
-    require_writable(out)
     if is_one_file(out):
-        if out.is_dir():
-            raise UserError(f"{out} is a directory. Name a file.")
+        require_writable(out, overwrite)
         if out.suffix.lower() == ".png" and count > 1:
             raise UserError(f"{out} can hold one image, but the file holds {count}. Name a directory or a .npy file.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} already exists. Name a new or empty directory, or a .npy file.")
+    else:
+        require_parent(out)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} already exists. Name a new or empty directory, or a .npy file.")
 
 
 def _read(path: Path) -> bytes:

@@ -9,9 +9,11 @@ examples:
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from flax_vae.cli.arguments import OwnModel, RunPath, require_writable
+import tyro
+
+from flax_vae.cli.arguments import Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import PROTOCOLS, Plan
 from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
@@ -50,15 +52,16 @@ class Evaluate:
     Test images are binarised once, for fixed and dynamic alike, with --binarize-seed."""
     binarize_seed: int | None = None
     """Seed of the binarisation, with --binarize."""
-    json: Path | None = None
+    json: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
     """Also write the figures to this file.
     An interrupted evaluation resumes from its partial results, in FILE.part.npz or in the run directory."""
+    overwrite: Overwrite = False
     preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
         if self.json:
-            require_writable(self.json, ".json", "--json")
+            require_writable(self.json, self.overwrite, ".json", "--json")
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
         record = evaluate(self.run, plan, self.preset, self.json and self.json.with_suffix(".part.npz"))

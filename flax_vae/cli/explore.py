@@ -8,7 +8,7 @@ examples:
 from dataclasses import dataclass
 from pathlib import Path
 
-from flax_vae.cli.arguments import OutPath, OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.explore.write import write_explorer
 from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
@@ -22,10 +22,11 @@ class Explore:
     run: RunPath
     out: OutPath = Path("explore.html")
     """HTML file to write."""
+    overwrite: Overwrite = False
     preset: OwnModel = None
 
     def __call__(self) -> None:
         """Run the command."""
-        require_writable(self.out, ".html")
+        require_writable(self.out, self.overwrite or self.out == Explore.out, ".html")
         use_machine()
         print_result(write_explorer(load_run(self.run, self.preset), self.out))

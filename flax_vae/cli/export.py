@@ -1,19 +1,18 @@
 """`flax-vae export`: a trained model for use elsewhere.
 
 examples:
-  flax-vae export runs/latest --format stablehlo --out exported     functions that need only JAX, on CPUs, GPUs and TPUs
+  flax-vae export runs/latest --format stablehlo --out exported     functions that need JAX and flatbuffers alone
   flax-vae export pretrained:mlp --format onnx --out exported       functions for ONNX Runtime
   flax-vae export runs/latest --format safetensors --out exported --push OWNER/NAME
   flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from flax_vae.cli.arguments import OwnModel, RunPath
+from flax_vae.cli.arguments import OutPath, OwnModel, RunPath
 from flax_vae.export.directory import export_run
 from flax_vae.export.formats import FORMATS
 from flax_vae.runs import hub
@@ -35,7 +34,7 @@ class Export:
 
     run: RunPath
     format: Annotated[str, _FORMAT]
-    out: Path
+    out: OutPath
     """Directory to write, new or empty."""
     push: str | None = None
     """Upload the directory to this repository of the Hugging Face hub, OWNER/NAME.

@@ -14,7 +14,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.cli.exits import run_command
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
@@ -36,10 +36,11 @@ class Sample:
         "prior"
     )
     request: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
-    out: Path = Path("samples.png")
+    out: OutPath = Path("samples.png")
     """PNG file to write."""
     npy: Path | None = None
-    """Also write the images as a float32 array "n h w c"."""
+    """Also write the images to this .npy file, as a float32 array "n h w c"."""
+    overwrite: Overwrite = False
     preset: OwnModel = None
 
     def __call__(self) -> None:
@@ -50,8 +51,9 @@ class Sample:
         if self.request.label is not None and not MODES.facts[mode].get("uses_label"):
             modes = " and ".join(name for name in MODES if MODES.facts[name].get("uses_label"))
             raise UserError(f"--label is for --mode {modes}: the test images of {mode} have labels.")
-        for path in filter(None, (self.out, self.npy)):
-            require_writable(path, ".png" if path == self.out else "")
+        require_writable(self.out, self.overwrite or self.out == Sample.out, ".png")
+        if self.npy:
+            require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
         run = load_run(self.run, self.preset)
         arguments = (run, self.request, self.sampler) if mode == "prior" else (run, self.request)

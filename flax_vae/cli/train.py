@@ -129,7 +129,7 @@ class _Machine(_settings("machine")):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _Output(_settings("output")):  # type: ignore[misc]
-    out: str | None = None
+    out: Annotated[str | None, tyro.conf.arg(aliases=("-o",))] = None
     """Run directory, new or empty; by default runs/<preset>-<time>, also runs/latest."""
     resume: str | None = None
     """Resume this run directory, with the flags that it was started with.

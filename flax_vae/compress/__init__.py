@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 from flax_vae.compress import container, stack
 from flax_vae.compress.blocks import Block, Images, Labels, coder_of, pop_images, push_images
@@ -18,10 +19,11 @@ def compress(
     vae: nn.Module,
     params: Params,
     images: Images,
-    labels: Labels | None = None,
+    labels: Shaped[np.ndarray, " n"] | None = None,
     classes: int = 0,
     names: tuple[str, ...] = (),
     model_name: str = "",
+    dtypes: tuple[str, ...] = (),
 ) -> bytes:
     """Compress images losslessly by bits-back coding (Townsend et al. 2019).
 
@@ -35,6 +37,7 @@ def compress(
             classes. The file holds the labels.
         names: names of the images, which the file holds.
         model_name: the name of the model in the file.
+        dtypes: the dtypes of the array that the images are from; see `Header`.
 
     Returns:
         The content of the file.
@@ -62,6 +65,7 @@ def compress(
         filled=tuple(block.filled for block in blocks),
         names=names,
         jax=jax.__version__,
+        dtypes=dtypes,
     )
     return container.write(header, pushed[0].get_compressed())
 

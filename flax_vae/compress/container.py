@@ -9,6 +9,7 @@ words      the stack, in words of 32 bits, little-endian
 """
 
 import json
+import re
 import struct
 import zlib
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from flax_vae.system.errors import UserError
 MAGIC, VERSION = b"\x89FVAE\r\n\x1a", 1  # like PNG's: a text-mode transfer corrupts it detectably
 _FIXED, _CHECKSUM = struct.Struct("<8sBI"), 16
 _MAX_HEADER = 2**28  # bytes
+_LABEL = re.compile("[<>|][biuf][1248]")  # NumPy dtypes of numbers
 _MAX_BLOCK, _MAX_PIXELS, _MAX_FILLED = 2**12, 2**24, 2**20  # generous limits that still bound memory
 
 
@@ -44,6 +46,8 @@ class Header:
         filled: the number of 16-bit random words pushed before each block.
         names: the names of the images; empty if they have none.
         jax: the version of JAX.
+        dtypes: of images from an array, the NumPy dtypes of an image, which includes its shape, such as "(28, 28)|u1",
+            and of a label; empty if the array was uint8 "n h w c", and its labels int32. Earlier versions have none.
     """
 
     model: str
@@ -56,6 +60,7 @@ class Header:
     filled: tuple[int, ...]
     names: tuple[str, ...]
     jax: str
+    dtypes: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -84,11 +89,24 @@ class Header:
         words = (self.model, self.name, self.content, self.jax, *self.names)
         if not all(isinstance(word, str) for word in words) or len(self.names) not in (0, self.images):
             raise ValueError("the names of the images are invalid")
+        if self.dtypes and not _are_dtypes(self.dtypes, self.shape):
+            raise ValueError("the dtypes of its arrays are invalid")
+
+
+def _are_dtypes(dtypes: tuple[str, ...], shape: tuple[int, int, int]) -> bool:
+    """Return whether these can be the dtypes of images and labels."""
+    height, width, channels = shape
+    shapes = [(height, width), (height, width, 1), (height, width, channels)]
+    image, label = dtypes
+    return image in [f"{shape}{kind}" for shape in shapes for kind in ("|u1", "|b1")] and bool(_LABEL.fullmatch(label))
 
 
 def write(header: Header, words: UInt32[np.ndarray, " w"]) -> bytes:
     """Return the content of the file for a header and a stack."""
-    about = zlib.compress(json.dumps(asdict(header), separators=(",", ":")).encode(), 9)
+    fields = asdict(header)
+    if not header.dtypes:
+        del fields["dtypes"]  # as in files of earlier versions
+    about = zlib.compress(json.dumps(fields, separators=(",", ":")).encode(), 9)
     content = _FIXED.pack(MAGIC, VERSION, len(about)) + about + words.astype("<u4").tobytes()
     return content + sha256(content).digest()[:_CHECKSUM]
 

@@ -1,11 +1,12 @@
 """Read and write image files, and sets of images with their names."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Shaped, UInt8
 
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.data.resizing import NamedImage, stack
@@ -149,19 +150,38 @@ class NamedImages(NamedTuple):
         names: the file names; empty if they come from an array.
         classes: the class name of each image, or None.
         labels: the label of each image, or None.
+        array_dtype: of images from an array, the NumPy dtype of an image there, which includes its shape, such as
+            "(28, 28)|b1"; else empty.
     """
 
     images: UInt8[np.ndarray, "n h w c"]
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
-    labels: Int[np.ndarray, " n"] | None = None
+    labels: Shaped[np.ndarray, " n"] | None = None
+    array_dtype: str = ""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes of an array's images and labels, or nothing if they are uint8 "n h w c" and int32."""
+        label = np.dtype(np.int32) if self.labels is None else self.labels.dtype
+        dtypes = (self.array_dtype, label.str)
+        return () if dtypes == (f"{self.images.shape[1:]}|u1", "<i4") or not self.array_dtype else dtypes
+
+    @property
+    def array(self) -> np.ndarray:
+        """The images with the shape and the dtype of the array that they are from."""
+        if not self.array_dtype:
+            return self.images
+        dtype, size = np.dtype(self.array_dtype), math.prod(self.images.shape[1:3])
+        images = self.images[..., : math.prod(dtype.shape) // size]  # the other channels are copies
+        return images.reshape(len(images), *dtype.shape).astype(dtype.base)
 
 
 def read_images(paths: Sequence[Path], channels: int, stdin: bytes | None = None) -> NamedImages:
     """Read the images of files and folders, or of one array.
 
     Args:
-        paths: image files, and folders of them, with subfolders as classes; or one .npy file, uint8 "n h w" or
+        paths: image files, and folders of them, with subfolders as classes; or one .npy file, uint8 or bool, "n h w" or
             "n h w c"; or one .npz file with such `images` and optionally `labels`.
         channels: the number of channels of the result; grey images are repeated.
         stdin: the content of a .npy file, read for the path "-".
@@ -205,29 +225,34 @@ def _read_array(path: Path, channels: int, stdin: bytes | None) -> NamedImages:
             array, labels = archive["images"], archive.get("labels")
     else:
         array = read_npy(path, stdin)
-    if array.dtype != np.uint8 or array.ndim not in (3, 4):
-        raise UserError(f'{path}: images must be uint8 "n h w" or "n h w c", not {array.dtype} of shape {array.shape}.')
+    if array.dtype not in (np.uint8, bool) or array.ndim not in (3, 4):
+        raise UserError(
+            f'{path}: images must be uint8 or bool, "n h w" or "n h w c", not {array.dtype} of shape {array.shape}.'
+        )
     images = array.reshape(*array.shape[:3], -1)
     if images.shape[-1] not in (1, channels):
         raise UserError(f"{path}: images of {images.shape[-1]} channels, but the model's images have {channels}.")
-    return NamedImages(np.repeat(images, channels // images.shape[-1], axis=-1), labels=labels)
+    images = np.repeat(images, channels // images.shape[-1], axis=-1)
+    if array.dtype == bool:
+        images = np.where(images, np.uint8(255), np.uint8(0))
+    return NamedImages(images, labels=labels, array_dtype=f"{array.shape[1:]}{array.dtype.str}")
 
 
 def write_images(out: Path, named: NamedImages) -> None:
     """Write images as one .npy or .npz file, a single image as a PNG file, or all as PNG files in a new directory."""
     from PIL import Image
 
-    images = named.images
     if out.suffix.lower() == ".npy":
-        write_atomically(out, lambda part: np.save(part, images))
+        write_atomically(out, lambda part: np.save(part, named.array))
     elif out.suffix.lower() == ".npz":
-        arrays = {"images": images} | ({} if named.labels is None else {"labels": named.labels})
+        arrays = {"images": named.array} | ({} if named.labels is None else {"labels": named.labels})
         write_atomically(out, lambda part: np.savez_compressed(part, **arrays))  # type: ignore[arg-type]  # see its stub
     else:
         paths = [out] if out.suffix.lower() == ".png" else _paths(out, named)
-        for path, image in zip(paths, images, strict=True):
+        for path, image in zip(paths, named.images, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
+            picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+            write_atomically(path, picture.save)
 
 
 def is_one_file(out: Path) -> bool:

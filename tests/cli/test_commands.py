@@ -79,7 +79,7 @@ def test_sampling_needs_only_the_run_and_is_reproducible(trained: tuple[Path, st
     again = tmp_path / "again.png"
     assert make_samples([str(trained[0]), "--out", str(again)]) == 0
     assert again.read_bytes() == first
-    assert make_samples([str(trained[0]), "--out", str(again), "--seed", "1"]) == 0
+    assert make_samples([str(trained[0]), "--out", str(again), "--seed", "1", "--overwrite"]) == 0
     assert again.read_bytes() != first
 
 
@@ -156,7 +156,7 @@ def test_seeds_are_trained_together_and_summarised(
     run, samples = str(group / "seed-6"), {}
     for label in ([], ["--label", "3"], ["--label", "7"]):
         npy = str(tmp_path / "samples.npy")
-        assert make_samples([run, "--out", str(tmp_path / "samples.png"), "--npy", npy, *label]) == 0
+        assert make_samples([run, "--out", str(tmp_path / "samples.png"), "--npy", npy, "--overwrite", *label]) == 0
         samples["".join(label)] = np.load(npy)
     for number in (3, 7):  # with the same draws for every label
         np.testing.assert_allclose(samples[""][number], samples[f"--label{number}"][number], atol=1e-6)

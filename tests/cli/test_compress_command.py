@@ -1,8 +1,10 @@
 """The commands `flax-vae compress` and `flax-vae decompress`."""
 
 import io
+import json
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 
 from flax_vae import Config, fit, load_run
 from flax_vae.cli.main import main
+from flax_vae.compress import Header, compress, read_header
+from flax_vae.data.image_files import NamedImages, read_images
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 
@@ -64,6 +68,64 @@ def test_a_single_image(binary: np.ndarray, tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels(back), binary[0, ..., 0])
 
 
+@pytest.mark.parametrize("kind", ["u1", "b1"])
+def test_an_array_comes_back_with_its_shape_and_dtype(kind: str, binary: np.ndarray, tmp_path: Path) -> None:
+    file, back, sizes = tmp_path / "file.fvae", tmp_path / "back.npy", []
+    for shape in ((28, 28), (28, 28, 1)):
+        array = np.where(binary > 0, 255, 0).astype(kind).reshape(-1, *shape)
+        np.save(tmp_path / "array.npy", array)
+        assert main(["compress", MODEL, str(tmp_path / "array.npy"), "-o", str(file), "--overwrite"]) == 0
+        assert main(["decompress", MODEL, str(file), "-o", str(back), "--overwrite"]) == 0
+        restored = np.load(back)
+        assert (restored.dtype, restored.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(restored, array)
+        sizes.append(read_header(file.read_bytes()).dtypes)
+    assert sizes == [("(28, 28)|" + kind, "<i4"), () if kind == "u1" else ("(28, 28, 1)|b1", "<i4")]
+
+
+def test_files_of_usual_arrays_and_of_folders_are_those_of_earlier_versions(binary: np.ndarray, folder: Path) -> None:
+    """Their header has no field that the earlier one has not."""
+    run = load_run(MODEL)
+    content = compress(run.vae, run.params, binary)
+    fields = json.loads(zlib.decompress(content[13 : 13 + int.from_bytes(content[9:13], "little")]))
+    assert "dtypes" not in fields
+    assert read_images([folder], 1).dtypes == ()
+
+
+@pytest.mark.parametrize("array", [(4, 5), (4, 5, 1), (4, 5, 3)])
+@pytest.mark.parametrize("dtype", ["u1", "b1"])
+def test_grey_arrays_of_a_colour_model_come_back_grey(array: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
+    before = np.random.default_rng(0).integers(0, 2, (3, *array)).astype(dtype)
+    labels = np.arange(3, dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=before, labels=labels)
+    named = read_images([tmp_path / "images.npz"], 3)
+    assert named.images.shape == (3, 4, 5, 3)
+    header = Header("", "", "", (4, 5, 3), 256, 5, (3,), (0,), (), "", named.dtypes)
+    assert header.dtypes == (f"{array}|{dtype}", "|u1")
+    restored = NamedImages(named.images, array_dtype=header.dtypes[0]).array
+    assert restored.dtype == before.dtype
+    np.testing.assert_array_equal(restored, before)
+
+
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        ("(4, 5)|u1",),
+        ("(4, 5)|u1", "<i8", "<i8"),
+        ("(9999, 9999)|u1", "<i8"),
+        ("(4, 5)|O", "<i8"),
+        ("|u1", "<i8"),
+        ("(4, 5)|u1", "|O"),
+        ("(4, 5)|u1", "<U99999"),
+        (1, 2),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_dtypes_of_a_malicious_file_are_refused(dtypes: tuple) -> None:
+    with pytest.raises((ValueError, TypeError)):  # both of which are one line for users
+        Header("", "", "", (4, 5, 3), 256, 5, (3,), (0,), (), "", dtypes)
+
+
 @pytest.mark.slow
 def test_an_array_is_piped_through(binary: np.ndarray, tmp_path: Path, clean_environment: dict[str, str]) -> None:
     """Compress and decompress in two processes. They have to round alike, so both compile as they do for users."""
@@ -102,16 +164,20 @@ def test_a_conditional_model_reads_labels_from_folders_and_npz_files(few_images:
         path = named / str(label) / f"{image.sum()}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image[..., 0]).save(path)
-    np.savez(labelled, images=run.examples[:3], labels=np.array([7, 2, 7]))
+    np.savez(labelled, images=run.examples[:3, ..., 0], labels=np.array([7, 2, 7], np.uint8))
     for source, labels in ((named, [2, 7, 7]), (labelled, [7, 2, 7])):
         file, back = str(tmp_path / "file.fvae"), tmp_path / "back.npz"
-        assert main(["compress", run.name, str(source), "-o", file]) == 0
-        assert main(["decompress", run.name, file, "-o", str(back)]) == 0
+        assert main(["compress", run.name, str(source), "-o", file, "--overwrite"]) == 0
+        assert main(["decompress", run.name, file, "-o", str(back), "--overwrite"]) == 0
         with np.load(back) as restored:
             assert restored["labels"].tolist() == labels
-            assert set(restored["images"].sum((1, 2, 3))) == set(run.examples[:3].astype(np.uint64).sum((1, 2, 3)))
-    assert main(["compress", run.name, "-o", file]) == 0  # its test images
-    assert main(["decompress", run.name, file, "-o", str(back)]) == 0
+            sums = restored["images"].reshape(3, -1).sum(1)
+            assert set(sums) == set(run.examples[:3].astype(np.uint64).sum((1, 2, 3)))
+            if source == labelled:
+                assert restored["images"].shape == (3, 28, 28)
+                assert restored["labels"].dtype == np.uint8
+    assert main(["compress", run.name, "-o", file, "--overwrite"]) == 0  # its test images
+    assert main(["decompress", run.name, file, "-o", str(back), "--overwrite"]) == 0
     with np.load(few_images) as data, np.load(back) as restored:
         np.testing.assert_array_equal(restored["images"], data["x_test"])
         np.testing.assert_array_equal(restored["labels"], data["y_test"])
@@ -164,8 +230,6 @@ def test_bad_input_is_reported_in_one_line(
 
 def test_names_that_point_outside_the_directory_are_refused(binary: np.ndarray, tmp_path: Path) -> None:
     """Refuse names in a malicious file."""
-    from flax_vae.compress import compress
-
     run = load_run(MODEL)
     for name in ("../out.png", f"{tmp_path}/out.png", "a/../../out.png"):
         (tmp_path / "file.fvae").write_bytes(compress(run.vae, run.params, binary[:1], names=(name,)))

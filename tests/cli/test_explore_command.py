@@ -36,7 +36,7 @@ def test_a_run_becomes_one_small_file(
     assert content["classes"] == [str(i) for i in range(10)]
     assert len(text) < 1e6
     first = out.read_bytes()
-    assert main(["explore", str(trained[0]), "--out", str(out)]) == 0
+    assert main(["explore", str(trained[0]), "--out", str(out), "--overwrite"]) == 0
     assert out.read_bytes() == first
 
 
