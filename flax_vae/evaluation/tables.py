@@ -1,14 +1,17 @@
 """Evaluations and runs as tables on the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flax_vae.evaluation.figures import report
 from flax_vae.plots.curves import plot_comparison
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, best_record, held_out_set
-from flax_vae.system.console import log, print_table, printable
+from flax_vae.system.console import log, print_result, print_table, printable, table_width
 from flax_vae.system.errors import UserError
+
+_TITLES = ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet")
+_IW_BOUND, _NO_FIGURE = _TITLES.index("IW bound"), "-"
 
 
 def show(record: Record) -> None:
@@ -27,21 +30,37 @@ def show(record: Record) -> None:
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
     """Print a table of runs, with their evaluations if they have any, and draw their test losses.
 
-    Raises:
-        UserError: a directory is not a run, or has no finished epoch.
-    """
-    from rich.table import Table
+    Files among the directories are skipped, since a pattern such as `runs/sweep/*` names summary.json as well.
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run", overflow="fold")
-    for title in ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet"):
-        table.add_column(title, justify="right", no_wrap=True)
-    curves = {}
-    for directory in (RunDirectory(Path(path)) for path in directories):
-        curves[str(directory)] = directory.metrics()
-        table.add_row(printable(str(directory)), *_comparison(directory, curves[str(directory)]))
-    print_table(table)
+    Raises:
+        UserError: a directory is not a run, or has no finished epoch; or there are only files.
+    """
+    runs = [RunDirectory(Path(path)) for path in directories if not Path(path).expanduser().is_file()]
+    if not runs:
+        raise UserError(f"{directories[0]} is a file: name run directories.")
+    curves = {str(run): run.metrics() for run in runs}
+    cells = {printable(str(run)): _comparison(run, curves[str(run)]) for run in runs}
+    for line in _aligned(cells, table_width()):
+        print_result(line)
+    if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
+        log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
     plot_comparison(picture, curves)
+
+
+def _aligned(cells: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:
+    """Yield the lines of the table: each name before its numbers, or above them if a line would be too long."""
+    from rich.cells import cell_len, set_cell_size
+
+    rows = [("run", _TITLES), *cells.items()]
+    longest = max(cell_len(name) for name, _ in rows)
+    sizes = [max(map(len, column)) for column in zip(*(row for _, row in rows), strict=True)]
+    for name, row in rows:
+        numbers = "  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True))
+        if longest + 2 + len(numbers) <= width:
+            yield f"{set_cell_size(name, longest)}  {numbers}"
+        else:
+            yield name
+            yield f"  {numbers}"
 
 
 def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]:
@@ -56,8 +75,8 @@ def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]
     return [
         f"{best['epoch']}/{config.epochs}",
         f"{metrics[-1]['seconds']:.0f}",
-        *(f"{best[name]:.2f}" if name in best else "" for name in terms),
-        f"{bounds[-1]['log_likelihood']:.2f}" if bounds else "not evaluated",
-        f"{evaluation['active_units']}/{units}" if units else "",
-        f"{frechet['distance']:.2f}" if frechet else "",
+        *(f"{best[name]:.2f}" if name in best else _NO_FIGURE for name in terms),
+        f"{bounds[-1]['log_likelihood']:.2f}" if bounds else _NO_FIGURE,
+        f"{evaluation['active_units']}/{units}" if units else _NO_FIGURE,
+        f"{frechet['distance']:.2f}" if frechet else _NO_FIGURE,
     ]

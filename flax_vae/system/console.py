@@ -43,8 +43,13 @@ def print_result(line: object) -> None:
 def print_table(table: Any) -> None:
     """Print a Rich table, 80 columns wide or more: a narrow terminal wraps its lines, but no name or number is cut."""
     console = stdout_console()
-    console.width = max(console.width, _NARROWEST)
+    console.width = table_width()
     console.print(table)
+
+
+def table_width() -> int:
+    """Return the width of tables in columns: that of the terminal, but at least 80."""
+    return max(stdout_console().width, _NARROWEST)
 
 
 def stdout_console() -> Any:

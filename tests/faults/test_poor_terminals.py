@@ -35,10 +35,7 @@ def test_narrow_tables_keep_names_and_numbers(
     monkeypatch.setenv("COLUMNS", "20")
     assert main(["compare", *runs]) == 0
     out = capsys.readouterr().out
-    cells = "".join(line[: out.index("epoch")].strip() for line in out.splitlines())  # a name may wrap
-    for word in ("first-long-name", "[red]second", "third\\x1b[31m"):
-        assert word in cells
-    for word in ("234.50", "235.50", "236.50", "12.25", "not evaluated"):
+    for word in ("first-long-name", "[red]second", "third\\x1b[31m", "234.50", "235.50", "236.50", "12.25"):
         assert word in out
 
 

@@ -1,0 +1,66 @@
+"""`flax-vae compare`: its table, and the paths that a pattern names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flax_vae import Config
+from flax_vae.cli.main import main
+from flax_vae.runs.config import write_config
+
+pytestmark = pytest.mark.quick_compile
+
+EVALUATION = {"importance_weighted": [{"log_likelihood": -228.85}], "latent_dim": 40, "active_units": 32}
+
+
+def make_run(name: str, *, evaluated: bool, **terms: float) -> str:
+    """Make a run as far as `compare` reads it."""
+    Path(name).mkdir(parents=True)
+    write_config(Path(name, "config.json"), Config(epochs=400), (28, 28, 1))
+    record = {"epoch": 388, "step": 5, "seconds": 12345.0, "test_loss": 1234.5, **terms}
+    Path(name, "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    if evaluated:
+        evaluation = EVALUATION | {"step": 5, "frechet": {"distance": 13.75}}
+        Path(name, "evaluation.json").write_text(json.dumps(evaluation))
+    return name
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_names_and_numbers_are_whole_at_usual_widths(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of thirty letters, and the figures of the package's own runs and of a loss of the user's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", str(width))
+    first = make_run("a" * 30, evaluated=True, test_rate=19.37, test_distortion=1215.13)
+    second = make_run("b" * 30, evaluated=False)
+    assert main(["compare", first, second]) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()[:-1]
+    assert max(map(len, lines)) <= width
+    words = [line.split() for line in lines]
+    titles = ["epoch", "seconds", "loss", "rate", "distortion", "IW", "bound", "active", "Fréchet"]
+    numbers = ["388/400", "12345", "1234.50", "19.37", "1215.13", "-228.85", "32/40", "13.75"]
+    rest = ["388/400", "12345", "1234.50", *5 * "-"]
+    beside = [["run", *titles], [first, *numbers], [second, *rest]]
+    above = [["run"], titles, [first], numbers, [second], rest]
+    assert words == (beside if width >= 120 else above)
+    assert len({len(line) for line in lines if "epoch" in line or "/400" in line}) == 1  # columns are aligned
+    assert err == f"Not evaluated: {second}. flax-vae evaluate RUN measures the last three columns.\n"
+
+
+def test_files_that_a_pattern_names_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The directory of an ensemble, as in the help's example, holds summary.json beside the runs."""
+    monkeypatch.chdir(tmp_path)
+    runs = [make_run(f"sweep/{name}", evaluated=False) for name in ("seed-0", "run")]
+    Path("sweep/summary.json").write_text("{}")
+    assert main(["compare", *sorted(map(str, Path("sweep").iterdir()))]) == 0
+    names = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    assert names >= set(runs)
+    assert "sweep/summary.json" not in names
+    assert main(["compare", "sweep/run"]) == 0
+    assert main(["compare", "sweep/summary.json"]) == 2
+    assert "sweep/summary.json is a file: name run directories." in capsys.readouterr().err
