@@ -81,7 +81,7 @@ def plot_evaluation(
         title = f"Rate by {'layer' if by_layer else 'dimension'}"
         add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image in total")
     note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean over {bounds[-1]['images']:,} images"
-    save_figure(path, ax, f"Importance-weighted bound on {quantity}", note)
+    save_figure(path, ax, f"IW bound on {quantity}", note)
 
 
 def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:

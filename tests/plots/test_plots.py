@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flax_vae import plots
@@ -33,6 +35,22 @@ def curve(epochs, **first):
     rows = [{"epoch": e, "train_loss": 250 + 60 / e, "test_loss": 252 + 60 / e} for e in range(1, epochs + 1)]
     rows[0].update(first)
     return rows
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    saved, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **more: (saved.append(self), save(self, *args, **more)))
+    return saved
+
+
+def text_boxes(figure):
+    """The place of each title, note and axis label."""
+    texts = []
+    for ax in figure.axes:
+        texts += [ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts]
+    return [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
 
 
 @pytest.fixture
@@ -103,6 +121,10 @@ def test_large_mosaic_preserves_every_pixel(tmp_path):
 MEANS = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
 LABELS = np.arange(300) % 10
 NAMES = [f"class {i}" for i in range(10)]
+BOUNDS = [
+    {"num_samples": k, "log_likelihood": -1234.56, "standard_error_of_draws": 0.5, "images": 10_000}
+    for k in (10, 100, 1000)
+]
 PICTURES = {
     "mosaic": lambda path: plots.save_image_grid(path, images_of(10), columns=10),
     "reconstructions": lambda path: plots.plot_reconstructions(path, images_of(10), images_of(10) / 255, "Epoch 3"),
@@ -119,16 +141,33 @@ PICTURES = {
     "rows": lambda path: plots.plot_rows(path, images_of(30).reshape(3, 10, 28, 28, 1), ["a", "bb", "all"], "A", "b"),
     "map": lambda path: plots.plot_latent_map(path, MEANS, LABELS, NAMES, (2, 6), 8),
     "curves": lambda path: plots.plot_curves(path, curve(50)),
+    "curves of three terms": lambda path: plots.plot_curves(path, curve(50, train_rate=12.0, test_distortion=1234.0)),
+    "comparison": lambda path: plots.plot_comparison(
+        path, {"run": [{"epoch": 1, "seconds": 1.0, "test_loss": 260.0}] * 2}
+    ),
+    "evaluation by dimension": lambda path: plots.plot_evaluation(
+        path, BOUNDS, [9.5] * 40, (380.0,), "minus the cross-entropy"
+    ),
+    "evaluation by layer": lambda path: plots.plot_evaluation(path, BOUNDS, None, (9.5, 0.1, 1234.5)),
+    "extremes": lambda path: plots.plot_extremes(path, images_of(20), np.arange(20) * -1e3, "minus the cross-entropy"),
 }
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_picture(tmp_path, name):
+def test_picture(tmp_path, name, figures):
+    """A picture of usual size, no text of which overlaps another or leaves it, panel by panel or between panels."""
     path = tmp_path / "picture.png"
     PICTURES[name](path)
+    for figure in figures:
+        boxes = text_boxes(figure)
+        for text, box in boxes:
+            assert figure.bbox.containsx(box.x0), text
+            assert figure.bbox.containsx(box.x1), text
+        for (one, box), (other, another) in combinations(boxes, 2):
+            assert not box.overlaps(another), (one, other)
     picture = read(path)
     assert 150 < picture.height < 2400
-    assert 800 < picture.width < 2400
+    assert 800 < picture.width < 3000
     assert path.stat().st_size < 1_500_000
     assert list(tmp_path.iterdir()) == [path], "no other file is left"
 
