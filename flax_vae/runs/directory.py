@@ -118,15 +118,21 @@ class RunDirectory:
         """Point the symlink `latest`, beside the directory, to it.
 
         The link is created under a name of this process and moved into place, since another run may start at the same
-        time. The link is a convenience: a run continues if it cannot be created.
+        time. The link is a convenience: a run continues if it cannot be created, and one line says so.
         """
         directory = self.path.resolve()
         latest, link = directory.with_name(_LATEST), directory.with_name(f".{_LATEST}-{os.getpid()}")
-        if directory == latest or (latest.exists() and not latest.is_symlink()):
+        if directory == latest:
             return
-        with contextlib.suppress(OSError):
+        shown = self.path.with_name(_LATEST)
+        if latest.exists() and not latest.is_symlink():
+            log(f"{shown} is not a link, and stays what it is: this run is {self}.")
+            return
+        try:
             link.symlink_to(directory.name, target_is_directory=True)
             link.replace(latest)
+        except OSError as error:
+            log(f"{shown} cannot be made a link to this run ({error.strerror}): it is {self}.")
 
     def config(self) -> Config:
         """Read the configuration."""

@@ -47,6 +47,23 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
         join(cluster)
 
 
+def describe_missing_device(error: Exception) -> str | None:
+    """Return one line about an error that JAX raises because it has no device of JAX_PLATFORMS; None for other errors.
+
+    JAX raises a RuntimeError for a platform that it cannot start, and an AssertionError without a word for "cuda" on a
+    machine without a GPU.
+    """
+    platforms, reason = jax.config.jax_platforms, " ".join(str(error).split())  # type: ignore[attr-defined]
+    if isinstance(error, AssertionError):
+        try:
+            jax.devices()
+        except AssertionError:
+            reason = "there is no such device"
+    if not platforms or not reason.startswith(("there is no such device", "Unable to initialize backend")):
+        return None
+    return f"JAX_PLATFORMS={platforms}: {reason}. Set JAX_PLATFORMS=cpu, or leave it out."
+
+
 def warn_of_wrong_sums() -> None:
     """Warn once if the program computes on CPUs with an affected jaxlib and did not call `use_machine`."""
     if _needs_flag() and backends_are_initialized() and jax.default_backend() == "cpu":

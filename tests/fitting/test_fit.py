@@ -122,6 +122,32 @@ def test_the_link_to_the_latest_run_never_stops_a_run(
     assert (tmp_path / "latest").resolve() == tmp_path / "run5"
 
 
+def test_a_run_says_where_latest_is_not_its_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of a run, for example, or a file system without links: `latest` would be taken for the new run."""
+    new = tmp_path / "new"
+    new.mkdir()
+    RunDirectory(new).point_latest()
+    assert capsys.readouterr().err == ""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", refuse)
+        RunDirectory(new).point_latest()
+    reason = "cannot be made a link to this run (Operation not permitted): it is"
+    assert capsys.readouterr().err == f"{tmp_path / 'latest'} {reason} {new}.\n"
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "config.json").write_text("old")
+    RunDirectory(new).point_latest()
+    reason = "is not a link, and stays what it is: this run is"
+    assert capsys.readouterr().err == f"{tmp_path / 'latest'} {reason} {new}.\n"
+    assert (tmp_path / "latest" / "config.json").read_text() == "old"
+
+
 @pytest.mark.parametrize(
     ("last", "signum"),
     [
