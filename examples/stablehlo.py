@@ -1,6 +1,6 @@
 """Draw images with a model exported by `flax-vae export RUN --format stablehlo --out exported`.
 
-Needs only JAX and Pillow.
+Needs only JAX, flatbuffers and Pillow.
 
 python examples/stablehlo.py exported     draws ten new images, and below each its reconstruction
 

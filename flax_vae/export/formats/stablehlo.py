@@ -1,6 +1,6 @@
 """StableHLO, written by `jax.export` for CPUs, NVIDIA GPUs and TPUs, with a symbolic batch size.
 
-`jax.export.deserialize(content).call` is the function; it needs only JAX.
+`jax.export.deserialize(content).call` is the function; it needs only JAX and flatbuffers.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _PLATFORMS = ("cpu", "cuda", "tpu")
 
 @FORMATS.register("stablehlo")
 def stablehlo() -> Format:
-    """The model's functions for CPUs, NVIDIA GPUs and TPUs; they need only JAX."""
+    """The model's functions for CPUs, NVIDIA GPUs and TPUs; they need only JAX and flatbuffers."""
     files = FunctionFiles(".stablehlo", to_stablehlo, run_stablehlo)
     return Format("stablehlo", files, _snippet, platforms=_PLATFORMS)
 
