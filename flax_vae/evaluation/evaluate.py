@@ -76,7 +76,7 @@ def _measure_all(subject: Subject) -> Record:
         log(f"Left out ({names}): the training images have no labels, or labels of one class only.")
     record |= _measure(subject, [metric for metric in metrics if metric.needs])
     _require_finite(run, record)
-    record["alarm"] = collapse_warning(record["elbo"]["rate"], record["active_units"], record["latent_dim"])
+    record["alarm"] = collapse_warning(record["elbo"]["rate"], record["dimension_rates"], record["layer_rates"])
     return record
 
 

@@ -1,5 +1,6 @@
 """The subject of an evaluation: a run, its test set, and intermediate results that several figures use."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,13 +14,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae import __version__
-from flax_vae.batches import Batch, batch_size_of, take, unpack
+from flax_vae.batches import Batch, OnDisk, batch_size_of, take, unpack
 from flax_vae.data import ImageData, draw_binary, is_binary
 from flax_vae.data.arrays import open_npz
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
-from flax_vae.models.binding import bind
+from flax_vae.models.binding import Params, bind
 from flax_vae.runs.run import Run, run_data
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
@@ -27,6 +28,7 @@ from flax_vae.system.files import write_atomically
 from flax_vae.training.sharding import data_mesh
 
 _DRAWS = ("elbo", "bounds", "surgery", "samples")
+_REPEATED = 1000  # images whose ELBO is measured again
 IMAGES_PER_UPDATE = 100  # images per update of the progress bar, split between devices
 
 
@@ -71,6 +73,7 @@ class Subject:
         train, test: the images.
         batch: the test images, with their contexts if the model is conditional.
         chosen: indices of the test images for the bound.
+        rebinarized: `batch` in another binarisation, or None if the images are not binarised.
         keys: the key of each part that draws: elbo, bounds, surgery, samples.
         partial_results: stores the bounds of images as soon as they are computed.
     """
@@ -81,6 +84,7 @@ class Subject:
     test: ImageData
     batch: Batch
     chosen: Int[np.ndarray, " m"]
+    rebinarized: Batch | None
     keys: dict[str, Key[Array, ""]]
     partial_results: PartialResults
 
@@ -95,11 +99,36 @@ class Subject:
         train, test = self.train.labels, self.test.labels
         return train is not None and test is not None and bool(np.ptp(train) > 0)
 
+    @property
+    def _repeated(self) -> Int[np.ndarray, " r"]:
+        """Indices of the test images whose ELBO is measured again."""
+        return random_indices(self.test, _REPEATED, self.plan.seed)
+
     @cached_property
+    def _statistics(self) -> dict[str, Float[np.ndarray, "r ..."]]:
+        """Statistics of all test images, then again of a thousand, then of these in another binarisation."""
+        batch, repeated = self.batch, [each for each in (self.batch, self.rebinarized) if each is not None]
+        if not isinstance(self.test.images, OnDisk):
+            repeated = [take(each, self._repeated) for each in repeated]
+            batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), self.batch, *repeated)
+        with spinner("encoding and decoding"):
+            return per_example_statistics(self.run.vae, self.run.params, batch, self.keys["elbo"])
+
+    @property
     def statistics(self) -> dict[str, Float[np.ndarray, "n ..."]]:
         """The results of `per_example_statistics` for all test images."""
-        with spinner("encoding and decoding"):
-            return per_example_statistics(self.run.vae, self.run.params, self.batch, self.keys["elbo"])
+        return {name: values[: len(self.test.images)] for name, values in self._statistics.items()}
+
+    @property
+    def elbo_spreads(self) -> dict[str, float | None]:
+        """The standard deviations of an image's ELBO over draws and over binarisations, or None."""
+        elbo = self._statistics["elbo"].astype(np.float64)
+        again = elbo[len(self.test.images) :].reshape(-1, len(self._repeated))
+        spreads = [spread(elbo[self._repeated], values) for values in again]  # over draws; over both
+        return {
+            "draws": spreads[0] if spreads else None,
+            "binarization": math.sqrt(max(0.0, spreads[1] ** 2 - spreads[0] ** 2)) if len(spreads) > 1 else None,
+        }
 
     def mean(self, name: str) -> Any:
         """Return the mean of a statistic over the test images, as a number or a list; None without this statistic."""
@@ -116,18 +145,34 @@ class Subject:
     @cached_property
     def bounds(self) -> dict[int, Float[np.ndarray, "3 m"]]:
         """The results of `log_likelihood` for the chosen images, by number of samples in ascending order."""
-        params = jax.device_get(self.run.params)  # on the host, since blocks may be on different devices
-        on_cpu = jax.default_backend() == "cpu"
-        images_at_once = 1 if self.run.config.microbatch_size and on_cpu else IMAGES_AT_ONCE
-
-        def measure(k: int, start: int, block: Batch) -> tuple[Array, ...]:
-            mesh, key = data_mesh(batch_size_of(block)), jax.random.fold_in(self.keys["bounds"], start)
-            return log_likelihood(self.run.vae, params, block, key, k, self.plan.defence, images_at_once, mesh)
-
         return {
-            k: self.in_blocks(str(k), f"log-likelihood, {k} samples", IMAGES_PER_UPDATE, partial(measure, k))
+            k: self.in_blocks(str(k), f"log-likelihood, {k} samples", IMAGES_PER_UPDATE, partial(self._bound, k))
             for k in sorted(self.plan.num_samples)
         }
+
+    def _bound(self, k: int, start: int, block: Batch) -> tuple[Array, ...]:
+        """Return the results of `log_likelihood` for a block of images, the first of which has the index `start`."""
+        mesh, key = data_mesh(batch_size_of(block)), jax.random.fold_in(self.keys["bounds"], start)
+        on_cpu = jax.default_backend() == "cpu"
+        images_at_once = 1 if self.run.config.microbatch_size and on_cpu else IMAGES_AT_ONCE
+        return log_likelihood(self.run.vae, self._params, block, key, k, self.plan.defence, images_at_once, mesh)
+
+    @cached_property
+    def _params(self) -> Params:
+        """The parameters on the host, since blocks may be on different devices."""
+        return jax.device_get(self.run.params)
+
+    @cached_property
+    def bound_spreads(self) -> dict[int, float]:
+        """The standard deviation of an image's bound over draws, by number of samples: the first block, once more."""
+        block = take(self.chosen_batch, slice(IMAGES_PER_UPDATE))
+
+        def measure(k: int) -> Float[np.ndarray, " b"]:
+            other_draws = len(self.chosen)  # no block starts there
+            return np.asarray(self._bound(k, other_draws, block)[0], np.float64)
+
+        again = {k: self.partial_results(f"{k}-again", partial(measure, k)) for k in self.bounds}
+        return {k: spread(self.bounds[k][0, : len(values)], values) for k, values in again.items()}
 
     @property
     def tightest_bound(self) -> Float[np.ndarray, " m"]:
@@ -173,13 +218,23 @@ def make_subject(run: Run, plan: Plan, part: Path | None) -> Subject:
     train, test = data.train, data.test
     if is_binary(test.images) and not is_binary(train.images):  # training binarises them in each step
         train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
-    chosen = random_indices(test, plan.num_images, plan.seed)
+    rebinarized, chosen = None, random_indices(test, plan.num_images, plan.seed)
     if len(chosen) < 2:
         raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
     batch = data.batch(test)
+    if (mode := plan.binarize or run.config.binarize) != "none":
+        seed = run.config.binarize_seed if plan.binarize is None else plan.binarize_seed
+        other = run_data(run, mode, seed ^ 1)
+        rebinarized = other.batch(other.test)
     inputs = (run.params, repr((__version__, run.config, plan)), take(batch, chosen))
     keys = dict(zip(_DRAWS, jax.random.split(jax.random.key(plan.seed), len(_DRAWS)), strict=True))
-    return Subject(run, plan, train, test, batch, chosen, keys, PartialResults(part, inputs))
+    return Subject(run, plan, train, test, batch, chosen, rebinarized, keys, PartialResults(part, inputs))
+
+
+def spread(values: Float[np.ndarray, " n"], again: Float[np.ndarray, " n"]) -> float:
+    """Return the standard deviation of an image's value over repetitions, from two of each of n images."""
+    with np.errstate(invalid="ignore"):  # the evaluation refuses values that are not finite
+        return math.sqrt(np.square(values - again).mean() / 2)
 
 
 def random_indices(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:

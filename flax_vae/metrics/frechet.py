@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+_GROUPS = 20  # of images, for the standard error
+
 
 def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -> float:
     """Return the squared Wasserstein distance of normals with the moments of two sets of features (Heusel et al. 2017).
@@ -19,13 +21,40 @@ def frechet_distance(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"a covariance needs at least two images of each set, not {len(a)} and {len(b)}")
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    r, s = _root_of_covariance(a), _root_of_covariance(b)
-    means = np.square(a.mean(0) - b.mean(0)).sum()
+    return _distance(_moments(a), _moments(b))
+
+
+def frechet_error(a: Float[np.ndarray, "n f"], b: Float[np.ndarray, "m f"]) -> float | None:
+    """Return the standard error of the distance over other draws of the first set, or None for fewer than three images.
+
+    It is a jackknife, from the distances without one of twenty groups of images: no images are drawn again, and the
+    covariances follow from sums over each group.
+    """
+    if (count := len(a)) < 3:
+        return None
+    groups, other, distances = min(_GROUPS, count), _moments(b), []
+    centre = a.mean(0, dtype=np.float64)
+    x = a - centre
+    products = x.T @ x
+    for group in range(groups):
+        left_out = x[group::groups]
+        rest = count - len(left_out)
+        mean = -left_out.sum(0) / rest
+        covariance = (products - left_out.T @ left_out - rest * np.outer(mean, mean)) / (rest - 1)
+        variances, axes = np.linalg.eigh(covariance)
+        root = np.sqrt(variances.clip(0))[:, None] * axes.T
+        distances.append(_distance((centre + mean, root), other))
+    return float(np.sqrt(groups - 1) * np.std(distances))
+
+
+def _moments(x: Float[np.ndarray, "n f"]) -> tuple[Float[np.ndarray, " f"], Float[np.ndarray, "r f"]]:
+    """Return the mean, and R such that RᵀR is the sample covariance."""
+    x = x.astype(np.float64)
+    mean = x.mean(0)
+    return mean, np.linalg.qr((x - mean) / np.sqrt(len(x) - 1)).R
+
+
+def _distance(a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]) -> float:
+    (mean, r), (other, s) = a, b
     spreads = np.square(r).sum() + np.square(s).sum() - 2 * np.linalg.svdvals(r @ s.T).sum()
-    return float(means + max(spreads, 0.0))
-
-
-def _root_of_covariance(x: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "r f"]:
-    """Return R such that RᵀR is the sample covariance."""
-    return np.linalg.qr((x - x.mean(0)) / np.sqrt(len(x) - 1)).R
+    return float(np.square(mean - other).sum() + max(spreads, 0.0))

@@ -48,15 +48,15 @@ def test_evaluate_and_compare(
     assert (copy / "evaluation.json").read_bytes() == (tmp_path / "first.json").read_bytes()
     capsys.readouterr()
     assert main(["compare", str(copy), str(trained[0]), "--out", str(tmp_path / "both.png")]) == 0
-    shown = capsys.readouterr().out
-    assert f"{many['log_likelihood']:.2f}" in shown
-    assert "not evaluated" in shown
+    shown = capsys.readouterr()
+    assert f"{many['log_likelihood']:.2f}" in shown.out
+    assert f"Not evaluated: {trained[0]}." in shown.err
     with Image.open(tmp_path / "both.png") as image:
         assert min(image.size) > 100
     with (copy / "metrics.jsonl").open("a") as file:  # a better epoch follows
         file.write(json.dumps(last | {"step": last["step"] + 1, "test_loss": 0.0}) + "\n")
-    assert main(["compare", str(copy), "--out", str(tmp_path / "both.png")]) == 0
-    assert "not evaluated" in capsys.readouterr().out
+    assert main(["compare", str(copy), "--out", str(tmp_path / "both.png"), "--overwrite"]) == 0
+    assert f"Not evaluated: {copy}." in capsys.readouterr().err
 
 
 def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -79,7 +79,7 @@ def _interrupted(command: list[str], figures: Path, monkeypatch: pytest.MonkeyPa
         assert main([*command, str(figures)]) == 130
     assert not figures.exists()
     assert main([*command, str(figures)]) == 0
-    assert measured == [5, 50, 5, 50]
+    assert measured == [5, 50, 5, 50, 5, 50]  # at the end, both once more for their spread
     assert [path.name for path in figures.parent.glob("figures*")] == ["figures.json"]
     return figures.read_text()
 

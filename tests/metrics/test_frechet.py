@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from flax_vae.metrics.frechet import frechet_distance
+from flax_vae.metrics.frechet import frechet_distance, frechet_error
 
 RNG = np.random.default_rng(0)
 MIX_A, MIX_B = RNG.normal(size=(2, 6, 6))
@@ -52,6 +52,19 @@ def test_distance_with_fewer_images_than_features_is_that_in_their_span() -> Non
     plane, _ = np.linalg.qr(RNG.normal(size=(6, 2)))
     a, b = RNG.normal(size=(3, 2)), RNG.normal(size=(40, 2))
     np.testing.assert_allclose(frechet_distance(a @ plane.T, b @ plane.T), by_scipy(a, b), rtol=1e-9)
+
+
+def test_the_standard_error_is_the_deviation_over_other_draws() -> None:
+    """Two hundred sets of draws, of two sizes: the error falls with the root of their number."""
+    for count in (400, 1600):
+        sets = RNG.normal(size=(200, count, 6)) @ MIX_A
+        deviation = np.std([frechet_distance(draws, B) for draws in sets])
+        errors = [frechet_error(draws, B) for draws in sets[:30]]
+        np.testing.assert_allclose(np.sqrt(np.mean(np.square(errors))), deviation, rtol=0.2)
+    without = [frechet_distance(np.delete(A, slice(group, None, 20), axis=0), B) for group in range(20)]
+    np.testing.assert_allclose(frechet_error(A, B), np.sqrt(19) * np.std(without))
+    assert frechet_error(A[:3], B) > 0
+    assert frechet_error(A[:2], B) is None
 
 
 def test_one_image_has_no_covariance() -> None:

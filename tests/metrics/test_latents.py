@@ -4,12 +4,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from known_models import CONTEXTS, IMAGES, given, linear_gaussian, params_of
 
-from flax_vae import Normal, StandardNormal, bind, encode
+from flax_vae import Normal, StandardNormal, bind, encode, load_run
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.metrics.latents import active_units, elbo_surgery, most_active_plane, posterior_means
+from flax_vae.metrics.per_example import per_example_statistics
 
 KEY = jax.random.key(0)
 
@@ -82,9 +84,23 @@ def test_elbo_surgery_of_a_conditional_model_splits_by_context() -> None:
 def test_active_units_and_the_warning_of_a_collapse() -> None:
     means = np.random.default_rng(0).normal(size=(1000, 3)) * [1.0, 0.2, 0.01]
     assert active_units(means) == 2
-    assert collapse_warning(0.01, 0, 3).startswith("posterior collapse: the latents carry 0.01 nats")
-    assert collapse_warning(5.0, 2, 3).startswith("1 of 3 latent dimensions are not used")
-    assert collapse_warning(5.0, 3, 3) is None
+    assert collapse_warning(0.01, [0.01, 0.0], [0.01]).startswith("posterior collapse: the latents carry 0.01 nats")
+    assert collapse_warning(5.0, [4.0, 0.001, 1.0], [5.0]).startswith("1 of 3 latent dimensions are not used")
+    assert collapse_warning(5.0, None, [5.0, 0.0, 0.001]).startswith("2 of 3 layers are not used")
+    assert collapse_warning(5.0, [4.0, 1.0], [5.0]) is None
+    assert collapse_warning(5.0, None, [5.0]) is None
+
+
+@pytest.mark.parametrize(("level", "warning"), [(0, None), (255, "8 of 40 latent dimensions are not used")])
+def test_latents_of_equal_images_are_used_if_their_rate_says_so(level: int, warning: str | None) -> None:
+    """The posterior means of all-black or all-white images do not vary, so that no unit is active, at any rate."""
+    run, images = load_run("pretrained:mlp"), np.full((20, 28, 28, 1), level, np.uint8)
+    statistics = per_example_statistics(run.vae, run.params, images, KEY)
+    assert active_units(statistics["posterior_mean"]) == 0
+    rates, layers = (statistics[name].mean(0).tolist() for name in ("dimension_rates", "layer_rates"))
+    assert layers[0] > 20
+    assert (collapse_warning(layers[0], rates, layers) or "").startswith(warning or "")
+    assert (collapse_warning(layers[0], rates, layers) is None) == (warning is None)
 
 
 def test_posterior_means_of_a_conditional_model() -> None:

@@ -9,7 +9,7 @@ from flax_vae.data import is_binary
 from flax_vae.evaluation.figures import Figure, Figures, metric
 from flax_vae.evaluation.subject import Subject, random_indices
 from flax_vae.metrics.classifier import accuracy, features, train_classifier
-from flax_vae.metrics.frechet import frechet_distance
+from flax_vae.metrics.frechet import frechet_distance, frechet_error
 from flax_vae.runs.records import Record
 from flax_vae.sampling import sample
 from flax_vae.system.console import spinner
@@ -21,7 +21,9 @@ _DECODED_AT_ONCE = 2000  # samples that are held as floats at a time
 def _figures(record: Record) -> Figures:
     if value := record["frechet"]:
         unit = "in features of a small classifier"
-        note = f"{value['images']:,} samples from test images; {value['floor']:.2f} as many training images"
+        error = value.get("standard_error_of_draws")  # earlier versions have none
+        note = "" if error is None else f"± {error:.2f} by the draws; "
+        note += f"{value['images']:,} samples from test images; {value['floor']:.2f} as many training images"
         yield Figure("Fréchet distance", value["distance"], unit, note, key="frechet_distance")
         note = f"{value['classifier']} (seed {value['seed']}), accuracy {value['accuracy']:.1%}"
         yield Figure("", None, note=f"classifier: {note}")
@@ -40,6 +42,7 @@ def frechet(subject: Subject) -> Record:
         of_samples = features(classifier, _samples(subject, chosen))
     return {
         "distance": frechet_distance(of_samples, of_test),
+        "standard_error_of_draws": frechet_error(of_samples, of_test),
         "floor": frechet_distance(of_train, of_test),
         "images": count,
         "classifier": classifier.name,

@@ -1,6 +1,7 @@
 """The information in the latents: parts of the rate, active units, and rates of dimensions."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 
@@ -12,6 +13,8 @@ from flax_vae.metrics.latents import elbo_surgery
 from flax_vae.runs.records import Record
 from flax_vae.sampling import encode
 from flax_vae.system.console import spinner
+
+_UNUSED = 0.01  # nats per image: a latent dimension or layer with a lower rate is not used
 
 
 def _surgery_figures(record: Record) -> Figures:
@@ -70,10 +73,15 @@ def dimension_rates(subject: Subject) -> list[float] | None:
     return subject.mean("dimension_rates")
 
 
-def collapse_warning(rate: float, active: int | None, latent_dim: int | None) -> str | None:
-    """Return a warning if the latents carry little information about the images, else None."""
+def collapse_warning(rate: float, dimension_rates: Sequence[float] | None, layer_rates: Sequence[float]) -> str | None:
+    """Return a warning if the latents, or some of them, carry no information about the images, else None.
+
+    It goes by the mean rates over the images: a posterior whose mean is the same for all images may still be far from
+    the prior. Rates of layers are for models whose dimensions have none.
+    """
     if rate < 0.1:
         return f"posterior collapse: the latents carry {rate:.2g} nats, and the decoder ignores them."
-    if active is not None and latent_dim is not None and active < latent_dim:
-        return f"{latent_dim - active} of {latent_dim} latent dimensions are not used: their posterior is the prior."
+    rates, parts = (dimension_rates, "latent dimensions") if dimension_rates else (layer_rates, "layers")
+    if unused := sum(rate < _UNUSED for rate in rates):
+        return f"{unused} of {len(rates)} {parts} are not used: their posterior is the prior."
     return None

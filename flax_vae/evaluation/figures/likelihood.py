@@ -1,6 +1,7 @@
 """The ELBO and its terms, estimates of log p(x), bits per dimension, and the reconstruction error."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -18,15 +19,19 @@ _IMAGES_PER_UPDATE = 4  # images per update of its progress bar
 
 
 def _elbo_figures(record: Record) -> Figures:
-    yield Figure("ELBO", record["elbo"]["elbo"], "nats per image", key="elbo")
+    yield Figure("ELBO", record["elbo"]["elbo"], "nats per image", _errors(record["elbo"]), key="elbo")
     for name in ("rate", "distortion"):
         yield Figure(name, record["elbo"][name], "nats per image")
 
 
 @metric("elbo", _elbo_figures)
-def elbo(subject: Subject) -> dict[str, float]:
-    """Return the means of the ELBO, the rate and the distortion over the test set, in nats per image."""
-    return {name: subject.mean(name) for name in ("elbo", "rate", "distortion")}
+def elbo(subject: Subject) -> Record:
+    """Return the means of the ELBO, the rate and the distortion over the test set, in nats per image.
+
+    The standard errors are those of the ELBO, by repetition: with other draws, and in another binarisation.
+    """
+    means = {name: subject.mean(name) for name in ("elbo", "rate", "distortion")}
+    return means | _standard_errors(subject.elbo_spreads, len(subject.test.images))
 
 
 def _layer_figures(record: Record) -> Figures:
@@ -47,7 +52,7 @@ def _bound_figures(record: Record) -> Figures:
             f"{'IW bound' if record['not_a_likelihood'] else 'log p(x)'}, {row['num_samples']:,} samples",
             row["log_likelihood"],
             "nats per image",
-            _errors(row, "draws", f"{row['images']:,} images"),
+            _errors(row, f"{row['images']:,} images"),
             key="log_likelihood",
             title=f"Importance-weighted bound on {quantity}, {row['num_samples']:,} samples",
         )
@@ -58,13 +63,21 @@ def _bound_figures(record: Record) -> Figures:
 
 @metric("importance_weighted", _bound_figures)
 def importance_weighted(subject: Subject) -> list[Record]:
-    """Return a summary of the importance-weighted bound for each number of samples."""
-    return [_summary(num_samples, *results) for num_samples, results in subject.bounds.items()]
+    """Return a summary of the importance-weighted bound for each number of samples.
+
+    The error of the draws is that of a repetition. One run's own standard error is too small where a few draws that
+    matter are missing.
+    """
+    return [
+        _summary(k, *results)
+        | _standard_errors(subject.elbo_spreads | {"draws": subject.bound_spreads[k]}, results.shape[1])
+        for k, results in subject.bounds.items()
+    ]
 
 
 def _annealed_figures(record: Record) -> Figures:
     if row := record["annealed"]:
-        errors = _errors(row, "chains", f"the same {row['images']:,} images")
+        errors = _errors(row, f"the same {row['images']:,} images", "chains")
         yield Figure(f"annealed, {row['num_steps']:,} steps", row["log_likelihood"], "nats per image", errors)
 
 
@@ -124,9 +137,19 @@ def reconstruction_mse(subject: Subject) -> float:
     return subject.mean("squared_error")
 
 
-def _errors(row: Record, draws: str, images: str) -> str:
-    by_draws, by_images = row["standard_error_of_draws"], row["standard_error_of_images"]
-    return f"± {by_draws:.2f} by the {draws}, ± {by_images:.2f} by the choice of {images}"
+def _errors(row: Record, images: str = "", draws: str = "draws") -> str:
+    """Return the standard errors of a figure in words; earlier versions have fewer."""
+    causes = {"draws": draws, "binarization": "binarisation", "images": f"choice of {images}"}
+    errors = {cause: row.get(f"standard_error_of_{name}") for name, cause in causes.items()}
+    return ", ".join(f"± {error:.2f} by the {cause}" for cause, error in errors.items() if error is not None)
+
+
+def _standard_errors(spreads: Mapping[str, float | None], images: int) -> Record:
+    """Return the standard errors of the mean over a number of images, from the spreads of an image's value."""
+    return {
+        f"standard_error_of_{name}": spread if spread is None else spread / math.sqrt(images)
+        for name, spread in spreads.items()
+    }
 
 
 def _summary(num_samples: int, bound: np.ndarray, error: np.ndarray, pareto_k: np.ndarray) -> Record:
