@@ -55,8 +55,10 @@ def to_unit(images: Images) -> Float[Array, "b h w c"]:
     """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged.
 
     Raises:
-        UserError: another dtype, such as int32 or bool, whose scale is unknown.
+        UserError: not an array, or another dtype, such as int32 or bool, whose scale is unknown.
     """
+    if isinstance(images, dict):
+        raise UserError(f"Images are a dictionary of {', '.join(map(str, images))}; pass one array.")
     images = jnp.asarray(images)
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255

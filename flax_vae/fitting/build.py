@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flax_vae.data import is_binary
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.models.binding import with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
@@ -18,10 +17,8 @@ from flax_vae.parts import LARGEST_INT, read_call
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import load_data
 from flax_vae.runs.models import make_model
-from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
-from flax_vae.system.processes import is_first_process
 
 
 def build(
@@ -54,7 +51,6 @@ def build(
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
     _refuse_uneven_parts(training)
     _refuse_too_large(training, members)
-    _warn_of_grey_values(training)
     return training
 
 
@@ -135,12 +131,3 @@ def _refuse_too_large(training: Training, members: int) -> None:
         "lower `num_samples`, `batch_size` or `microbatch_size`",
         limit,
     )
-
-
-def _warn_of_grey_values(training: Training) -> None:
-    levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
-    if is_first_process() and levels == 2 and not is_binary(training.data.held_out.images):
-        log(
-            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
-            "but it is not a density; compare it only with the same loss, or choose another likelihood."
-        )

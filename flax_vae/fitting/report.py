@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from flax_vae.data import is_binary
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
 from flax_vae.runs.config import Config
@@ -45,6 +46,12 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     steps = f"{training.total_steps:,} steps of {training.batch_size} images in {epochs}"
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
+    levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
+    if levels == 2 and not is_binary(data.held_out.images):
+        log(
+            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
+            "but it is not a density; compare it only with the same loss, or choose another likelihood."
+        )
 
 
 class Report:

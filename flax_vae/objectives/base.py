@@ -34,16 +34,21 @@ def apply_objective(
     """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
 
     Raises:
-        UserError: a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
-            float per image; or a metric has a name that the train step uses.
+        UserError: the objective has parameters; a network draws; the objective did not return a loss and a dictionary
+            of metrics, all of them one float per image; or a metric has a name that the train step uses.
     """
     x, context = unpack(batch)
+    name = getattr(objective, "__name__", type(objective).__name__)
+    if isinstance(objective, nn.Module):
+        raise UserError(
+            f"objective {name} is a Linen module, and only the model's parameters are trained: write a function or a "
+            "frozen dataclass."
+        )
     try:
         result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
         reason = str(error).partition(" (http")[0]
         raise UserError(f"{reason}: networks draw nothing, so leave out dropout, or make it deterministic.") from None
-    name = getattr(objective, "__name__", type(objective).__name__)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."

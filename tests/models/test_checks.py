@@ -228,6 +228,22 @@ def test_active_dropout_is_refused() -> None:
         assert_trains(model(encoder=sequential(flat, nn.Dense(7), nn.Dropout(0.5, deterministic=False))))
 
 
+class Discriminator(nn.Module):
+    """An objective with parameters."""
+
+    def __call__(self, model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
+        return ELBO()(model, x, key, step)
+
+
+def test_only_the_model_has_parameters_and_images_are_one_array() -> None:
+    vae, tx = model(), make_optimizer("adam", 1e-2, 10)
+    state, images = init_state(vae, tx, KEY, SHAPE), jax.random.uniform(KEY, (8, *SHAPE))
+    with pytest.raises(UserError, match="objective Discriminator is a Linen module, and only the model's parameters"):
+        make_train_step(vae, Discriminator(), tx)(state, images)
+    with pytest.raises(UserError, match="Images are a dictionary of image, label; pass one array"):
+        make_train_step(vae, ELBO(), tx)(state, {"image": images, "label": images[:, 0, 0, 0]})
+
+
 def test_a_model_is_a_linen_module() -> None:
     with pytest.raises(UserError, match="A model is a Linen module, such as VAE, not a NNXNetwork"):
         init(nnx_object(), KEY, SHAPE)
