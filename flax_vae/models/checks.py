@@ -30,8 +30,8 @@ def freeze_networks(model: nn.Module, **inputs: int) -> None:
         for argument in arguments:
             if argument.default is argument.empty and argument.kind not in _VARIADIC:
                 raise UserError(
-                    f"`{name}` of {type(model).__name__} takes {argument.name} beside its input, which it does not "
-                    f"get: give {argument.name} a default."
+                    f"`{name}` of {type(model).__name__} is called with its input only, but requires {argument.name}: "
+                    f"give {argument.name} a default."
                 )
         object.__setattr__(model, name, _frozen(network))
 

@@ -71,8 +71,8 @@ class Config:
     conditional: bool = _setting("data", False)
     """Condition encoder, decoder and prior on the labels, so that a class can be sampled."""
     preset: str = _setting("model", "gated_mlp")
-    """Networks, with the recipe that trains them; write my_module:make_model for your own. It gets those of the
-    settings below that it takes; the others stay None."""
+    """Networks, with the recipe that trains them; write my_module:make_model for your own. The function receives those
+    settings below that it has as arguments; the others have no effect."""
     latent_dim: int | None = _setting("model", 2, least=1)
     """Number of latent dimensions."""
     likelihood: str | None = _setting("model", "bernoulli")

@@ -1,6 +1,6 @@
 """Networks that users bring: what works, and the one line that names what does not.
 
-The kind of fault is a network that trains in part, or not at all, in silence, or fails with an error from within JAX.
+The kind of fault is a network some of whose parameters silently stay untrained, or that fails deep inside JAX.
 """
 
 from collections.abc import Callable
@@ -195,7 +195,7 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
         (lambda: {"likelihood": nnx_object()}, "VAE.likelihood is an object of flax.nnx"),
         (lambda: {"encoder": from_nnx(WithBatchNorm)}, "WithBatchNorm has BatchStat"),
         (lambda: {"encoder": from_equinox(WithDropout)}, "WithDropout has Dropout"),
-        (lambda: {"encoder": Trained()}, "`encoder` of VAE takes train beside its input"),
+        (lambda: {"encoder": Trained()}, "`encoder` of VAE is called with its input only, but requires train"),
         (lambda: {"encoder": Table(np.ones((72, 7)))}, "VAE.encoder.weights is a ndarray, which cannot be hashed"),
         (
             lambda: {"encoder": sequential(flat, nn.BatchNorm(use_running_average=False))},

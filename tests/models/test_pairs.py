@@ -24,6 +24,15 @@ LADDER = "ladder(widths=(4,), depths=(1,), channels=1)"
 
 
 @functools.cache
+def fit_together(posterior: str, levels: int, objective: str, preset: str) -> bool:
+    """Return True if a configuration accepts these parts, whatever its likelihood and prior."""
+    with contextlib.suppress(UserError):
+        config_of("bernoulli", "normal", posterior, levels, objective, preset)
+        return (objective, preset) != ("infovae", LADDER)  # InfoVAE compares latent vectors, and refuses maps
+    return False
+
+
+@functools.cache
 def covering() -> dict[str, list[Config]]:
     """Return combinations of parts for each objective, which together contain every two parts that fit together.
 
@@ -31,22 +40,18 @@ def covering() -> dict[str, list[Config]]:
     test_parts.py has each objective and each likelihood in some combination. The choice is greedy: the combination with
     the largest number of new pairs.
     """
-    allowed = {}
-    for parts in itertools.product(LIKELIHOODS, PRIORS, POSTERIORS, (1, 2), OBJECTIVES, ("tutorial_dense", LADDER)):
-        with contextlib.suppress(UserError):
-            if parts[-2:] != ("infovae", LADDER):  # InfoVAE compares latent vectors, and refuses maps
-                allowed[parts] = config_of(*parts)
     pairs = {
         parts: {
             (one, other) for one, other in itertools.combinations(enumerate(parts), 2) if (one[0], other[0]) != (0, 4)
         }
-        for parts in allowed
+        for parts in itertools.product(LIKELIHOODS, PRIORS, POSTERIORS, (1, 2), OBJECTIVES, ("tutorial_dense", LADDER))
+        if fit_together(*parts[2:])
     }
     missing, chosen = set().union(*pairs.values()), {name: [] for name in OBJECTIVES}
     while missing:
         best = max(pairs, key=lambda parts: len(pairs[parts] & missing))
         missing -= pairs[best]
-        chosen[best[-2]].append(allowed[best])
+        chosen[best[-2]].append(config_of(*best))
     return chosen
 
 
