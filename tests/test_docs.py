@@ -1,5 +1,6 @@
 """Documentation: code runs, commands parse, every objective has a section and every preset a row."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_commands_parse(name: str) -> None:
                 parsed = tyro.cli(command, args=args, config=(tyro.conf.DisallowNone,))
                 if command is Train and "--resume" not in args:
                     assert Config(**parsed.settings()).epochs > 0
+
+
+def test_scripts_call_use_machine() -> None:
+    """No script that computes with a model depends on a call that it does not show. A page in docs is one script."""
+    blocks = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
+    scripts = [*blocks.pop("README.md"), *map("\n".join, blocks.values())]
+    scripts += [path.read_text() for path in ROOT.glob("examples/*.py")]
+    scripts += [
+        "".join(cell["source"]) for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"][:2]
+    ]
+    computing = [script for script in scripts if re.search(r"from flax_vae import .*\b(fit|load_run|sample)\b", script)]
+    assert len(computing) == 7
+    assert all(re.search(r"^ *use_machine\(", script, re.MULTILINE) for script in computing)
 
 
 def test_every_objective_has_a_section() -> None:
