@@ -7,6 +7,8 @@ import jax
 from flax import struct
 from jax.tree_util import keystr
 
+from flax_vae.system.settings import methods_by_default
+
 T = TypeVar("T")
 Values = tuple[Any, ...]
 
@@ -19,7 +21,7 @@ def pytree(cls: type[T]) -> type[T]:
     fields and their static fields, but not by the class. When hashes collide, `jax.jit` can run the program that it
     compiled for another class. Classes registered with explicit flatten functions are compared by class as well.
     """
-    decorated: Any = dataclass(frozen=True)(cls)
+    decorated: Any = methods_by_default(dataclass(frozen=True)(cls))
     decorated.replace = replace
     static = [field.name for field in fields(decorated) if not field.metadata.get("pytree_node", True)]
     data = [field.name for field in fields(decorated) if field.name not in static]

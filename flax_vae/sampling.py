@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from flax_vae.batches import Batch, as_one, batch_size_of, checked, to_unit, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models import Context, Params, bind, require
+from flax_vae.system.settings import by_default
 
 Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 PixelKey = Key[Array, ""] | None
@@ -46,6 +47,7 @@ def _split(key: PixelKey, count: int) -> Key[Array, " n"] | None:
     return None if key is None else jax.random.split(key, count)
 
 
+@by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(
     vae: nn.Module,
@@ -65,6 +67,7 @@ def sample(
 
 
 @checked("images")
+@by_default
 @partial(jax.jit, static_argnums=0)
 def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
     """Return the posterior q(z | x) of each image, with batch shape "n"."""
@@ -73,6 +76,7 @@ def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
     return bind(vae, params, context).encode(x)
 
 
+@by_default
 @partial(jax.jit, static_argnums=0)
 def decode(
     vae: nn.Module,
@@ -91,6 +95,7 @@ def decode(
 
 
 @checked("images")
+@by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], pixel_key: PixelKey = None
@@ -106,6 +111,7 @@ def reconstruct(
 
 
 @checked("images")
+@by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct_layers(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]
@@ -123,10 +129,15 @@ def reconstruct_layers(
     model = bind(vae, params, context)
     latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
     layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
-    return jax.lax.map(lambda count: model.infer_top(x, key, count).likelihood.mean()[0], 1 + jnp.arange(layers))
+
+    def from_top(count: Array) -> Array:
+        return model.infer_top(x, jax.random.clone(key), count).likelihood.mean()[0]  # the same draws for every count
+
+    return jax.lax.map(from_top, 1 + jnp.arange(layers))
 
 
 @checked("x0", "x1")
+@by_default
 @partial(jax.jit, static_argnums=(0, 4))
 def interpolate(
     vae: nn.Module,
@@ -148,6 +159,7 @@ def interpolate(
     return _pixels(bind(vae, params, between).decode(z), pixel_key)
 
 
+@by_default
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def latent_grid(
     vae: nn.Module,
@@ -176,6 +188,7 @@ def latent_grid(
 
 
 @checked("x")
+@by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(
     vae: nn.Module,

@@ -11,10 +11,12 @@ from flax_vae.compress.container import Header
 from flax_vae.models.binding import Params
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 __all__ = ["Header", "compress", "decompress", "read_header"]
 
 
+@by_default
 def compress(
     vae: nn.Module,
     params: Params,
@@ -70,6 +72,7 @@ def compress(
     return container.write(header, pushed[0].get_compressed())
 
 
+@by_default
 def decompress(
     vae: nn.Module, params: Params, content: bytes, name: str = "the file"
 ) -> tuple[Images, Labels | None, Header]:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.base import sum_event
 from flax_vae.distributions.normal import MultivariateNormal, Normal
+from flax_vae.system.settings import by_default
 
 Formula = TypeVar("Formula", bound=Callable[..., Array])
 _FORMULAS: dict[tuple[type, type], Callable[..., Array]] = {}
@@ -33,6 +34,7 @@ def has_kl(q: Any, p: Any) -> bool:
     return _formula(q, p) is not None
 
 
+@by_default
 def kl_divergence(q: Any, p: Any) -> Float[Array, "..."]:
     """Return KL(q || p) in nats, in closed form: the broadcast batch shapes of q and p.
 

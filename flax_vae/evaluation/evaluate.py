@@ -21,8 +21,10 @@ from flax_vae.runs.run import Run, load_run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
+from flax_vae.system.settings import by_default
 
 
+@by_default
 def evaluate(
     where: str | Path, plan: Plan = Plan(), vae: nn.Module | str | None = None, part: Path | None = None
 ) -> Record:

@@ -56,7 +56,7 @@ def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> Non
 
 def _draw_layers(path: Path, vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> None:
     """Draw images reconstructed from the top layer of a ladder, from its top two layers, and so on."""
-    reconstructions = np.asarray(reconstruct_layers(vae, params, images, key))
+    reconstructions = np.asarray(reconstruct_layers(vae, params, images, jax.random.clone(key)))
     counts = [f"top {count} layers" for count in range(2, len(reconstructions))]
     rows = np.concatenate([unpack(images)[0][None], reconstructions])
     names = ["original", "top layer", *counts, "all layers"]
@@ -66,7 +66,10 @@ def _draw_layers(path: Path, vae: nn.Module, params: Params, images: Batch, key:
 
 def _draw_temperatures(path: Path, vae: nn.Module, params: Params, key: Key[Array, ""], contexts: Context) -> None:
     """Draw the same samples at several temperatures."""
-    rows = [np.asarray(sample(vae, params, key, 10, temperature, contexts)) for temperature in _TEMPERATURES]
+    rows = [
+        np.asarray(sample(vae, params, jax.random.clone(key), 10, temperature, contexts))
+        for temperature in _TEMPERATURES
+    ]
     names = [f"temperature {temperature:g}" for temperature in _TEMPERATURES]
     plots.plot_rows(path, np.stack(rows), names, "Samples at several temperatures", "each column from the same noise")
 

@@ -25,6 +25,7 @@ from flax_vae.explore.functions import graphs
 from flax_vae.explore.planes import latent_space, posteriors
 from flax_vae.models.binding import Params
 from flax_vae.plots.images import tile
+from flax_vae.system.settings import by_default
 
 _WEB = Path(__file__).parent / "web"
 _NAMES = ("latents", "images", "state", "plane", "drawing", "panels", "page")
@@ -52,6 +53,7 @@ class About:
     version: str
 
 
+@by_default
 def page(
     model: nn.Module,
     params: Params,

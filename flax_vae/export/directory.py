@@ -18,11 +18,13 @@ from flax_vae.runs.run import Run
 from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory, write_json
+from flax_vae.system.settings import by_default
 
 _DESCRIPTION, _SCHEMA = "export.json", 1
 _PICTURES = {"samples.png": new_images, "reconstructions.png": reconstructions}
 
 
+@by_default
 def export_run(run: Run, format: str, out: str | Path, title: str | None = None) -> Path:
     """Write a trained model as a directory, which appears complete or not at all.
 

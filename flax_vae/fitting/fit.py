@@ -25,8 +25,10 @@ from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
 from flax_vae.system.processes import detect_lost_processes, run_in_first_process
+from flax_vae.system.settings import by_default
 
 
+@by_default
 def fit(
     config: Config, out: str | Path | None = None, vae: nn.Module | None = None, objective: Objective | None = None
 ) -> Run:
@@ -50,6 +52,7 @@ def fit(
     return run
 
 
+@by_default
 def fit_many(
     configs: Sequence[Config],
     out: str | Path | None = None,
@@ -82,6 +85,7 @@ def fit_many(
     return runs
 
 
+@by_default
 def resume(
     directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> Run:
@@ -110,6 +114,7 @@ def resume(
     return resumed
 
 
+@by_default
 def resume_many(
     directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> list[Run]:

@@ -13,6 +13,7 @@ from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
+from flax_vae.system.settings import by_default
 
 _LEAPFROG_STEPS = 10
 _ACCEPTANCE_RATE = 0.65  # the target
@@ -27,6 +28,7 @@ Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]
 
 
 @checked("images")
+@by_default
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200

@@ -21,7 +21,9 @@ from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params
 from flax_vae.nn.convolutions import max_pool
 from flax_vae.nn.layers import Conv, dense, space_to_depth
+from flax_vae.nn.module import Module
 from flax_vae.system.console import progress
+from flax_vae.system.settings import by_default
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import DATA_AXIS, EVERYWHERE, data_mesh, shardings
 
@@ -33,7 +35,7 @@ _STEPS_PER_DISPATCH = 20
 _MAX_DISPATCHES = 30
 
 
-class ConvClassifier(nn.Module):
+class ConvClassifier(Module):
     """Convolutions with ReLU and 2x2 max-pooling on patches of the image, then 64 dense features with SiLU.
 
     With ReLU, some features would be 0 for all images. Patches are so large that at most 16 fit along a side, so
@@ -71,6 +73,7 @@ class Classifier:
     seed: int
 
 
+@by_default
 def train_classifier(images: StoredImages, labels: Int[np.ndarray, " n"], seed: int) -> Classifier:
     """Train a classifier, deterministically, on images with arbitrary integer labels.
 
@@ -150,6 +153,7 @@ def _outputs(module: ConvClassifier, params: Params, images: Images) -> tuple[Fl
     return jax.lax.map(one_image, images, batch_size=_AT_ONCE)
 
 
+@by_default
 def accuracy(classifier: Classifier, images: StoredImages, labels: Int[np.ndarray, " n"]) -> float:
     """Return the classification accuracy; labels unseen in training count as errors."""
     predictions = []
@@ -159,6 +163,7 @@ def accuracy(classifier: Classifier, images: StoredImages, labels: Int[np.ndarra
     return float((classifier.classes[np.concatenate(predictions)] == labels).mean())
 
 
+@by_default
 def features(classifier: Classifier, images: Images) -> Float[np.ndarray, "n f"]:
     """Return the 64 features of each image, uint8 or floats in [0, 1], from which the classifier predicts its class."""
     return np.asarray(_outputs(classifier.module, classifier.params, images)[1])

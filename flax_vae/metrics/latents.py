@@ -14,8 +14,10 @@ from flax_vae.distributions.base import LatentDistribution
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Context, Params, bind
+from flax_vae.system.settings import by_default
 
 
+@by_default
 def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
     """Return the posterior mean of each image."""
     refuse_outside(images, vae)
@@ -46,6 +48,7 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 
 
 @checked("images")
+@by_default
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
     """Split the rate into the mutual information of latents and images and the marginal KL from the prior, in nats.

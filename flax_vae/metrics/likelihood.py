@@ -15,6 +15,7 @@ from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
 from flax_vae.models import Inference, Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default, with_nan
 from flax_vae.training.sharding import DATA_AXIS
 
 IMAGES_AT_ONCE, _DRAWS_AT_ONCE = 16, 64  # enough rows for fast matrix products, and few enough to fit in memory
@@ -34,6 +35,8 @@ class Defence:
 
 
 @checked("images")
+@with_nan
+@by_default
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def log_likelihood(
     vae: nn.Module,
@@ -107,6 +110,7 @@ def require_two_samples(num_samples: int) -> None:
         raise ValueError(f"num_samples must be at least 2, not {num_samples}: one sample has no standard error")
 
 
+@by_default
 def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return the logarithm of the mean weight, and its standard error: the relative error of the mean weight.
 
@@ -130,6 +134,7 @@ def _defended(
     return log_weights(inference, x) + log_posterior(inference) - mixture
 
 
+@by_default
 def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     """Return the shape of the generalised Pareto distribution of the largest weights (Vehtari et al. 2024).
 

@@ -15,6 +15,7 @@ from flax_vae.batches import Batch, batch_size_of, take
 from flax_vae.models.binding import Params
 from flax_vae.objectives.base import Objective, apply_objective
 from flax_vae.system.processes import place_on_devices
+from flax_vae.system.settings import by_default
 from flax_vae.training.sharding import shardings
 
 _BLOCK_BYTES = 2**26  # bytes that are sent to the device at a time
@@ -68,6 +69,7 @@ def make_evaluate(
 
         return _stack(sums, *span, batch_size_of(block))
 
+    @by_default
     def evaluate(
         params: Params,
         images: Batch,

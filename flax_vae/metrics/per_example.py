@@ -14,8 +14,10 @@ from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 
+@by_default
 def per_example_statistics(
     vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], batch_size: int = 100
 ) -> dict[str, Float[np.ndarray, "n ..."]]:

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Key
 from flax_vae.models.checks import refuse_unhashable
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import warn_of_wrong_sums
+from flax_vae.system.settings import by_default
 
 Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules
 Context = Float[Array | np.ndarray, "b v"] | None
 
 
+@by_default
 def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
     """Return the parameters of an untrained model, as a pytree; compiled once for all keys.
 
@@ -55,6 +57,7 @@ def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, in
     return created["params"]
 
 
+@by_default
 def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:
     """Return the variables to bind: the parameters, encoder and decoder cast to `model.dtype`, and the context."""
     warn_of_wrong_sums()  # here, because every use of a model with parameters passes through

@@ -16,6 +16,7 @@ from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
 from flax_vae.nn import layers
 from flax_vae.nn.layers import ImageShape, Maps, OutputBias
+from flax_vae.nn.module import Module
 
 _MAX_LOG_SCALE = 5.0
 # The log-scale at which posteriors start, relative to the prior. Posteriors as wide as the prior would feed the path
@@ -25,7 +26,7 @@ _START = -1.0
 Choice = Callable[[int, Normal, Normal], Draw]
 
 
-class Ladder(nn.Module):
+class Ladder(Module):
     """A VAE with latents of several sizes (Sønderby et al. 2016, Kingma et al. 2016, Child 2021).
 
         p(x, z) = p(z_1) Π_l p(z_l | z_<l) p(x | z)      q(z | x) = q(z_1 | x) Π_l q(z_l | z_<l, x)
@@ -136,7 +137,7 @@ class Ladder(nn.Module):
         return self.infer(x, key)
 
 
-class TopDown(nn.Module):
+class TopDown(Module):
     """The path from the top layer to the image, with a stochastic layer before each residual block.
 
     Attributes:

@@ -11,9 +11,10 @@ from flax_vae.distributions import Chain, Normal
 from flax_vae.models.binding import model_of
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bound_functions import Function, as_function
+from flax_vae.nn.module import Module
 
 
-class Conditional(nn.Module):
+class Conditional(Module):
     """p(z_l | z_<l) or q(z_l | z_<l, x): a `DiagonalNormal` after one hidden layer on the conditioning inputs."""
 
     latent_dim: int
@@ -40,7 +41,7 @@ def conditionals(
     return tuple(layer(above, total - above) for above, total in pairwise(accumulate(latent_dims)))
 
 
-class TopDownPosterior(nn.Module):
+class TopDownPosterior(Module):
     """Posterior Π_l q(z_l | z_<l, x) of layers of latents, top first (Sønderby et al. 2016).
 
     Attributes:
@@ -61,7 +62,7 @@ class TopDownPosterior(nn.Module):
         return Chain(self.top(h), conditionals(self.latent_dims, self.hidden, -4.0, h), self.latent_dims)
 
 
-class TopDownPrior(nn.Module):
+class TopDownPrior(Module):
     """Prior Π_l p(z_l | z_<l) of layers of latents, top first (Sønderby et al. 2016).
 
     It takes the place of the model for the prior of the top layer (see `model_of`), so it has `encode` and `context`.

@@ -13,9 +13,10 @@ from flax_vae.models.checks import freeze_networks, refuse_other_images, require
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
+from flax_vae.nn.module import Module
 
 
-class VAE(nn.Module):
+class VAE(Module):
     """A variational autoencoder (Kingma & Welling 2014): p(x, z) = p(z) p(x | z) with its posterior q(z | x).
 
     Every part is a value, and may be replaced by another with the same inputs and outputs:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from flax_vae.nn.module import Module
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.system.errors import UserError
 
@@ -39,7 +40,7 @@ def from_equinox(network: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.M
     return _FromEquinox(network, args, nn.FrozenDict(kwargs))
 
 
-class _Adapter(nn.Module):
+class _Adapter(Module):
     network: Callable[..., Any]
     args: tuple[Any, ...] = ()
     kwargs: Any = nn.FrozenDict()

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.nn.module import Module
+
 ValueAndLogDet = tuple[Float[Array, "... d"], Float[Array, "..."]]
 
 
-class Couplings(nn.Module):
+class Couplings(Module):
     """Affine couplings (Dinh et al. 2017): each layer scales and shifts every second dimension.
 
         z_A = ε_A,  z_B = ε_B · exp(s(ε_A)) + t(ε_A)
@@ -66,7 +68,7 @@ def _bounded_affine(output: Float[Array, "... d2"]) -> tuple[Float[Array, "... d
     return 2 * jnp.tanh(log_scale / 2), shift
 
 
-class Autoregressive(nn.Module):
+class Autoregressive(Module):
     """Inverse autoregressive flow (Kingma et al. 2016): each layer transforms a dimension given the previous ones.
 
         z_i = ε_i · exp(s_i(ε_<i, h)) + t_i(ε_<i, h)

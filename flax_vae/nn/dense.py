@@ -6,9 +6,10 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from flax_vae.nn.layers import ImageShape, OutputBias, bias_init, dense
+from flax_vae.nn.module import Module
 
 
-class ReluDense(nn.Module):
+class ReluDense(Module):
     """max(0, Wx + b)."""
 
     features: int
@@ -19,7 +20,7 @@ class ReluDense(nn.Module):
         return nn.relu(dense(self.features)(x))
 
 
-class GatedDense(nn.Module):
+class GatedDense(Module):
     """(Wx + b) · sigmoid(Vx + c): a gated linear unit (Dauphin et al. 2017)."""
 
     features: int
@@ -30,7 +31,7 @@ class GatedDense(nn.Module):
         return dense(self.features, name="value")(x) * nn.sigmoid(dense(self.features, name="gate")(x))
 
 
-class DenseEncoder(nn.Module):
+class DenseEncoder(Module):
     """A stack of dense layers, from the flattened image to features."""
 
     features: tuple[int, ...]
@@ -45,7 +46,7 @@ class DenseEncoder(nn.Module):
         return x
 
 
-class DenseDecoder(nn.Module):
+class DenseDecoder(Module):
     """A stack of dense layers, from latents to the flattened image."""
 
     image_shape: ImageShape

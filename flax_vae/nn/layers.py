@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from flax_vae.nn import convolutions
+from flax_vae.nn.module import Module
 
 ImageShape = tuple[int, int, int]
 Maps = tuple[Float[Array, "b _h _w _f"], ...]  # features of images at each size, the finest first
@@ -54,7 +55,7 @@ def _with_bias(x: Float[Array, "b h w c"], bias: Float[Array, " c"]) -> Float[Ar
     return convolutions.add_bias(wide(x), wide(bias))
 
 
-class Conv(nn.Module):
+class Conv(Module):
     """3x3 convolution with stride 1 and zero padding; `upsample` first repeats each pixel 2x2.
 
     At stride 1 a transposed convolution is the same function with the kernel stored flipped, so this layer is also the
@@ -76,7 +77,7 @@ class Conv(nn.Module):
         return _with_bias(convolve(x, kernel), bias).astype(x.dtype)
 
 
-class PerPixel(nn.Module):
+class PerPixel(Module):
     """1x1 convolution: a dense layer on the channels of every pixel."""
 
     features: int
@@ -90,7 +91,7 @@ class PerPixel(nn.Module):
         return _with_bias(x @ kernel.astype(x.dtype), bias).astype(x.dtype)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Module):
     """x + f(x), where f applies SiLU and a convolution twice (He et al. 2016).
 
     The last kernel starts at 0, so the block starts as the identity. There is no normalisation: networks of a few dozen
@@ -132,7 +133,7 @@ def depth_to_space(x: Float[Array, "b h w c"], by: int) -> Float[Array, "b h2 w2
     return x.reshape(b, h * by, w * by, c // by**2)
 
 
-class BottomUp(nn.Module):
+class BottomUp(Module):
     """Features of an image at several sizes, each half the previous one.
 
     Attributes:

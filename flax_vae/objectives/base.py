@@ -20,6 +20,7 @@ from flax_vae.models import Params, variables
 from flax_vae.models.protocol import RandomKey
 from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 Metrics = dict[str, Array]
 Step = Int[Array, ""]
@@ -28,6 +29,7 @@ Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
 OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
 
 
+@by_default
 def apply_objective(
     model: nn.Module, objective: Objective, params: Params, batch: Batch, key: RandomKey, step: int | Step
 ) -> Metrics:

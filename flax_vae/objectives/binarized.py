@@ -6,6 +6,7 @@ import jax
 
 from flax_vae.models.protocol import Images, Model, RandomKey
 from flax_vae.objectives.base import LossAndMetrics, Objective, Step
+from flax_vae.system.settings import by_default
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class DynamicallyBinarized:
         """The wrapped objective's value."""
         return getattr(self.objective, "whole_batch", False)
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss and metrics of the wrapped objective."""
         pixel_key, key = jax.random.split(key)

@@ -21,6 +21,7 @@ from flax_vae.models.protocol import Images, Model, RandomKey
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, Warmup, at
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
+from flax_vae.system.settings import by_default
 
 
 @OBJECTIVES.register("elbo")
@@ -34,6 +35,7 @@ class ELBO:
 
     beta: Schedule = 1.0
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics elbo (at beta = 1), rate and distortion, each "b", in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
@@ -52,6 +54,7 @@ class Capacity:
     capacity: Schedule = 25.0
     gamma: float = 10.0
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss and the metrics of `ELBO`, in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
@@ -81,6 +84,7 @@ class FreeBits:
     per: Literal["layer", "dimension"] = "layer"
     whole_batch: ClassVar[bool] = True
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key)

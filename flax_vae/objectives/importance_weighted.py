@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from flax_vae.models.protocol import Images, Inference, Model, RandomKey, require
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.terms import elbo_terms, log_mean, log_weights
+from flax_vae.system.settings import by_default
 
 Latents = tuple[Float[Array, "k b ..."], ...]  # one array for each stochastic layer
 
@@ -25,6 +26,7 @@ class IWAE:
 
     num_samples: int = 8
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
@@ -60,6 +62,7 @@ class Renyi:
     alpha: float = 0.5
     num_samples: int = 8
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
@@ -83,6 +86,7 @@ class STL:
 
     num_samples: int = 1
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = _without_score(model, x, _draw(model, x, key, self.num_samples))
@@ -104,6 +108,7 @@ class DReG:
 
     num_samples: int = 8
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         latents, weight = _weigh_gradient(_draw(model, x, key, self.num_samples))

@@ -15,6 +15,7 @@ from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, at
 from flax_vae.objectives.terms import elbo_terms
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 
 @OBJECTIVES.register("beta_tcvae")
@@ -40,6 +41,7 @@ class BetaTCVAE:
     whole_batch: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("factorised",)
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
         inference = model.infer(x, key)
@@ -78,6 +80,7 @@ class InfoVAE:
     weight: float = 1000.0
     whole_batch: ClassVar[bool] = True
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
         require(model, "single_layer", what="infovae")
@@ -116,6 +119,7 @@ class DIPVAE:
     diagonal: float = 10.0
     whole_batch: ClassVar[bool] = True
 
+    @by_default
     def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
         inference = model.infer(x, key)

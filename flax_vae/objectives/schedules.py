@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 Schedule = float | Array | Callable[[Array], Array]
 
@@ -24,6 +25,7 @@ class Warmup:
     steps: int
     weight: float | Array = 1.0
 
+    @by_default
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the weight at a step."""
         return self.weight * jnp.minimum(step / max(self.steps, 1), 1.0)
@@ -41,6 +43,7 @@ class Cyclical:
     cycles: int
     weight: float | Array = 1.0
 
+    @by_default
     def __call__(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Return the weight at a step."""
         cycle = jnp.minimum(step // self.period, self.cycles - 1)

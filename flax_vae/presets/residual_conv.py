@@ -12,10 +12,11 @@ from jaxtyping import Array, Float
 from flax_vae.models.vae import VAE
 from flax_vae.nn import layers
 from flax_vae.nn.layers import ImageShape, OutputBias
+from flax_vae.nn.module import Module
 from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 
 
-class ResidualEncoder(nn.Module):
+class ResidualEncoder(Module):
     """Residual blocks at half the image's size, a quarter, and so on."""
 
     features: tuple[int, ...]
@@ -28,7 +29,7 @@ class ResidualEncoder(nn.Module):
         return layers.silu(maps[-1]).reshape(x.shape[0], -1)
 
 
-class ResidualDecoder(nn.Module):
+class ResidualDecoder(Module):
     """The mirror image of `ResidualEncoder`: residual blocks and upsampling, cropped to the image's size.
 
     The last kernel starts at 0, so the untrained decoder returns the average image.

@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 from flax_vae.models.vae import VAE
 from flax_vae.nn import convolutions
 from flax_vae.nn.layers import Conv, ImageShape, OutputBias, bias_init, dense
+from flax_vae.nn.module import Module
 from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 
 
-class TutorialConvEncoder(nn.Module):
+class TutorialConvEncoder(Module):
     """Convolutions to 32 and 64 channels, each with ReLU and 2x2 max-pooling, then 16 dense ReLU features.
 
     The 16 features start with a bias of 0.5; otherwise some runs start dead. Their 3,136 inputs are non-negative, and
@@ -31,7 +32,7 @@ class TutorialConvEncoder(nn.Module):
         return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(x.shape[0], -1)))
 
 
-class TutorialConvDecoder(nn.Module):
+class TutorialConvDecoder(Module):
     """A dense ReLU layer to a quarter of the image's size, then three convolutions with upsampling twice.
 
     Images whose size is not a multiple of four are decoded to the next multiple and cropped.

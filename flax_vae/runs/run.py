@@ -34,6 +34,7 @@ from flax_vae.runs.records import Record
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically, write_json
+from flax_vae.system.settings import by_default
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _PREFIX, _SUFFIX = "pretrained:", ".safetensors"
@@ -106,6 +107,7 @@ class Run:
         return None if self.labels is None else one_hot(self.labels, len(self.class_names))
 
 
+@by_default
 def load_run(where: str | Path, vae: nn.Module | str | None = None) -> Run:
     """Open a trained model for sampling. Reads arrays and JSON, and executes nothing that the files contain.
 
@@ -220,6 +222,7 @@ def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, Any, dict
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or not a model of flax_vae.") from None
 
 
+@by_default
 def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
     """Write a trained model as a .safetensors file, with its description in a .json file beside it, for `load_run`.
 

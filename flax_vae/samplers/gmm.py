@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Key, UInt8
 from flax_vae.models import Params, require
 from flax_vae.samplers import SAMPLERS, Sampler
 from flax_vae.sampling import PixelKey, decode, encode
+from flax_vae.system.settings import by_default
 
 MAX_IMAGES = 10_000  # images to which the mixture is fitted, at most
 
@@ -25,6 +26,7 @@ def gmm(images: UInt8[np.ndarray, "m h w c"], components: int = 10) -> Sampler:
     )
 
 
+@by_default
 def sample_gmm(
     vae: nn.Module,
     params: Params,
@@ -59,7 +61,8 @@ def sample_gmm(
         image, key = image_and_key
         return encode(vae, params, image[None]).sample(key)[0]
 
-    z = jax.lax.map(draw, (images, jax.random.split(key, len(images))), batch_size=100)
-    seed = int(jax.random.bits(key, dtype="uint32"))
+    draw_key, fit_key = jax.random.split(key)
+    z = jax.lax.map(draw, (images, jax.random.split(draw_key, len(images))), batch_size=100)
+    seed = int(jax.random.bits(fit_key, dtype="uint32"))
     mixture = GaussianMixture(min(components, len(z)), random_state=seed).fit(np.asarray(z, np.float64))
     return decode(vae, params, mixture.sample(num_samples)[0].astype(np.float32), None, pixel_key)

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from flax_vae.batches import Batch, refuse_outside, take
 from flax_vae.models.binding import Params, init
 from flax_vae.objectives.base import Metrics, Objective, Step, apply_objective
+from flax_vae.system.settings import by_default
 from flax_vae.training.gradient import Gradient, average_gradient
 from flax_vae.training.sharding import constrain
 
@@ -51,6 +52,7 @@ class TrainState:
     key: Any
 
     @classmethod
+    @by_default
     def create(
         cls, params: Params, tx: optax.GradientTransformation, key: Key[Array, ""], ema: bool = False
     ) -> "TrainState":
@@ -82,6 +84,7 @@ class TrainState:
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
+@by_default
 def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
@@ -131,13 +134,14 @@ def make_step(
     update = optax.with_extra_args_support(tx).update  # some ask for the loss, or for loss or gradient elsewhere
     asks_for_gradients = "grad_fn" in signature(update).parameters
 
+    @by_default
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = gradient(state.params, batch, key, state.step)
         of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
-        of_loss["value_fn"] = lambda params: gradient(params, batch, key, state.step)[1]["loss"]
+        of_loss["value_fn"] = lambda params: gradient(params, batch, jax.random.clone(key), state.step)[1]["loss"]
         if asks_for_gradients:
-            of_loss = {"grad_fn": lambda params, _: gradient(params, batch, key, state.step)[0]}
+            of_loss = {"grad_fn": lambda params, _: gradient(params, batch, jax.random.clone(key), state.step)[0]}
         updates, opt_state = update(grads, state.opt_state, state.params, **of_loss)
         params = optax.apply_updates(state.params, updates)
         averaged = state.averaged_params
@@ -151,10 +155,11 @@ def make_step(
         good = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
         if skip_norm:
             good &= metrics["gradient_norm"] <= skip_norm
-        new = jax.tree.map(partial(jnp.where, good), new, replace(state, skips=state.skips + 1))
+        old = replace(state, skips=state.skips + 1, key=None)
+        new = jax.tree.map(partial(jnp.where, good), replace(new, key=None), old)
         metrics = {name: jnp.where(good, value, 0) for name, value in metrics.items()}
         metrics |= {"skipped": 1 - good.astype(jnp.float32)}
-        return constrain(replace(new, step=state.step + 1), mesh), metrics
+        return constrain(replace(new, step=state.step + 1, key=state.key), mesh), metrics
 
     return train_step
 
@@ -199,6 +204,7 @@ def make_train_step(
     def step(params: Params, others: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return train_step(replace(others, params=params), batch)
 
+    @by_default
     def checked_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         refuse_outside(batch, model)
         return step(state.params, replace(state, params=None), batch)
@@ -211,6 +217,7 @@ def _norm(tree: Params) -> Float[Array, ""]:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf, precision="highest") for leaf in jax.tree.leaves(tree)))
 
 
+@by_default
 def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:
     """Return a zero for each metric of the train step, from the shapes of its arguments."""
     terms = jax.eval_shape(partial(apply_objective, model, objective), state.params, batch, state.key, state.step)
@@ -251,4 +258,4 @@ def make_train_steps(train_step: TrainStep, out_shardings: Any = None) -> Callab
         out_shardings: sharding of state and totals, one for all or a tree; a single device if None. Without it, XLA
             labels outputs on several devices differently from inputs, which causes a second compilation.
     """
-    return jax.jit(make_steps(train_step), donate_argnums=(0, 1), out_shardings=out_shardings)
+    return by_default(jax.jit(make_steps(train_step), donate_argnums=(0, 1), out_shardings=out_shardings))

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 
 from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
 from flax_vae.models.likelihoods import LIKELIHOODS, Mean
+from flax_vae.nn.module import Module
 
 
 @LIKELIHOODS.register("autoregressive")
-class AutoregressiveLikelihood(nn.Module):
+class AutoregressiveLikelihood(Module):
     """Each pixel given the previous ones in a window, and z (PixelVAE, Gulrajani et al. 2017).
 
     The latents need not encode what neighbouring pixels predict, only what lies beyond the window (Chen et al. 2017).

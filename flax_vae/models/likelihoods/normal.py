@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 from flax_vae.distributions.levels import MAX_PIXEL_LOG_SCALE
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.likelihoods import Mean, inside, likelihood
+from flax_vae.nn.module import Module
 
 
 @likelihood("normal", Normal)
-class NormalLikelihood(nn.Module):
+class NormalLikelihood(Module):
     """Normal pixels around the decoder's output, with one learned scale of at least 1/1000 (Rybkin et al. 2021)."""
 
     def start(self, mean: Mean) -> Mean:

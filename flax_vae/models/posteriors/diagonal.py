@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.posteriors import POSTERIORS
+from flax_vae.nn.module import Module
 
 
 @POSTERIORS.register("diagonal")
-class DiagonalNormal(nn.Module):
+class DiagonalNormal(Module):
     """q(z | x) = N(mean(h), diag exp(log_var(h))) from features h, with one dense head for each.
 
     It starts narrow, with a standard deviation of about e⁻² = 0.14: a wide one would show the decoder little but noise

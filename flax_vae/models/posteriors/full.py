@@ -9,10 +9,11 @@ from jaxtyping import Array, Float
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
+from flax_vae.nn.module import Module
 
 
 @POSTERIORS.register("full")
-class FullNormal(nn.Module):
+class FullNormal(Module):
     """q(z | x) = N(mean(h), L Lᵀ) with a lower triangular L(h): the latents may be correlated given x."""
 
     latent_dim: int

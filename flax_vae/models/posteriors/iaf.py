@@ -10,11 +10,12 @@ from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.bound_functions import as_function
+from flax_vae.nn.module import Module
 from flax_vae.parts import LayerCount
 
 
 @POSTERIORS.register("iaf")
-class InverseAutoregressive(nn.Module):
+class InverseAutoregressive(Module):
     """z = f(ε, h) with ε from a diagonal normal and an inverse autoregressive flow f (Kingma et al. 2016).
 
     A draw comes with its density; the density of any other z takes one pass per dimension. Starts as the base normal.

@@ -7,11 +7,12 @@ from flax_vae.distributions import Flow, Normal
 from flax_vae.models.priors import PRIORS
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_function
+from flax_vae.nn.module import Module
 from flax_vae.parts import LayerCount
 
 
 @PRIORS.register("flow")
-class CouplingFlow(nn.Module):
+class CouplingFlow(Module):
     """z = f(ε) with ε ~ N(0, I) and affine couplings f (Dinh et al. 2017). Starts as N(0, I)."""
 
     latent_dim: int

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 from flax_vae.distributions import Mixture, Normal
 from flax_vae.distributions.base import MAX_LOG_SCALE
 from flax_vae.models.priors import PRIORS
+from flax_vae.nn.module import Module
 
 
 @PRIORS.register("mixture", tables=("loc", "log_scale"))
-class LearnedMixture(nn.Module):
+class LearnedMixture(Module):
     """p(z) = Σ_m softmax(logits)_m N(z; loc_m, exp(log_scale_m)²), all of it learned with the model.
 
     Starts with equal weights, unit scales and locations from N(0, I): close to N(0, 2I), with distinct components.

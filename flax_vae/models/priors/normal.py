@@ -7,9 +7,10 @@ from flax_vae.distributions.normal import Normal
 from flax_vae.models.binding import model_of
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.models.priors import PRIORS
+from flax_vae.nn.module import Module
 
 
-class StandardNormal(nn.Module):
+class StandardNormal(Module):
     """Prior p(z) = N(0, I)."""
 
     latent_dim: int
@@ -20,7 +21,7 @@ class StandardNormal(nn.Module):
         return Normal(zeros, zeros)
 
 
-class ConditionalNormal(nn.Module):
+class ConditionalNormal(Module):
     """Prior p(z | c) = N(mean(c), diag exp(log_var(c))) of a conditional model, with one hidden layer on its context c.
 
     Starts near N(0, I).

@@ -14,10 +14,11 @@ from flax_vae.distributions.mixture import Mixture
 from flax_vae.models.binding import model_of
 from flax_vae.models.priors import PRIORS
 from flax_vae.nn.layers import ImageShape
+from flax_vae.nn.module import Module
 from flax_vae.system.memory import require_memory
 
 
-class VampPrior(nn.Module):
+class VampPrior(Module):
     """Prior p(z) = 1/m Σ_m q(z | u_m), with the model's own posterior at learned images u (Tomczak & Welling 2018).
 
     Each step encodes the pseudo-inputs u in addition to its batch.

@@ -1,0 +1,89 @@
+"""JAX's settings of types and shapes: results do not depend on what the program around the package has set.
+
+`jax_enable_x64`, `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` change how a function is traced: which type
+a new array has, and which operands are refused. The package is written for their defaults, and so are Optax and Flax.
+Its functions are therefore traced with the defaults, also inside a larger program that is traced with other settings.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from types import FunctionType
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Class = TypeVar("Class", bound=type)
+_OF_JITTED = ("lower", "trace", "eval_shape", "clear_cache", "_cache_size")  # attributes of a jitted function
+
+
+class _Thread(threading.local):
+    """State of a thread: `wide` is True inside a function that computes in float64, so that all it calls does."""
+
+    wide = False
+
+
+_thread = _Thread()
+
+
+def by_default(function: Function) -> Function:
+    """Decorate a function to be traced with JAX's default types and shapes, whatever the program has set.
+
+    The function computes in 32 bits. It computes in 64 bits if the program has set `jax_enable_x64` and one of the
+    arguments, or a parameter of the bound module that is called, is a float64 array of JAX: as JAX has such arrays only
+    with this setting, they were meant. NumPy's are converted to float32, as by default.
+    """
+
+    @wraps(function)
+    def traced_by_default(*args: Any, **kwargs: Any) -> Any:
+        config: Any = jax.config
+        x64 = config.jax_enable_x64
+        as_in_numpy = config.jax_numpy_dtype_promotion == "standard" and config.jax_numpy_rank_promotion == "allow"
+        if as_in_numpy and (not x64 or _thread.wide):
+            return function(*args, **kwargs)
+        before, _thread.wide = _thread.wide, x64 and (_thread.wide or _has_float64((args, kwargs)))
+        try:
+            with (
+                jax.enable_x64(_thread.wide),
+                jax.numpy_dtype_promotion("standard"),
+                jax.numpy_rank_promotion("allow"),
+            ):
+                return function(*args, **kwargs)
+        finally:
+            _thread.wide = before
+
+    for name in _OF_JITTED:
+        if hasattr(function, name):
+            setattr(traced_by_default, name, getattr(function, name))
+    return traced_by_default  # type: ignore[return-value]
+
+
+def with_nan(function: Function) -> Function:
+    """Decorate a function whose results may be NaN by design, which `jax_debug_nans` would refuse."""
+
+    @wraps(function)
+    def with_nan_allowed(*args: Any, **kwargs: Any) -> Any:
+        with jax.debug_nans(False):
+            return function(*args, **kwargs)
+
+    return with_nan_allowed  # type: ignore[return-value]
+
+
+def methods_by_default(cls: Class) -> Class:
+    """Decorate the methods that a class defines, except the special ones: see `by_default`."""
+    for name, method in list(vars(cls).items()):
+        if isinstance(method, FunctionType) and (name == "__call__" or not name.startswith("__")):
+            setattr(cls, name, by_default(method))
+    return cls
+
+
+def _has_float64(tree: Any) -> bool:
+    """Return True if a leaf is a float64 array of JAX, or a module with such a parameter."""
+    return any(
+        _has_float64(leaf.scope.variables())
+        if getattr(leaf, "scope", None) is not None
+        else isinstance(leaf, jax.Array) and leaf.dtype == jnp.float64 and not leaf.weak_type
+        for leaf in jax.tree.leaves(tree)
+    )
