@@ -35,10 +35,8 @@ def compress(
     Args:
         vae, params: the model; its pixels have 2 or 256 levels.
         images: uint8 images; only 0 and 255 if the model's pixels have 2 levels.
-        labels, classes: for a conditional model, the labels of the images, from 0 to `classes` - 1, and the number of
-            classes. The file holds the labels.
-        names: names of the images, which the file holds.
-        model_name: the name of the model in the file.
+        labels, classes: for a conditional model, the labels of the images, and the number of classes.
+        names, model_name: names of the images and of the model, which the file holds.
         dtypes: the dtypes of the array that the images are from; see `Header`.
 
     Returns:
@@ -48,8 +46,7 @@ def compress(
         UserError: the model cannot compress images, or cannot compress these.
     """
     levels = _levels_of(vae, images)
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        raise UserError("The model's parameters are not finite: its training diverged.")
+    _refuse_diverged(params)
     labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
     with jax.enable_x64(True):
         coder = coder_of(vae, params, levels, classes, images.shape[1:])
@@ -138,3 +135,8 @@ def _levels_of(vae: nn.Module, images: Images) -> int:
             "levels, such as pretrained:grey, or binarise the images."
         )
     return levels
+
+
+def _refuse_diverged(params: Params) -> None:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise UserError("The model's parameters are not finite: its training diverged.")

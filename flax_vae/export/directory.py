@@ -11,7 +11,7 @@ from flax_vae.export.card import model_card
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import model_functions
 from flax_vae.plots import save_image_grid
-from flax_vae.runs.config import shared_content
+from flax_vae.runs.config_file import shared_content
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import Run

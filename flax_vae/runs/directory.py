@@ -18,7 +18,8 @@ import numpy as np
 from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import read_npy
 from flax_vae.runs import checkpoints
-from flax_vae.runs.config import SWEPT, Config, read_config, write_config
+from flax_vae.runs.config import SWEPT, Config
+from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.data import Data, data_checksums
 from flax_vae.runs.records import Record, best_record, epochs_since_best, parse_object, parse_record
 from flax_vae.system.console import log

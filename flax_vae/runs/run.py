@@ -26,7 +26,8 @@ from flax_vae.parts import describe
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
-from flax_vae.runs.config import Binarize, Config, parse_config, read_config, shared_content
+from flax_vae.runs.config import Binarize, Config
+from flax_vae.runs.config_file import parse_config, read_config, shared_content
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes

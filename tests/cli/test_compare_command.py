@@ -7,7 +7,7 @@ import pytest
 
 from flax_vae import Config
 from flax_vae.cli.main import main
-from flax_vae.runs.config import write_config
+from flax_vae.runs.config_file import write_config
 
 pytestmark = pytest.mark.quick_compile
 

@@ -37,7 +37,7 @@ with atheris.instrument_imports(include=["flax_vae", "zipfile", "gzip", "json", 
     from flax_vae import Config, UserError
     from flax_vae.compress import Header, container, read_header
     from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
-    from flax_vae.runs.config import config_content, parse_config, read_config
+    from flax_vae.runs.config_file import config_content, parse_config, read_config
 
 FOLDER = Path(tempfile.gettempdir()) / "flax_vae_fuzz"
 FILE = Path("/dev/shm" if Path("/dev/shm").is_dir() else FOLDER) / f"flax_vae_fuzz_{os.getpid()}"

@@ -9,7 +9,7 @@ from refusals import assert_refused
 
 from flax_vae import Config, UserError
 from flax_vae.cli.sample import make_samples
-from flax_vae.runs.config import config_content, read_config
+from flax_vae.runs.config_file import config_content, read_config
 
 pytestmark = pytest.mark.quick_compile
 

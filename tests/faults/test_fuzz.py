@@ -24,7 +24,7 @@ from flax_vae import Config, UserError, init, load_images, prepare_images
 from flax_vae.compress import container
 from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
 from flax_vae.export.directory import verify_export
-from flax_vae.runs.config import read_config, write_config
+from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import make_model
 from flax_vae.runs.run import PRETRAINED, read_files

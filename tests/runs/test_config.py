@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flax_vae import Config, UserError
-from flax_vae.runs.config import config_content, parse_config
+from flax_vae.runs.config_file import config_content, parse_config
 
 pytestmark = pytest.mark.quick_compile
 

@@ -1,0 +1,76 @@
+"""The file `config.json`: everything needed to rebuild a model."""
+
+import difflib
+import json
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from flax_vae.runs.config import Config
+from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_json
+
+_FORMAT = 2  # of `config.json`; raised when an older program could misread a newer file
+
+
+def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Write `config.json`: everything needed to rebuild the model."""
+    write_json(path, config_content(config, image_shape))
+
+
+def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the content that `parse_config` reads."""
+    return {"format": _FORMAT, "image_shape": image_shape, **asdict(config)}
+
+
+def shared_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Return the content for others to read: a data set on disk has its own name, without the folders that it is in."""
+    path = Path(config.dataset)
+    dataset = f"./{path.name}" if path.is_absolute() else config.dataset
+    return config_content(replace(config, dataset=dataset, data_dir=None), image_shape)
+
+
+def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Read `config.json`.
+
+    Raises:
+        UserError: missing, damaged, or written by another program or another version of this package.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it is damaged, or another program wrote it.") from None
+    return parse_config(content, path)
+
+
+def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
+    """Return the configuration and the image shape in the content of a file.
+
+    Args:
+        content: the parsed JSON.
+        path: the file, for error messages.
+
+    Raises:
+        UserError: damaged, or written by another version of this package.
+    """
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        version = content.get("format") if isinstance(content, dict) else None
+        raise UserError(f"{path} has format {version}, this version of flax_vae reads format {_FORMAT}.")
+    shape = content.get("image_shape")
+    settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
+        raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
+    settings.setdefault("resize", "stretch")  # of earlier versions
+    names = [field.name for field in fields(Config)]
+    for name in settings:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
+    try:
+        return Config(**settings), (shape[0], shape[1], shape[2])
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    except RecursionError:  # printing a value can recurse deeper than parsing it
+        raise UserError(f"{path} cannot be used: an entry is nested too deeply.") from None
