@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae import __version__
-from flax_vae.batches import Batch, OnDisk, batch_size_of, take, unpack
+from flax_vae.batches import Batch, batch_size_of, take, unpack
 from flax_vae.data import ImageData, draw_binary, is_binary
 from flax_vae.data.arrays import open_npz
 from flax_vae.evaluation.plan import Plan
@@ -99,36 +99,30 @@ class Subject:
         train, test = self.train.labels, self.test.labels
         return train is not None and test is not None and bool(np.ptp(train) > 0)
 
-    @property
-    def _repeated(self) -> Int[np.ndarray, " r"]:
-        """Indices of the test images whose ELBO is measured again."""
-        return random_indices(self.test, _REPEATED, self.plan.seed)
-
     @cached_property
-    def _statistics(self) -> dict[str, Float[np.ndarray, "r ..."]]:
-        """Statistics of all test images, then again of a thousand, then of these in another binarisation."""
-        batch, repeated = self.batch, [each for each in (self.batch, self.rebinarized) if each is not None]
-        if not isinstance(self.test.images, OnDisk):
-            repeated = [take(each, self._repeated) for each in repeated]
-            batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), self.batch, *repeated)
-        with spinner("encoding and decoding"):
-            return per_example_statistics(self.run.vae, self.run.params, batch, self.keys["elbo"])
-
-    @property
     def statistics(self) -> dict[str, Float[np.ndarray, "n ..."]]:
         """The results of `per_example_statistics` for all test images."""
-        return {name: values[: len(self.test.images)] for name, values in self._statistics.items()}
+        with spinner("encoding and decoding"):
+            return per_example_statistics(self.run.vae, self.run.params, self.batch, self.keys["elbo"])
 
-    @property
+    @cached_property
     def elbo_spreads(self) -> dict[str, float | None]:
-        """The standard deviations of an image's ELBO over draws and over binarisations, or None."""
-        elbo = self._statistics["elbo"].astype(np.float64)
-        again = elbo[len(self.test.images) :].reshape(-1, len(self._repeated))
-        spreads = [spread(elbo[self._repeated], values) for values in again]  # over draws; over both
-        return {
-            "draws": spreads[0] if spreads else None,
-            "binarization": math.sqrt(max(0.0, spreads[1] ** 2 - spreads[0] ** 2)) if len(spreads) > 1 else None,
-        }
+        """The standard deviations of an image's ELBO over draws and over binarisations, or None if there are none.
+
+        The ELBO of a thousand images is measured again, and again in another binarisation.
+        """
+        chosen, elbo = random_indices(self.test, _REPEATED, self.plan.seed), self.statistics["elbo"].astype(np.float64)
+
+        def repeated(number: int, batch: Batch) -> float:
+            key = jax.random.fold_in(self.keys["elbo"], number)
+            again = per_example_statistics(self.run.vae, self.run.params, take(batch, chosen), key)["elbo"]
+            return spread(elbo[chosen], again.astype(np.float64))
+
+        draws = repeated(1, self.batch)
+        if self.rebinarized is None:
+            return {"draws": draws, "binarization": None}
+        both = repeated(2, self.rebinarized)
+        return {"draws": draws, "binarization": math.sqrt(max(0.0, both**2 - draws**2))}
 
     def mean(self, name: str) -> Any:
         """Return the mean of a statistic over the test images, as a number or a list; None without this statistic."""

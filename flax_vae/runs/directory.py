@@ -125,15 +125,14 @@ class RunDirectory:
         latest, link = directory.with_name(_LATEST), directory.with_name(f".{_LATEST}-{os.getpid()}")
         if directory == latest:
             return
-        shown = self.path.with_name(_LATEST)
         if latest.exists() and not latest.is_symlink():
-            log(f"{shown} is not a link, and stays what it is: this run is {self}.")
+            log(f"{latest} is not a link, and stays what it is: this run is {self}.")
             return
         try:
             link.symlink_to(directory.name, target_is_directory=True)
             link.replace(latest)
         except OSError as error:
-            log(f"{shown} cannot be made a link to this run ({error.strerror}): it is {self}.")
+            log(f"{latest} cannot be made a link to this run ({error.strerror}): it is {self}.")
 
     def config(self) -> Config:
         """Read the configuration."""

@@ -176,7 +176,8 @@ def make_train_step(
 ) -> TrainStep:
     """Return a jitted `step(state, batch) -> (state, metrics)`.
 
-    The old state's buffers, except the parameters, are donated to the new one.
+    The old state's buffers, except the parameters, are donated to the new one. Like a function of `jax.jit`, the step
+    has a method `lower`.
 
     A batch is images "b h w c", or for a conditional model the pair of images and contexts "b v". Metrics are means
     over the batch, in nats per image, and the global norm of the gradient.
@@ -204,12 +205,14 @@ def make_train_step(
     def step(params: Params, others: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         return train_step(replace(others, params=params), batch)
 
-    @by_default
     def checked_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         refuse_outside(batch, model)
         return step(state.params, replace(state, params=None), batch)
 
-    return checked_step
+    attributes: Any = checked_step
+    attributes.lower = lambda state, batch: step.lower(state.params, replace(state, params=None), batch)
+    attributes._cache_size = step._cache_size  # type: ignore[attr-defined]  # the number of compilations
+    return by_default(checked_step)
 
 
 def _norm(tree: Params) -> Float[Array, ""]:

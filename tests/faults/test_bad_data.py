@@ -138,8 +138,8 @@ def test_an_evaluation_omits_metrics_that_need_more_labels(
     train, test = (image_data(images[part], labels[part], None, "few", "tests") for part in (slice(6), slice(6, None)))
     plan, results = Plan(num_samples=(2,), num_images=2), PartialResults(None, {})
     keys = dict.fromkeys(("elbo", "samples"), jax.random.key(0))
-    subject = Subject(load_run("pretrained:mlp"), plan, train, test, test.images, np.arange(2), keys, results)
-    names = ("elbo", "latent_dim", "active_units", "accuracy", "frechet")
+    subject = Subject(load_run("pretrained:mlp"), plan, train, test, test.images, np.arange(2), None, keys, results)
+    names = ("elbo", "latent_dim", "active_units", "dimension_rates", "layer_rates", "accuracy", "frechet")
     metrics = [metric for metric in all_metrics() if metric.name in names]
     monkeypatch.setattr("flax_vae.evaluation.evaluate.all_metrics", lambda: metrics)
     record = _measure_all(subject)

@@ -41,7 +41,7 @@ def test_training_continues_after_its_reader_closes_the_pipe(config: Config, tmp
         err = process.stderr.read()
         assert process.wait(timeout=60) == 0, err
     assert "Traceback" not in err
-    data, model, training = err.splitlines()[-3:]
+    data, model, training, *_ = err.splitlines()[-4:]
     assert data.startswith("Data: 600 training + 100 test images of 28 x 28 x 1; ")
     assert model.startswith("Model: tutorial_dense with ")
     assert training.endswith(", in run.")
