@@ -29,7 +29,7 @@ Maker = TypeVar("Maker", bound=Callable[..., Any])
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # JAX counts and computes in 32 bits
 MOST_LAYERS = 100  # each layer is traced and compiled separately, which takes seconds
 LayerCount = Annotated[int, "at most MOST_LAYERS"]  # the type of a hyperparameter that counts layers
-_OF_LINEN = ("parent", "name")  # fields and arguments that Linen adds to every module
+OF_LINEN = ("parent", "name")  # fields and arguments that Linen adds to every module
 _PLAIN = (bool, int, float, str, type(None))
 _signature = functools.cache(inspect.signature)
 
@@ -94,7 +94,7 @@ def written(part: Any) -> str:
     maker = type(part) if is_value else part
     name = getattr(maker, "__name__", type(part).__name__)  # an object of another kind has none
     values = [(field, getattr(part, field.name)) for field in fields(part) if field.init] if is_value else []
-    arguments = [(f.name, value) for f, value in values if f.name not in _OF_LINEN and value is not f.default]
+    arguments = [(f.name, value) for f, value in values if f.name not in OF_LINEN and value is not f.default]
     call = Call(f"{maker.__module__}:{name}", (), tuple(arguments))
     module = sys.modules.get(str(maker.__module__))
     with contextlib.suppress(UserError):  # from a field that is not a literal
@@ -154,7 +154,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def hyperparameters(self, name: str) -> dict[str, inspect.Parameter]:
         """Return the arguments that users may write."""
-        hidden = (*self.supplied, *_OF_LINEN)
+        hidden = (*self.supplied, *OF_LINEN)
         return {key: p for key, p in _signature(self[name]).parameters.items() if key not in hidden}
 
     def signature(self, name: str) -> str:

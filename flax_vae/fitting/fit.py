@@ -15,7 +15,7 @@ from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
-from flax_vae.parts import describe, read_call
+from flax_vae.parts import describe
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
@@ -172,8 +172,7 @@ def _resume(
     run, config = next(iter(configs.items()))
     config = opened(str(directory), config, vae)
     if config.has_own("objective") and objective is None:
-        is_importable = read_call(config.objective).is_importable
-        text = config.objective if is_importable else "my_module:my_objective"
+        text = config.text_of_own("objective")
         raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {text}.")
     for member, changed in configs.items():
         if (epochs := len(member.metrics())) > changed.epochs:

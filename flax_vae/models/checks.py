@@ -1,12 +1,15 @@
 """Checks of the networks that users bring, made once, when a model is built or traced. Each names what is wrong."""
 
 import inspect
+import operator
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import flax.linen as nn
 import jax
 
+from flax_vae.parts import OF_LINEN
 from flax_vae.system.errors import UserError
 
 _ADAPTERS = {"flax.nnx": "from_nnx", "equinox": "from_equinox"}
@@ -59,12 +62,12 @@ def _library(value: Any) -> str | None:
 def _frozen(value: Any) -> Any:
     """Return a field's value with lists, sets and dictionaries frozen; the same object if nothing changes."""
     if isinstance(value, nn.Module):
-        fields = {name: getattr(value, name) for name in _fields(value)}
-        changed = {name: new for name, old in fields.items() if (new := _frozen(old)) is not old}
+        old = {name: getattr(value, name) for name in _fields(value)}
+        changed = {name: new for name, item in old.items() if (new := _frozen(item)) is not item}
         return value.clone(**changed) if changed else value
     if isinstance(value, list) or type(value) is tuple:
         items = tuple(map(_frozen, value))
-        return value if type(value) is tuple and all(map(_same, items, value)) else items
+        return value if type(value) is tuple and all(map(operator.is_, items, value)) else items
     if isinstance(value, set):
         return frozenset(value)
     if isinstance(value, Mapping) and not isinstance(value, nn.FrozenDict):
@@ -72,14 +75,8 @@ def _frozen(value: Any) -> Any:
     return value
 
 
-def _same(a: Any, b: Any) -> bool:
-    return a is b
-
-
 def _fields(module: nn.Module) -> list[str]:
-    return [
-        name for name, field in module.__dataclass_fields__.items() if field.init and name not in ("parent", "name")
-    ]
+    return [field.name for field in fields(module) if field.init and field.name not in OF_LINEN]
 
 
 def refuse_unhashable(model: Any, where: str = "") -> None:

@@ -17,6 +17,7 @@ Binarize = Literal["none", "fixed", "dynamic"]
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
+_EXAMPLES = {"preset": "my_module:make_model", "objective": "my_module:my_objective"}  # of parts of the user's own
 OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
 _BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
@@ -256,17 +257,22 @@ class Config:
 
         No code that a run directory names is imported.
         """
-        return kind in ("preset", "objective") and read_call(getattr(self, kind)).is_imported
+        return kind in _EXAMPLES and read_call(getattr(self, kind)).is_imported
 
     def name_of(self, kind: str) -> str:
         """Return a part as it is written; the type of a value from Python."""
         written = getattr(self, kind)
         return f"{written[1:]} (own)" if written.startswith(":") else written
 
+    def text_of_own(self, kind: str) -> str:
+        """Return the text that imports a part of the user's own, or an example if no text stands for it."""
+        text = getattr(self, kind)
+        return text if read_call(text).is_importable else _EXAMPLES[kind]
+
     @property
     def own_parts(self) -> dict[str, str]:
         """The parts that are the user's own, by their kind."""
-        return {kind: getattr(self, kind) for kind in ("preset", "objective") if self.has_own(kind)}
+        return {kind: getattr(self, kind) for kind in _EXAMPLES if self.has_own(kind)}
 
 
 def recipe_of(preset: str) -> Mapping[str, Any]:

@@ -97,8 +97,7 @@ def opened(run: str, config: Config, vae: nn.Module | str | None) -> Config:
         UserError: the model is the user's own, and `vae` is None: no code that a run names is imported.
     """
     if vae is None and config.has_own("preset"):
-        text = config.preset if read_call(config.preset).is_importable else "my_module:make_model"
-        raise UserError(f"{run} was trained with a model of your own: pass `vae` {text}.")
+        raise UserError(f"{run} was trained with a model of your own: pass `vae` {config.text_of_own('preset')}.")
     if not isinstance(vae, str):
         return config
     if not read_call(vae).is_imported:

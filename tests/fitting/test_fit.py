@@ -1,14 +1,10 @@
-"""Runs: written, read back, resumed and refused."""
+"""Runs: written, read back and refused."""
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,11 +13,6 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
-from flax_vae.fitting.ensemble import Ensemble
-from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.report import Report
-from flax_vae.metrics.objective_means import Spans
-from flax_vae.runs.checkpoints import restore
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
@@ -148,135 +139,6 @@ def test_a_run_says_where_latest_is_not_its_link(
     assert (tmp_path / "latest" / "config.json").read_text() == "old"
 
 
-@pytest.mark.parametrize(
-    ("last", "signum"),
-    [
-        pytest.param(12, signal.SIGINT, marks=pytest.mark.slow),
-        (17, signal.SIGTERM),
-        pytest.param(36, signal.SIGINT, marks=pytest.mark.slow),
-    ],
-    ids=["after an epoch", "within an epoch", "after the last epoch"],
-)
-def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
-    run: Run, config: Config, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, signum: int
-) -> None:
-    """Also if its data are on a relative path, and it is resumed from another directory."""
-    shutil.copy(few_images, tmp_path / "mine.npz")
-    advance = Report.advance
-
-    def advance_and_interrupt(self, step, *arguments):
-        advance(self, step, *arguments)
-        if step == last:
-            signal.raise_signal(signum)
-
-    with monkeypatch.context() as patch:
-        patch.chdir(tmp_path)
-        patch.setattr(Report, "advance", advance_and_interrupt)
-        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
-        with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
-            fit(replace(config, dataset="mine.npz"), "broken")
-    assert stopped.value.signum == signum
-    assert (tmp_path / "broken" / "checkpoints" / str(last)).is_dir()
-    assert_same_run(resume(tmp_path / "broken"), run)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("epoch", [1, 3], ids=["of the first epoch", "of the last epoch"])
-def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
-    run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> None:
-    """The run is interrupted twice."""
-    broken, evaluate = tmp_path / "broken", Ensemble.evaluate
-
-    def evaluate_and_interrupt(self: Ensemble, images: Any, spans: Spans) -> Any:
-        number = next(calls)  # the first call only compiles
-
-        def interrupted_spans(start: int, end: int) -> Iterator[tuple[int, int]]:
-            for i, span in enumerate(spans(start, end)):
-                assert (number, i) != (stopped_at, 1), "the evaluation continues after a signal"
-                yield span
-                if number == stopped_at:
-                    signal.raise_signal(signal.SIGTERM)
-
-        return evaluate(self, images, interrupted_spans)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Ensemble, "evaluate", evaluate_and_interrupt)
-        calls, stopped_at = count(), epoch
-        with pytest.raises(Interrupted):
-            fit(config, broken)
-        calls, stopped_at = count(), 1
-        with pytest.raises(Interrupted):
-            resume(broken)
-    assert [record["epoch"] for record in RunDirectory(broken).metrics()] == [*range(1, epoch)]
-    assert (broken / "checkpoints" / str(12 * epoch)).is_dir()
-    assert_same_run(resume(broken), run)
-
-
-@pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f", " --objective mine:f")])
-def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective: str, flag: str) -> None:
-    stopped = Interrupted(signal.SIGINT, RunDirectory(Path("run")), Config(objective=objective))
-    assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
-
-
-def test_a_run_resumed_for_more_epochs_equals_one_that_was_longer_from_the_start(
-    config: Config, tmp_path: Path
-) -> None:
-    """With a rate that does not depend on the number of epochs. The change is recorded, and holds from then on."""
-    steady = replace(config, schedule="constant", warmup_steps=0)
-    whole = fit(replace(steady, epochs=5), tmp_path / "whole")
-    run = fit(replace(steady, epochs=2), tmp_path / "run")
-    longer = resume(run.directory, epochs=5, keep=4)
-    assert_same_run(longer, whole)
-    assert_same_run(resume(run.directory), whole)
-    assert (longer.config.epochs, longer.config.keep) == (5, 4)
-    (change,) = json.loads((run.directory / "provenance.json").read_text())["changes"]
-    assert change["settings"] == {"epochs": [2, 5], "keep": [2, 4]}
-    assert change["epochs_before"] == 2
-
-
-def test_a_new_rate_holds_from_the_step_reached(run: Run, copy: Path) -> None:
-    """A rate of almost 0 leaves the parameters as they were."""
-    params = restore(copy / "checkpoints", 36, {"params": run.params})["params"]
-    resumed = resume(copy, epochs=4, learning_rate=1e-20)
-    assert [record["epoch"] for record in resumed.metrics] == [1, 2, 3, 4]
-    assert untimed(resumed.metrics[:3]) == untimed(run.metrics)
-    last = restore(copy / "checkpoints", 48, {"params": run.params})["params"]
-    jax.tree.map(np.testing.assert_array_equal, last, params)
-
-
-def test_images_may_move(copy: Path, few_images: Path, tmp_path: Path) -> None:
-    moved = shutil.copy(few_images, tmp_path / "moved.npz")
-    settings = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(settings | {"dataset": "/absent/few.npz"}))
-    with pytest.raises(UserError, match="absent"):
-        resume(copy)
-    assert resume(copy, dataset=str(moved)).config.dataset == str(moved)
-    resume(copy)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"batch_size": 10}, "`batch_size` cannot change when a run is resumed, only dataset, .*, epochs, "),
-        ({"latent_dim": 3}, "`latent_dim` cannot change"),
-        ({"epochs": 2}, "`epochs` 2: .* has been trained for 3 epochs already"),
-        ({"epochs": 0}, "`epochs` must be at least 1"),
-        ({"schedule": "cosin"}, "`schedule` cosin does not exist"),
-    ],
-)
-def test_settings_that_cannot_change_are_refused(changes: dict[str, Any], message: str, copy: Path) -> None:
-    before = (copy / "config.json").read_bytes()
-    with pytest.raises(UserError, match=message):
-        resume(copy, **changes)
-    assert (copy / "config.json").read_bytes() == before
-
-
-@pytest.mark.slow
-def test_a_finished_run_resumes_to_itself(run: Run, copy: Path) -> None:
-    assert_same_run(resume(copy), run)
-
-
 @pytest.mark.slow
 def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
     half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
@@ -335,15 +197,6 @@ def test_a_warmup_longer_than_the_training_is_refused_with_both_numbers(config: 
     with pytest.raises(UserError, match=r"ELBO\(.*\): beta rises for 1000 steps, but the training has only \d+"):
         fit(config, tmp_path / "run", objective=ELBO(Warmup(1000)))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_run_is_not_resumed_on_other_data(copy: Path, few_images: Path, tmp_path: Path) -> None:
-    with np.load(few_images) as arrays:
-        np.savez(tmp_path / "other.npz", **{name: array[::-1] for name, array in arrays.items()})
-    content = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(content | {"dataset": str(tmp_path / "other.npz")}))
-    with pytest.raises(UserError, match="not the data"):
-        resume(copy)
 
 
 @pytest.mark.slow

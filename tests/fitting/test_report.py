@@ -1,4 +1,4 @@
-"""What a training says before its first step."""
+"""The lines that a training logs before its first step."""
 
 from dataclasses import replace
 from pathlib import Path

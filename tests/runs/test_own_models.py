@@ -151,7 +151,7 @@ def test_a_run_resumes_with_the_own_model_and_objective_only(run: Run, own: Modu
 def test_another_model_is_not_opened_in_silence(
     run: Run, own: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of other shapes it is refused; where only a setting differs, a warning names it."""
+    """A model of other shapes is refused; if only a setting differs, a warning names it."""
     written = write_run(run, tmp_path / "model")
     for where in (run.directory, written):
         load_run(where, own.make_model())
