@@ -115,10 +115,10 @@ def of_model(run: Run, images: np.ndarray, labels: np.ndarray | None) -> Row:
     """Figures of a model; a conditional one keeps the labels too."""
     classes = len(run.class_names)
     few_labels = None if labels is None else labels[:300]
-    few, compiling = timed(lambda: compress(run.vae, run.params, images[:300], few_labels, classes))
-    _, compiling_back = timed(lambda: decompress(run.vae, run.params, few))
-    content, seconds = timed(lambda: compress(run.vae, run.params, images, labels, classes))
-    (restored, found_labels, _), back = timed(lambda: decompress(run.vae, run.params, content))
+    few, compiling = timed(lambda: compress(run.model, run.params, images[:300], few_labels, classes))
+    _, compiling_back = timed(lambda: decompress(run.model, run.params, few))
+    content, seconds = timed(lambda: compress(run.model, run.params, images, labels, classes))
+    (restored, found_labels, _), back = timed(lambda: decompress(run.model, run.params, content))
     np.testing.assert_array_equal(restored, images)
     np.testing.assert_array_equal(found_labels, labels)
     header = read_header(content)
@@ -139,7 +139,7 @@ def negative_elbo(run: Run, images: np.ndarray, contexts: np.ndarray | None, dra
 
     @jax.jit
     def loss(x: Any, context: Any, key: Any) -> Any:
-        return ELBO()(bind(run.vae, run.params, context), x, key, jnp.zeros(()))[0].sum()
+        return ELBO()(bind(run.model, run.params, context), x, key, jnp.zeros(()))[0].sum()
 
     total = 0.0
     for draw in range(draws):

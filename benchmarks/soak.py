@@ -138,7 +138,7 @@ def main(arguments: Arguments) -> None:
             directory = runs / "short"
             done, times = train(lambda: fit(few, directory), directory, lambda: random.uniform(0.5, 4.0), until)
             if done is not None:
-                jax.block_until_ready(sample(done.vae, load_run(directory).params, jax.random.key(0), 10))
+                jax.block_until_ready(sample(done.model, load_run(directory).params, jax.random.key(0), 10))
                 evaluate(directory, Plan(num_samples=(10,), num_images=50))
                 counts["short"] += 1
             finish(directory, times)

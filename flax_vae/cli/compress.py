@@ -55,7 +55,7 @@ class Compress:
         start = time.monotonic()
         classes, name = len(run.class_names), self.run.name
         content = compress(
-            run.vae, run.params, images.images, images.labels, classes, images.names, name, images.dtypes
+            run.model, run.params, images.images, images.labels, classes, images.names, name, images.dtypes
         )
         seconds = time.monotonic() - start
         if self.out == PIPE:

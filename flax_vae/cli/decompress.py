@@ -55,7 +55,7 @@ class Decompress:
         use_machine()
         run = load_run(self.run, self.preset)
         require_shape(run, header.shape, f"The images of {self.file}")
-        images, labels, _ = decompress(run.vae, run.params, content, str(self.file))
+        images, labels, _ = decompress(run.model, run.params, content, str(self.file))
         image_dtype, label_dtype = header.dtypes or ("", "<i4")
         labels = None if labels is None else labels.astype(label_dtype)
         restored = NamedImages(images, header.names, labels=labels, array_dtype=image_dtype)

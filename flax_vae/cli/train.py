@@ -174,7 +174,7 @@ class Train:
 
     def _resume(self, path: str) -> list[Run]:
         changes, ensemble = self.settings(), self.optimisation
-        vae, objective = changes.pop("preset", None), changes.pop("objective", None)
+        model, objective = changes.pop("preset", None), changes.pop("objective", None)
         if self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
             raise UserError(
                 "--resume continues the runs of a directory: leave out --out, --seeds, --betas and --learning-rates."
@@ -183,8 +183,8 @@ class Train:
         members = directory.members()
         runs = members or [directory]
         self.machine.use(runs[0].config().resumed_with(**changes), len(runs))
-        given = load_objective(objective) if objective else None
-        return resume_many(path, vae, given, **changes) if members else [resume(path, vae, given, **changes)]
+        changes |= {"model": model, "objective": load_objective(objective) if objective else None}
+        return resume_many(path, **changes) if members else [resume(path, **changes)]
 
 
 def train(argv: Sequence[str] | None = None) -> int:

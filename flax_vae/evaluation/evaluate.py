@@ -26,7 +26,7 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def evaluate(
-    where: str | Path, plan: Plan = Plan(), vae: nn.Module | str | None = None, part: Path | None = None
+    where: str | Path, plan: Plan = Plan(), model: nn.Module | str | None = None, part: Path | None = None
 ) -> Record:
     """Evaluate a trained model on its test set; for a run directory, also write `evaluation.json` and two pictures.
 
@@ -35,7 +35,7 @@ def evaluate(
     Args:
         where: as for `load_run`.
         plan: the settings.
-        vae: the model, if it is one of your own; as for `load_run`.
+        model: the model, if it is one of your own; as for `load_run`.
         part: the file of partial results; by default one in the run directory. Nothing is stored for a model of your
             own, since a change of its code could not be detected.
 
@@ -45,12 +45,12 @@ def evaluate(
     """
     if jax.process_count() > 1:
         raise UserError("An evaluation runs in a single process: start it outside of the distributed job.")
-    run = load_run(where, vae)
+    run = load_run(where, model)
     _require_memory_for(plan)
     directory = None if run.directory is None else RunDirectory(run.directory)
     if part is None and directory is not None:
         part = directory.part_file
-    subject = make_subject(run, plan, part if vae is None else None)
+    subject = make_subject(run, plan, part if model is None else None)
     record = _measure_all(subject)
     if directory is not None:
         directory.write_evaluation(record)

@@ -29,7 +29,7 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
     conditional model, samples cycle through the classes, and the latent plane is decoded for the first.
     """
     directory.mkdir(exist_ok=True)
-    vae, params = run.vae, run.params
+    vae, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, run.class_names)
     first, contexts = take(batch, slice(10)), contexts_of(run, None, 10)
@@ -47,9 +47,9 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
 
 def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> None:
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
-    means, label = posterior_means(run.vae, run.params, batch), run.class_names[0] if run.class_names else ""
+    means, label = posterior_means(run.model, run.params, batch), run.class_names[0] if run.class_names else ""
     plane = most_active_plane(means)
-    images = np.asarray(latent_grid(run.vae, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1)))
+    images = np.asarray(latent_grid(run.model, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1)))
     plots.plot_latent_grid(directory / "latent_grid.png", images, _EXTENT, plane, means.shape[1], label)
     plots.plot_latent_map(directory / "latent_map.png", means, test.labels, test.class_names, plane, means.shape[1])
 

@@ -77,7 +77,7 @@ def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
     context = contexts_of(run, request.label, request.num_samples)
     images = run_data(run).train.images[:MAX_IMAGES] if SAMPLERS.accepts(name, "images") else None
     draw = SAMPLERS.make(sampler, temperature=request.temperature, context=context, images=images)
-    samples = draw(run.vae, run.params, request.key, request.num_samples, request.pixel_key)
+    samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
     return np.asarray(samples), min(request.num_samples, 10)
 
 
@@ -85,7 +85,7 @@ def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
 def grid(run: Run, request: Request) -> ImageRows:
     """A 30x30 grid of the latent plane, with the second latent increasing upwards."""
     context = contexts_of(run, request.label, 1)
-    images = np.asarray(latent_grid(run.vae, run.params, context=context, pixel_key=request.pixel_key))[::-1]
+    images = np.asarray(latent_grid(run.model, run.params, context=context, pixel_key=request.pixel_key))[::-1]
     return images.reshape(-1, *images.shape[2:]), images.shape[1]
 
 
@@ -98,7 +98,7 @@ def reconstructions(run: Run, request: Request) -> ImageRows:
     chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
     batch: Batch = originals if run.contexts is None else (originals, run.contexts[chosen])
-    images = np.asarray(reconstruct(run.vae, run.params, batch, request.key, request.pixel_key))
+    images = np.asarray(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
     return np.concatenate([originals.astype(np.float32) / 255, images]), count
 
 
@@ -107,7 +107,7 @@ def interpolations(run: Run, request: Request) -> ImageRows:
     """Steps in the latent space from one test image to another."""
     _require_memory_for(run, request)
     (x0, x1), contexts = _two_examples(run, request)
-    images = interpolate(run.vae, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
+    images = interpolate(run.model, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
     return np.asarray(images), request.num_samples
 
 
@@ -117,7 +117,7 @@ def traversals(run: Run, request: Request) -> ImageRows:
     _require_memory_for(run, request, sum(run.latent_dims))
     (x, _), contexts = _two_examples(run, request)
     context = None if contexts is None else contexts[:1]
-    images = traverse(run.vae, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
+    images = traverse(run.model, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
     return np.asarray(images).reshape(-1, *images.shape[2:]), request.num_samples
 
 

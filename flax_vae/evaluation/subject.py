@@ -103,7 +103,7 @@ class Subject:
     def statistics(self) -> dict[str, Float[np.ndarray, "n ..."]]:
         """The results of `per_example_statistics` for all test images."""
         with spinner("encoding and decoding"):
-            return per_example_statistics(self.run.vae, self.run.params, self.batch, self.keys["elbo"])
+            return per_example_statistics(self.run.model, self.run.params, self.batch, self.keys["elbo"])
 
     @cached_property
     def elbo_spreads(self) -> dict[str, float | None]:
@@ -115,7 +115,7 @@ class Subject:
 
         def repeated(number: int, batch: Batch) -> float:
             key = jax.random.fold_in(self.keys["elbo"], number)
-            again = per_example_statistics(self.run.vae, self.run.params, take(batch, chosen), key)["elbo"]
+            again = per_example_statistics(self.run.model, self.run.params, take(batch, chosen), key)["elbo"]
             return spread(elbo[chosen], again.astype(np.float64))
 
         draws = repeated(1, self.batch)
@@ -133,7 +133,7 @@ class Subject:
     def pixel_levels(self) -> int | None:
         """The number of values of a pixel under p(x | z), or None for a density of continuous pixels."""
         x, context = unpack(take(self.batch, slice(1)))
-        likelihood = bind(self.run.vae, self.run.params, context).infer(x, jax.random.key(0)).likelihood
+        likelihood = bind(self.run.model, self.run.params, context).infer(x, jax.random.key(0)).likelihood
         return getattr(likelihood, "pixel_levels", None)
 
     @cached_property
@@ -149,7 +149,7 @@ class Subject:
         mesh, key = data_mesh(batch_size_of(block)), jax.random.fold_in(self.keys["bounds"], start)
         on_cpu = jax.default_backend() == "cpu"
         images_at_once = 1 if self.run.config.microbatch_size and on_cpu else IMAGES_AT_ONCE
-        return log_likelihood(self.run.vae, self._params, block, key, k, self.plan.defence, images_at_once, mesh)
+        return log_likelihood(self.run.model, self._params, block, key, k, self.plan.defence, images_at_once, mesh)
 
     @cached_property
     def _params(self) -> Params:

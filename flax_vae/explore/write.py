@@ -27,7 +27,7 @@ def write_explorer(run: Run, path: str | Path) -> Path:
     data = run_data(run)
     test = data.test
     with spinner("encoding test images"):
-        text = page(run.vae, run.params, data.batch(test), test.labels, class_names(test), about(run, test.name))
+        text = page(run.model, run.params, data.batch(test), test.labels, class_names(test), about(run, test.name))
     path = Path(path).expanduser()
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
     return path

@@ -52,7 +52,7 @@ def export_run(run: Run, format: str, out: str | Path, title: str | None = None)
 
 def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
     """Write the files of an export to an empty folder, `export.json` last."""
-    functions = model_functions(run.vae, run.params, run.examples.shape[1:], len(run.class_names))
+    functions = model_functions(run.model, run.params, run.examples.shape[1:], len(run.class_names))
     files = format.write(folder, run, functions)
     with spinner("drawing"):
         for name, make in _PICTURES.items():

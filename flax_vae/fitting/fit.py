@@ -30,14 +30,18 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def fit(
-    config: Config, out: str | Path | None = None, vae: nn.Module | None = None, objective: Objective | None = None
+    config: Config | None = None,
+    out: str | Path | None = None,
+    *,
+    model: nn.Module | None = None,
+    objective: Objective | None = None,
 ) -> Run:
     """Train a model and write its run directory.
 
     Args:
-        config: model, data, objective and recipe.
+        config: model, data, objective and recipe; the default ones if None.
         out: a new or empty directory; default `runs/<preset>-<time>`.
-        vae: a model of your own instead of the preset's.
+        model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
 
     Returns:
@@ -47,8 +51,8 @@ def fit(
         UserError: bad input, before anything is written; or the loss is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    config = config.naming(vae, objective)
-    (run,) = _start(free_directory(config, out), {"": config}, vae, objective)
+    config = (config or Config()).naming(model, objective)
+    (run,) = _start(free_directory(config, out), {"": config}, model, objective)
     return run
 
 
@@ -56,7 +60,8 @@ def fit(
 def fit_many(
     configs: Sequence[Config],
     out: str | Path | None = None,
-    vae: nn.Module | None = None,
+    *,
+    model: nn.Module | None = None,
     objective: Objective | None = None,
 ) -> list[Run]:
     """Train configurations that differ in their seed, beta or learning rate, in one program.
@@ -67,7 +72,7 @@ def fit_many(
     Args:
         configs: the configurations.
         out: a new or empty directory; default `runs/<preset>-<time>`.
-        vae: a model of your own instead of the preset's.
+        model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configurations'.
 
     Returns:
@@ -77,17 +82,17 @@ def fit_many(
         UserError: as for `fit`, or configurations that differ in something else or not at all.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    configs = [config.naming(vae, objective) for config in configs]
+    configs = [config.naming(model, objective) for config in configs]
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
-    runs = _start(directory, members, vae, objective)
+    runs = _start(directory, members, model, objective)
     run_in_first_process(write_summary, directory)
     return runs
 
 
 @by_default
 def resume(
-    directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
+    directory: str | Path, *, model: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> Run:
     """Resume an interrupted run, or train a finished one for more epochs.
 
@@ -95,7 +100,7 @@ def resume(
 
     Args:
         directory: the run directory.
-        vae: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
+        model: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
             directory names is imported.
         objective: the objective, if the run was started with one of your own.
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
@@ -110,13 +115,13 @@ def resume(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     run = RunDirectory(Path(directory))
-    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, vae, objective)
+    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, model, objective)
     return resumed
 
 
 @by_default
 def resume_many(
-    directory: str | Path, vae: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
+    directory: str | Path, *, model: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
 ) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     parent = RunDirectory(Path(directory))
@@ -128,20 +133,20 @@ def resume_many(
     good = {run: run.config().resumed_with(**changes) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(parent, good, vae, objective)
+    resumed = _resume(parent, good, model, objective)
     run_in_first_process(write_summary, parent)
     return resumed
 
 
 def _start(
-    directory: RunDirectory, configs: Mapping[str, Config], vae: nn.Module | None, objective: Objective | None
+    directory: RunDirectory, configs: Mapping[str, Config], model: nn.Module | None, objective: Objective | None
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
     config = next(iter(configs.values()))
-    training = build(config, vae, objective, len(configs))
-    model = None
+    training = build(config, model, objective, len(configs))
+    described = None
     if config.has_own("preset"):
-        model = describe(model_of("", config, training.data.train.images.shape[1:], vae or config.preset))
+        described = describe(model_of("", config, training.data.train.images.shape[1:], model or config.preset))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     count = len(training.data.train.images)
     trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
@@ -150,7 +155,7 @@ def _start(
         with new_directory(directory.path) as folder:
             for name, member in trainings.items():
                 about = describe(member.objective_at(member.config.beta))
-                RunDirectory(folder / name).create(member.config, member.data, model, about)
+                RunDirectory(folder / name).create(member.config, member.data, described, about)
         directory.point_latest()
 
     run_in_first_process(create)
@@ -165,12 +170,12 @@ def _start(
 def _resume(
     directory: RunDirectory,
     configs: Mapping[RunDirectory, Config],
-    vae: nn.Module | str | None,
+    model: nn.Module | str | None,
     objective: Objective | None,
 ) -> list[Run]:
     """Resume runs from their last checkpoints."""
     run, config = next(iter(configs.items()))
-    config = opened(str(directory), config, vae)
+    config = opened(str(directory), config, model)
     if config.has_own("objective") and objective is None:
         text = config.text_of_own("objective")
         raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {text}.")
@@ -178,7 +183,7 @@ def _resume(
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():
-        training = build(config, None if isinstance(vae, str) else vae, objective, len(configs))
+        training = build(config, None if isinstance(model, str) else model, objective, len(configs))
         refuse_other_data(training.data, run.data_checksums(), str(run))
         for member, changed in configs.items():
             run_in_first_process(member.change, changed)
@@ -203,7 +208,7 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
     def draw_and_evaluate() -> None:
         data, key = training.data, training.keys.test
         if data.validation is not None:
-            evaluate = make_evaluate(run.vae, training.objective_at(training.config.beta), training.batch_size)
+            evaluate = make_evaluate(run.model, training.objective_at(training.config.beta), training.batch_size)
             means = evaluate(run.params, data.batch(data.test), key, training.total_steps)
             directory.write_test({"step": run.step} | means)
             log(f"{directory}: test loss {means['loss']:.2f} at the best validation loss, step {run.step}.")

@@ -24,7 +24,7 @@ class Interrupted(Exception):
         command = f"flax-vae train --resume {directory}"
         command += "".join(f" --{kind} {shlex.quote(text)}" for kind, text in own.items())
         if not all(read_call(text).is_importable for text in own.values()):
-            given = "".join({"preset": ", vae=...", "objective": ", objective=..."}[kind] for kind in own)
+            given = "".join({"preset": ", model=...", "objective": ", objective=..."}[kind] for kind in own)
             command = f"flax_vae.resume({str(directory)!r}{given})"
         super().__init__(f"Stopped and saved. Resume with: {command}")
         self.signum = signum

@@ -79,32 +79,32 @@ def _make_own(config: Config, supplied: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def model_of(run: str, config: Config, image_shape: ImageShape, vae: nn.Module | str | None = None) -> nn.Module:
+def model_of(run: str, config: Config, image_shape: ImageShape, model: nn.Module | str | None = None) -> nn.Module:
     """Return the model of a trained run; arguments and errors as for `opened`."""
-    config = opened(run, config, vae)
-    return with_dtype(vae, config.precision) if isinstance(vae, nn.Module) else make_model(config, image_shape)
+    config = opened(run, config, model)
+    return with_dtype(model, config.precision) if isinstance(model, nn.Module) else make_model(config, image_shape)
 
 
-def opened(run: str, config: Config, vae: nn.Module | str | None) -> Config:
+def opened(run: str, config: Config, model: nn.Module | str | None) -> Config:
     """Return the configuration to make the model of a trained run from.
 
     Args:
         run: the name of the run, for error messages.
         config: its configuration.
-        vae: the model, or the text "my_module:make_model" that imports it, if it is the user's own.
+        model: the model, or the text "my_module:make_model" that imports it, if it is the user's own.
 
     Raises:
-        UserError: the model is the user's own, and `vae` is None: no code that a run names is imported.
+        UserError: the model is the user's own, and `model` is None: no code that a run names is imported.
     """
-    if vae is None and config.has_own("preset"):
-        raise UserError(f"{run} was trained with a model of your own: pass `vae` {config.text_of_own('preset')}.")
-    if not isinstance(vae, str):
+    if model is None and config.has_own("preset"):
+        raise UserError(f"{run} was trained with a model of your own: pass `model` {config.text_of_own('preset')}.")
+    if not isinstance(model, str):
         return config
-    if not read_call(vae).is_imported:
-        raise UserError(f"`vae` {vae}: write my_module:make_model, a function of yours that returns the model.")
+    if not read_call(model).is_imported:
+        raise UserError(f"`model` {model}: write my_module:make_model, a function of yours that returns the model.")
     # A run of an earlier version describes a preset instead of the user's own model.
     unknown: dict[str, Any] = {} if config.has_own("preset") else dict.fromkeys(OF_PRESET)
-    return replace(config, preset=vae, **unknown)
+    return replace(config, preset=model, **unknown)
 
 
 def parameter_shapes(model: nn.Module, image_shape: ImageShape, class_names: tuple[str, ...]) -> Params:

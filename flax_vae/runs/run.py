@@ -51,7 +51,7 @@ class Run:
         name: as given to `load_run`.
         directory: the run directory; None for a model loaded from files.
         config: the configuration, with every setting filled in.
-        vae: the model.
+        model: the model.
         params: its parameters at the best epoch (the averaged ones if there are any).
         step: the training step of the parameters.
         metrics: one record per epoch; for a model loaded from files, only the record of its parameters.
@@ -65,7 +65,7 @@ class Run:
     name: str
     directory: Path | None
     config: Config
-    vae: nn.Module
+    model: nn.Module
     params: Params
     step: int
     metrics: list[Record]
@@ -93,7 +93,7 @@ class Run:
         x, key = jnp.zeros((1, *self.examples.shape[1:])), jax.random.key(0)
         context = jnp.zeros((1, len(self.class_names))) if self.class_names else None
         layers = jax.eval_shape(
-            lambda: [layer.z for layer in bind(self.vae, self.params, context).infer(x, key).layers]
+            lambda: [layer.z for layer in bind(self.model, self.params, context).infer(x, key).layers]
         )
         return tuple(z.size for z in layers)
 
@@ -109,14 +109,14 @@ class Run:
 
 
 @by_default
-def load_run(where: str | Path, vae: nn.Module | str | None = None) -> Run:
+def load_run(where: str | Path, model: nn.Module | str | None = None) -> Run:
     """Open a trained model for sampling. Reads arrays and JSON, and executes nothing that the files contain.
 
     Args:
         where: a run directory; a .safetensors file written by `write_run`; "pretrained:NAME", a model that comes with
             the package; or "hf://OWNER/NAME", optionally with "@REVISION", a model on the Hugging Face hub. The data
             set is not needed.
-        vae: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
+        model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
             imported unless it is named here.
 
     Raises:
@@ -125,15 +125,15 @@ def load_run(where: str | Path, vae: nn.Module | str | None = None) -> Run:
     repository = hub.parse(where)
     name = str(repository or where)
     if name.startswith(_PREFIX):
-        return _read_file(pretrained(name.removeprefix(_PREFIX)), name, vae)
+        return _read_file(pretrained(name.removeprefix(_PREFIX)), name, model)
     if repository is not None:
-        return _read_file(hub.fetch(repository), name, vae)
+        return _read_file(hub.fetch(repository), name, model)
     if Path(where).suffix == _SUFFIX:
-        return _read_file(Path(where).expanduser(), name, vae)
+        return _read_file(Path(where).expanduser(), name, model)
     directory = RunDirectory(Path(where))
     if members := directory.members():
         raise UserError(f"{directory} holds {len(members)} runs: name one of them, such as {members[0]}.")
-    run = read_directory(directory, model_of(name, *read_config(directory.config_file), vae))
+    run = read_directory(directory, model_of(name, *read_config(directory.config_file), model))
     _warn_of_another_model(run, directory.model())
     return run
 
@@ -160,7 +160,7 @@ def read_directory(run: RunDirectory, model: nn.Module) -> Run:
         name=str(run),
         directory=run.path,
         config=config,
-        vae=model,
+        model=model,
         params=trees[item],
         step=step,
         metrics=run.metrics(),
@@ -171,13 +171,13 @@ def read_directory(run: RunDirectory, model: nn.Module) -> Run:
     )
 
 
-def _read_file(path: Path, name: str, vae: nn.Module | str | None) -> Run:
+def _read_file(path: Path, name: str, given: nn.Module | str | None) -> Run:
     arrays, shape, description, fields = read_files(path)
-    model = model_of(name, fields["config"], shape, vae)
+    model = model_of(name, fields["config"], shape, given)
     expected = parameter_shapes(model, shape, fields["class_names"])
     refuse_other_model(str(path), arrays, flatten_by_name(expected))
     params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
-    run = Run(name=name, directory=None, vae=model, params=params, **fields)
+    run = Run(name=name, directory=None, model=model, params=params, **fields)
     _warn_of_another_model(run, description)
     return run
 
@@ -186,7 +186,7 @@ def _warn_of_another_model(run: Run, description: Any) -> None:
     """Warn if a model of the user's own is not described as the one that the run was trained with."""
     if not isinstance(description, str):
         return
-    for trained, opened in zip_longest(description.splitlines(), describe(run.vae).splitlines(), fillvalue="nothing"):
+    for trained, opened in zip_longest(description.splitlines(), describe(run.model).splitlines(), fillvalue="nothing"):
         if trained != opened:
             log(f"WARNING: {run.name} was trained with another model: {trained.strip()}, here {opened.strip()}.")
             return
@@ -250,7 +250,7 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
         "class_names": run.class_names,
         "data": run.data,
         "config": shared_content(run.config, run.examples.shape[1:]),
-        "model": describe(run.vae) if run.config.has_own("preset") else None,
+        "model": describe(run.model) if run.config.has_own("preset") else None,
         "record": run.record,
         "evaluation": evaluation_of(run),
     }

@@ -86,7 +86,7 @@ def test_an_array_comes_back_with_its_shape_and_dtype(kind: str, binary: np.ndar
 def test_files_of_usual_arrays_and_of_folders_are_those_of_earlier_versions(binary: np.ndarray, folder: Path) -> None:
     """Their header has no field that the earlier one has not."""
     run = load_run(MODEL)
-    content = compress(run.vae, run.params, binary)
+    content = compress(run.model, run.params, binary)
     fields = json.loads(zlib.decompress(content[13 : 13 + int.from_bytes(content[9:13], "little")]))
     assert "dtypes" not in fields
     assert read_images([folder], 1).dtypes == ()
@@ -232,6 +232,6 @@ def test_names_that_point_outside_the_directory_are_refused(binary: np.ndarray, 
     """Refuse names in a malicious file."""
     run = load_run(MODEL)
     for name in ("../out.png", f"{tmp_path}/out.png", "a/../../out.png"):
-        (tmp_path / "file.fvae").write_bytes(compress(run.vae, run.params, binary[:1], names=(name,)))
+        (tmp_path / "file.fvae").write_bytes(compress(run.model, run.params, binary[:1], names=(name,)))
         assert main(["decompress", MODEL, str(tmp_path / "file.fvae"), "-o", str(tmp_path / "out")]) == 2
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file.fvae"]

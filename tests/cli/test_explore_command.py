@@ -50,7 +50,7 @@ def test_the_texts_of_a_page_describe_the_run(trained: tuple[Path, str]) -> None
     model = make_model(config, run.examples.shape[1:])
     params = init(model, jax.random.key(0), run.examples.shape[1:], 3)
     other = replace(
-        run, name="pretrained:x", config=config, vae=model, params=params, metrics=[{}], class_names=("a", "b", "c")
+        run, name="pretrained:x", config=config, model=model, params=params, metrics=[{}], class_names=("a", "b", "c")
     )
     texts = about(other, "few")
     assert texts.title == "x"

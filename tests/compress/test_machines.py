@@ -29,7 +29,7 @@ from flax_vae import load_run
 from flax_vae.compress import decompress
 
 run = load_run(f"pretrained:{sys.argv[1]}")
-images, _, _ = decompress(run.vae, run.params, open(sys.argv[2], "rb").read())
+images, _, _ = decompress(run.model, run.params, open(sys.argv[2], "rb").read())
 np.save("restored.npy", images)
 """
 # Computes the weights that code random levels, for each likelihood with levels, at random outputs of a decoder.
@@ -74,7 +74,7 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
     @cache
     def compress_by(name: str) -> Path:
         run, path = load_run(f"pretrained:{name}"), folder / f"{name}.fvae"
-        path.write_bytes(compress(run.vae, run.params, binary))
+        path.write_bytes(compress(run.model, run.params, binary))
         return path
 
     return compress_by
@@ -119,7 +119,7 @@ def test_every_likelihood_codes_alike_with_other_instructions(
 def test_images_cost_minus_the_elbo(name: str, binary: np.ndarray, compressed: Compress) -> None:
     """Compare the bits to 1 % plus four standard errors of one draw per image, as in test_compress.py."""
     run, content = load_run(f"pretrained:{name}"), compressed(name).read_bytes()
-    elbos = jax.jit(lambda x: log_weights(bind(run.vae, run.params).infer(x, jax.random.key(0), 30), x))
+    elbos = jax.jit(lambda x: log_weights(bind(run.model, run.params).infer(x, jax.random.key(0), 30), x))
     draws = np.asarray(elbos(binary.astype(np.float32) / 255)) / -np.log(2)
     bits = 32 * len(container.read(content)[1]) - read_header(content).initial_bits
     assert bits < 1.01 * draws.mean(0).sum() + 4 * np.sqrt(draws.var(0).sum()) + 64
@@ -130,9 +130,9 @@ def test_real_images_cost_minus_the_elbo_to_one_percent() -> None:
     """Compress all test images with the shipped MLP, and compare their bits per dimension."""
     run = load_run("pretrained:mlp")
     images = run_data(run).test.images
-    content = compress(run.vae, run.params, images)
-    np.testing.assert_array_equal(decompress(run.vae, run.params, content)[0], images)
-    elbos = jax.jit(lambda x: log_weights(bind(run.vae, run.params).infer(x, jax.random.key(0), 8), x))
+    content = compress(run.model, run.params, images)
+    np.testing.assert_array_equal(decompress(run.model, run.params, content)[0], images)
+    elbos = jax.jit(lambda x: log_weights(bind(run.model, run.params).infer(x, jax.random.key(0), 8), x))
     means = [elbos(images[i : i + 500].astype(np.float32) / 255).mean() for i in range(0, len(images), 500)]
     expected = -np.mean(means) / np.log(2) / 784
     header = read_header(content)

@@ -28,8 +28,8 @@ def test_a_run_with_other_parts_is_loaded_sampled_and_evaluated(
     run = fit(config, tmp_path / "parts")
     loaded = load_run(run.directory)
     assert loaded.config == config
-    images = sample(loaded.vae, loaded.params, jax.random.key(0), 4)
-    np.testing.assert_array_equal(images, sample(run.vae, run.params, jax.random.key(0), 4))
+    images = sample(loaded.model, loaded.params, jax.random.key(0), 4)
+    np.testing.assert_array_equal(images, sample(run.model, run.params, jax.random.key(0), 4))
     assert images.shape == (4, 8, 8, 1)
     record = evaluate(run.directory, Plan(num_samples=(4,), num_images=10))
     bits = -record["importance_weighted"][0]["log_likelihood"] / (64 * np.log(2))

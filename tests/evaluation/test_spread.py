@@ -40,10 +40,10 @@ def deviation(values: list[np.ndarray]) -> float:
 def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     def elbos(seed: int, binarize_seed: int) -> np.ndarray:
         images = run_data(run, "fixed", binarize_seed).test.images
-        return per_example_statistics(run.vae, run.params, images, jax.random.key(seed))["elbo"]
+        return per_example_statistics(run.model, run.params, images, jax.random.key(seed))["elbo"]
 
     def bounds(seed: int) -> np.ndarray:
-        return np.asarray(log_likelihood(run.vae, run.params, subject.chosen_batch, jax.random.key(seed), SAMPLES)[0])
+        return np.asarray(log_likelihood(run.model, run.params, subject.chosen_batch, jax.random.key(seed), SAMPLES)[0])
 
     subject = make_subject(run, PLAN, None)
     by_draws, by_both = (deviation([elbos(seed, seed * other) for seed in SEEDS]) for other in (0, 1))

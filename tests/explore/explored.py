@@ -76,7 +76,7 @@ class Explored:
 def explore_model(name: str, path: Path) -> Explored:
     if name == "tutorial":
         run = load_run("pretrained:tutorial_conv")
-        model, params, (images, labels) = run.vae, run.params, images_of((28, 28, 1), 500)
+        model, params, (images, labels) = run.model, run.params, images_of((28, 28, 1), 500)
     else:
         config, shape = Config(**CONFIGS[name]), (7, 6, 3 if name == "colour" else 1)
         model, (images, labels) = make_model(config, shape), images_of(shape, 120)

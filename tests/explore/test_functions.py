@@ -103,7 +103,7 @@ def test_conditional_models(preset: str, open_page: Open) -> None:
 @pytest.mark.parametrize(("name", "names"), [("tutorial_conv", "encode decode"), ("mlp_vamp", "sample")])
 def test_trained_models(name: str, names: str, open_page: Open) -> None:
     run = load_run(f"pretrained:{name}")
-    check(open_page, run.vae, halved(run.params), LARGE, names)
+    check(open_page, run.model, halved(run.params), LARGE, names)
 
 
 @pytest.mark.parametrize("posterior", ["diagonal", "full"])

@@ -84,7 +84,7 @@ def test_files_hold_the_functions_with_their_signatures(name: str, exported: dic
     assert (signature["result"]["name"], signature["result"]["shape"]) == ("mean", ["b", 28, 28, 1])
     z, context = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32), run.contexts[:3]
     images = FUNCTION_FILES[name].run((folder / f"decoder{suffix}").read_bytes())(z, context)
-    expected = bind(run.vae, run.params, context).decode(jax.numpy.asarray(z)).mean()
+    expected = bind(run.model, run.params, context).decode(jax.numpy.asarray(z)).mean()
     np.testing.assert_allclose(images, expected, atol=1e-6)
 
 

@@ -154,7 +154,7 @@ def files(_: Path) -> Any:
 def pretrained(_: Path) -> Any:
     """A ladder with autoregressive pixels."""
     run = load_run("pretrained:grey")
-    return run.params, log_likelihood(run.vae, run.params, run.examples[:1], jax.random.key(0), 2)
+    return run.params, log_likelihood(run.model, run.params, run.examples[:1], jax.random.key(0), 2)
 
 
 @use

@@ -58,7 +58,7 @@ def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, mon
     monkeypatch.chdir(copy)
     loaded = load_run(".")
     key = jax.random.key(1)
-    np.testing.assert_array_equal(sample(loaded.vae, loaded.params, key, 4), sample(run.vae, run.params, key, 4))
+    np.testing.assert_array_equal(sample(loaded.model, loaded.params, key, 4), sample(run.model, run.params, key, 4))
     assert loaded.examples.shape == (64, 28, 28, 1)
 
 
@@ -142,7 +142,7 @@ def test_a_run_says_where_latest_is_not_its_link(
 @pytest.mark.slow
 def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path: Path) -> None:
     half = fit(replace(config, precision="bfloat16"), tmp_path / "half")
-    assert half.vae.dtype == load_run(tmp_path / "half").vae.dtype == "bfloat16"
+    assert half.model.dtype == load_run(tmp_path / "half").model.dtype == "bfloat16"
     assert {leaf.dtype for leaf in jax.tree.leaves(half.params)} == {np.dtype("float32")}
     assert half.metrics[-1]["test_loss"] != run.metrics[-1]["test_loss"]
     np.testing.assert_allclose(half.metrics[-1]["test_loss"], run.metrics[-1]["test_loss"], rtol=0.01)

@@ -126,7 +126,7 @@ def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
             fit(own, tmp_path / "run")
     else:
         run = fit(own, tmp_path / "run")
-        assert sample_gmm(run.vae, run.params, run_data(run).train.images[:50], jax.random.key(0), 3).shape[0] == 3
+        assert sample_gmm(run.model, run.params, run_data(run).train.images[:50], jax.random.key(0), 3).shape[0] == 3
 
 
 @pytest.mark.usefixtures("on_disk")

@@ -95,7 +95,7 @@ from flax_vae import Cluster, Config, fit, sample, use_machine
 images, out, _, where, _, count, _, number = sys.argv[1:]
 use_machine(1, Cluster(where, int(count), int(number)))
 run = fit(Config(preset="tutorial_dense", dataset=images, epochs=1, batch_size=50), out)
-print(run.metrics[-1]["test_loss"], float(sample(run.vae, run.params, jax.random.key(0), 9).sum()))
+print(run.metrics[-1]["test_loss"], float(sample(run.model, run.params, jax.random.key(0), 9).sum()))
 """
     (tmp_path / "program.py").write_text(program)
     done = together(2, tmp_path / "program.py", few_images, tmp_path / "run", cwd=tmp_path)

@@ -95,7 +95,7 @@ def test_active_units_and_the_warning_of_a_collapse() -> None:
 def test_latents_of_equal_images_are_used_if_their_rate_says_so(level: int, warning: str | None) -> None:
     """The posterior means of all-black or all-white images do not vary, so that no unit is active, at any rate."""
     run, images = load_run("pretrained:mlp"), np.full((20, 28, 28, 1), level, np.uint8)
-    statistics = per_example_statistics(run.vae, run.params, images, KEY)
+    statistics = per_example_statistics(run.model, run.params, images, KEY)
     assert active_units(statistics["posterior_mean"]) == 0
     rates, layers = (statistics[name].mean(0).tolist() for name in ("dimension_rates", "layer_rates"))
     assert layers[0] > 20

@@ -92,7 +92,8 @@ def run(own: ModuleType, config: Config, tmp_path_factory: pytest.TempPathFactor
     """A run of a model and an objective from Python."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
-        return fit(config, tmp_path_factory.mktemp("runs") / "own", own.make_model(), own.Mine(weight=2.0))
+        out = tmp_path_factory.mktemp("runs") / "own"
+        return fit(config, out, model=own.make_model(), objective=own.Mine(weight=2.0))
 
 
 def test_the_configuration_names_what_was_trained(run: Run) -> None:
@@ -141,11 +142,11 @@ def test_every_command_refuses_or_opens_the_own_model(
 
 
 def test_a_run_resumes_with_the_own_model_and_objective_only(run: Run, own: ModuleType) -> None:
-    with pytest.raises(UserError, match=r"own: pass `vae` my_module:make_model\."):
+    with pytest.raises(UserError, match=r"own: pass `model` my_module:make_model\."):
         resume(run.directory)
     with pytest.raises(UserError, match=r"own: pass `objective` own_model:Mine\(weight=2\.0\)\."):
-        resume(run.directory, own.make_model())
-    assert resume(run.directory, "own_model:make_model", own.Mine(2.0)).step == run.step
+        resume(run.directory, model=own.make_model())
+    assert resume(run.directory, model="own_model:make_model", objective=own.Mine(2.0)).step == run.step
 
 
 def test_another_model_is_not_opened_in_silence(
@@ -161,7 +162,7 @@ def test_another_model_is_not_opened_in_silence(
         assert re.search(warning, capsys.readouterr().err)
         with pytest.raises(UserError, match="belongs to another model"):
             load_run(where, own.make_model(width=21))
-        with pytest.raises(UserError, match="of your own: pass `vae`"):
+        with pytest.raises(UserError, match="of your own: pass `model`"):
             load_run(where)
 
 
@@ -170,7 +171,7 @@ def test_what_others_read_describes_the_own_model(run: Run, tmp_path: Path) -> N
     page = write_explorer(run, tmp_path / "page.html").read_text()
     assert "| preset | `VAE (own)` |" in card
     assert "| latent dimensions, top layer first | 3 |" in card
-    assert 'load_run("model.safetensors", vae="my_module:make_model")' in card
+    assert 'load_run("model.safetensors", model="my_module:make_model")' in card
     assert "VAE (own)" in page
     assert "with 3 latent dimensions" in page
     for text in (card, page):
@@ -186,12 +187,12 @@ def test_a_preset_of_the_users_own(own: ModuleType, config: Config, tmp_path: Pa
         [Config(preset=model, latent_dim=4, seed=seed, **data) for seed in (0, 1)], tmp_path / "runs"
     )
     assert first.config.preset == second.config.preset == model
-    with pytest.raises(UserError, match=rf"pass `vae` {re.escape(model)}\."):
+    with pytest.raises(UserError, match=rf"pass `model` {re.escape(model)}\."):
         load_run(first.directory)
     opened = load_run(first.directory, model)
     assert opened.latent_dims == (4,)
-    assert opened.vae == own.make_model(4, width=30)
-    assert resume(first.directory, model).step == first.step
+    assert opened.model == own.make_model(4, width=30)
+    assert resume(first.directory, model=model).step == first.step
     hierarchy = Config(preset="own_model:with_prior", levels=2, prior="vamp(components=3)", **data)
     assert fit(hierarchy, tmp_path / "hierarchy").latent_dims == (2, 2)
 
@@ -232,4 +233,4 @@ def test_a_model_and_its_precision_are_as_configured(own: ModuleType, config: Co
 
     config = Config(dataset=config.dataset, precision="bfloat16")
     with pytest.raises(UserError, match="`precision` bfloat16 has no effect: Plain has no field dtype"):
-        fit(config, tmp_path / "run", Plain())
+        fit(config, tmp_path / "run", model=Plain())

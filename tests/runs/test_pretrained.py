@@ -36,7 +36,7 @@ def test_a_pretrained_model_has_its_documented_likelihood(name: str, num_images:
     images = from_subset("test", "for tests").images[:num_images]
     if run.config.binarize == "dynamic":
         images = draw_binary(images, (run.config.binarize_seed, 1))
-    bound, *_ = log_likelihood(run.vae, run.params, images, jax.random.key(0), draws)
+    bound, *_ = log_likelihood(run.model, run.params, images, jax.random.key(0), draws)
     for count in range(100, num_images + 1, 400):
         np.testing.assert_allclose(np.mean(bound[:count]), expected[count], atol=0.02)
 

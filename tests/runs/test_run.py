@@ -41,8 +41,8 @@ def test_a_model_opens_from_its_files_as_from_its_directory(
     assert (loaded.step, loaded.class_names) == (run.step, run.class_names)
     assert loaded.metrics == [record for record in run.metrics if record["step"] == run.step]
     jax.tree.map(np.testing.assert_array_equal, loaded.params, run.params)
-    images = sample(loaded.vae, loaded.params, KEY, 3, 1.0, loaded.contexts[:3])
-    np.testing.assert_array_equal(images, sample(run.vae, run.params, KEY, 3, 1.0, run.contexts[:3]))
+    images = sample(loaded.model, loaded.params, KEY, 3, 1.0, loaded.contexts[:3])
+    np.testing.assert_array_equal(images, sample(run.model, run.params, KEY, 3, 1.0, run.contexts[:3]))
     np.testing.assert_array_equal(loaded.examples, run.examples)
     monkeypatch.chdir(few_images.parent)
     np.testing.assert_array_equal(run_data(loaded).test.images, run_data(run).test.images)
@@ -68,8 +68,8 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_model(run: Run, t
     loaded = load_run(half)
     images = (run.examples, run.contexts)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.params))
-    for function in (lambda run: encode(run.vae, run.params, images).mean(),
-                     lambda run: reconstruct(run.vae, run.params, images, KEY)):  # fmt: skip
+    for function in (lambda run: encode(run.model, run.params, images).mean(),
+                     lambda run: reconstruct(run.model, run.params, images, KEY)):  # fmt: skip
         np.testing.assert_allclose(function(loaded), function(run), atol=0.01)
 
 

@@ -42,7 +42,7 @@ def assert_close(actual: Any, expected: Any, rtol: float = 1e-5, atol: float = 1
 
 def samples(run: Run) -> np.ndarray:
     context = None if run.contexts is None else run.contexts[:4]
-    return np.asarray(sample(run.vae, run.params, jax.random.key(0), 4, 1.0, context))
+    return np.asarray(sample(run.model, run.params, jax.random.key(0), 4, 1.0, context))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -102,4 +102,4 @@ def test_exported_parameters_are_those_of_the_run(name: str) -> None:
 def test_an_exported_function_computes_the_same() -> None:
     run, z = load_run("plain"), np.ones((3, 2), np.float32)
     decoder = run_stablehlo(Path("shipped/plain-stablehlo/decoder.stablehlo").read_bytes())
-    assert_close(decoder(z), decode(run.vae, run.params, z))
+    assert_close(decoder(z), decode(run.model, run.params, z))

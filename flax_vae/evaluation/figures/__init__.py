@@ -60,7 +60,7 @@ REQUIREMENTS: dict[str, Callable[[Subject], bool]] = {
     "classes": lambda subject: subject.has_classes,
     "factors": lambda subject: subject.test.factors is not None,
     "posterior_means": lambda subject: "posterior_mean" in subject.statistics,
-    "single_layer": lambda subject: provides(subject.run.vae, "single_layer"),
+    "single_layer": lambda subject: provides(subject.run.model, "single_layer"),
 }
 _METRICS: list[Metric] = []
 

@@ -61,6 +61,6 @@ def _samples(subject: Subject, chosen: Int[np.ndarray, " n"]) -> UInt8[np.ndarra
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
         x, contexts = unpack(take(subject.batch, chosen[start : start + _DECODED_AT_ONCE]))
         latent_key, pixel_key = jax.random.split(jax.random.fold_in(subject.keys["samples"], start))
-        images = sample(run.vae, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
+        images = sample(run.model, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
         blocks.append(np.rint(255 * np.asarray(images).clip(0, 1)).astype(np.uint8))
     return np.concatenate(blocks)

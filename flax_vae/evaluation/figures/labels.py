@@ -34,7 +34,7 @@ def accuracy(subject: Subject) -> dict[str, float]:
     with spinner("classifying latents"):
         chosen = random_indices(subject.train, _TRAINING_IMAGES, 0)
         batch = take(as_batch(subject.train, run.class_names), chosen)
-        latents, labels = posterior_means(run.vae, run.params, batch), train_labels[chosen]
+        latents, labels = posterior_means(run.model, run.params, batch), train_labels[chosen]
         nearest, linear = KNeighborsClassifier(min(10, len(chosen))), LogisticRegression(max_iter=1000)
         accuracies: dict[str, float] = {}
         for name, classifier in (("nearest_neighbours", nearest), ("linear", linear)):

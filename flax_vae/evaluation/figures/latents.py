@@ -35,11 +35,11 @@ def surgery(subject: Subject) -> dict[str, float | int]:
     All images are used if they are in memory and densities are cheap, since every image is paired with every other.
     """
     run, batch = subject.run, subject.batch
-    posterior = encode(run.vae, run.params, take(batch, slice(1)))
+    posterior = encode(run.model, run.params, take(batch, slice(1)))
     cheap = getattr(posterior, "cheap_log_prob", False) and not isinstance(jax.tree.leaves(batch)[0], OnDisk)
     images = batch if cheap else subject.chosen_batch
     with spinner("comparing latents"):
-        parts = elbo_surgery(run.vae, run.params, images, subject.keys["surgery"])
+        parts = elbo_surgery(run.model, run.params, images, subject.keys["surgery"])
         return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 
 

@@ -90,7 +90,7 @@ def annealed(subject: Subject) -> Record | None:
 
     def measure(start: int, block: Batch) -> tuple[Array, ...]:
         key = jax.random.fold_in(subject.keys["bounds"], start)
-        return annealed_log_likelihood(subject.run.vae, subject.run.params, block, key, _CHAINS, num_steps)
+        return annealed_log_likelihood(subject.run.model, subject.run.params, block, key, _CHAINS, num_steps)
 
     title = f"annealed importance sampling, {num_steps} steps"
     bound, error = subject.in_blocks("annealed", title, _IMAGES_PER_UPDATE, measure)

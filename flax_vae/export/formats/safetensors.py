@@ -22,13 +22,13 @@ def _write(folder: Path, run: Run, functions: Sequence[ModelFunction]) -> Mappin
 
 def _snippet(sampler: ModelFunction, run: Run) -> str:
     context = ", context=run.contexts[:10]" if run.class_names else ""
-    own = ', vae="my_module:make_model"' if run.config.has_own("preset") else ""
+    own = ', model="my_module:make_model"' if run.config.has_own("preset") else ""
     return f"""import jax
 from flax_vae import load_run, sample, use_machine
 
 use_machine()
 run = load_run("{MODEL}"{own})
-images = sample(run.vae, run.params, jax.random.key(0), 10{context})  # {(10, *sampler.result.shape[1:])}
+images = sample(run.model, run.params, jax.random.key(0), 10{context})  # {(10, *sampler.result.shape[1:])}
 """
 
 
