@@ -25,10 +25,12 @@ from .distributions import (
     register_kl,
 )
 from .evaluation.evaluate import evaluate
+from .evaluation.plan import Plan
+from .evaluation.run import Run, load_run
 from .evaluation.tables import compare
 from .export.directory import export_run, verify_export
 from .fitting.fit import fit, fit_many, resume, resume_many
-from .metrics.likelihood import log_likelihood
+from .metrics.likelihood import Defence, log_likelihood
 from .models import (
     VAE,
     BernoulliLikelihood,
@@ -76,7 +78,7 @@ from .objectives import (
 )
 from .presets import gated_mlp, ladder, residual_conv, tutorial_conv, tutorial_dense
 from .runs.config import RECIPES, Config
-from .runs.run import Run, load_run, write_run
+from .runs.run import write_run
 from .samplers.gmm import sample_gmm
 from .sampling import decode, encode, interpolate, latent_grid, reconstruct, reconstruct_layers, sample, traverse
 from .system.errors import UserError
@@ -111,6 +113,7 @@ __all__ = [
     "CouplingFlow",
     "Cyclical",
     "DReG",
+    "Defence",
     "DiagonalNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticLikelihood",
@@ -131,6 +134,7 @@ __all__ = [
     "Normal",
     "NormalLikelihood",
     "PerPixelNormalLikelihood",
+    "Plan",
     "Renyi",
     "Run",
     "StandardNormal",

@@ -17,7 +17,8 @@ import tyro
 from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.compress import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
-from flax_vae.runs.run import Run, load_run, run_data
+from flax_vae.evaluation.run import Run, load_run
+from flax_vae.runs.run import run_data
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically

@@ -19,7 +19,7 @@ from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, require_p
 from flax_vae.cli.compress import require_shape
 from flax_vae.compress import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
-from flax_vae.runs.run import load_run
+from flax_vae.evaluation.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import use_machine

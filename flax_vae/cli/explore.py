@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
+from flax_vae.evaluation.run import load_run
 from flax_vae.explore.write import write_explorer
-from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 

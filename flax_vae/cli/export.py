@@ -13,11 +13,11 @@ from typing import Annotated
 import tyro
 
 from flax_vae.cli.arguments import OutPath, OwnModel, RunPath
+from flax_vae.evaluation.run import load_run
 from flax_vae.export.directory import export_run
 from flax_vae.export.formats import FORMATS
 from flax_vae.runs import hub
 from flax_vae.runs.directory import refuse_used
-from flax_vae.runs.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
 

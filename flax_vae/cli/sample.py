@@ -16,9 +16,9 @@ import tyro
 
 from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
 from flax_vae.cli.exits import run_command
+from flax_vae.evaluation.run import load_run
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
-from flax_vae.runs.run import load_run
 from flax_vae.samplers import SAMPLERS
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError

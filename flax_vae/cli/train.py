@@ -23,8 +23,9 @@ import tyro
 
 from flax_vae.cli.exits import run_command
 from flax_vae.data import SOURCES
+from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import load_objective
-from flax_vae.fitting.fit import Run, fit, fit_many, resume, resume_many
+from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.console import log, print_result, printable

@@ -17,7 +17,7 @@ from flax_vae.evaluation.subject import Subject, make_subject
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run, load_run
+from flax_vae.runs.run import StoredRun, read_run
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
@@ -26,14 +26,17 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def evaluate(
-    where: str | Path, plan: Plan = Plan(), model: nn.Module | str | None = None, part: Path | None = None
+    where: str | Path | StoredRun,
+    plan: Plan = Plan(),
+    model: nn.Module | str | None = None,
+    part: Path | None = None,
 ) -> Record:
     """Evaluate a trained model on its test set; for a run directory, also write `evaluation.json` and two pictures.
 
     The bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
 
     Args:
-        where: as for `load_run`.
+        where: a run, or its place, as for `load_run`.
         plan: the settings.
         model: the model, if it is one of your own; as for `load_run`.
         part: the file of partial results; by default one in the run directory. Nothing is stored for a model of your
@@ -45,12 +48,13 @@ def evaluate(
     """
     if jax.process_count() > 1:
         raise UserError("An evaluation runs in a single process: start it outside of the distributed job.")
-    run = load_run(where, model)
+    run = where if isinstance(where, StoredRun) else read_run(where, model)
     _require_memory_for(plan)
     directory = None if run.directory is None else RunDirectory(run.directory)
     if part is None and directory is not None:
         part = directory.part_file
-    subject = make_subject(run, plan, part if model is None else None)
+    is_own = model is not None or run.config.has_own("preset")
+    subject = make_subject(run, plan, None if is_own else part)
     record = _measure_all(subject)
     if directory is not None:
         directory.write_evaluation(record)
@@ -98,7 +102,7 @@ def _require_memory_for(plan: Plan) -> None:
     require_memory(12 * num_steps, f"`annealing_steps` {num_steps}", "lower it", available)
 
 
-def _require_finite(run: Run, record: Record) -> None:
+def _require_finite(run: StoredRun, record: Record) -> None:
     """Raise UserError if a figure is NaN or infinite."""
     bad = [
         f"{jax.tree_util.keystr(path, simple=True, separator='.')} is {value}"

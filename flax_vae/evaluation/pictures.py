@@ -15,14 +15,14 @@ from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.binding import Context, Params
 from flax_vae.models.protocol import provides
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run
+from flax_vae.runs.run import StoredRun
 from flax_vae.sampling import latent_grid, reconstruct, reconstruct_layers, sample
 
 _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples
 _EXTENT = 2.0  # half the side of the latent plane, in standard deviations of the prior
 
 
-def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""]) -> None:
+def draw_pictures(directory: Path, run: StoredRun, test: ImageData, key: Key[Array, ""]) -> None:
     """Write reconstructions, samples and curves as PNG files.
 
     A model with one latent vector also gets pictures of its latent plane, and a ladder pictures of its layers. For a
@@ -45,7 +45,7 @@ def draw_pictures(directory: Path, run: Run, test: ImageData, key: Key[Array, ""
         _draw_plane(directory, run, test, batch)
 
 
-def _draw_plane(directory: Path, run: Run, test: ImageData, batch: Batch) -> None:
+def _draw_plane(directory: Path, run: StoredRun, test: ImageData, batch: Batch) -> None:
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
     means, label = posterior_means(run.model, run.params, batch), run.class_names[0] if run.class_names else ""
     plane = most_active_plane(means)

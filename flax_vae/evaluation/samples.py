@@ -4,18 +4,19 @@ A mode takes a run and a request. It returns images "n h w c" and the number of 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer, Key
 
 from flax_vae.batches import Batch
 from flax_vae.data import one_hot
 from flax_vae.parts import Parts
 from flax_vae.runs.config import refuse_seed
-from flax_vae.runs.run import Run, run_data
+from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.samplers import SAMPLERS
 from flax_vae.samplers.gmm import MAX_IMAGES
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, traverse
@@ -23,6 +24,7 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
 
 _BYTES = 16  # memory per pixel value while floats are rounded and tiled
+Labels = str | int | Sequence[str | int] | Integer[np.ndarray, " n"] | None  # names or numbers of classes
 ImageRows = tuple[Float[np.ndarray, "n h w c"], int]
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
@@ -66,7 +68,7 @@ class Request:
 
 
 @MODES.register("prior", uses_label=True)
-def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
+def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> ImageRows:
     """New images, their latents drawn from the prior or by another sampler."""
     _require_memory_for(run, request)
     name = SAMPLERS.read(sampler).name
@@ -82,7 +84,7 @@ def new_images(run: Run, request: Request, sampler: str = "prior") -> ImageRows:
 
 
 @MODES.register("grid", uses_label=True)
-def grid(run: Run, request: Request) -> ImageRows:
+def grid(run: StoredRun, request: Request) -> ImageRows:
     """A 30x30 grid of the latent plane, with the second latent increasing upwards."""
     context = contexts_of(run, request.label, 1)
     images = np.asarray(latent_grid(run.model, run.params, context=context, pixel_key=request.pixel_key))[::-1]
@@ -90,7 +92,7 @@ def grid(run: Run, request: Request) -> ImageRows:
 
 
 @MODES.register("reconstruct")
-def reconstructions(run: Run, request: Request) -> ImageRows:
+def reconstructions(run: StoredRun, request: Request) -> ImageRows:
     """Test images above their reconstructions."""
     count = request.num_samples
     if count > len(run.examples):
@@ -103,7 +105,7 @@ def reconstructions(run: Run, request: Request) -> ImageRows:
 
 
 @MODES.register("interpolate")
-def interpolations(run: Run, request: Request) -> ImageRows:
+def interpolations(run: StoredRun, request: Request) -> ImageRows:
     """Steps in the latent space from one test image to another."""
     _require_memory_for(run, request)
     (x0, x1), contexts = _two_examples(run, request)
@@ -112,7 +114,7 @@ def interpolations(run: Run, request: Request) -> ImageRows:
 
 
 @MODES.register("traverse")
-def traversals(run: Run, request: Request) -> ImageRows:
+def traversals(run: StoredRun, request: Request) -> ImageRows:
     """A test image with one latent dimension varied in each row."""
     _require_memory_for(run, request, sum(run.latent_dims))
     (x, _), contexts = _two_examples(run, request)
@@ -121,35 +123,40 @@ def traversals(run: Run, request: Request) -> ImageRows:
     return np.asarray(images).reshape(-1, *images.shape[2:]), request.num_samples
 
 
-def _require_memory_for(run: Run, request: Request, rows: int = 1) -> None:
+def _require_memory_for(run: StoredRun, request: Request, rows: int = 1) -> None:
     """Raise UserError if the images do not fit in memory: a float for each pixel value, and a picture."""
     size = rows * request.num_samples * math.prod(run.examples.shape[1:])
     require_memory(_BYTES * size, f"`num_samples` {request.num_samples}", "make fewer at a time")
 
 
-def _two_examples(run: Run, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
+def _two_examples(run: StoredRun, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
     """Return two random test images, and their contexts if the run is conditional."""
     chosen = np.random.default_rng(request.seed).choice(len(run.examples), 2)
     return run.examples[chosen], None if run.contexts is None else run.contexts[chosen]
 
 
-def contexts_of(run: Run, label: str | None, count: int) -> np.ndarray | None:
-    """Return the classes of new images as one-hot vectors "n k"; None for an unconditional model.
+def contexts_of(run: StoredRun, labels: Labels, count: int) -> Float[np.ndarray, "n k"] | None:
+    """Return the classes of images as one-hot vectors; None for an unconditional model.
 
     Args:
         run: the trained model.
-        label: name of the class, or its number unless another class has that name; None to cycle through the classes.
+        labels: a class for each image or one for all: its name, or its number, as text unless another class has that
+            name; None to cycle through the classes.
         count: number of images.
 
     Raises:
-        UserError: no such class.
+        UserError: no such class, or another number of labels than of images.
     """
     names = run.class_names
-    if label is None:
+    if labels is None:
         return one_hot(np.arange(count) % len(names), len(names)) if names else None
     if not names:
-        raise UserError(f"`label` {label}: the run is not conditional.")
-    indices = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
-    if label not in indices:
-        raise UserError(f"`label` {label}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
-    return one_hot([indices[label]] * count, len(names))
+        raise UserError(f"`labels` {labels}: the run is not conditional.")
+    each = [labels] * count if isinstance(labels, str | int | np.integer) else list(labels)
+    if len(each) != count:
+        raise UserError(f"`labels` has {len(each)} classes for {count} images: pass one for each, or one for all.")
+    indices: dict[Any, int] = {number: i for i in range(len(names)) for number in (i, str(i))}
+    indices |= {name: i for i, name in enumerate(names)}
+    if unknown := [label for label in each if label not in indices]:
+        raise UserError(f"`labels` {unknown[0]}: the classes are {', '.join(names)}, or 0 to {len(names) - 1}.")
+    return one_hot([indices[label] for label in each], len(names))

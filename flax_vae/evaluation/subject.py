@@ -21,7 +21,7 @@ from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models.binding import Params, bind
-from flax_vae.runs.run import Run, run_data
+from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
@@ -78,7 +78,7 @@ class Subject:
         partial_results: stores the bounds of images as soon as they are computed.
     """
 
-    run: Run
+    run: StoredRun
     plan: Plan
     train: ImageData
     test: ImageData
@@ -197,7 +197,7 @@ class Subject:
         return np.concatenate(blocks, axis=1)
 
 
-def make_subject(run: Run, plan: Plan, part: Path | None) -> Subject:
+def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
     """Load the images of a run for an evaluation.
 
     Args:

@@ -1,12 +1,16 @@
 """Evaluations and runs as tables on the terminal."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from flax_vae.evaluation.figures import report
+from flax_vae.evaluation.figures import Figure, report
 from flax_vae.plots.curves import plot_comparison
+from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, best_record, held_out_set
+from flax_vae.runs.run import StoredRun, evaluation_of
 from flax_vae.system.console import log, print_result, print_table, printable, table_width
 from flax_vae.system.errors import UserError
 
@@ -20,11 +24,41 @@ def show(record: Record) -> None:
 
     table = Table(box=None, pad_edge=False, show_header=False)
     for figure in report(record):
-        value = "" if figure.value is None else format(figure.value, figure.format)
-        table.add_row(figure.name, value, "; ".join(filter(None, (figure.unit, figure.note))))
+        table.add_row(figure.name, _value(figure), _remarks(figure))
     print_table(table)
     if record["alarm"]:
         log(f"WARNING: {record['alarm']}")
+
+
+def summary(run: StoredRun) -> str:
+    """Return a run as text: the parameters of each module, the metrics of their epoch, and the evaluation if any."""
+    modules = defaultdict[str, dict[str, Any]](dict)
+    for name, array in flatten_by_name(run.params).items():
+        module, _, parameter = name.rpartition(".")
+        modules[module][parameter] = array
+    parameters = [
+        (
+            module,
+            f"{sum(array.size for array in arrays.values()):,}",
+            "  ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items()),
+        )
+        for module, arrays in modules.items()
+    ]
+    metrics = [(name, f"{value:.6g}", "") for name, value in run.record.items()]
+    figures = [(figure.name, _value(figure), _remarks(figure)) for figure in report(evaluation_of(run) or {})]
+    lines = [repr(run)]
+    for title, rows in (("Parameters", parameters), ("Metrics", metrics), ("Evaluation", figures)):
+        if rows:
+            lines += ["", title, *_columns(rows)]
+    return "\n".join(lines)
+
+
+def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """Yield the lines of a table: names, values aligned to the right, and remarks."""
+    names, values, _ = zip(*rows, strict=True)
+    longest, widest = max(map(len, names)), max(map(len, values))
+    for name, value, remark in rows:
+        yield f"  {name.ljust(longest)}  {value.rjust(widest)}  {remark}".rstrip()
 
 
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
@@ -45,6 +79,14 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
     if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
     plot_comparison(picture, curves)
+
+
+def _value(figure: Figure) -> str:
+    return "" if figure.value is None else format(figure.value, figure.format)
+
+
+def _remarks(figure: Figure) -> str:
+    return "; ".join(filter(None, (figure.unit, figure.note)))
 
 
 def _aligned(cells: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from flax_vae import __version__
 from flax_vae.data import class_names
+from flax_vae.evaluation.run import Run
 from flax_vae.explore import About, page
 from flax_vae.runs.records import held_out_set
-from flax_vae.runs.run import Run, run_data
+from flax_vae.runs.run import run_data
 from flax_vae.system.console import spinner
 from flax_vae.system.files import write_atomically
 

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 
 from flax_vae.evaluation.figures import report
+from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import Format
 from flax_vae.export.functions import Argument, ModelFunction
 from flax_vae.models.likelihoods import LIKELIHOODS
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run, evaluation_of
+from flax_vae.runs.run import evaluation_of
 
 _BAR = r"\|"  # within a table
 _TASK = "unconditional-image-generation"

@@ -6,6 +6,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
+from flax_vae.evaluation.run import Run
 from flax_vae.evaluation.samples import Request, new_images, reconstructions
 from flax_vae.export.card import model_card
 from flax_vae.export.formats import FORMATS, Format
@@ -14,7 +15,6 @@ from flax_vae.plots import save_image_grid
 from flax_vae.runs.config_file import shared_content
 from flax_vae.runs.directory import refuse_used
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import Run
 from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory, write_json

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from flax_vae.evaluation.run import Run
 from flax_vae.export.functions import Argument, ModelFunction
-from flax_vae.runs.run import Run
 from flax_vae.system.console import spinner
 from flax_vae.system.errors import UserError
 

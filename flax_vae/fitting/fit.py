@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 
 from flax_vae.evaluation.pictures import draw_pictures
+from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import build
 from flax_vae.fitting.loop import train
 from flax_vae.fitting.members import Member, member_names, restore_members
@@ -20,7 +21,7 @@ from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import model_of, opened
-from flax_vae.runs.run import Run, read_directory
+from flax_vae.runs.run import read_directory
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
@@ -203,7 +204,7 @@ def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
 
 def _finish(directory: RunDirectory, training: Training) -> Run:
     """Draw the pictures and, if there is a validation set, evaluate on the test set once."""
-    run = read_directory(directory, training.model)
+    run = Run(**vars(read_directory(directory, training.model)))
 
     def draw_and_evaluate() -> None:
         data, key = training.data, training.keys.test

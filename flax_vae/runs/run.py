@@ -1,4 +1,4 @@
-"""A trained model: loaded from a run directory, from files or from the hub, and written as files.
+"""A trained model as a value: loaded from a run directory, from files or from the hub, and written as files.
 
 The files are parameters as safetensors, and their description as JSON. Reading them parses arrays and JSON, and
 executes nothing.
@@ -31,7 +31,7 @@ from flax_vae.runs.config_file import parse_config, read_config, shared_content
 from flax_vae.runs.data import Data, load_data, refuse_other_data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import model_of, parameter_shapes
-from flax_vae.runs.records import Record
+from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically, write_json
@@ -44,7 +44,7 @@ _PARAMS, _EXAMPLES, _LABELS = "params.", "examples", "labels"
 
 
 @dataclass(frozen=True, repr=False)
-class Run:
+class StoredRun:
     """A trained model and its origin.
 
     Attributes:
@@ -79,10 +79,11 @@ class Run:
         """Describe the run in a few lines: its arrays would take megabytes."""
         height, width, channels = self.examples.shape[1:]
         model, objective = (self.config.name_of(kind) for kind in ("preset", "objective"))
+        held_out = held_out_set(self.record)
         lines = {
             "model": f"{model}, {objective}, images {height} x {width} x {channels}",
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
-            "step": f"{self.step:,}, test loss {self.record.get('test_loss', math.nan):.2f}",
+            "step": f"{self.step:,}, {held_out} loss {self.record.get(f'{held_out}_loss', math.nan):.2f}",
             "directory": f"{self.directory}",
         }
         return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
@@ -109,19 +110,8 @@ class Run:
 
 
 @by_default
-def load_run(where: str | Path, model: nn.Module | str | None = None) -> Run:
-    """Open a trained model for sampling. Reads arrays and JSON, and executes nothing that the files contain.
-
-    Args:
-        where: a run directory; a .safetensors file written by `write_run`; "pretrained:NAME", a model that comes with
-            the package; or "hf://OWNER/NAME", optionally with "@REVISION", a model on the Hugging Face hub. The data
-            set is not needed.
-        model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
-            imported unless it is named here.
-
-    Raises:
-        UserError: the run is missing, damaged, or of another model.
-    """
+def read_run(where: str | Path, model: nn.Module | str | None = None) -> StoredRun:
+    """Read a trained model as a value; arguments and errors as for `flax_vae.load_run`."""
     repository = hub.parse(where)
     name = str(repository or where)
     if name.startswith(_PREFIX):
@@ -150,13 +140,13 @@ def pretrained(name: str) -> Path:
     return PRETRAINED / f"{name}{_SUFFIX}"
 
 
-def read_directory(run: RunDirectory, model: nn.Module) -> Run:
+def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
     """Read the run of a model."""
     config, shape = read_config(run.config_file)
     class_names, labels = run.labels() if config.conditional else ((), None)
     item = "averaged_params" if config.ema_decay else "params"
     step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
-    return Run(
+    return StoredRun(
         name=str(run),
         directory=run.path,
         config=config,
@@ -171,18 +161,18 @@ def read_directory(run: RunDirectory, model: nn.Module) -> Run:
     )
 
 
-def _read_file(path: Path, name: str, given: nn.Module | str | None) -> Run:
+def _read_file(path: Path, name: str, given: nn.Module | str | None) -> StoredRun:
     arrays, shape, description, fields = read_files(path)
     model = model_of(name, fields["config"], shape, given)
     expected = parameter_shapes(model, shape, fields["class_names"])
     refuse_other_model(str(path), arrays, flatten_by_name(expected))
     params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
-    run = Run(name=name, directory=None, model=model, params=params, **fields)
+    run = StoredRun(name=name, directory=None, model=model, params=params, **fields)
     _warn_of_another_model(run, description)
     return run
 
 
-def _warn_of_another_model(run: Run, description: Any) -> None:
+def _warn_of_another_model(run: StoredRun, description: Any) -> None:
     """Warn if a model of the user's own is not described as the one that the run was trained with."""
     if not isinstance(description, str):
         return
@@ -224,7 +214,7 @@ def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, Any, dict
 
 
 @by_default
-def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
+def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
     """Write a trained model as a .safetensors file, with its description in a .json file beside it, for `load_run`.
 
     Args:
@@ -258,12 +248,12 @@ def write_run(run: Run, path: str | Path, half: bool = False) -> Path:
     return path
 
 
-def evaluation_of(run: Run) -> Record | None:
+def evaluation_of(run: StoredRun) -> Record | None:
     """Return the results of `flax-vae evaluate` for these parameters, or None."""
     return run.evaluation if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
 
 
-def run_data(run: Run, binarize: Binarize | None = None, binarize_seed: int = 0) -> Data:
+def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: int = 0) -> Data:
     """Load the images of a run.
 
     Args:

@@ -23,9 +23,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from flax_vae import Config, init
 from flax_vae.data import one_hot
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES, from_subset
+from flax_vae.evaluation.run import load_run
 from flax_vae.explore import About, Functions, halved, page
 from flax_vae.runs.models import make_model
-from flax_vae.runs.run import load_run
 
 DENSE = "tutorial_dense(features=(16,))"
 CONFIGS = {

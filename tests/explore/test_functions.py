@@ -12,12 +12,12 @@ import pytest
 from explored import random_params
 
 from flax_vae import Config, UserError, bind
+from flax_vae.evaluation.run import load_run
 from flax_vae.explore import Functions, graphs, halved, program
 from flax_vae.explore.functions import sizes
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.presets import PRESETS
 from flax_vae.runs.models import make_model
-from flax_vae.runs.run import load_run
 
 # JAX computes the expected numbers; the page's engine is tested. test_page.py checks types; here it would take long.
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]

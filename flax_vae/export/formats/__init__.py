@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flax_vae.evaluation.run import Run
 from flax_vae.export.functions import ModelFunction
 from flax_vae.parts import Parts, import_siblings
-from flax_vae.runs.run import Run
 
 FORMATS = Parts("format")
 

@@ -12,11 +12,11 @@ from jax import lax
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array
 
+from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.function_files import FunctionFiles, ten_inputs
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import Rule, flat_graph, free_shapes
-from flax_vae.runs.run import Run
 from flax_vae.system.errors import UserError
 
 _OPSET = 18  # December 2022; the oldest that jax2onnx writes correctly

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import ModelFunction
 from flax_vae.runs.hub import MODEL
-from flax_vae.runs.run import Run, write_run
+from flax_vae.runs.run import write_run
 
 
 @FORMATS.register("safetensors")

@@ -11,11 +11,11 @@ from jax import export
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array
 
+from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.function_files import FunctionFiles, ten_inputs
 from flax_vae.export.functions import ModelFunction
 from flax_vae.export.graphs import flat_graph, free_shapes
-from flax_vae.runs.run import Run
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 

@@ -1,0 +1,131 @@
+"""A trained model with the package's functions of (model, params, ...) as methods."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from flax_vae import sampling
+from flax_vae.batches import Batch, Images
+from flax_vae.distributions import LatentDistribution
+from flax_vae.evaluation.evaluate import evaluate
+from flax_vae.evaluation.plan import Plan
+from flax_vae.evaluation.samples import Labels, contexts_of
+from flax_vae.evaluation.tables import summary
+from flax_vae.metrics.likelihood import Defence, log_likelihood
+from flax_vae.runs.config import refuse_seed
+from flax_vae.runs.records import Record
+from flax_vae.runs.run import StoredRun, read_run
+from flax_vae.system.errors import UserError
+
+Seed = int | Key[Array, ""]
+
+
+class Run(StoredRun):
+    """A trained model and its origin, with functions of (model, params, ...) as methods.
+
+        run = load_run("runs/latest")
+        run.sample(64)                  # sample(run.model, run.params, jax.random.key(0), 64)
+        run.reconstruct(x, key=1)
+
+    A method passes the model, its parameters and a key to the function of its name. Keys may be integers, which are
+    seeds: the same one gives the same result. `x` are images "n h w c", by default the test images in `examples`.
+    `labels` are the classes of a conditional model, which other models do not take: one for each image or one for all,
+    as names or as numbers from 0. A name takes precedence over a number in quotes.
+
+    The fields are those of `StoredRun`.
+    """
+
+    def sample(
+        self,
+        num_samples: int = 10,
+        key: Seed = 0,
+        temperature: float | Float[Array, ""] = 1.0,
+        labels: Labels = None,
+        pixel_key: Seed | None = None,
+    ) -> Float[Array, "n h w c"]:
+        """Sample images; see `flax_vae.sample`. Without labels, they cycle through the classes."""
+        context, pixel_key = contexts_of(self, labels, num_samples), _key("pixel_key", pixel_key)
+        key = _key("key", key)
+        return sampling.sample(self.model, self.params, key, num_samples, temperature, context, pixel_key)
+
+    def encode(self, x: Images | None = None, labels: Labels = None) -> LatentDistribution:
+        """Return the posterior of each image; see `flax_vae.encode`."""
+        return sampling.encode(self.model, self.params, self._batch(x, labels))
+
+    def decode(
+        self, z: Float[Array | np.ndarray, "n d"], labels: Labels = None, pixel_key: Seed | None = None
+    ) -> Float[Array, "n h w c"]:
+        """Decode latents into images; see `flax_vae.decode`."""
+        context, pixel_key = self._contexts(labels, len(z)), _key("pixel_key", pixel_key)
+        return sampling.decode(self.model, self.params, z, context, pixel_key)
+
+    def reconstruct(
+        self, x: Images | None = None, key: Seed = 0, labels: Labels = None, pixel_key: Seed | None = None
+    ) -> Float[Array, "n h w c"]:
+        """Encode images, draw a latent for each, and decode it; see `flax_vae.reconstruct`."""
+        key, pixel_key = _key("key", key), _key("pixel_key", pixel_key)
+        return sampling.reconstruct(self.model, self.params, self._batch(x, labels), key, pixel_key)
+
+    def log_likelihood(
+        self,
+        x: Images | None = None,
+        num_samples: int = 1000,
+        key: Seed = 0,
+        labels: Labels = None,
+        defence: Defence | None = None,
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"], Float[Array, " n"]]:
+        """Return the bound on log p(x) of each image, its standard error and its Pareto k.
+
+        See `flax_vae.log_likelihood`.
+        """
+        key = _key("key", key)
+        return log_likelihood(self.model, self.params, self._batch(x, labels), key, num_samples, defence)
+
+    def evaluate(self, plan: Plan = Plan()) -> Record:
+        """Evaluate the model on its whole test set; see `flax_vae.evaluate`."""
+        return evaluate(self, plan)
+
+    def summary(self) -> str:
+        """Return the parameters of each module, the metrics of their epoch, and the last evaluation, as text."""
+        return summary(self)
+
+    def _batch(self, x: Images | None, labels: Labels) -> Batch:
+        """Return the images, with their contexts if the model is conditional; the stored ones if `x` is None."""
+        if x is None:
+            x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
+        else:
+            contexts = self._contexts(labels, len(x))
+        return x if contexts is None else (x, contexts)
+
+    def _contexts(self, labels: Labels, count: int) -> np.ndarray | None:
+        if self.class_names and labels is None:
+            raise UserError("The run is conditional: pass `labels`, a class for each image or one for all.")
+        return contexts_of(self, labels, count)
+
+
+def load_run(where: str | Path, model: nn.Module | str | None = None) -> Run:
+    """Open a trained model. Reads arrays and JSON, and executes nothing that the files contain.
+
+    Args:
+        where: a run directory; a .safetensors file written by `write_run`; "pretrained:NAME", a model that comes with
+            the package; or "hf://OWNER/NAME", optionally with "@REVISION", a model on the Hugging Face hub. The data
+            set is not needed.
+        model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
+            imported unless it is named here.
+
+    Raises:
+        UserError: the run is missing, damaged, or of another model.
+    """
+    return Run(**vars(read_run(where, model)))
+
+
+def _key(name: str, key: Seed | None) -> Any:
+    """Return the key of a seed; keys and None unchanged."""
+    if not isinstance(key, int | np.integer):
+        return key
+    refuse_seed(name, int(key))
+    return jax.random.key(int(key))
