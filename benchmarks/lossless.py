@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flax_vae import Run, bind, load_run, use_machine
-from flax_vae.compress import compress, decompress, read_header
+from flax_vae.compression import compress, decompress, read_header
 from flax_vae.data import one_hot
 from flax_vae.objectives import ELBO
 from flax_vae.runs.run import run_data

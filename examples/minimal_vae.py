@@ -11,11 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flax_vae import VAE, DiagonalNormal, StandardNormal, init_state, load_images, make_train_step, sample, use_machine
+from flax_vae import (
+    VAE,
+    DiagonalNormal,
+    StandardNormal,
+    epoch_batches,
+    init_state,
+    load_images,
+    make_train_step,
+    plots,
+    sample,
+    use_machine,
+)
 from flax_vae import distortion as distortion_of
 from flax_vae import rate as rate_of
-from flax_vae.batches import epoch_indices
-from flax_vae.plots import save_image_grid
 
 
 class Encoder(nn.Module):
@@ -51,8 +60,8 @@ def train(images, epochs, latent_dim=10, batch_size=100, seed=0):
     step = make_train_step(vae, warm_elbo, tx)  # (state, batch) -> (state, metrics), pure and jitted
     for epoch in range(epochs):
         history = []
-        for rows in epoch_indices(len(images), batch_size, seed, epoch):
-            state, metrics = step(state, images[rows])
+        for batch in epoch_batches(images, batch_size, seed, epoch):
+            state, metrics = step(state, batch)
             history.append(metrics)
         mean = {name: np.mean([metrics[name] for metrics in history]) for name in ("loss", "elbo")}
         print(f"epoch {epoch + 1}: loss {mean['loss']:.2f}, elbo {mean['elbo']:.2f} nats per image", flush=True)
@@ -67,4 +76,4 @@ if __name__ == "__main__":
     args = parser.parse_args()
     use_machine()
     vae, params = train(load_images(args.dataset, "train").images, args.epochs)
-    save_image_grid(args.out, np.asarray(sample(vae, params, jax.random.key(1), 10)), 10)
+    plots.save_image_grid(args.out, sample(vae, params, jax.random.key(1), 10), 10)

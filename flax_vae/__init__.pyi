@@ -7,6 +7,8 @@ from . import objectives as objectives
 from . import plots as plots
 from . import runs as runs
 from . import training as training
+from .batches import epoch_batches
+from .compression import compress, decompress
 from .data import ImageData, load_images
 from .data.prepare import prepare_images
 from .distributions import (
@@ -28,6 +30,7 @@ from .evaluation.evaluate import evaluate
 from .evaluation.plan import Plan
 from .evaluation.run import Run, load_run
 from .evaluation.tables import compare
+from .explore.write import write_explorer
 from .export.directory import export_run, verify_export
 from .fitting.fit import fit, fit_many, resume, resume_many
 from .metrics.likelihood import Defence, log_likelihood
@@ -146,9 +149,12 @@ __all__ = [
     "Warmup",
     "bind",
     "compare",
+    "compress",
     "decode",
+    "decompress",
     "distortion",
     "encode",
+    "epoch_batches",
     "evaluate",
     "export_run",
     "fit",
@@ -184,5 +190,6 @@ __all__ = [
     "tutorial_dense",
     "use_machine",
     "verify_export",
+    "write_explorer",
     "write_run",
 ]

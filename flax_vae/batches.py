@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import update_wrapper
 from inspect import signature
 from operator import itemgetter
@@ -130,6 +130,17 @@ def take(batch: Any, which: Any) -> Any:
 def as_one(item: Any) -> Any:
     """Turn a single image, its context, or both into a batch of one."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], item)
+
+
+def epoch_batches(batch: Batch, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    """Yield the batches of one epoch of a data set.
+
+    Args:
+        batch: images, or a pair of images and contexts.
+        batch_size, seed, epoch: as for `epoch_indices`.
+    """
+    for rows in epoch_indices(batch_size_of(batch), batch_size, seed, epoch):
+        yield take(batch, rows)
 
 
 def epoch_indices(num_images: int, batch_size: int, seed: int, epoch: int) -> Int[np.ndarray, "s b"]:

@@ -76,9 +76,17 @@ def test_scripts_call_use_machine() -> None:
     scripts += [
         "".join(cell["source"]) for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"][:2]
     ]
-    computing = [script for script in scripts if re.search(r"from flax_vae import .*\b(fit|load_run|sample)\b", script)]
+    uses = re.compile(r"from flax_vae import (\([^)]*|.*)\b(fit|load_run|sample)\b")
+    computing = [script for script in scripts if uses.search(script)]
     assert len(computing) == 7
     assert all(re.search(r"^ *use_machine\(", script, re.MULTILINE) for script in computing)
+
+
+def test_public_names_suffice() -> None:
+    """The pages, the notebook and the examples import from `flax_vae` itself, never from the files within."""
+    texts = [*PAGES.values(), (ROOT / "docs" / "notebook.ipynb").read_text()]
+    texts += [path.read_text() for path in ROOT.glob("examples/*.py")]
+    assert not [line for text in texts for line in re.findall(r"(?:from|import) flax_vae\..*", text)]
 
 
 def test_every_objective_has_a_section() -> None:

@@ -33,6 +33,12 @@ def test_a_star_import_leaves_the_names_of_subpackages_alone() -> None:
     assert not {"nn", "data", "models"} & set(flax_vae.__all__)
 
 
+def test_no_exported_name_is_that_of_a_module() -> None:
+    """Importing the module, anywhere in the program, would put it in the place of the name."""
+    modules = {path.stem for path in Path(flax_vae.__file__).parent.iterdir()}
+    assert not modules & set(flax_vae.__all__)
+
+
 def test_subpackages_are_attributes_without_an_import() -> None:
     program = "import flax_vae; print(flax_vae.models.VAE is flax_vae.VAE, flax_vae.plots.__name__)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -27,7 +27,7 @@ from flax_vae import (
     traverse,
     tutorial_dense,
 )
-from flax_vae.compress import compress
+from flax_vae.compression import compress
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.latents import elbo_surgery, posterior_means
 from flax_vae.metrics.per_example import per_example_statistics

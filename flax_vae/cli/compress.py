@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, RunPath, require_writable
-from flax_vae.compress import compress, read_header
+from flax_vae.compression import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 from flax_vae.evaluation.run import Run, load_run
 from flax_vae.runs.run import run_data

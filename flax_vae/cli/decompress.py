@@ -17,7 +17,7 @@ import tyro
 
 from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, require_parent, require_writable
 from flax_vae.cli.compress import require_shape
-from flax_vae.compress import Header, decompress, read_header
+from flax_vae.compression import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
 from flax_vae.evaluation.run import load_run
 from flax_vae.system.console import print_result

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_vae.evaluation.figures import Figure, report
-from flax_vae.plots.curves import plot_comparison
+from flax_vae.plots import plot_comparison, save_figure
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, best_record, held_out_set
@@ -78,7 +78,7 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
         print_result(line)
     if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
-    plot_comparison(picture, curves)
+    save_figure(picture, plot_comparison(curves))
 
 
 def _value(figure: Figure) -> str:

@@ -1,4 +1,4 @@
-"""Pictures: functions from arrays to a PNG file."""
+"""Pictures: functions from arrays to Matplotlib figures, which `save_figure` writes as PNG files."""
 
 from flax_vae.plots.curves import plot_comparison, plot_curves, plot_evaluation
 from flax_vae.plots.images import (
@@ -10,8 +10,10 @@ from flax_vae.plots.images import (
     save_image_grid,
 )
 from flax_vae.plots.latents import plot_latent_map
+from flax_vae.plots.style import Figure, save_figure
 
 __all__ = [
+    "Figure",
     "plot_comparison",
     "plot_curves",
     "plot_evaluation",
@@ -21,5 +23,6 @@ __all__ = [
     "plot_reconstructions",
     "plot_rows",
     "plot_samples",
+    "save_figure",
     "save_image_grid",
 ]

@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from flax_vae.plots.style import GREY, INK, SETS, Axes, FilePath, add_heading, make_panels, save_figure
+from flax_vae.plots.style import GREY, INK, SETS, Axes, Figure, add_heading, make_panels
 
 
-def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
+def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the loss over epochs, and the rate and the distortion if they are reported, in nats per image.
 
     Args:
-        path: PNG file to write.
         metrics: the records of metrics.jsonl, with `epoch` and any of loss, rate and distortion of the sets, such as
             `train_loss` and `test_rate`.
     """
@@ -27,14 +26,13 @@ def plot_curves(path: FilePath, metrics: Sequence[Mapping[str, Any]]) -> None:
     if notes["loss"]:
         panels["loss"].legend(frameon=False, loc="upper right", labelcolor=INK)
         notes["loss"] += f" nats per image after epoch {metrics[-1]['epoch']}"
-    save_figure(path, panels["loss"], "Loss", notes["loss"])
+    return add_heading(panels["loss"], "Loss", notes["loss"])
 
 
-def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Draw the test losses of runs over epochs and over seconds.
 
     Args:
-        path: PNG file to write.
         runs: the records of metrics.jsonl of each run, by name.
     """
     panels = make_panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
@@ -45,20 +43,18 @@ def plot_comparison(path: FilePath, runs: Mapping[str, Sequence[Mapping[str, Any
             ax.set_xlabel(axis)
     panels["epoch"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
     panels["seconds"].legend(frameon=False, labelcolor=INK)
-    save_figure(path, panels["epoch"], "Test loss", "nats per image")
+    return add_heading(panels["epoch"], "Test loss", "nats per image")
 
 
 def plot_evaluation(
-    path: FilePath,
     bounds: Sequence[Mapping[str, Any]],
     dimension_rates: Sequence[float] | None,
     layer_rates: Sequence[float] = (),
     quantity: str = "log p(x)",
-) -> None:
+) -> Figure:
     """Draw the importance-weighted bound over its number of samples, and the rates of layers or dimensions.
 
     Args:
-        path: PNG file to write.
         bounds: the bounds in evaluation.json; error bars are two standard errors of the draws.
         dimension_rates: rates of the latent dimensions, drawn if there is a single layer.
         layer_rates: rates of the layers, drawn if there are several.
@@ -81,7 +77,7 @@ def plot_evaluation(
         title = f"Rate by {'layer' if by_layer else 'dimension'}"
         add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image in total")
     note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean over {bounds[-1]['images']:,} images"
-    save_figure(path, ax, f"IW bound on {quantity}", note)
+    return add_heading(ax, f"IW bound on {quantity}", note)
 
 
 def _draw_curves(ax: Axes, name: str, metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -5,14 +5,14 @@ other number, the first channel is drawn in grey.
 """
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from flax_vae.plots.style import DPI, GREY, INK, Axes, FilePath, latent_name, save_figure, shown_latents
+from flax_vae.plots.style import DPI, GREY, INK, Axes, Figure, FilePath, add_heading, latent_name, shown_latents
 from flax_vae.system.files import write_atomically
 
-Images = UInt8[np.ndarray, "n h w c"] | Float[np.ndarray, "n h w c"]
-ImageTable = UInt8[np.ndarray, "rows columns h w c"] | Float[np.ndarray, "rows columns h w c"]
+Images = UInt8[Array | np.ndarray, "n h w c"] | Float[Array | np.ndarray, "n h w c"]
+ImageTable = UInt8[Array | np.ndarray, "rows columns h w c"] | Float[Array | np.ndarray, "rows columns h w c"]
 Pixels = UInt8[np.ndarray, "height width"] | UInt8[np.ndarray, "height width 3"]
 WIDEST = 1920  # pixels of a magnified mosaic along its longer side
 TILE = 168  # pixels of a magnified image along its longer side
@@ -27,35 +27,34 @@ def save_image_grid(path: FilePath, images: Images, columns: int, padding: int =
     write_atomically(path, lambda part: mosaic.save(part, format="PNG"))
 
 
-def plot_reconstructions(path: FilePath, originals: Images, reconstructions: Images, title: str) -> None:
+def plot_reconstructions(originals: Images, reconstructions: Images, title: str) -> Figure:
     """Draw originals "n h w c" above their reconstructions "n h w c", ten pairs per row."""
     upper, lower = to_uint8(originals), to_uint8(reconstructions)
     pairs = np.concatenate([upper, np.full_like(upper[:, :1], 255), lower], axis=1)
     ax = draw_mosaic(pairs, columns=10, padding=3, left=330, top=110)
     rows = np.arange(-(-len(pairs) // 10))
     ax.set_yticks(np.stack([rows + 0.25, rows + 0.75], 1).ravel(), ["original", "reconstruction"] * len(rows))
-    save_figure(path, ax, title)
+    return add_heading(ax, title)
 
 
-def plot_samples(path: FilePath, images: Images) -> None:
+def plot_samples(images: Images) -> Figure:
     """Draw samples "n h w c", ten per row."""
-    save_figure(path, draw_mosaic(images, columns=10, padding=2), "Samples", "decoded from draws of the prior")
+    return add_heading(draw_mosaic(images, columns=10, padding=2), "Samples", "decoded from draws of the prior")
 
 
-def plot_rows(path: FilePath, images: ImageTable, names: list[str], title: str, note: str) -> None:
+def plot_rows(images: ImageTable, names: list[str], title: str, note: str) -> Figure:
     """Draw images "rows n h w c", with a name beside each row."""
     ax = draw_mosaic(images.reshape(-1, *images.shape[2:]), images.shape[1], padding=2, left=340, top=140)
     ax.set_yticks(np.arange(len(names)) + 0.5, names)
-    save_figure(path, ax, title, note)
+    return add_heading(ax, title, note)
 
 
 def plot_latent_grid(
-    path: FilePath, images: ImageTable, extent: float, plane: tuple[int, ...], latent_dim: int, label: str = ""
-) -> None:
+    images: ImageTable, extent: float, plane: tuple[int, ...], latent_dim: int, label: str = ""
+) -> Figure:
     """Draw the decoded images of a plane of the latent space, or of a line if there is one row.
 
     Args:
-        path: PNG file to write.
         images: images "rows columns h w c". `images[i, j]` has the i-th of `rows` equidistant values in [-extent,
             extent] for the plane's second latent, which increases upwards in the picture, and the j-th of `columns` for
             its first.
@@ -76,16 +75,13 @@ def plot_latent_grid(
     ax.tick_params(length=3)
     note = shown_latents(plane, latent_dim) + ("; all others at 0" if latent_dim > len(plane) else "")
     note += f"; class {label}" if label else ""
-    save_figure(path, ax, f"The latent {'plane' if rows > 1 else 'line'}, decoded", note)
+    return add_heading(ax, f"The latent {'plane' if rows > 1 else 'line'}, decoded", note)
 
 
-def plot_extremes(
-    path: FilePath, images: Images, log_likelihoods: Float[np.ndarray, " n"], quantity: str = "log p(x)"
-) -> None:
+def plot_extremes(images: Images, log_likelihoods: Float[np.ndarray, " n"], quantity: str = "log p(x)") -> Figure:
     """Draw the most likely images above the least likely ones.
 
     Args:
-        path: PNG file to write.
         images: images "n h w c", of which the first half are the most likely.
         log_likelihoods: their log-likelihoods "n", in nats.
         quantity: name of the log-likelihoods.
@@ -95,14 +91,15 @@ def plot_extremes(
     ax.set_yticks([0.5, 1.5], ["most likely", "least likely"])
     most, least = (f"{part.mean():,.0f}" for part in (log_likelihoods[:half], log_likelihoods[half:]))
     note = f"{quantity}: {most} and {least} nats on average"
-    save_figure(path, ax, "Most and least likely test images", note)
+    return add_heading(ax, "Most and least likely test images", note)
 
 
-def to_uint8(images: np.ndarray) -> np.ndarray:
+def to_uint8(images: Images) -> UInt8[np.ndarray, "n h w channels"]:
     """Convert images "n h w c" to uint8, with three channels if they have three, else with the first only."""
-    if images.dtype != np.uint8:
-        images = np.rint(np.nan_to_num(images.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
-    return images if images.shape[-1] == 3 else images[..., :1]
+    pixels = np.asarray(images)
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(np.nan_to_num(pixels.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    return pixels if pixels.shape[-1] == 3 else pixels[..., :1]
 
 
 def make_mosaic(images: Images, columns: int, padding: int) -> Pixels:

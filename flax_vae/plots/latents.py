@@ -5,17 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Integer
 
-from flax_vae.plots.style import INK, Axes, FilePath, latent_name, make_panels, save_figure, shown_latents
+from flax_vae.plots.style import INK, Axes, Figure, add_heading, latent_name, make_panels, shown_latents
 
 
 def plot_latent_map(
-    path: FilePath,
     means: Float[np.ndarray, "n d"],
     labels: Integer[np.ndarray, " n"] | None,
     class_names: Sequence[str] | None,
     plane: tuple[int, ...],
     latent_dim: int,
-) -> None:
+) -> Figure:
     """Draw posterior means "n d" of the test set in the plane of two latents, or along one, coloured by class "n"."""
     import matplotlib
 
@@ -37,7 +36,7 @@ def plot_latent_map(
         ax.set_ylabel(latent_name(plane[1]), fontsize=11, rotation=0, labelpad=10)
     if latent_dim > len(plane):
         note += f" · {shown_latents(plane, latent_dim)}"
-    save_figure(path, ax, "Posterior means of the test set", note)
+    return add_heading(ax, "Posterior means of the test set", note)
 
 
 def _draw_cloud(ax: Axes, points: np.ndarray, index: np.ndarray, names: list[str], colours: np.ndarray) -> None:

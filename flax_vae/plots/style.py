@@ -11,6 +11,7 @@ from typing import Any
 from flax_vae.system.files import write_atomically
 
 Axes = Any  # of Matplotlib, which is imported later
+Figure = Any
 FilePath = str | os.PathLike[str]
 DPI = 256  # a power of two: pixels / DPI * DPI is exact, so no row of pixels is lost to rounding
 INK, GREY, FAINT = "#222222", "#6b6b6b", "#e8e8e8"
@@ -34,10 +35,11 @@ def make_panels(layout: list[Any], width: float, height: float, **options: Any) 
     return panels
 
 
-def add_heading(ax: Axes, title: str, note: str) -> None:
-    """Write a title at the upper left, and a grey note below it."""
+def add_heading(ax: Axes, title: str, note: str = "") -> Figure:
+    """Write a title at the upper left and a grey note below it, and return the figure."""
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=22 if note else 8)
     ax.annotate(note, (0, 1), (0, 7), "axes fraction", "offset points", fontsize=9, color=GREY, in_layout=False)
+    return ax.figure
 
 
 def latent_name(index: int) -> str:
@@ -52,9 +54,8 @@ def shown_latents(plane: tuple[int, ...], latent_dim: int) -> str:
     return names + which if latent_dim > len(plane) else names
 
 
-def save_figure(path: FilePath, ax: Axes, title: str, note: str = "") -> None:
-    """Write the figure of these axes, titled, without metadata: equal figures give equal files."""
-    add_heading(ax, title, note)
+def save_figure(path: FilePath, figure: Figure) -> None:
+    """Write a figure as a PNG file without metadata: equal figures give equal files."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # boxes replace scripts that the font lacks
-        write_atomically(path, lambda part: ax.figure.savefig(part, format="png", metadata={"Software": None}))
+        write_atomically(path, lambda part: figure.savefig(part, format="png", metadata={"Software": None}))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flax_vae import Config, fit, load_run
 from flax_vae.cli.main import main
-from flax_vae.compress import Header, compress, read_header
+from flax_vae.compression import Header, compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]

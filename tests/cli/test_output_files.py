@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flax_vae.cli.main import main
-from flax_vae.compress import Header, container
+from flax_vae.compression import Header, container
 
 NOTHING = "absent is not a run directory"
 WRITERS = {

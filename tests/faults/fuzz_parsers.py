@@ -35,7 +35,7 @@ with atheris.instrument_imports(include=["flax_vae", "zipfile", "gzip", "json", 
     import numpy as np
 
     from flax_vae import Config, UserError
-    from flax_vae.compress import Header, container, read_header
+    from flax_vae.compression import Header, container, read_header
     from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
     from flax_vae.runs.config_file import config_content, parse_config, read_config
 

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from flax_vae import Config, UserError, init, load_images, prepare_images
-from flax_vae.compress import container
+from flax_vae.compression import container
 from flax_vae.data.arrays import idx_header, open_npz, parse_idx, read_npy
 from flax_vae.export.directory import verify_export
 from flax_vae.runs.config_file import read_config, write_config

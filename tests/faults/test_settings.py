@@ -52,7 +52,7 @@ from flax_vae import (
     tutorial_conv,
     tutorial_dense,
 )
-from flax_vae.compress import compress, decompress
+from flax_vae.compression import compress, decompress
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flax_vae.compress import stack as stacks
-from flax_vae.compress.stack import LIMIT, STEP
+from flax_vae.compression import stack as stacks
+from flax_vae.compression.stack import LIMIT, STEP
 
 RNG = np.random.default_rng(0)
 LOC, SCALE = RNG.normal(0, 2, size=(40, 3)), np.exp(RNG.uniform(-4, 0, size=(40, 3)))

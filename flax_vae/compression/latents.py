@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flax_vae.compress import stack as stacks
-from flax_vae.compress.stack import RESOLUTION, STEP, Stack
+from flax_vae.compression import stack as stacks
+from flax_vae.compression.stack import RESOLUTION, STEP, Stack
 from flax_vae.distributions import FromNoise, LatentDistribution, Mixture, MultivariateNormal, Normal
 from flax_vae.system.errors import UserError
 

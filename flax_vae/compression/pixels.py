@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from flax_vae.compress.stack import RESOLUTION, Stack, pop_choices, push_choices
+from flax_vae.compression.stack import RESOLUTION, Stack, pop_choices, push_choices
 from flax_vae.distributions import Autoregressive
 from flax_vae.distributions.base import DiscretePixels
 

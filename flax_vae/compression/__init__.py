@@ -5,9 +5,9 @@ import jax
 import numpy as np
 from jaxtyping import Shaped
 
-from flax_vae.compress import container, stack
-from flax_vae.compress.blocks import Block, Images, Labels, coder_of, pop_images, push_images
-from flax_vae.compress.container import Header
+from flax_vae.compression import container, stack
+from flax_vae.compression.blocks import Block, Images, Labels, coder_of, pop_images, push_images
+from flax_vae.compression.container import Header
 from flax_vae.models.binding import Params
 from flax_vae.system.console import progress
 from flax_vae.system.errors import UserError

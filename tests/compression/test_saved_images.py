@@ -7,7 +7,7 @@ import pytest
 from saved_files import unpack_saved_files
 
 from flax_vae import load_run
-from flax_vae.compress import decompress
+from flax_vae.compression import decompress
 from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.runs.run import run_data
 

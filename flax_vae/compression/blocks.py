@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from flax_vae.compress import latents
-from flax_vae.compress import stack as stacks
-from flax_vae.compress.pixels import pop_pixels, push_pixels
-from flax_vae.compress.stack import SPARE, AnsCoder, Exhausted, Stack
+from flax_vae.compression import latents
+from flax_vae.compression import stack as stacks
+from flax_vae.compression.pixels import pop_pixels, push_pixels
+from flax_vae.compression.stack import SPARE, AnsCoder, Exhausted, Stack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models.binding import Params, bind, with_dtype
 from flax_vae.models.layerwise import layer_shapes

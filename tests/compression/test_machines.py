@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flax_vae import bind, load_run, log_weights
-from flax_vae.compress import compress, container, decompress, read_header
+from flax_vae.compression import compress, container, decompress, read_header
 from flax_vae.runs.run import run_data
 
 MODELS = ("mlp", pytest.param("tutorial_conv", marks=pytest.mark.slow))
@@ -26,7 +26,7 @@ RESTORE = """
 import sys
 import numpy as np
 from flax_vae import load_run
-from flax_vae.compress import decompress
+from flax_vae.compression import decompress
 
 run = load_run(f"pretrained:{sys.argv[1]}")
 images, _, _ = decompress(run.model, run.params, open(sys.argv[2], "rb").read())
@@ -38,7 +38,7 @@ import sys
 import jax
 import numpy as np
 from flax_vae import use_machine
-from flax_vae.compress.pixels import _halves, _rounded
+from flax_vae.compression.pixels import _halves, _rounded
 from flax_vae.models import LIKELIHOODS
 
 use_machine()

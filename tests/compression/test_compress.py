@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, UserError, bind, init, log_weights
-from flax_vae.compress import Header, blocks, compress, container, decompress, read_header
+from flax_vae.compression import Header, blocks, compress, container, decompress, read_header
 from flax_vae.runs.models import make_model
 
 pytestmark = pytest.mark.quick_compile  # test_machines.py compresses with models compiled as for users
