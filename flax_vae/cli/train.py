@@ -8,14 +8,11 @@ examples:
   flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
 """
 
-import ast
 import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, make_dataclass, replace
-from functools import cache
-from inspect import getsource
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,7 +23,7 @@ from flax_vae.data import SOURCES
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import load_objective
 from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
-from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
+from flax_vae.runs.config import PARTS, RECIPES, Config, meanings, recipe_of
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
@@ -47,21 +44,9 @@ def _settings(group: str) -> Any:
     return make_dataclass(group, flags, frozen=True)
 
 
-@cache
-def _docstrings() -> dict[str, str]:
-    """The docstrings of the fields of `Config`, each as one line."""
-    tree: Any = ast.parse(getsource(Config))
-    pairs = pairwise(tree.body[0].body)
-    return {
-        ast.unparse(field.target): " ".join(doc.value.value.split())
-        for field, doc in pairs
-        if isinstance(field, ast.AnnAssign)
-    }
-
-
 def _meaning(field: "Field[Any]") -> str:
     """The help of a flag; for a kind of part, with a line for each part."""
-    meaning = _docstrings()[field.name]
+    meaning = meanings().get(field.name, "")
     if field.name == "dataset":
         return f"{meaning}\nRegistered: {', '.join(SOURCES)}."
     return f"{meaning}\n{PARTS[field.name].help()}" if field.name in PARTS else meaning

@@ -1,8 +1,13 @@
 """The configuration of a training: a value, the flags of `train.py`, and the file `config.json`."""
 
+import ast
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from inspect import Signature, cleandoc, getsource, signature
+from itertools import pairwise
+from textwrap import fill, indent
 from typing import Any, Literal
 
 from flax_vae.data.resizing import Resize
@@ -14,6 +19,7 @@ from flax_vae.system.errors import UserError
 from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
 
 Binarize = Literal["none", "fixed", "dynamic"]
+_DEFAULT_PRESET = "gated_mlp"
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
@@ -66,7 +72,7 @@ class Config:
     evaluated once, at the end. With 0 the test set chooses the checkpoint."""
     conditional: bool = _setting("data", False)
     """Condition encoder, decoder and prior on the labels, so that a class can be sampled."""
-    preset: str = _setting("model", "gated_mlp")
+    preset: str = _setting("model", _DEFAULT_PRESET)
     """Networks, with the recipe that trains them; write my_module:make_model for your own. The function receives those
     settings below that it has as arguments; the others have no effect."""
     latent_dim: int | None = _setting("model", 2, least=1)
@@ -157,7 +163,7 @@ class Config:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        usual = usual_settings(self.preset if isinstance(self.preset, str) else "gated_mlp")  # another type: see below
+        usual = usual_settings(self.preset if isinstance(self.preset, str) else _DEFAULT_PRESET)  # refused below
         for setting in fields(self):
             name, value = setting.name, getattr(self, setting.name)
             if value is None and not (name in OF_PRESET and self.has_own("preset")):
@@ -275,6 +281,33 @@ class Config:
         return {kind: getattr(self, kind) for kind in _EXAMPLES if self.has_own(kind)}
 
 
+@cache
+def meanings() -> dict[str, str]:
+    """Return the docstring of each field of `Config` as one line; none if the source code is not installed."""
+    try:
+        (definition,) = ast.parse(getsource(Config)).body
+    except OSError:
+        return {}
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        ast.unparse(field.target): " ".join(ast.literal_eval(docstring.value).split())
+        for field, docstring in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr)
+    }
+
+
+def _document() -> None:
+    """Show in signature and help of `Config` the defaults, which dataclasses would show as None, and the meanings."""
+    usual, init = usual_settings(_DEFAULT_PRESET), signature(Config.__init__)
+    shown = [setting.replace(default=usual.get(name, setting.default)) for name, setting in init.parameters.items()]
+    Config.__init__.__signature__ = init.replace(parameters=shown)  # type: ignore[attr-defined]
+    Config.__signature__ = Signature(shown[1:])  # type: ignore[attr-defined]
+    for name, default in usual.items():
+        setattr(Config, name, default)
+    described = [fill(f"{name}: {text}", 100, subsequent_indent="    ") for name, text in meanings().items()]
+    Config.__doc__ = "\n".join([cleandoc(str(Config.__doc__)), "", "Attributes:", indent("\n".join(described), "    ")])
+
+
 def recipe_of(preset: str) -> Mapping[str, Any]:
     """Return the settings in which a preset differs from the defaults; none for one of the user's own.
 
@@ -304,6 +337,7 @@ def refuse_seed(name: str, seed: int) -> None:
     refuse_outside(name, seed, {"least": 0, "most": _LARGEST_SEED})
 
 
+_document()
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
 
 CHANGEABLE = (  # when a run is resumed

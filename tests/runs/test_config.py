@@ -1,6 +1,10 @@
 """Configurations: one that cannot be trained is refused before any data is read."""
 
+import dataclasses
+import inspect
 import json
+import pydoc
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +84,21 @@ def test_a_small_training_set_gets_smaller_batches_and_more_epochs(
     assert (fitted.batch_size, fitted.epochs, fitted.min_steps) == (batch_size, epochs, 0)
     assert fitted.kl_warmup_epochs == kl_warmup_epochs
     assert fitted.fitted_to(num_images) == fitted
+
+
+def test_the_signature_shows_the_defaults() -> None:
+    """None in its place would say nothing: the fields are None until the preset's recipe fills them."""
+    shown = {name: setting.default for name, setting in inspect.signature(Config).parameters.items()}
+    assert (shown["epochs"], shown["optimizer"], shown["latent_dim"]) == (8, "adam", 2)
+    assert Config(**shown) == Config()
+    of_init = inspect.signature(Config.__init__).parameters
+    assert {name: setting.default for name, setting in of_init.items() if name != "self"} == shown
+    assert Config(preset="tutorial_dense").epochs == 15
+
+
+def test_help_describes_every_field() -> None:
+    text = " ".join(pydoc.render_doc(Config, renderer=pydoc.plaintext).replace("|", "").split())
+    for field in dataclasses.fields(Config):
+        assert re.search(rf"\b{field.name}: [A-Z]", text), field.name
+    assert "epochs = 8" in text
+    assert "epochs = None" not in text
