@@ -28,7 +28,7 @@ from flax_vae import (
     tutorial_conv,
     use_machine,
 )
-from flax_vae.batches import epoch_indices, to_unit
+from flax_vae.batches import epoch_indices, to_float
 from flax_vae.presets import channel_means
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
@@ -49,7 +49,7 @@ class Arguments:
 
 def alive(vae: VAE, state: TrainState, images: np.ndarray) -> float:
     """The fraction of the features that are above zero for any of the images."""
-    features = bind(vae, jax.device_get(state.params)).encoder(to_unit(images))
+    features = bind(vae, jax.device_get(state.params)).encoder(to_float(images))
     return float((features > 0).any(0).mean())
 
 

@@ -7,7 +7,7 @@ from . import objectives as objectives
 from . import plots as plots
 from . import runs as runs
 from . import training as training
-from .batches import epoch_batches
+from .batches import Batch, epoch_batches
 from .compression import compress, decompress
 from .data import ImageData, load_images
 from .data.prepare import prepare_images
@@ -99,6 +99,7 @@ __all__ = [
     "RECIPES",
     "STL",
     "VAE",
+    "Batch",
     "Bernoulli",
     "BernoulliLikelihood",
     "BetaBinomial",

@@ -1,4 +1,4 @@
-"""Batches as the model sees them: pixels in [0, 1], with contexts if the model is conditional."""
+"""Batches: x of any kind, the context of a conditional model, and the mask of missing values."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import update_wrapper
 from inspect import signature
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from flax_vae.pytrees import pytree
 from flax_vae.system.errors import UserError
 
 
@@ -46,48 +47,103 @@ class OnDisk(ABC):
 
 StoredImages = UInt8[np.ndarray | OnDisk, "n h w c"]
 Images = UInt8[Array | np.ndarray | OnDisk, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
-# Images; for a conditional model, a pair of images and their contexts.
-Batch = Images | tuple[Images, Float[Array | np.ndarray, "b v"]]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def to_unit(images: Images) -> Float[Array, "b h w c"]:
-    """Convert uint8 pixels x to x / 255 in [0, 1]; floats are returned unchanged.
+@pytree
+class Batch:
+    """Examples as a model takes them. Functions that take a batch also take x alone.
+
+    Args:
+        x: an array whose first axis is "b", or a pytree of such arrays, the views of a model of your own. Values of
+            uint8 are pixels from 0 to 255, unless the likelihood takes counts.
+        context: the input "b v" of a conditional model: labels as one-hot vectors, or vectors of any meaning.
+        mask: True for each value of x that was observed, False for a missing one; of the shape of x, view by view.
+    """
+
+    x: Any
+    context: Any = None
+    mask: Any = None
+
+
+BatchLike = Any  # a Batch, or its x alone
+
+
+class Support(NamedTuple):
+    """The values that a distribution takes.
+
+    Attributes:
+        low, high: the least and the greatest value.
+        whole: True if only whole numbers are taken, such as counts.
+    """
+
+    low: float
+    high: float
+    whole: bool = False
+
+    def __str__(self) -> str:
+        """Describe the values, for error messages."""
+        if self.whole:
+            return f"whole numbers from {self.low:g}"
+        return "uint8 from 0 to 255, or floats from 0 to 1" if self.high == 1 else "finite floats, or uint8 pixels"
+
+
+REAL, UNIT, COUNTS = Support(-math.inf, math.inf), Support(0.0, 1.0), Support(0.0, math.inf, whole=True)
+
+
+def support_of(model: Any) -> Support:
+    """Return the support of a model's likelihood; all real numbers if the model has none of this package."""
+    return Support(*getattr(getattr(model, "likelihood", None), "support", REAL))
+
+
+def to_float(x: Any, support: Support = UNIT) -> Float[Array, "..."]:
+    """Convert an array to the floats that a model sees.
+
+    uint8 pixels x become x / 255 in [0, 1], and bool 0 and 1. Counts keep their values. Floats are returned unchanged.
 
     Raises:
-        UserError: not an array, or another dtype, such as int32 or bool, whose scale is unknown.
+        UserError: another dtype, such as int32 for pixels, whose scale is unknown.
     """
-    if isinstance(images, dict):
-        raise UserError(f"Images are a dictionary of {', '.join(map(str, images))}; pass one array.")
-    images = jnp.asarray(images)
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        advice = "x.astype(np.float32)" if images.dtype == bool else "uint8 from 0 to 255, or floats from 0 to 1"
-        raise UserError(f"Images are {images.dtype}; pass {advice}.")
-    return images
+    x = jnp.asarray(x)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    if x.dtype == bool or (support.whole and jnp.issubdtype(x.dtype, jnp.integer)):
+        return x.astype(jnp.float32)
+    if x.dtype == jnp.uint8:
+        return x.astype(jnp.float32) / 255
+    raise UserError(f"x is {x.dtype}; pass {support}.")
 
 
-def refuse_outside(batch: Any, model: Any) -> None:
-    """Raise UserError for NumPy floats that the likelihood of a model does not take.
+def refuse_outside(batch: BatchLike, model: Any) -> None:
+    """Raise UserError for observed values in NumPy arrays that the likelihood of a model does not take.
 
     Without a likelihood of this package, all finite numbers pass.
     """
-    x = batch[0] if isinstance(batch, tuple) else batch
-    if not (isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) and x.size):
+    batch, support = to_batch(batch), support_of(model)
+    leaves = jax.tree.leaves(batch.x)
+    masks = jax.tree.leaves(batch.mask) or [None] * len(leaves)
+    for x, mask in zip(leaves, masks, strict=False):  # `unpack` refuses a mask of another structure
+        if isinstance(x, np.ndarray) and x.size and x.dtype.kind in ("if" if support.whole else "f"):
+            _refuse_values(x, mask, support)
+
+
+def _refuse_values(x: np.ndarray, mask: Any, support: Support) -> None:
+    observed = x if mask is None else x[np.broadcast_to(mask, x.shape)]
+    if not observed.size:
         return
-    low, high = getattr(getattr(model, "likelihood", None), "support", (-math.inf, math.inf))
-    smallest, largest = x.min(), x.max()  # NaN if any pixel is
-    if not (low <= smallest and largest <= high and math.isfinite(largest - smallest)):
-        wanted = "uint8 from 0 to 255, or floats from 0 to 1" if high == 1 else "finite numbers"
-        raise UserError(f"Images are floats from {smallest:.4g} to {largest:.4g}; pass {wanted}.")
+    smallest, largest = observed.min(), observed.max()  # NaN if any value is
+    inside = support.low <= smallest and largest <= support.high and math.isfinite(largest - smallest)
+    if not inside:
+        raise UserError(f"x holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
+    if support.whole and (observed != np.floor(observed)).any():
+        raise UserError(f"x holds {observed.dtype} with fractions; pass {support}.")
 
 
 def checked(*names: str) -> Callable[[Function], Function]:
     """Decorate a jitted function of a model: `refuse_outside` checks what comes from the host, before it is traced.
 
     Args:
-        names: the arguments that are images or batches.
+        names: the arguments that are batches.
     """
     return lambda function: _Checked(function, names)  # type: ignore[return-value]
 
@@ -111,24 +167,47 @@ class _Checked:
         return self._function(*args, **kwargs)
 
 
-def unpack(batch: Batch) -> tuple[Float[Array, "b h w c"], Float[Array, "b v"] | None]:
-    """Split a batch into pixels in [0, 1] and contexts; the contexts are None unless the batch is a pair."""
-    images, context = batch if isinstance(batch, tuple) else (batch, None)
-    return to_unit(images), None if context is None else jnp.asarray(context)
+def to_batch(batch: BatchLike) -> Batch:
+    """Return a batch, also for x alone."""
+    return batch if isinstance(batch, Batch) else Batch(batch)
+
+
+def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
+    """Return x as floats, with 0 for missing values; the context; and the mask. The last two may be None.
+
+    Missing values are set to 0 before anything sees x: if they were left out of a sum of finite and infinite terms
+    only, gradients would be NaN.
+
+    Args:
+        batch: the batch.
+        model: the model that takes it, whose likelihood decides on the meaning of integers.
+
+    Raises:
+        UserError: a dtype of unknown scale, or a mask that is not bool or not of the shape of x.
+    """
+    batch, support = to_batch(batch), support_of(model)
+    x = jax.tree.map(lambda leaf: to_float(leaf, support), batch.x)
+    context, mask = (jax.tree.map(jnp.asarray, part) for part in (batch.context, batch.mask))
+    if mask is not None:
+        of_mask, of_x = (jax.tree.map(jnp.shape, tree) for tree in (mask, x))
+        if of_mask != of_x or any(leaf.dtype != bool for leaf in jax.tree.leaves(mask)):
+            raise UserError(f"A mask is bool and has the shape of x, here {of_x}, not {of_mask}.")
+        x = jax.tree.map(lambda leaf, observed: jnp.where(observed, leaf, 0), x, mask)
+    return x, context, mask
 
 
 def batch_size_of(batch: Any) -> int:
-    """Return the number of images."""
+    """Return the number of examples."""
     return len(jax.tree.leaves(batch)[0])
 
 
 def take(batch: Any, which: Any) -> Any:
-    """Select images, and their contexts if any, by index or slice."""
+    """Select examples, with their contexts and masks if any, by index or slice."""
     return jax.tree.map(itemgetter(which), batch)
 
 
 def as_one(item: Any) -> Any:
-    """Turn a single image, its context, or both into a batch of one."""
+    """Turn a single example, or any part of it, into a batch of one."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], item)
 
 

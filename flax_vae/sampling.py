@@ -2,8 +2,8 @@
 
 Functions that decode return the mean of p(x | z), "n h w c", in [0, 1] for Bernoulli pixels; given a `pixel_key`, they
 return a draw from it. For a conditional model, `context` has a row per image: labels as one-hot vectors, or vectors of
-any meaning. Functions that take `images` then take a pair (images, contexts). Images are uint8, or floats in [0, 1];
-NumPy floats that the likelihood does not take are refused.
+any meaning. Functions that take `images` then take a `Batch` of images and contexts. Images are uint8, or floats in
+[0, 1]; NumPy floats that the likelihood does not take are refused.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from flax_vae.batches import Batch, as_one, batch_size_of, checked, to_unit, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models import Context, Params, bind, require
 from flax_vae.system.settings import by_default
@@ -69,11 +69,11 @@ def sample(
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def encode(vae: nn.Module, params: Params, images: Batch) -> LatentDistribution:
+def encode(vae: nn.Module, params: Params, images: BatchLike) -> LatentDistribution:
     """Return the posterior q(z | x) of each image, with batch shape "n"."""
     require(vae, "single_layer", what="encode")
-    x, context = unpack(images)
-    return bind(vae, params, context).encode(x)
+    x, *given = unpack(images, vae)
+    return bind(vae, params, *given).encode(x)
 
 
 @by_default
@@ -98,23 +98,23 @@ def decode(
 @by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
-    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], pixel_key: PixelKey = None
+    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], pixel_key: PixelKey = None
 ) -> Float[Array, "n h w c"]:
     """Encode images, draw one latent for each, and decode it."""
 
-    def one_image(image: Array, context: Any, key: Array, pixel_key: Any) -> Array:
-        likelihood = bind(vae, params, as_one(context)).infer(image[None], key).likelihood
-        return _pixels(likelihood, pixel_key)[0, 0]
+    def one_image(item: Any, key: Array, pixel_key: Any) -> Array:
+        x, *given = as_one(item)
+        return _pixels(bind(vae, params, *given).infer(x, key).likelihood, pixel_key)[0, 0]
 
-    x, context = unpack(images)
-    return _map(one_image, x, context, jax.random.split(key, len(x)), _split(pixel_key, len(x)))
+    count = batch_size_of(images)
+    return _map(one_image, unpack(images, vae), jax.random.split(key, count), _split(pixel_key, count))
 
 
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct_layers(
-    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]
+    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]
 ) -> Float[Array, "layers n h w c"]:
     """Reconstruct images from the top layer of a ladder, from the top two layers, and so on up to all layers.
 
@@ -125,8 +125,8 @@ def reconstruct_layers(
         UserError: the model is not a ladder.
     """
     require(vae, "ladder", what="reconstruct_layers")
-    x, context = unpack(images)
-    model = bind(vae, params, context)
+    x, *given = unpack(images, vae)
+    model = bind(vae, params, *given)
     latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
     layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
 
@@ -153,7 +153,8 @@ def interpolate(
     Both ends are included; `context` has two rows.
     """
     require(vae, "single_layer", what="interpolate")
-    ends = bind(vae, params, context).encode(to_unit(jnp.stack([x0, x1]))).mean()
+    x, *_ = unpack(jnp.stack([x0, x1]), vae)
+    ends = bind(vae, params, context).encode(x).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
     z, between = jax.tree.map(lambda leaf: (1 - t) * leaf[0] + t * leaf[1], (ends, context))
     return _pixels(bind(vae, params, between).decode(z), pixel_key)
@@ -201,8 +202,8 @@ def traverse(
 ) -> Float[Array, "d steps h w c"]:
     """Start from the image's posterior mean, and vary one latent dimension per row over [-extent, extent]."""
     require(vae, "single_layer", what="traverse")
-    model = bind(vae, params, context)
-    mean = model.encode(to_unit(jnp.asarray(x)[None])).mean()[0]
+    (one, *_), model = unpack(as_one(x), vae), bind(vae, params, context)
+    mean = model.encode(one).mean()[0]
     values = jnp.linspace(-extent, extent, steps)
     moved = jnp.eye(len(mean), dtype=bool)[:, None]
     z = jnp.where(moved, values[None, :, None], mean)

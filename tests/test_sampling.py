@@ -10,6 +10,7 @@ from known_models import linear_gaussian, params_of
 
 from flax_vae import (
     ELBO,
+    Batch,
     BernoulliLikelihood,
     NormalLikelihood,
     PerPixelNormalLikelihood,
@@ -84,6 +85,11 @@ def test_encode_and_decode() -> None:
     assert reconstruct(VAE, PARAMS, PIXELS, KEY).shape == PIXELS.shape
 
 
+def test_true_is_one() -> None:
+    """bool needs no scale: masks and binary images are 0 and 1 for every likelihood."""
+    np.testing.assert_array_equal(means(PIXELS > 99), means((PIXELS > 99).astype(np.float32)))
+
+
 def test_uint8_and_float_images_have_the_same_posterior() -> None:
     np.testing.assert_allclose(means(PIXELS), means(PIXELS.astype(np.float32) / 255), rtol=1e-5)
 
@@ -101,11 +107,11 @@ USES = {
 
 
 @pytest.mark.usefixtures("unchecked_types")
-@pytest.mark.parametrize("dtype", [bool, np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
 @pytest.mark.parametrize("use", USES)
 def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
-    """Functions of images refuse booleans, and integers other than uint8: they may mean bytes or fractions."""
-    with pytest.raises(UserError, match=r"^Images are (bool|int8|int32|int64)"):
+    """Functions of images refuse integers other than uint8: they may mean bytes or fractions."""
+    with pytest.raises(UserError, match=r"^(x is|Images are) (int8|int32|int64)"):
         USES[use](PIXELS.astype(dtype))
 
 
@@ -113,7 +119,7 @@ UNIT_VAE = VAE.clone(likelihood=BernoulliLikelihood())
 FROM_HOST = {
     "encode": lambda vae, x: encode(vae, PARAMS, x),
     "encode by name": lambda vae, x: encode(vae=vae, params=PARAMS, images=x),
-    "encode with contexts": lambda vae, x: encode(vae, PARAMS, (x, np.zeros((4, 1), np.float32))),
+    "encode with contexts": lambda vae, x: encode(vae, PARAMS, Batch(x, np.zeros((4, 1), np.float32))),
     "reconstruct": lambda vae, x: reconstruct(vae, PARAMS, x, KEY),
     "reconstruct_layers": lambda vae, x: reconstruct_layers(vae, PARAMS, x, KEY),
     "interpolate": lambda vae, x: interpolate(vae, PARAMS, 0 * PIXELS[0], x[-1], 3),
@@ -135,9 +141,7 @@ def test_floats_beyond_the_pixels_are_refused(use: str, kind: str) -> None:
     """Whatever reads images from the host refuses floats that the likelihood does not take, before it computes."""
     x = np.zeros((4, 2, 2, 1), np.float32)
     x[:, 0, 0], x[:, 1, 1] = FLOATS[kind]
-    with pytest.raises(
-        UserError, match=r"^Images are floats from (0|-1|nan) to .*; pass uint8 from 0 to 255, or floats"
-    ):
+    with pytest.raises(UserError, match=r"^x holds float32 from (0|-1|nan) to .*; pass uint8 from 0 to 255, or floats"):
         FROM_HOST[use](UNIT_VAE, x)
 
 
@@ -146,7 +150,7 @@ def test_a_density_of_any_number_takes_standardised_images() -> None:
     for likelihood in (NormalLikelihood(), PerPixelNormalLikelihood(), lambda output: output):
         vae = VAE.clone(likelihood=likelihood)
         assert np.isfinite(encode(vae, PARAMS, 100 * PIXELS.astype(np.float32) - 3).loc).all()
-        with pytest.raises(UserError, match="pass finite numbers"):
+        with pytest.raises(UserError, match="pass finite floats"):
             encode(vae, PARAMS, np.full((4, 2, 2, 1), np.nan))
 
 

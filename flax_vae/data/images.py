@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
-from flax_vae.batches import OnDisk, StoredImages
+from flax_vae.batches import Batch, OnDisk, StoredImages
 from flax_vae.data.arrays import idx_sha256
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
@@ -68,10 +68,8 @@ def image_data(
     return ImageData(images, None if labels is None else labels.astype(np.int32), class_names, name, provenance)
 
 
-def as_batch(
-    data: ImageData, class_names: tuple[str, ...]
-) -> StoredImages | tuple[StoredImages, Float[np.ndarray, "n k"]]:
-    """Return the images, or for a conditional model the pair of images and one-hot labels.
+def as_batch(data: ImageData, class_names: tuple[str, ...]) -> Batch:
+    """Return the images as a batch, for a conditional model with one-hot labels as contexts.
 
     Args:
         data: the images.
@@ -81,7 +79,7 @@ def as_batch(
         UserError: labels are missing, or a label is not one of the classes.
     """
     if not class_names:
-        return data.images
+        return Batch(data.images)
     if data.labels is None:
         raise UserError(f"{data.name} has no labels, which a conditional model needs.")
     low, high, classes = data.labels.min(), data.labels.max(), len(class_names)
@@ -89,7 +87,7 @@ def as_batch(
         raise UserError(f"{data.name}: labels from {low} to {high}, but the model's classes are 0 to {classes - 1}.")
     size = 4 * len(data.labels) * classes
     require_memory(size, f"{data.name}: one-hot labels of {classes:,} classes", "train without `conditional`")
-    return data.images, one_hot(data.labels, classes)
+    return Batch(data.images, one_hot(data.labels, classes))
 
 
 def class_names(data: ImageData) -> tuple[str, ...]:

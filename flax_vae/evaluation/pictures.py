@@ -67,7 +67,7 @@ def _layers(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) 
     """Draw images reconstructed from the top layer of a ladder, from its top two layers, and so on."""
     reconstructions = np.asarray(reconstruct_layers(vae, params, images, jax.random.clone(key)))
     counts = [f"top {count} layers" for count in range(2, len(reconstructions))]
-    rows = np.concatenate([unpack(images)[0][None], reconstructions])
+    rows = np.concatenate([unpack(images, vae)[0][None], reconstructions])
     names = ["original", "top layer", *counts, "all layers"]
     note = "the other layers are at the means of their priors"
     return plots.plot_rows(rows, names, "Test images reconstructed from the top layers alone", note)

@@ -99,7 +99,7 @@ def reconstructions(run: StoredRun, request: Request) -> ImageRows:
         raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test images.")
     chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
-    batch: Batch = originals if run.contexts is None else (originals, run.contexts[chosen])
+    batch = Batch(originals, None if run.contexts is None else run.contexts[chosen])
     images = np.asarray(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
     return np.concatenate([originals.astype(np.float32) / 255, images]), count
 

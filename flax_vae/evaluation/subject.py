@@ -132,8 +132,8 @@ class Subject:
     @cached_property
     def pixel_levels(self) -> int | None:
         """The number of values of a pixel under p(x | z), or None for a density of continuous pixels."""
-        x, context = unpack(take(self.batch, slice(1)))
-        likelihood = bind(self.run.model, self.run.params, context).infer(x, jax.random.key(0)).likelihood
+        x, *given = unpack(take(self.batch, slice(1)), self.run.model)
+        likelihood = bind(self.run.model, self.run.params, *given).infer(x, jax.random.key(0)).likelihood
         return getattr(likelihood, "pixel_levels", None)
 
     @cached_property

@@ -66,7 +66,7 @@ def page(
 
     Args:
         model, params: the model; parameters are rounded to float16.
-        images: uint8 test images "n h w c"; for a conditional model the pair of images and one-hot labels.
+        images: uint8 test images "n h w c"; for a conditional model with one-hot labels as contexts.
         labels: the classes of the images, shown as colours.
         class_names: the names of the classes.
         about: the texts about the model.
@@ -75,14 +75,13 @@ def page(
         UserError: the model has no latent vector, computes something that the engine does not support, or diverged.
     """
     params = halved(params)
-    h, w, c = (images[0] if isinstance(images, tuple) else images).shape[1:]
-    context_dim = images[1].shape[1] if isinstance(images, tuple) else 0
+    h, w, c = images.x.shape[1:]
+    context_dim = 0 if images.context is None else images.context.shape[1]
     functions = program(graphs(model, params, (h, w, c), context_dim))
     size, noise_size = (functions["graphs"][name]["inputs"][0][1][1] for name in ("decode", "sample"))
     chosen = _choose_images(batch_size_of(images), size)
     batch = take(images, chosen)
-    pixels = batch[0] if isinstance(batch, tuple) else batch
-    shown = pixels[: _sprite_count(pixels)]
+    shown = batch.x[: _sprite_count(batch.x)]
     latents, shading = latent_space(posteriors(model, params, batch), len(shown))
     content = {
         "shape": [h, w, c],

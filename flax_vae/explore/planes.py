@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from flax_vae.batches import Batch, as_one, unpack
+from flax_vae.batches import BatchLike, as_one, unpack
 from flax_vae.explore.functions import Functions
 from flax_vae.models.binding import Params
 from flax_vae.system.errors import UserError
@@ -59,16 +59,16 @@ class Posteriors(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=0)
-def _encode(model: nn.Module, params: Params, images: Batch) -> tuple[Float[Array, "n d"], Float[Array, "n d m"]]:
+def _encode(model: nn.Module, params: Params, images: BatchLike) -> tuple[Float[Array, "n d"], Float[Array, "n d m"]]:
     def encode(item: Any) -> tuple[Array, Array]:
-        x, context = unpack(as_one(item))
+        x, context, _ = unpack(as_one(item), model)
         return Functions(model, params).encode(x, *(() if context is None else (context,)))
 
     return jax.lax.map(encode, images, batch_size=_BATCH_SIZE)
 
 
-def posteriors(model: nn.Module, params: Params, images: Batch) -> Posteriors:
-    """Return the posteriors of images; a conditional model takes a pair (images, contexts).
+def posteriors(model: nn.Module, params: Params, images: BatchLike) -> Posteriors:
+    """Return the posteriors of images; a conditional model takes a `Batch` with contexts.
 
     Raises:
         UserError: a posterior is not finite.

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from flax_vae.batches import Batch
 from flax_vae.models.binding import init
 from flax_vae.objectives import Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.runs.config import Config
@@ -124,9 +125,10 @@ class Training:
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
-        batch: Any = jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8)
+        batch = Batch(jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8))
         if self.data.class_names:
-            batch = batch, jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
+            context = jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
+            batch = replace(batch, context=context)
         state = jax.eval_shape(self.initial_state)
         return zero_metrics(self.model, self.objective_at(self.config.beta), state, batch)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
@@ -31,7 +31,7 @@ Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]
 @by_default
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
-    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200
+    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Estimate log p(x) of each image by annealed importance sampling, in nats, with its standard error (Neal 2001).
 
@@ -55,8 +55,8 @@ def annealed_log_likelihood(
     require_two_samples(num_samples)
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array]:
-        (x, context), key = as_one(image_and_key[0]), image_and_key[1]
-        model = bind(vae, params, context)
+        (x, *given), key = as_one(image_and_key[0]), image_and_key[1]
+        model = bind(vae, params, *given)
         units_key, pilot_key, key = jax.random.split(key, 3)
         units = tuple(layer.z.std(0) for layer in model.infer(x, units_key, 64).layers)
 
@@ -74,7 +74,7 @@ def annealed_log_likelihood(
         log_w, _ = run(key, step_sizes)
         return log_mean_and_error(log_w)
 
-    return jax.lax.map(one_image, (unpack(images), jax.random.split(key, batch_size_of(images))))
+    return jax.lax.map(one_image, (unpack(images, vae), jax.random.split(key, batch_size_of(images))))
 
 
 def _anneal(

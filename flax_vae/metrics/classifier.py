@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from flax_vae.batches import Images, StoredImages, epoch_indices, to_unit
+from flax_vae.batches import Images, StoredImages, epoch_indices, to_float
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params
 from flax_vae.nn.convolutions import max_pool
@@ -103,7 +103,7 @@ def _optimizer(steps: int) -> optax.GradientTransformation:
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(module: ConvClassifier, steps: int, key: Key[Array, ""], images: Images) -> tuple[Any, Any]:
     """Return the parameters and the state of the optimiser before the first step."""
-    params = module.init(key, to_unit(images))["params"]
+    params = module.init(key, to_float(images))["params"]
     return params, _optimizer(steps).init(params)
 
 
@@ -119,7 +119,7 @@ def _advance(
     """Take s steps, each on m microbatches, which are split between the devices of a mesh."""
 
     def mean_loss(params: Params, images: Array, labels: Array) -> Array:
-        logits, _ = module.apply({"params": params}, to_unit(images))
+        logits, _ = module.apply({"params": params}, to_float(images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def mean_gradient(params: Params, batch: tuple[Array, Array]) -> Params:
@@ -147,7 +147,7 @@ def _outputs(module: ConvClassifier, params: Params, images: Images) -> tuple[Fl
     """Return the logits and features of all images, of which only a few are held as floats at a time."""
 
     def one_image(image: Array) -> tuple[Array, Array]:
-        outputs: Any = module.apply({"params": params}, to_unit(image[None]))
+        outputs: Any = module.apply({"params": params}, to_float(image[None]))
         return outputs[0][0], outputs[1][0]
 
     return jax.lax.map(one_image, images, batch_size=_AT_ONCE)

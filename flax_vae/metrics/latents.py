@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, checked, refuse_outside, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, refuse_outside, unpack
 from flax_vae.distributions.base import LatentDistribution
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
@@ -18,15 +18,17 @@ from flax_vae.system.settings import by_default
 
 
 @by_default
-def posterior_means(vae: nn.Module, params: Params, images: Batch, batch_size: int = 500) -> Float[np.ndarray, "n d"]:
+def posterior_means(
+    vae: nn.Module, params: Params, images: BatchLike, batch_size: int = 500
+) -> Float[np.ndarray, "n d"]:
     """Return the posterior mean of each image."""
     refuse_outside(images, vae)
 
     @jax.jit
     def encode(params: Params, block: Any) -> Array:
         def one_batch(batch: Any) -> Array:
-            x, context = unpack(batch)
-            return bind(vae, params, context).encode(x).mean()
+            x, *given = unpack(batch, vae)
+            return bind(vae, params, *given).encode(x).mean()
 
         return jax.lax.map(one_batch, block)
 
@@ -50,7 +52,7 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
+def elbo_surgery(vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
     """Split the rate into the mutual information of latents and images and the marginal KL from the prior, in nats.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
@@ -58,14 +60,13 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     One draw per image is scored under the posteriors of all images, so a mutual information above log n cannot be
     detected. In a conditional model, everything is given the context: q(z) averages over images with the same context.
     """
-    x, contexts = unpack(images)
-
-    model, posterior = bind(vae, params, contexts), _posterior(vae, params, x, contexts)
-    z = posterior.sample(key)
+    x, contexts, mask = unpack(images, vae)
+    model, posterior = bind(vae, params, contexts, mask), _posterior(vae, params, x, contexts, mask)
+    z, count = posterior.sample(key), batch_size_of(x)
 
     def log_aggregate(draw_and_context: tuple[Array, Any]) -> Array:
         z, context = draw_and_context
-        same = jnp.ones(len(x), bool) if contexts is None else (contexts == context).all(-1)
+        same = jnp.ones(count, bool) if contexts is None else (contexts == context).all(-1)
         return jax.nn.logsumexp(posterior.log_prob(z), where=same) - jnp.log(same.sum())
 
     log_prior = model.prior().log_prob(z)
@@ -74,14 +75,14 @@ def elbo_surgery(vae: nn.Module, params: Params, images: Batch, key: Key[Array, 
     return {"mutual_information": rate - to_prior, "marginal_kl": to_prior}
 
 
-def _posterior(vae: nn.Module, params: Params, x: Float[Array, "n h w c"], contexts: Context) -> LatentDistribution:
+def _posterior(vae: nn.Module, params: Params, x: Any, contexts: Context, mask: Any) -> LatentDistribution:
     """Return q(z | x) of all images; if a model has features, they are computed in blocks, which takes less memory."""
-    model = bind(vae, params, contexts)
+    model = bind(vae, params, contexts, mask)
     if not hasattr(vae, "features"):
         return model.encode(x)
 
-    def features(image_and_context: tuple[Array, Array | None]) -> Array:
-        image, context = as_one(image_and_context)
-        return bind(vae, params, context).features(image)[0]
+    def features(item: Any) -> Array:
+        one, *given = as_one(item)
+        return bind(vae, params, *given).features(one)[0]
 
-    return model.posterior(jax.lax.map(features, (x, contexts), batch_size=IMAGES_AT_ONCE))
+    return model.posterior(jax.lax.map(features, (x, contexts, mask), batch_size=IMAGES_AT_ONCE))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
 from flax_vae.models import Inference, Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
@@ -41,7 +41,7 @@ class Defence:
 def log_likelihood(
     vae: nn.Module,
     params: Params,
-    images: Batch,
+    images: BatchLike,
     key: Key[Array, ""],
     num_samples: int = 1000,
     defence: Defence | None = None,
@@ -70,10 +70,10 @@ def log_likelihood(
     at_once, blocks, widened = _divide(num_samples, defence)
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array, Array]:
-        (x, context), key = as_one(image_and_key[0]), image_and_key[1]
+        (x, *given), key = as_one(image_and_key[0]), image_and_key[1]
 
         def draw(i: Array) -> Array:
-            model, key_i = bind(vae, params, context), jax.random.fold_in(key, i)
+            model, key_i = bind(vae, params, *given), jax.random.fold_in(key, i)
             if defence is None:
                 return log_weights(model.infer(x, key_i, at_once), x)[:, 0]
             temperature = jnp.where(i < widened, defence.scale, 1.0)
@@ -87,7 +87,7 @@ def log_likelihood(
     if mesh:
         split = PartitionSpec(DATA_AXIS)
         all_images = jax.shard_map(all_images, mesh=mesh, in_specs=split, out_specs=split)
-    return all_images((unpack(images), jax.random.split(key, batch_size_of(images))))
+    return all_images((unpack(images, vae), jax.random.split(key, batch_size_of(images))))
 
 
 def _divide(num_samples: int, defence: Defence | None) -> tuple[int, int, int]:

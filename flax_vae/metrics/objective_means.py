@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.batches import BatchLike, batch_size_of, take
 from flax_vae.models.binding import Params
 from flax_vae.objectives.base import Objective, apply_objective
 from flax_vae.system.processes import place_on_devices
@@ -22,7 +22,7 @@ _BLOCK_BYTES = 2**26  # bytes that are sent to the device at a time
 Spans = Callable[[int, int], Iterable[tuple[int, int]]]  # cuts a range into spans, each from a start to a stop
 
 
-def in_blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
+def in_blocks(images: BatchLike, batch_size: int) -> Iterator[tuple[Any, int]]:
     """Yield blocks "s b h w c" of equal shape, each with the number of its real images.
 
     The last block is padded with the first images.
@@ -34,7 +34,7 @@ def in_blocks(images: Batch, batch_size: int) -> Iterator[tuple[Any, int]]:
         yield take(images, indices % count), min(count - start, indices.size)
 
 
-def first_block(images: Batch, batch_size: int) -> Any:
+def first_block(images: BatchLike, batch_size: int) -> Any:
     """Return one block of images; evaluating it compiles everything that evaluating all images needs."""
     block, _ = next(in_blocks(images, batch_size))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), block)
@@ -53,7 +53,7 @@ def make_evaluate(
         mesh: devices that split each batch.
 
     Returns:
-        The function. A conditional model takes a pair of images and contexts as `images`. `spans(0, n)` cuts n batches
+        The function. A conditional model takes a `Batch` of images and contexts. `spans(0, n)` cuts n batches
         into dispatches, each from a start to a stop; the results do not depend on them.
     """
     everywhere, split = shardings(mesh)
@@ -72,7 +72,7 @@ def make_evaluate(
     @by_default
     def evaluate(
         params: Params,
-        images: Batch,
+        images: BatchLike,
         key: Key[Array, ""],
         step: int | Int[Array, ""],
         spans: Spans = lambda start, end: [(start, end)],

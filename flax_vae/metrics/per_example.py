@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import Batch, batch_size_of, refuse_outside, unpack
+from flax_vae.batches import BatchLike, batch_size_of, refuse_outside, unpack
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
@@ -19,7 +19,7 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def per_example_statistics(
-    vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""], batch_size: int = 100
+    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], batch_size: int = 100
 ) -> dict[str, Float[np.ndarray, "n ..."]]:
     """Return statistics of each image from one encoding and one decoded draw.
 
@@ -33,8 +33,8 @@ def per_example_statistics(
     @jax.jit
     def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:
         def of_batch(numbered_batch: tuple[Array, Any]) -> dict[str, Array]:
-            number, (x, context) = numbered_batch[0], unpack(numbered_batch[1])
-            return _statistics(bind(vae, params, context), x, jax.random.fold_in(key, number))
+            number, (x, *given) = numbered_batch[0], unpack(numbered_batch[1], vae)
+            return _statistics(bind(vae, params, *given), x, jax.random.fold_in(key, number))
 
         return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flax_vae.models.checks import refuse_unhashable
+from flax_vae.models.protocol import require
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import warn_of_wrong_sums
 from flax_vae.system.settings import by_default
@@ -58,16 +59,21 @@ def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, in
 
 
 @by_default
-def variables(model: nn.Module, params: Params, context: Context = None) -> dict[str, Any]:
-    """Return the variables to bind: the parameters, encoder and decoder cast to `model.dtype`, and the context."""
+def variables(model: nn.Module, params: Params, context: Context = None, mask: Any = None) -> dict[str, Any]:
+    """Return the variables to bind: parameters, encoder and decoder cast to `model.dtype`, context and mask."""
     warn_of_wrong_sums()  # here, because every use of a model with parameters passes through
     networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
     dtype = getattr(model, "dtype", "float32")
     bound = {"params": params | jax.tree.map(lambda leaf: leaf.astype(dtype), networks)}
-    return bound if context is None else bound | {"context": {"value": jnp.asarray(context)}}
+    if mask is not None:
+        require(model, "mask", what="A batch with a mask")
+    given = {"context": context, "mask": mask}
+    return bound | {
+        name: {"value": jax.tree.map(jnp.asarray, part)} for name, part in given.items() if part is not None
+    }
 
 
-def bind(model: nn.Module, params: Params, context: Context = None) -> Any:
+def bind(model: nn.Module, params: Params, context: Context = None, mask: Any = None) -> Any:
     """Bind parameters to a model, to call its methods: `bind(model, params).encode(x)`.
 
     Args:
@@ -75,8 +81,9 @@ def bind(model: nn.Module, params: Params, context: Context = None) -> Any:
         params: its parameters.
         context: the input of a conditional model, one row per image or one row for all: labels as one-hot vectors, or
             vectors of any meaning. Encoder, decoder and prior depend on it (Sohn et al. 2015).
+        mask: True for each observed value of x. The likelihood leaves out the others; see `Masked`.
     """
-    return model.bind(variables(model, params, context))
+    return model.bind(variables(model, params, context, mask))
 
 
 def model_of(prior: nn.Module) -> Any:
@@ -89,7 +96,11 @@ def model_of(prior: nn.Module) -> Any:
     """
     if prior.parent is None:  # Linen modules hold weak references to their parents
         raise RuntimeError("this prior needs its model, which no longer exists: keep model = bind(vae, params)")
-    return prior.parent
+    model = prior.parent
+    if model.has_variable("mask", "value"):  # of the batch, while a prior encodes images of its own
+        module, bound = model.unbind()
+        return module.bind({name: collection for name, collection in bound.items() if name != "mask"})
+    return model
 
 
 def with_context(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"]:

@@ -122,6 +122,20 @@ def require_array(value: Any, ndim: int, axes: str, what: str) -> jax.Array:
     return value
 
 
+def require_one_array(x: Any, model: nn.Module) -> Any:
+    """Return x.
+
+    Raises:
+        UserError: x is not one array, but a tuple or a dictionary of views.
+    """
+    if hasattr(x, "shape"):
+        return x
+    raise UserError(
+        f"x is a {type(x).__name__}, but {type(model).__name__} takes one array: pass the context of a conditional "
+        "model by Batch(x, context), and several views to a model of your own."
+    )
+
+
 def refuse_other_images(likelihood: Any, output: tuple[int, ...], image: tuple[int, ...]) -> None:
     """Raise UserError if a decoder's output does not fit the images.
 

@@ -6,11 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
+from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_images
+from flax_vae.models.checks import freeze_networks, refuse_other_images, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
@@ -60,12 +61,19 @@ class Ladder(Module):
         """Return the conditioning input of each image, such as its label; see `bind`."""
         return self.get_variable("context", "value")
 
+    def mask(self) -> Bool[Array, "b ..."] | None:
+        """Return True for each observed value of x, False for missing ones; None if all are observed."""
+        return self.get_variable("mask", "value")
+
+    def _maps(self, x: Images) -> Maps:
+        return self.encoder(require_one_array(x, self).astype(self.dtype))
+
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
         return self.posterior(with_context(layers.wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
     def encode(self, x: Images) -> LatentDistribution:
         """Return q(z_1 | x) of the top layer, batch shape "b"."""
-        return self._top_posterior(self.encoder(x.astype(self.dtype)))
+        return self._top_posterior(self._maps(x))
 
     def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
@@ -103,11 +111,11 @@ class Ladder(Module):
 
     def _infer(self, x: Images, draw: Callable[[LatentDistribution], list[Draw]], choose: Choice) -> Inference:
         """Infer with `draw` for the top's posterior, and `choose` for the layers below."""
-        maps = self.encoder(x.astype(self.dtype))
+        maps = self._maps(x)
         z, top = pair_with_priors(draw(self._top_posterior(maps)), self.prior())
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
         refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
-        return Inference(top + below, self.likelihood(output))
+        return Inference(top + below, masked(self.likelihood(output), self.mask()))
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
         """Return p(x | z), batch shape "n", for latents of the top.

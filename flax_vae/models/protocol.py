@@ -5,6 +5,8 @@ objectives, for bounds and for samples. Features that call more methods check fo
 
 A model may have a field `dtype`, the type its networks compute in, and fields `encoder` and `decoder`; see `with_dtype`
 and `with_remat`. A conditional model reads its context by `self.get_variable("context", "value")`.
+A model for missing values has a method `mask`, which reads `self.get_variable("mask", "value")`, and returns
+likelihoods of the observed values; see `masked`.
 """
 
 from collections.abc import Callable
@@ -95,11 +97,12 @@ class LadderModel(Model, Protocol):
         """Return p(x | z) for latents of the top layer, with `choose(number, prior)` for the maps below."""
 
 
-Need = Literal["single_layer", "infer_at", "ladder"]
+Need = Literal["single_layer", "infer_at", "ladder", "mask"]
 _NEEDS: dict[Need, tuple[str, tuple[str, ...]]] = {  # a noun phrase for messages, and the methods
     "single_layer": ("one latent vector", ("encode", "decode", "prior")),
     "infer_at": ("the method infer_at", ("infer_at",)),
     "ladder": ("a ladder of latents", ("infer_top", "decode_top")),
+    "mask": ("a likelihood of observed values, declared by a method mask", ("mask",)),
 }
 
 
@@ -113,7 +116,7 @@ def require(model: Any, *needs: Need, what: str) -> None:
 
     Args:
         model: the model, bound or not.
-        *needs: "single_layer", "infer_at" or "ladder".
+        *needs: "single_layer", "infer_at", "ladder" or "mask".
         what: the function, objective or command that calls the methods, for the message.
     """
     for need in needs:

@@ -5,11 +5,12 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
+from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_images, require_array
+from flax_vae.models.checks import freeze_networks, refuse_other_images, require_array, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
@@ -47,8 +48,13 @@ class VAE(Module):
         """Return the conditioning input of each image, such as its label; see `bind`."""
         return self.get_variable("context", "value")
 
+    def mask(self) -> Bool[Array, "b ..."] | None:
+        """Return True for each observed value of x, False for missing ones; None if all are observed."""
+        return self.get_variable("mask", "value")
+
     def features(self, x: Images) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""
+        x = require_one_array(x, self)
         features = require_array(self.encoder(x.astype(self.dtype)), 2, '"b f", features of each image', "encoder")
         return with_context(features.astype(x.dtype), self.context())
 
@@ -81,7 +87,7 @@ class VAE(Module):
         z, layers = pair_with_priors(draws, self.prior())
         output = self._decoder_output(z)
         refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
-        return Inference(layers, self.likelihood(output))
+        return Inference(layers, masked(self.likelihood(output), self.mask()))
 
     def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int
 
-from flax_vae.batches import Batch, unpack
+from flax_vae.batches import BatchLike, batch_size_of, unpack
 from flax_vae.models import Params, variables
 from flax_vae.models.protocol import RandomKey
 from flax_vae.parts import Parts
@@ -31,7 +31,7 @@ OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
 
 @by_default
 def apply_objective(
-    model: nn.Module, objective: Objective, params: Params, batch: Batch, key: RandomKey, step: int | Step
+    model: nn.Module, objective: Objective, params: Params, batch: BatchLike, key: RandomKey, step: int | Step
 ) -> Metrics:
     """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
 
@@ -39,15 +39,15 @@ def apply_objective(
         UserError: the objective has parameters; a network draws; the objective did not return a loss and a dictionary
             of metrics, all of them one float per image; or a metric has a name that the train step uses.
     """
-    x, context = unpack(batch)
-    name = getattr(objective, "__name__", type(objective).__name__)
+    x, *given = unpack(batch, model)
+    size, name = batch_size_of(x), getattr(objective, "__name__", type(objective).__name__)
     if isinstance(objective, nn.Module):
         raise UserError(
             f"objective {name} is a Linen module, and only the model's parameters are trained: write a function or a "
             "frozen dataclass."
         )
     try:
-        result = nn.apply(objective, model)(variables(model, params, context), x, key, jnp.asarray(step))
+        result = nn.apply(objective, model)(variables(model, params, *given), x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
         reason = str(error).partition(" (http")[0]
         raise UserError(f"{reason}: networks draw nothing, so leave out dropout, or make it deterministic.") from None
@@ -60,10 +60,10 @@ def apply_objective(
             f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
         )
     for term, value in {"loss": result[0], **result[1]}.items():
-        if jnp.shape(value) != (len(x),):
+        if jnp.shape(value) != (size,):
             raise UserError(
-                f"objective {name} returned {term} of shape {jnp.shape(value)} for {len(x)} images; "
-                f"it must be ({len(x)},), one value per image: the train step averages over the batch."
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {size} images; "
+                f"it must be ({size},), one value per image: the train step averages over the batch."
             )
         if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
             raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")

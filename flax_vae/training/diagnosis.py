@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from flax_vae.batches import Batch, unpack
+from flax_vae.batches import BatchLike, unpack
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.base import Metrics
 from flax_vae.pytrees import flatten_by_name
@@ -15,7 +15,9 @@ from flax_vae.training.gradient import Gradient
 
 
 @by_default
-def diagnose(model: nn.Module, gradient: Gradient, params: Params, batch: Batch, key: Key[Array, ""], step: int) -> str:
+def diagnose(
+    model: nn.Module, gradient: Gradient, params: Params, batch: BatchLike, key: Key[Array, ""], step: int
+) -> str:
     """Describe a step in a sentence fragment: the loss and its terms, the gradient, and the largest log-scale.
 
     Args:
@@ -28,10 +30,10 @@ def diagnose(model: nn.Module, gradient: Gradient, params: Params, batch: Batch,
     """
 
     @jax.jit
-    def examine(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics, dict[str, Array]]:
+    def examine(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics, dict[str, Array]]:
         grads, metrics = gradient(params, batch, key, step)
-        x, context = unpack(batch)
-        inference = bind(model, params, context).infer(x, jax.random.clone(key))
+        x, *given = unpack(batch, model)
+        inference = bind(model, params, *given).infer(x, jax.random.clone(key))
         scales = {name: leaf.ravel() for name, leaf in flatten_by_name(inference).items() if name.endswith("log_scale")}
         return grads, metrics, {name: scale[jnp.abs(scale).argmax()] for name, scale in scales.items()}
 

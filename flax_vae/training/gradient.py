@@ -28,12 +28,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
-from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.batches import BatchLike, batch_size_of, take
 from flax_vae.models.binding import Params
 from flax_vae.objectives.base import Metrics
 from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, batch_devices, constrain, inside_shard_map
 
-Gradient = Callable[[Params, Batch, Array, Array], tuple[Params, Metrics]]  # of (params, batch, key, step)
+Gradient = Callable[[Params, BatchLike, Array, Array], tuple[Params, Metrics]]  # of (params, batch, key, step)
 
 
 def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, mesh: Mesh | None) -> Gradient:
@@ -46,7 +46,7 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
         mesh: devices that split the batch; None for a single one.
     """
 
-    def average_shard(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
+    def average_shard(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics]:
         """Average over the images of a device; over all images if JAX splits the arrays between the devices."""
         by_device = inside_shard_map()
         devices, device = (batch_devices(mesh), jax.lax.axis_index(BATCH_AXES)) if by_device else (1, 0)
@@ -63,14 +63,14 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
                 microbatches = constrain(microbatches, mesh, PartitionSpec(None, BATCH_AXES))
             return _mean(of_microbatch, microbatches, numbers)
 
-        def of_microbatch(microbatch: Batch, number: Array) -> tuple[Params, Metrics]:
+        def of_microbatch(microbatch: BatchLike, number: Array) -> tuple[Params, Metrics]:
             return gradient(params, microbatch, jax.random.fold_in(key, number), step)
 
         numbers = jnp.arange(accumulate * devices * part_size // size).reshape(accumulate, devices, -1)[:, device]
         average = _mean(average_part, jax.tree.map(cut, batch), numbers)
         return jax.lax.pmean(average, BATCH_AXES) if by_device else average
 
-    def average_batch(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Params, Metrics]:
+    def average_batch(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics]:
         batch_size = batch_size_of(batch)
         if batch_size % accumulate:
             raise ValueError(f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts")

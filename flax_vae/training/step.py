@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.batches import Batch, refuse_outside, take
+from flax_vae.batches import BatchLike, refuse_outside, take
 from flax_vae.models.binding import Params, init
 from flax_vae.objectives.base import Metrics, Objective, Step, apply_objective
 from flax_vae.system.settings import by_default
@@ -81,7 +81,7 @@ class TrainState:
         return self.params
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, BatchLike], tuple[TrainState, Metrics]]
 
 
 @by_default
@@ -115,7 +115,7 @@ def make_gradient(
     Arguments as for `make_train_step`.
     """
 
-    def mean_loss(params: Params, batch: Batch, key: Array, step: Array) -> tuple[Array, Metrics]:
+    def mean_loss(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Array, Metrics]:
         terms = apply_objective(model, objective, params, batch, key, step)
         metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
         return metrics["loss"], metrics
@@ -135,7 +135,7 @@ def make_step(
     asks_for_gradients = "grad_fn" in signature(update).parameters
 
     @by_default
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
         grads, metrics = gradient(state.params, batch, key, state.step)
         of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
@@ -179,8 +179,8 @@ def make_train_step(
     The old state's buffers, except the parameters, are donated to the new one. Like a function of `jax.jit`, the step
     has a method `lower`.
 
-    A batch is images "b h w c", or for a conditional model the pair of images and contexts "b v". Metrics are means
-    over the batch, in nats per image, and the global norm of the gradient.
+    A batch is x alone, such as images "b h w c", or a `Batch` with the contexts of a conditional model. Metrics are
+    means over the batch, in nats per example, and the global norm of the gradient.
 
     A step is skipped if its gradient or a metric is not finite: parameters and optimiser stay as they are, and all
     metrics are 0 except `skipped`, which is 1.
@@ -202,10 +202,10 @@ def make_train_step(
     train_step = make_step(gradient, tx, ema_decay, skip_norm, mesh)
 
     @partial(jax.jit, donate_argnums=1)
-    def step(params: Params, others: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def step(params: Params, others: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
         return train_step(replace(others, params=params), batch)
 
-    def checked_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def checked_step(state: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
         refuse_outside(batch, model)
         return step(state.params, replace(state, params=None), batch)
 
@@ -252,7 +252,7 @@ def make_train_steps(train_step: TrainStep, out_shardings: Any = None) -> Callab
     """Return a jitted `run(state, totals, images, indices, start, stop) -> (state, totals)`: many steps in a dispatch.
 
     Step i trains on `images[indices[i]]`, or on `images[i]` if `indices` is None and `images` holds batches
-    "s b h w c". If `images` is a pair, contexts are indexed likewise. `totals` accumulates the metrics of the steps.
+    "s b h w c". The contexts of a `Batch` are indexed likewise. `totals` accumulates the metrics of the steps.
     The loop ends early after `MAX_SKIPS` consecutive skipped steps. `start` and `stop` are traced: one compilation
     serves any number of steps, and the bits do not depend on how a training is cut into dispatches.
 

@@ -21,6 +21,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from flax_vae import Config, init
+from flax_vae.batches import Batch
 from flax_vae.data import one_hot
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES, from_subset
 from flax_vae.evaluation.run import load_run
@@ -82,7 +83,7 @@ def explore_model(name: str, path: Path) -> Explored:
         model, (images, labels) = make_model(config, shape), images_of(shape, 120)
         params = random_params(model, shape, 10 * config.conditional, scale=1.5)
     conditional = name == "conditional"
-    batch = (images, one_hot(labels, 10)) if conditional else images
+    batch = Batch(images, one_hot(labels, 10) if conditional else None)
     text = page(model, params, batch, None if name == "layers" else labels, CLASS_NAMES, ABOUT)
     path.write_text(text)
     return Explored(path, content_of(text), Functions(model, halved(params)), labels)

@@ -6,6 +6,7 @@ from explored import random_params
 from scipy.stats import multivariate_normal, norm
 
 from flax_vae import Config, encode
+from flax_vae.batches import Batch
 from flax_vae.data import one_hot
 from flax_vae.explore.planes import (
     DEPTH,
@@ -96,7 +97,7 @@ def test_posteriors_equal_those_of_the_model(conditional: bool) -> None:
     model = make_model(Config(preset="tutorial_dense(features=(8,))", latent_dim=3, conditional=conditional), shape)
     params = random_params(model, shape, 4 * conditional)
     images = np.random.default_rng(0).integers(0, 256, (7, *shape), np.uint8)
-    batch = (images, one_hot([0, 1, 2, 3, 0, 1, 2], 4)) if conditional else images
+    batch = Batch(images, one_hot([0, 1, 2, 3, 0, 1, 2], 4) if conditional else None)
     q, expected = posteriors(model, params, batch), encode(model, params, batch)
     np.testing.assert_allclose(q.centres, expected.mean(), atol=1e-5)
     for scale, logs in zip(q.scales, expected.log_scale, strict=True):

@@ -9,6 +9,7 @@ import scipy.stats
 from known_models import CONTEXTS, IMAGES, given, linear_gaussian, params_of
 
 from flax_vae import Normal, StandardNormal, bind, encode, load_run
+from flax_vae.batches import Batch
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.metrics.latents import active_units, elbo_surgery, most_active_plane, posterior_means
 from flax_vae.metrics.per_example import per_example_statistics
@@ -75,7 +76,7 @@ def test_elbo_surgery_of_a_conditional_model_splits_by_context() -> None:
     same = (contexts[:, None] == contexts).all(-1)
     log_aggregate = np.log((densities.prod(-1) * same).sum(1) / same.sum(1))
     prior = scipy.stats.norm(np.float64(prior_means)).logpdf(z).sum(-1)
-    result = elbo_surgery(vae, params, (IMAGES, contexts), key)
+    result = elbo_surgery(vae, params, Batch(IMAGES, contexts), key)
     np.testing.assert_allclose(result["marginal_kl"], (log_aggregate - prior).mean(), rtol=1e-4)
     log_q = np.log(np.diagonal(densities.prod(-1)))
     np.testing.assert_allclose(result["mutual_information"], (log_q - log_aggregate).mean(), rtol=1e-4)
@@ -105,5 +106,5 @@ def test_latents_of_equal_images_are_used_if_their_rate_says_so(level: int, warn
 
 def test_posterior_means_of_a_conditional_model() -> None:
     vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    means = posterior_means(vae, params, (IMAGES, CONTEXTS), batch_size=2)
-    np.testing.assert_allclose(means, encode(vae, params, (IMAGES, CONTEXTS)).loc, rtol=1e-5)
+    means = posterior_means(vae, params, Batch(IMAGES, CONTEXTS), batch_size=2)
+    np.testing.assert_allclose(means, encode(vae, params, Batch(IMAGES, CONTEXTS)).loc, rtol=1e-5)

@@ -14,6 +14,7 @@ from arviz_stats.base import array_stats
 from known_models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence, params_of
 
 from flax_vae import VAE, UserError, log_likelihood
+from flax_vae.batches import Batch
 from flax_vae.metrics.likelihood import Defence, log_mean_and_error, pareto_k
 
 KEY = jax.random.key(0)
@@ -29,10 +30,10 @@ def test_the_bound_is_the_evidence_for_the_exact_posterior(num_samples: int) -> 
 def test_a_conditional_model_uses_its_context_in_encoder_decoder_and_prior() -> None:
     """The bound is log p(x | c) for the exact posterior p(z | x, c), and another value with the contexts swapped."""
     vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    bound, error, _ = log_likelihood(vae, params, (IMAGES, CONTEXTS), KEY, 10)
+    bound, error, _ = log_likelihood(vae, params, Batch(IMAGES, CONTEXTS), KEY, 10)
     np.testing.assert_allclose(bound, given_log_evidence(), rtol=1e-5)
     np.testing.assert_allclose(error, 0, atol=1e-3)
-    swapped, *_ = log_likelihood(vae, params, (IMAGES, CONTEXTS[::-1]), KEY, 10)
+    swapped, *_ = log_likelihood(vae, params, Batch(IMAGES, CONTEXTS[::-1]), KEY, 10)
     assert np.abs(swapped - bound)[[0, 1, 3, 4]].min() > 0.1
 
 

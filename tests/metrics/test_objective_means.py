@@ -6,6 +6,7 @@ import numpy as np
 from known_models import CONTEXTS, IMAGES, given, linear_gaussian, params_of
 
 from flax_vae import ELBO
+from flax_vae.batches import Batch
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives.base import apply_objective
 
@@ -25,6 +26,6 @@ def test_every_image_counts_once(images: np.ndarray) -> None:
 
 def test_a_conditional_model_is_evaluated_with_its_contexts() -> None:
     vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    loss = jax.jit(lambda: apply_objective(vae, ELBO(), params, (IMAGES, CONTEXTS), KEY, 0)["elbo"])()
-    result = make_evaluate(vae, ELBO(), 2)(params, (IMAGES, CONTEXTS), KEY, 0)["elbo"]
+    loss = jax.jit(lambda: apply_objective(vae, ELBO(), params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"])()
+    result = make_evaluate(vae, ELBO(), 2)(params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"]
     assert abs(result - loss.mean()) < 5  # other draws

@@ -240,8 +240,9 @@ def test_only_the_model_has_parameters_and_images_are_one_array() -> None:
     state, images = init_state(vae, tx, KEY, SHAPE), jax.random.uniform(KEY, (8, *SHAPE))
     with pytest.raises(UserError, match="objective Discriminator is a Linen module, and only the model's parameters"):
         make_train_step(vae, Discriminator(), tx)(state, images)
-    with pytest.raises(UserError, match="Images are a dictionary of image, label; pass one array"):
-        make_train_step(vae, ELBO(), tx)(state, {"image": images, "label": images[:, 0, 0, 0]})
+    for views in ((images, jnp.eye(8)), {"image": images, "label": images[:, 0, 0, 0]}):
+        with pytest.raises(UserError, match=r"but VAE takes one array: .* Batch\(x, context\)"):
+            make_train_step(vae, ELBO(), tx)(state, views)
 
 
 def test_a_model_is_a_linen_module() -> None:

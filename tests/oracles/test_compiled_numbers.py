@@ -33,7 +33,7 @@ from flax_vae import (
     tutorial_dense,
     use_machine,
 )
-from flax_vae.batches import to_unit
+from flax_vae.batches import to_float
 from flax_vae.distributions import (
     Bernoulli,
     BetaBinomial,
@@ -197,7 +197,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     params = jax.tree.map(lambda leaf: rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32), shapes)
     weights = jax.tree.map(np.float64, params)
     images = rng.integers(0, 256, (rows, *IMAGE_SHAPE)).astype(np.uint8)
-    x, key = np.float64(to_unit(images)), jax.random.key(rows)
+    x, key = np.float64(to_float(images)), jax.random.key(rows)
 
     def layer(of: dict[str, Any], x: np.ndarray) -> np.ndarray:
         return x @ of["kernel"] + of["bias"]

@@ -10,7 +10,7 @@ from known_models import IMAGES, linear_gaussian, log_evidence
 from scipy.special import logsumexp
 
 from flax_vae import VAE, Config, FullNormal, StandardNormal, bind, init, log_likelihood
-from flax_vae.batches import to_unit
+from flax_vae.batches import to_float
 from flax_vae.nn.dense import DenseDecoder, DenseEncoder
 from flax_vae.runs.models import make_model
 
@@ -47,7 +47,7 @@ def quadrature(vae: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np
     def log_joint(z: jax.Array) -> tuple[jax.Array, jax.Array]:
         model = bind(vae, params)
         log_prior = model.prior().log_prob(z)
-        return log_prior, log_prior + model.decode(z[:, None]).log_prob(to_unit(images)).T
+        return log_prior, log_prior + model.decode(z[:, None]).log_prob(to_float(images)).T
 
     log_prior, log_joints = map(np.float64, log_joint(jnp.asarray(grid, jnp.float32)))
     np.testing.assert_allclose(logsumexp(log_prior) + log_cell, 0, atol=1e-3)  # the grid covers the prior
@@ -139,7 +139,7 @@ def test_annealed_importance_sampling_agrees() -> None:
     """Its draws start at the prior, so that an error of the encoder cannot affect both estimates."""
     vae = VAE(DenseEncoder((16,)), FullNormal(3), StandardNormal(3), DenseDecoder((4, 4, 1), (16,)))
     params, images = parameters(vae, (4, 4, 1)), pixels((4, 4, 1)) // 128 * 255
-    found, error = annealed_each(vae, params, to_unit(images))
+    found, error = annealed_each(vae, params, to_float(images))
     bound, its_error, _ = log_likelihood(vae, params, images, KEY, 20_000)
     assert (np.hypot(error, its_error) < 0.05).all()
     assert (np.abs(found - bound) < 4 * np.hypot(error, its_error)).all()

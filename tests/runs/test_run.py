@@ -11,6 +11,7 @@ import pytest
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, encode, fit, load_run, reconstruct, sample, write_run
+from flax_vae.batches import Batch
 from flax_vae.cli.main import main
 from flax_vae.runs.run import pretrained, run_data
 
@@ -66,7 +67,7 @@ def test_half_precision_halves_the_file_and_hardly_changes_the_model(run: Run, t
     examples = run.examples.nbytes
     assert half.stat().st_size - examples < 0.51 * (full.stat().st_size - examples)
     loaded = load_run(half)
-    images = (run.examples, run.contexts)
+    images = Batch(run.examples, run.contexts)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded.params))
     for function in (lambda run: encode(run.model, run.params, images).mean(),
                      lambda run: reconstruct(run.model, run.params, images, KEY)):  # fmt: skip

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from flax_vae.batches import take, unpack
+from flax_vae.batches import take
 from flax_vae.data import is_binary
 from flax_vae.evaluation.figures import Figure, Figures, metric
 from flax_vae.evaluation.subject import Subject, random_indices
@@ -59,8 +59,10 @@ def _samples(subject: Subject, chosen: Int[np.ndarray, " n"]) -> UInt8[np.ndarra
     run, binary = subject.run, is_binary(subject.test.images)
     blocks = []
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
-        x, contexts = unpack(take(subject.batch, chosen[start : start + _DECODED_AT_ONCE]))
+        batch = take(subject.batch, chosen[start : start + _DECODED_AT_ONCE])
         latent_key, pixel_key = jax.random.split(jax.random.fold_in(subject.keys["samples"], start))
-        images = sample(run.model, run.params, latent_key, len(x), 1.0, contexts, pixel_key if binary else None)
+        images = sample(
+            run.model, run.params, latent_key, len(batch.x), 1.0, batch.context, pixel_key if binary else None
+        )
         blocks.append(np.rint(255 * np.asarray(images).clip(0, 1)).astype(np.uint8))
     return np.concatenate(blocks)
