@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
-from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.batches import BatchLike, batch_size_of, take, to_batch
 from flax_vae.explore.compiler.packing import ENGINE, halved, program
 from flax_vae.explore.functions import graphs
 from flax_vae.explore.planes import latent_space, posteriors
@@ -57,7 +57,7 @@ class About:
 def page(
     model: nn.Module,
     params: Params,
-    images: Batch,
+    images: BatchLike,
     labels: Int[np.ndarray, " n"] | None,
     class_names: Sequence[str],
     about: About,
@@ -74,7 +74,7 @@ def page(
     Raises:
         UserError: the model has no latent vector, computes something that the engine does not support, or diverged.
     """
-    params = halved(params)
+    params, images = halved(params), to_batch(images)
     h, w, c = images.x.shape[1:]
     context_dim = 0 if images.context is None else images.context.shape[1]
     functions = program(graphs(model, params, (h, w, c), context_dim))

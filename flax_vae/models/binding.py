@@ -96,7 +96,7 @@ def model_of(prior: nn.Module) -> Any:
     """
     if prior.parent is None:  # Linen modules hold weak references to their parents
         raise RuntimeError("this prior needs its model, which no longer exists: keep model = bind(vae, params)")
-    model = prior.parent
+    model: Any = prior.parent
     if model.has_variable("mask", "value"):  # of the batch, while a prior encodes images of its own
         module, bound = model.unbind()
         return module.bind({name: collection for name, collection in bound.items() if name != "mask"})

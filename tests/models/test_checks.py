@@ -240,7 +240,7 @@ def test_only_the_model_has_parameters_and_images_are_one_array() -> None:
     state, images = init_state(vae, tx, KEY, SHAPE), jax.random.uniform(KEY, (8, *SHAPE))
     with pytest.raises(UserError, match="objective Discriminator is a Linen module, and only the model's parameters"):
         make_train_step(vae, Discriminator(), tx)(state, images)
-    for views in ((images, jnp.eye(8)), {"image": images, "label": images[:, 0, 0, 0]}):
+    for views in ((images, np.eye(8, dtype=np.float32)), {"image": images, "label": images[:, 0, 0, 0]}):
         with pytest.raises(UserError, match=r"but VAE takes one array: .* Batch\(x, context\)"):
             make_train_step(vae, ELBO(), tx)(state, views)
 
