@@ -211,11 +211,11 @@ def as_one(item: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], item)
 
 
-def epoch_batches(batch: Batch, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+def epoch_batches(batch: BatchLike, batch_size: int, seed: int, epoch: int) -> Iterator[BatchLike]:
     """Yield the batches of one epoch of a data set.
 
     Args:
-        batch: images, or a pair of images and contexts.
+        batch: the data set, as one batch.
         batch_size, seed, epoch: as for `epoch_indices`.
     """
     for rows in epoch_indices(batch_size_of(batch), batch_size, seed, epoch):

@@ -99,7 +99,7 @@ class Run(StoredRun):
             x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
         else:
             contexts = self._contexts(labels, len(x))
-        return x if contexts is None else (x, contexts)
+        return Batch(x, contexts)
 
     def _contexts(self, labels: Labels, count: int) -> np.ndarray | None:
         if self.class_names and labels is None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from flax_vae import (
+    Batch,
     Config,
     Plan,
     Run,
@@ -49,7 +50,7 @@ METHODS: dict[str, tuple[Callable[[Run], Any], Callable[[Run], Any]]] = {
     ),
     "encode the examples": (
         lambda run: run.encode().mean(),
-        lambda run: encode(run.model, run.params, (run.examples, run.contexts)).mean(),
+        lambda run: encode(run.model, run.params, Batch(run.examples, run.contexts)).mean(),
     ),
     "encode images": (
         lambda run: run.encode(run.examples[:4], [1, "2", 3, 3]).mean(),
@@ -61,11 +62,11 @@ METHODS: dict[str, tuple[Callable[[Run], Any], Callable[[Run], Any]]] = {
     ),
     "reconstruct": (
         lambda run: run.reconstruct(key=3),
-        lambda run: reconstruct(run.model, run.params, (run.examples, run.contexts), KEY),
+        lambda run: reconstruct(run.model, run.params, Batch(run.examples, run.contexts), KEY),
     ),
     "log_likelihood": (
         lambda run: run.log_likelihood(run.examples, 5, 3, run.labels),
-        lambda run: log_likelihood(run.model, run.params, (run.examples, run.contexts), KEY, 5),
+        lambda run: log_likelihood(run.model, run.params, Batch(run.examples, run.contexts), KEY, 5),
     ),
 }
 
