@@ -54,7 +54,7 @@ METHODS: dict[str, tuple[Callable[[Run], Any], Callable[[Run], Any]]] = {
     ),
     "encode images": (
         lambda run: run.encode(run.examples[:4], [1, "2", 3, 3]).mean(),
-        lambda run: encode(run.model, run.params, (run.examples[:4], contexts_of(run, [1, 2, 3, 3], 4))).mean(),
+        lambda run: encode(run.model, run.params, Batch(run.examples[:4], contexts_of(run, [1, 2, 3, 3], 4))).mean(),
     ),
     "decode": (
         lambda run: run.decode(Z, np.arange(4), pixel_key=4),
