@@ -1,125 +1,52 @@
-"""Parts by name: text that users type becomes a value, in flags, in `config.json` and in Python alike.
+"""Registries of parts: text that users type becomes a value, in flags, in `config.json` and in Python alike.
 
-    elbo    elbo(beta=4.0)    vamp(components=500)    my_module:my_objective(weight=2.0)
+    elbo    elbo(beta=4.0)    elbo(beta=warmup(epochs=2))    vamp(components=500)    my_module:my_prior(size=3)
 
 A part is a frozen dataclass, a Linen module or a model, made by a function or a class. Each kind of part has one
-`Parts`, in which every part is registered once, beside its definition. Help, errors, tables and tests read it.
-
-A call is read by `ast`, and its arguments are literals: nothing is evaluated.
+`Parts`, in which every part is registered once, beside its definition. Help, errors, tables and tests read it. A part
+of the user's own, `my_module:my_part`, is made in the same way.
 """
 
-import ast
 import contextlib
 import difflib
 import functools
 import inspect
-import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from flax_vae.calls import OF_LINEN, Call, import_maker, parse
 from flax_vae.system.errors import UserError
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
 LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # JAX counts and computes in 32 bits
 MOST_LAYERS = 100  # each layer is traced and compiled separately, which takes seconds
 LayerCount = Annotated[int, "at most MOST_LAYERS"]  # the type of a hyperparameter that counts layers
-OF_LINEN = ("parent", "name")  # fields and arguments that Linen adds to every module
+StepIndex = Annotated[int, "at least 0"]  # the type of a hyperparameter that counts from 0
 _PLAIN = (bool, int, float, str, type(None))
-_signature = functools.cache(inspect.signature)
-
-
-@dataclass(frozen=True)
-class Call:
-    """A part as it is written: a name, with positional and keyword arguments."""
-
-    name: str
-    args: tuple[Any, ...] = ()
-    kwargs: tuple[tuple[str, Any], ...] = ()
-
-    @property
-    def is_imported(self) -> bool:
-        """True for `my_module:my_part` and for `:MyPart` (see `written`), False for the name of a registered part."""
-        return ":" in self.name
-
-    @property
-    def is_importable(self) -> bool:
-        """True for `my_module:my_part` only."""
-        return self.is_imported and not self.name.startswith(":")
-
-    def __str__(self) -> str:
-        """Return `name`, or `name(1, key=2)`."""
-        words = [*map(repr, self.args), *(f"{key}={value!r}" for key, value in self.kwargs)]
-        return f"{self.name}({', '.join(words)})" if words else self.name
-
-
-def read_call(text: str) -> Call:
-    """Read `name`, `name(arguments)` or `module:name(arguments)`.
-
-    Raises:
-        UserError: another form, or an argument that is not a literal.
-    """
-    match = re.fullmatch(r"\s*([\w.:]+)\s*(\(.*\))?\s*", text, re.DOTALL)
-    try:
-        call = ast.parse(f"f{match[2] or '()'}" if match else "", mode="eval").body
-        if not match or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            raise SyntaxError
-        if any(word.arg is None for word in call.keywords):  # **
-            raise SyntaxError
-        args = tuple(ast.literal_eval(word) for word in call.args)
-        kwargs = tuple((str(word.arg), ast.literal_eval(word.value)) for word in call.keywords)
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise UserError(
-            f"{text!r:.200} is not a name or a call with literal arguments, such as renyi or renyi(alpha=0.3)."
-        ) from None
-    return Call(match[1], args, kwargs)
-
-
-def written(part: Any) -> str:
-    """Return the text that imports a part from the user's module, such as `my_module:MyPart(weight=2.0)`.
-
-    Args:
-        part: a function, a class, a frozen dataclass or a Linen module.
-
-    Returns:
-        The text, or `:MyPart` if there is none: the part is not at the top level of a module that can be imported, or
-        has a field that is not a literal.
-    """
-    is_value = is_dataclass(part) and not isinstance(part, type)
-    maker = type(part) if is_value else part
-    name = getattr(maker, "__name__", type(part).__name__)  # an object of another kind has none
-    values = [(field, getattr(part, field.name)) for field in fields(part) if field.init] if is_value else []
-    arguments = [(f.name, value) for f, value in values if f.name not in OF_LINEN and value is not f.default]
-    call = Call(f"{maker.__module__}:{name}", (), tuple(arguments))
-    module = sys.modules.get(str(maker.__module__))
-    with contextlib.suppress(UserError):  # from a field that is not a literal
-        is_importable = getattr(module, name, None) is maker and maker.__module__ != "__main__"
-        if is_importable and read_call(str(call)) == call:
-            return str(call)
-    return ":" + re.sub(r"\W", "", name)
-
-
-def describe(part: Any) -> str:
-    """Return a part as text, without addresses in memory."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
 class Parts(Mapping[str, Callable[..., Any]]):
-    """The registry of one kind of part: names that users type, and the function or class that makes each part."""
+    """The registry of one kind of part: names that users type, and the function or class that makes each part.
 
-    def __init__(self, kind: str, supplied: tuple[str, ...] = ()) -> None:
+    A hyperparameter whose type is `Annotated[..., registry]` is a part itself.
+    """
+
+    def __init__(
+        self, kind: str, supplied: tuple[str, ...] = (), made: tuple[type, str] = (object, ""), called_with: str = ""
+    ) -> None:
         """Start with an empty registry.
 
         Args:
             kind: the argument of `Config` that names a part of this kind, such as "prior".
             supplied: arguments that the package supplies; each part gets those in its signature.
+            made: the type of the parts, and its name in errors: `(nn.Module, "a Linen module")`.
+            called_with: the arguments of the parts, if these are functions: "model, x, key, step". A function of the
+                user's own then is a part itself, or makes one if everything that it needs is supplied or written.
         """
-        self.kind, self.supplied = kind, supplied
+        self.kind, self.supplied, self.made, self.called_with = kind, supplied, made, called_with
         self._makers: dict[str, Callable[..., Any]] = {}
         self.facts: dict[str, Mapping[str, Any]] = {}
 
@@ -144,22 +71,48 @@ class Parts(Mapping[str, Callable[..., Any]]):
         """Return the number of parts."""
         return len(self._makers)
 
-    def accepts(self, name: str, argument: str) -> bool:
+    def maker(self, part: str | Call) -> Callable[..., Any]:
+        """Return the function or class that makes a part; one of the user's own is imported.
+
+        Raises:
+            UserError: an unknown name, or one that cannot be imported.
+        """
+        call = parse(part) if isinstance(part, str) else part
+        if call.name in self:
+            return self[call.name]
+        if not call.is_imported:
+            near = difflib.get_close_matches(call.name, self, 1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"`{self.kind}` {call.name} does not exist: choose from {self._choices()}.{hint}")
+        if not all(word.isidentifier() for word in call.name.replace(":", ".", 1).split(".")):
+            raise UserError(f"`{self.kind}` {call}: choose from {self._choices()}.")
+        try:
+            return import_maker(call)
+        except UserError as error:
+            raise UserError(f"`{self.kind}` {call}: {error}") from None
+
+    def _choices(self) -> str:
+        return f"{', '.join(self)}, or write my_module:my_{self.kind.replace(' ', '_')}"
+
+    def accepts(self, part: str | Call, argument: str) -> bool:
         """Return True if the maker takes this argument, supplied by the package or typed by the user."""
-        return argument in _signature(self[name]).parameters
+        return argument in inspect.signature(self.maker(part)).parameters
 
-    def needs(self, name: str) -> tuple[str, ...]:
+    def needs(self, part: str | Call) -> tuple[str, ...]:
         """Return the requirements that a part declares: `needs` in its class, or in its registration."""
-        return self.facts[name].get("needs", getattr(self[name], "needs", ()))
+        facts = self.facts.get(part if isinstance(part, str) else part.name, {})
+        return facts.get("needs", getattr(self.maker(part), "needs", ()))
 
-    def hyperparameters(self, name: str) -> dict[str, inspect.Parameter]:
+    def hyperparameters(self, part: str | Call) -> dict[str, inspect.Parameter]:
         """Return the arguments that users may write."""
         hidden = (*self.supplied, *OF_LINEN)
-        return {key: p for key, p in _signature(self[name]).parameters.items() if key not in hidden}
+        return {key: p for key, p in inspect.signature(self.maker(part)).parameters.items() if key not in hidden}
 
-    def signature(self, name: str) -> str:
-        """Return `name`, or `name(parameter=default, ...)`."""
-        words = [f"{key}={p.default!r}" for key, p in self.hyperparameters(name).items()]
+    def signature(self, part: str | Call) -> str:
+        """Return `name`, or `name(parameter, parameter=default, ...)`."""
+        parameters = self.hyperparameters(part).values()
+        words = [str(p.replace(annotation=p.empty)) for p in parameters]
+        name = part if isinstance(part, str) else part.name
         return f"{name}({', '.join(words)})" if words else name
 
     def meaning(self, name: str) -> str:
@@ -170,72 +123,110 @@ class Parts(Mapping[str, Callable[..., Any]]):
         """Return one line per part: its signature and its meaning."""
         return "\n".join(f"- {self.signature(name)}: {self.meaning(name)}" for name in self)
 
-    def read(self, text: str) -> Call:
-        """Read a call; its arguments become keywords, converted to their types.
+    def read(self, part: str | Call) -> Call:
+        """Read a call; the arguments of a registered part become keywords, converted to their types.
+
+        Nothing is imported: the arguments of a part of the user's own are checked by `load`.
 
         Raises:
             UserError: an unknown name, or an argument that the part does not take.
         """
-        call = read_call(text)
-        if call.name not in self:
-            near = difflib.get_close_matches(call.name, self, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(f"`{self.kind}` {call.name} does not exist: choose from {', '.join(self)}.{hint}")
-        signature = inspect.Signature(list(self.hyperparameters(call.name).values()))
+        call = parse(part) if isinstance(part, str) else part
+        return call if call.is_imported else Call(call.name, (), tuple(self._typed(call).items()))
+
+    def _typed(self, call: Call) -> dict[str, Any]:
+        """Return the arguments of a call by their names, converted to their types; parts among them as `Call`."""
+        parameters, maker = self.hyperparameters(call), self.maker(call)
         try:
-            arguments = signature.bind(*call.args, **dict(call.kwargs)).arguments
+            arguments = inspect.Signature(list(parameters.values())).bind(*call.args, **dict(call.kwargs)).arguments
         except TypeError as error:
-            raise UserError(f"`{self.kind}` {call}: {error}; the signature is {self.signature(call.name)}.") from None
-        hints, converted = _hints(self[call.name]), []
+            raise UserError(f"`{self.kind}` {call}: {error}; the signature is {self.signature(call)}.") from None
+        for key, parameter in parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(key, {})
+        typed = {}
         for key, value in arguments.items():
-            hint = hints.get(key, Any)
+            hint = _hint(maker, key)
             try:
-                converted.append((key, _in_range(as_type(value, hint), hint)))
+                typed[key] = _nested(value, hint) if isinstance(value, Call) else as_type(value, hint)
+                if not call.is_imported:
+                    _refuse_outside(typed[key], hint)
             except (TypeError, ValueError) as error:
                 raise UserError(f"`{self.kind}` {call}: {key} {error}.") from None
-        return Call(call.name, (), tuple(converted))
+        return typed
 
-    def make(self, text: str, **supplied: Any) -> Any:
+    def make(self, part: str | Call, **supplied: Any) -> Any:
         """Make the part that is written, passing it the supplied arguments that it takes.
 
         Raises:
-            UserError: as for `read`, or a value that the part refuses.
+            UserError: as for `load`, or a value that the part refuses.
         """
-        call = self.read(text)
-        accepted = {key: value for key, value in supplied.items() if self.accepts(call.name, key)}
-        try:
-            return self[call.name](**accepted, **dict(call.kwargs))
-        except ValueError as error:
-            raise UserError(f"`{self.kind}` {call}: {error}.") from None
+        return self.load(part)(**supplied)
 
-    def load(self, call: Call) -> Callable[..., Any]:
-        """Import the function or class `my_module:my_part` that a call names, from the current directory first.
+    def load(self, part: str | Call) -> Callable[..., Any]:
+        """Return a function that makes a part from the supplied arguments, those that the part takes.
+
+        A part of the user's own is imported. A caller can load a part before long work, and make it afterwards.
 
         Raises:
-            UserError: no such module or attribute.
+            UserError: an unknown name, one that cannot be imported, or an argument that the part does not take.
         """
-        module_name, _, attribute = call.name.partition(":")
-        if not all(word.isidentifier() for word in (*module_name.split("."), attribute)):
-            raise UserError(f"`{self.kind}` {call}: choose from {', '.join(self)}, or write my_module:my_{self.kind}.")
-        folder = os.getcwd()
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
+        call = self.read(part)
+        if self._is_imported_part(call):
+            function = self._bound(call)
+            return lambda **_: function
+        maker, typed = self.maker(call), self._typed(call)
+
+        def make(**supplied: Any) -> Any:
+            arguments = {key: value for key, value in supplied.items() if key in inspect.signature(maker).parameters}
+            for key, value in typed.items():
+                if isinstance(value, Call):
+                    arguments[key] = _registry(_hint(maker, key)).make(value, **supplied)
+                elif value is not None or key not in supplied:  # None stands for the supplied value
+                    arguments[key] = value
+            try:
+                return self._checked(call, maker(**arguments))
+            except ValueError as error:
+                raise UserError(f"`{self.kind}` {call}: {error}.") from None
+
+        return make
+
+    def _is_imported_part(self, call: Call) -> bool:
+        """Return True for a function of the user's own that is a part itself, rather than making one."""
+        if not call.is_imported or not self.called_with or inspect.isclass(self.maker(call)):
+            return False
         try:
-            module = import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name and not (module_name + ".").startswith(error.name + "."):
-                raise  # the user's module exists; the traceback names the missing import
-            raise UserError(f"`{self.kind}` {call}: no module {module_name} in {folder} or installed.") from None
-        except SystemExit:
-            raise UserError(
-                f"`{self.kind}` {call}: {module_name} calls sys.exit when it is imported; move that call below "
-                "if __name__ == '__main__'."
-            ) from None
-        maker: Any = getattr(module, attribute, None)
-        if not callable(maker):
-            file = getattr(module, "__file__", module_name)  # a built-in module has no file
-            raise UserError(f"`{self.kind}` {call}: {file} has no function or class {attribute}.")
-        return maker
+            parameters = list(self.hyperparameters(call).values())
+            inspect.Signature(parameters).bind(*call.args, **dict(call.kwargs))
+        except (TypeError, ValueError):  # a ValueError if a builtin has no signature
+            return True
+        return False
+
+    def _bound(self, call: Call) -> Callable[..., Any]:
+        """Return a function of the user's own with the written arguments, which follow those of the call."""
+        function, names = self.maker(call), self.called_with.split(", ")
+        if not call.args and not call.kwargs:
+            return self._checked(call, function)
+        try:
+            bound = inspect.signature(function).bind(*names, *call.args, **dict(call.kwargs))
+        except (TypeError, ValueError) as error:
+            raise self._called_wrongly(call, error) from None
+        return functools.partial(function, **dict(list(bound.arguments.items())[len(names) :]))
+
+    def _checked(self, call: Call, made: Any) -> Any:
+        """Return a part if it has the type and the arguments of its kind."""
+        if self.called_with and call.is_imported:
+            try:
+                inspect.signature(made).bind(*self.called_with.split(", "))
+            except (TypeError, ValueError) as error:
+                raise self._called_wrongly(call, error) from None
+        if not isinstance(made, self.made[0]):
+            raise UserError(f"`{self.kind}` {call} made a {type(made).__name__}, not {self.made[1]}.")
+        return made
+
+    def _called_wrongly(self, call: Call, error: Exception) -> UserError:
+        name = call.name.partition(":")[2]
+        return UserError(f"`{self.kind}` {call}: it is called as {name}({self.called_with}), but {error}.")
 
 
 def import_siblings(package: str, path: Iterable[str]) -> None:
@@ -249,8 +240,36 @@ def import_siblings(package: str, path: Iterable[str]) -> None:
 
 @functools.cache
 def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a maker's arguments; none for those of the user's own that cannot be evaluated."""
     init = maker.__init__ if inspect.isclass(maker) else maker
-    return get_type_hints(init, include_extras=True) or get_type_hints(maker, include_extras=True)
+    with contextlib.suppress(NameError, TypeError):  # names imported for type checkers only; a callable object
+        return get_type_hints(init, include_extras=True) or get_type_hints(maker, include_extras=True)
+    return {}
+
+
+def _hint(maker: Callable[..., Any], key: str) -> Any:
+    """Return the type of an argument, possibly one that `**others` collects."""
+    parameters = inspect.signature(maker).parameters
+    others = next((name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), key)
+    return _hints(maker).get(key if key in parameters else others, Any)
+
+
+def _registry(hint: Any) -> Any:
+    """Return the registry of the parts that an argument takes, or None."""
+    return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Parts)), None)
+
+
+def _nested(call: Call, hint: Any) -> Call:
+    """Read a part that is an argument.
+
+    Raises:
+        TypeError: the argument takes no such part; the message completes "<name> ...".
+    """
+    parts = _registry(hint)
+    if parts is None or call.name not in parts:
+        expected = "a literal" if parts is None else f"one of {', '.join(parts)}"
+        raise TypeError(f"is {call!s:.200}, which is not {expected}")
+    return parts.read(call)
 
 
 def as_type(value: Any, hint: Any) -> Any:
@@ -259,6 +278,8 @@ def as_type(value: Any, hint: Any) -> Any:
     Raises:
         TypeError: the value has another type; the message completes "<name> ...".
     """
+    if get_origin(hint) is Annotated:
+        hint, *_ = get_args(hint)
     if not _has_type(value, hint):
         raise TypeError(f"is {value!r:.200}, which is not {_type_name(hint)}")
     options = get_args(hint) or (hint,)
@@ -269,18 +290,17 @@ def as_type(value: Any, hint: Any) -> Any:
     return float(value)
 
 
-def _in_range(value: Any, hint: Any) -> Any:
-    """Return the value if its integers are positive and JAX can represent all of its numbers.
+def _refuse_outside(value: Any, hint: Any) -> None:
+    """Raise ValueError unless integers are positive and JAX can represent all numbers.
 
-    Raises:
-        ValueError: another value; the message completes "<name> ...".
+    The message completes "<name> ...".
     """
-    largest = MOST_LAYERS if LayerCount in (hint, *get_args(hint)) else LARGEST_INT
+    bounds = (hint, *get_args(hint))
+    largest, smallest = MOST_LAYERS if LayerCount in bounds else LARGEST_INT, 0 if StepIndex in bounds else 1
     for number in value if isinstance(value, tuple) else (value,):
-        least, most = (1, largest) if type(number) is int else (-LARGEST_FLOAT, LARGEST_FLOAT)
+        least, most = (smallest, largest) if type(number) is int else (-LARGEST_FLOAT, LARGEST_FLOAT)
         if type(number) in (int, float) and not least <= number <= most:
             raise ValueError(f"must be at least {least:,} and at most {most:,}")
-    return value
 
 
 def _has_type(value: Any, hint: Any) -> bool:

@@ -1,14 +1,33 @@
 """Parts as users write them: names, and calls with literal arguments."""
 
+import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from flax_vae.parts import LayerCount, Parts, read_call
+from flax_vae.calls import describe, parse
+from flax_vae.evaluation.figures import METRICS
+from flax_vae.evaluation.samples import MODES
+from flax_vae.export.formats import FORMATS
+from flax_vae.parts import LayerCount, Parts
 from flax_vae.runs.config import PARTS
+from flax_vae.samplers import SAMPLERS
 from flax_vae.system.errors import UserError
 
-EVERY_PART = [(parts, name) for parts in PARTS.values() for name in parts]
+COMPUTED = (METRICS, MODES)  # to make one of these is to compute it
+REGISTRIES = (*PARTS.values(), SAMPLERS, FORMATS, *COMPUTED)
+EVERY_PART = [(parts, name) for parts in REGISTRIES for name in parts]
+every_part = pytest.mark.parametrize(
+    ("parts", "name"), EVERY_PART, ids=[f"{parts.kind}-{name}" for parts, name in EVERY_PART]
+)
+SUPPLIED: dict[str, Any] = {
+    **{"image_shape": (7, 7, 1), "latent_dim": 3, "images": np.zeros((200, 7, 7, 1), np.uint8), "conditional": False},
+    **dict.fromkeys(("posterior", "prior", "likelihood", "mean", "context")),
+    **{"num_images": 100, "total_steps": 20, "temperature": 1.0, "learning_rate": 0.1, "peak": 0.1, "steps": 10},
+}
 
 
 @dataclass(frozen=True)
@@ -39,13 +58,13 @@ def test_a_part_is_made_from_typed_and_supplied_arguments(boxes: Parts) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bux", "choose from box. Did you mean box?"),
+        ("bux", "choose from box, or write my_module:my_box. Did you mean box?"),
         ("box(count=3)", "unexpected keyword argument 'count'; the signature is box(width=1.0, sides=(2, 3))"),
         ("box(1, 2, 3)", "too many positional arguments"),
         ("box(width='a')", "width is 'a', which is not float"),
         ("box(sides=(1, 2.5))", "sides is (1, 2.5), which is not a tuple of int"),
         ("box(sides=(0,))", "sides must be at least 1"),
-        ("box(width=open('x'))", "literal arguments"),
+        ("box(width=open('x'))", "width is open('x'), which is not a literal"),
         ("box(**{})", "literal arguments"),
         ("box(width=1", "literal arguments"),
         ("box(1)(2)", "literal arguments"),
@@ -63,16 +82,34 @@ def test_text_that_is_not_a_part_is_refused_in_one_line(boxes: Parts, text: str,
 def test_nothing_is_evaluated() -> None:
     for text in ("f(__import__('os').system('exit'))", "f(x=[y for y in ()])", "f(lambda: 0)"):
         with pytest.raises(UserError, match="literal arguments"):
-            read_call(text)
+            parse(text)
 
 
-@pytest.mark.parametrize(("parts", "name"), EVERY_PART, ids=[f"{parts.kind}-{name}" for parts, name in EVERY_PART])
+@every_part
 def test_every_part_has_a_meaning_and_a_signature_that_reads_back(parts: Parts, name: str) -> None:
     """The signature is a call; read, it has the default values."""
     assert parts.meaning(name).endswith((".", ")"))
     full = parts.read(parts.signature(name))
     assert dict(full.kwargs) == {key: p.default for key, p in parts.hyperparameters(name).items()}
     assert str(parts.read(str(full))) == str(full)
+
+
+@every_part
+def test_a_part_of_the_users_own_is_made_like_a_registered_one(
+    parts: Parts, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every argument written, and with those that the package supplies."""
+    monkeypatch.setitem(sys.modules, "mirror", SimpleNamespace(**parts))
+    registered = parts.load(name)
+    own = [parts.load(text) for text in (f"mirror:{name}", "mirror:" + parts.signature(name))]
+    if parts not in COMPUTED:
+        expected = registered(**SUPPLIED)
+        for made in (make(**SUPPLIED) for make in own):
+            assert type(made) is type(expected)
+            assert describe(made) == describe(expected)
+    assert parts.needs(parse(f"mirror:{name}")) == getattr(parts[name], "needs", ())
+    with pytest.raises(UserError, match=f"`{parts.kind}` mirror:{name}.*; the signature is|it is called as"):
+        parts.load(f"mirror:{name}(unknown_argument=1)")
 
 
 def test_arguments_have_the_bounds_of_their_annotations() -> None:

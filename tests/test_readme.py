@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flax_vae import Config, fit
-from flax_vae.fitting.build import load_objective
+from flax_vae.objectives import OBJECTIVES
 from flax_vae.runs.config import PARTS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -53,7 +53,7 @@ def test_objective_and_script(home: Path, few_images: Path) -> None:
     (home / "losses.py").write_text(OBJECTIVE)
     objective = "losses:iwae(num_samples=16)"
     assert objective in README
-    assert callable(load_objective(objective))
+    assert callable(OBJECTIVES.make(objective))
     config = Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective=objective)
     assert {"test_loss", "test_spread"} <= fit(config, home / "runs" / "dense").metrics[0].keys()
     assert len(list(filter(None, SCRIPT.splitlines()))) == 10

@@ -1,10 +1,12 @@
 """Arguments that several commands take, and their checks."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from flax_vae.evaluation.run import Run, load_run
 from flax_vae.system.errors import UserError
 
 PIPE = Path("-")  # standard input or output
@@ -15,16 +17,28 @@ RunPath = Annotated[
         "Hugging Face hub."
     ),
 ]
-OwnModel = Annotated[
-    str | None,
-    tyro.conf.arg(
-        name="preset",
-        metavar="MODULE:FUNCTION",
-        help="The function that makes the model, for a run that was trained with one of your own.",
-    ),
-]
+_Text = Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="")]
 OutPath = Annotated[Path, tyro.conf.arg(aliases=("-o",))]
 Overwrite = Annotated[bool, tyro.conf.arg(help="Replace an existing file.")]
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class OwnParts:
+    """Parts of your own, for a run that was trained with them: no code that a run names is imported."""
+
+    preset: _Text = None
+    """The function that makes the model."""
+    likelihood: _Text = None
+    """The likelihood."""
+    prior: _Text = None
+    """The prior."""
+    posterior: _Text = None
+    """The posterior."""
+
+    def load_run(self, where: str | Path) -> Run:
+        """Open a run with these parts."""
+        return load_run(where, self.preset, likelihood=self.likelihood, prior=self.prior, posterior=self.posterior)
 
 
 def require_writable(path: Path, overwrite: bool, suffix: str = "", flag: str = "--out") -> None:

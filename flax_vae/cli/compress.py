@@ -8,16 +8,16 @@ examples:
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnParts, RunPath, require_writable
 from flax_vae.compression import compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
-from flax_vae.evaluation.run import Run, load_run
+from flax_vae.evaluation.run import Run
 from flax_vae.runs.run import run_data
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
@@ -39,7 +39,7 @@ class Compress:
     out: OutPath = Path("images.fvae")
     """File to write, or - for standard output."""
     overwrite: Overwrite = False
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
@@ -47,7 +47,7 @@ class Compress:
             require_writable(self.out, self.overwrite)
         stdin = sys.stdin.buffer.read() if self.images == (PIPE,) else None
         use_machine()
-        run = load_run(self.run, self.preset)
+        run = self.own.load_run(self.run)
         if self.images:
             images = _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin))
         else:

@@ -8,18 +8,17 @@ examples:
 
 import io
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnModel, require_parent, require_writable
+from flax_vae.cli.arguments import PIPE, OutPath, Overwrite, OwnParts, require_parent, require_writable
 from flax_vae.cli.compress import require_shape
 from flax_vae.compression import Header, decompress, read_header
 from flax_vae.data.image_files import NamedImages, is_one_file, write_images
-from flax_vae.evaluation.run import load_run
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import use_machine
@@ -39,7 +38,7 @@ class Decompress:
     overwrite: Overwrite = False
     info: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Describe this file; needs no model."""
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
@@ -53,7 +52,7 @@ class Decompress:
         if self.out != PIPE:
             _require_output(self.out, header.images, self.overwrite)
         use_machine()
-        run = load_run(self.run, self.preset)
+        run = self.own.load_run(self.run)
         require_shape(run, header.shape, f"The images of {self.file}")
         images, labels, _ = decompress(run.model, run.params, content, str(self.file))
         image_dtype, label_dtype = header.dtypes or ("", "<i4")

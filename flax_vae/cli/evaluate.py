@@ -7,13 +7,13 @@ examples:
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from flax_vae.cli.arguments import Overwrite, OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import Overwrite, OwnParts, RunPath, require_writable
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import PROTOCOLS, Plan
 from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
@@ -45,6 +45,9 @@ class Evaluate:
     defence: float | None = None
     """Draw a fifth of the samples from the posterior widened by this factor.
     Pareto k then reveals where the posterior is too narrow. Try 2 to 5."""
+    metrics: tuple[str, ...] = ()
+    """Also measure these, my_module:my_metric: functions of your own, from a flax_vae.evaluation.subject.Subject to a
+    number or a dictionary of numbers."""
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None
@@ -56,7 +59,7 @@ class Evaluate:
     """Also write the figures to this file.
     An interrupted evaluation resumes from its partial results, in FILE.part.npz or in the run directory."""
     overwrite: Overwrite = False
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
@@ -64,7 +67,8 @@ class Evaluate:
             require_writable(self.json, self.overwrite, ".json", "--json")
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
-        record = evaluate(self.run, plan, self.preset, self.json and self.json.with_suffix(".part.npz"))
+        part = self.json and self.json.with_suffix(".part.npz")
+        record = evaluate(self.own.load_run(self.run), plan, part=part)
         if self.json:
             write_json(self.json, record)
         show(record)
@@ -82,6 +86,7 @@ class Evaluate:
         return replace(
             PROTOCOLS[self.protocol] if self.protocol else Plan(),
             seed=self.seed,
+            metrics=self.metrics,
             defence=None if self.defence is None else Defence(scale=self.defence),
             annealing_steps=self.annealing_steps if self.method == "ais" else 0,
             **(defaults | settings),

@@ -5,11 +5,10 @@ examples:
   flax-vae explore pretrained:tutorial_conv -o plane.html
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
-from flax_vae.evaluation.run import load_run
+from flax_vae.cli.arguments import OutPath, Overwrite, OwnParts, RunPath, require_writable
 from flax_vae.explore.write import write_explorer
 from flax_vae.system.console import print_result
 from flax_vae.system.machine import use_machine
@@ -23,10 +22,10 @@ class Explore:
     out: OutPath = Path("explore.html")
     """HTML file to write."""
     overwrite: Overwrite = False
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
         require_writable(self.out, self.overwrite or self.out == Explore.out, ".html")
         use_machine()
-        print_result(write_explorer(load_run(self.run, self.preset), self.out))
+        print_result(write_explorer(self.own.load_run(self.run), self.out))

@@ -7,13 +7,12 @@ examples:
   flax-vae sample hf://OWNER/NAME                                   use what was pushed, on any machine
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from flax_vae.cli.arguments import OutPath, OwnModel, RunPath
-from flax_vae.evaluation.run import load_run
+from flax_vae.cli.arguments import OutPath, OwnParts, RunPath
 from flax_vae.export.directory import export_run
 from flax_vae.export.formats import FORMATS
 from flax_vae.runs import hub
@@ -39,15 +38,15 @@ class Export:
     push: str | None = None
     """Upload the directory to this repository of the Hugging Face hub, OWNER/NAME.
     Needs pip install 'flax_vae[hub]' and a token."""
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
-        FORMATS.read(self.format)
+        FORMATS.load(self.format)  # imports one of the user's own before work starts
         refuse_used(self.out)
         if self.push is not None:
             hub.refuse_unpushable(self.push)
         use_machine()
-        print_result(export_run(load_run(self.run, self.preset), self.format, self.out, self.push))
+        print_result(export_run(self.own.load_run(self.run), self.format, self.out, self.push))
         if self.push is not None:
             print_result(hub.push(self.out, self.push))

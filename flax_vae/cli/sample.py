@@ -14,9 +14,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flax_vae.cli.arguments import OutPath, Overwrite, OwnModel, RunPath, require_writable
+from flax_vae.cli.arguments import OutPath, Overwrite, OwnParts, RunPath, require_writable
 from flax_vae.cli.exits import run_command
-from flax_vae.evaluation.run import load_run
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
 from flax_vae.samplers import SAMPLERS
@@ -41,23 +40,24 @@ class Sample:
     npy: Path | None = None
     """Also write the images to this .npy file, as a float32 array "n h w c"."""
     overwrite: Overwrite = False
-    preset: OwnModel = None
+    own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
         mode, sampler = MODES.read(self.mode).name, SAMPLERS.read(self.sampler).name
+        MODES.load(self.mode)  # imports one of the user's own before work starts
+        SAMPLERS.load(self.sampler)
         if sampler != "prior" and mode != "prior":
             raise UserError(f"--sampler {sampler} makes new images: leave out --mode {mode}.")
-        if self.request.label is not None and not MODES.facts[mode].get("uses_label"):
+        if self.request.label is not None and mode in MODES and not MODES.facts[mode].get("uses_label"):
             modes = " and ".join(name for name in MODES if MODES.facts[name].get("uses_label"))
             raise UserError(f"--label is for --mode {modes}: the test images of {mode} have labels.")
         require_writable(self.out, self.overwrite or self.out == Sample.out, ".png")
         if self.npy:
             require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
-        run = load_run(self.run, self.preset)
-        arguments = (run, self.request, self.sampler) if mode == "prior" else (run, self.request)
-        images, columns = MODES[mode](*arguments)
+        run = self.own.load_run(self.run)
+        images, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
         save_image_grid(self.out, images, columns)
         if self.npy:
             write_atomically(self.npy, lambda temporary: np.save(temporary, images))

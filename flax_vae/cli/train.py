@@ -21,7 +21,6 @@ import tyro
 from flax_vae.cli.exits import run_command
 from flax_vae.data import SOURCES
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import load_objective
 from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, meanings, recipe_of
 from flax_vae.runs.directory import RunDirectory
@@ -169,7 +168,7 @@ class Train:
         members = directory.members()
         runs = members or [directory]
         self.machine.use(runs[0].config().resumed_with(**changes), len(runs))
-        changes |= {"model": model, "objective": load_objective(objective) if objective else None}
+        changes |= {"model": model, "objective": objective}
         return resume_many(path, **changes) if members else [resume(path, **changes)]
 
 

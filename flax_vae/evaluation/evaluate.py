@@ -1,7 +1,6 @@
 """The evaluation of a run: `flax-vae evaluate`, and evaluation.json."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flax_vae.evaluation.figures import REQUIREMENTS, Metric, all_metrics
+from flax_vae.evaluation.figures import METRICS, in_order, measure, refuse_unusable
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.evaluation.pictures import draw_evaluation
 from flax_vae.evaluation.plan import Plan
@@ -48,12 +47,13 @@ def evaluate(
     """
     if jax.process_count() > 1:
         raise UserError("An evaluation runs in a single process: start it outside of the distributed job.")
+    refuse_unusable(plan.metrics)
     run = where if isinstance(where, StoredRun) else read_run(where, model)
     _require_memory_for(plan)
     directory = None if run.directory is None else RunDirectory(run.directory)
     if part is None and directory is not None:
         part = directory.part_file
-    is_own = model is not None or run.config.has_own("preset")
+    is_own = model is not None or run.config.has_own_model
     subject = make_subject(run, plan, None if is_own else part)
     record = _measure_all(subject)
     if directory is not None:
@@ -65,7 +65,7 @@ def evaluate(
 
 def _measure_all(subject: Subject) -> Record:
     """Measure everything, metrics without requirements first: if the model diverged, the others never run."""
-    run, plan, metrics = subject.run, subject.plan, all_metrics()
+    run, plan, metrics = subject.run, subject.plan, in_order()
     record: Record = {
         "step": run.step,
         "seed": plan.seed,
@@ -74,24 +74,16 @@ def _measure_all(subject: Subject) -> Record:
         "binarize_seed": run.config.binarize_seed if plan.binarize is None else plan.binarize_seed,
         "defence": plan.defence and asdict(plan.defence),
     }
-    record |= _measure(subject, [metric for metric in metrics if not metric.needs])
+    record |= {name: measure(name, subject) for name in metrics if not METRICS.needs(name)}
     means = subject.statistics.get("posterior_mean", np.zeros(()))
     _require_finite(run, record | {"posterior_means": float(means.sum(dtype=np.float64))})
     if not subject.has_classes:
-        names = ", ".join(metric.name for metric in metrics if "classes" in metric.needs)
+        names = ", ".join(name for name in metrics if "classes" in METRICS.needs(name))
         log(f"Left out ({names}): the training images have no labels, or labels of one class only.")
-    record |= _measure(subject, [metric for metric in metrics if metric.needs])
+    record |= {name: measure(name, subject) for name in (*plan.metrics, *metrics) if name not in record}
     _require_finite(run, record)
     record["alarm"] = collapse_warning(record["elbo"]["rate"], record["dimension_rates"], record["layer_rates"])
     return record
-
-
-def _measure(subject: Subject, metrics: Iterable[Metric]) -> Record:
-    """Return the value of each metric, None if one of its requirements is not met."""
-    return {
-        metric.name: metric.measure(subject) if all(REQUIREMENTS[need](subject) for need in metric.needs) else None
-        for metric in metrics
-    }
 
 
 def _require_memory_for(plan: Plan) -> None:

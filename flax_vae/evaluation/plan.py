@@ -20,6 +20,8 @@ class Plan:
         defence: defensive importance sampling; see `Defence`.
         annealing_steps: steps of annealed importance sampling, run on the same images in addition to the bound; 0 to
             leave it out.
+        metrics: further metrics, of the user's own: "my_module:my_metric(size=3)", a function of a `Subject` that
+            returns a number or a dictionary of numbers.
     """
 
     num_samples: tuple[int, ...] = (10, 100, 1000)
@@ -29,6 +31,7 @@ class Plan:
     binarize_seed: int = 0
     defence: Defence | None = None
     annealing_steps: int = 0
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UserError for numbers out of range."""

@@ -107,7 +107,14 @@ class Run(StoredRun):
         return contexts_of(self, labels, count)
 
 
-def load_run(where: str | Path, model: nn.Module | str | None = None) -> Run:
+def load_run(
+    where: str | Path,
+    model: nn.Module | str | None = None,
+    *,
+    likelihood: str | None = None,
+    prior: str | None = None,
+    posterior: str | None = None,
+) -> Run:
     """Open a trained model. Reads arrays and JSON, and executes nothing that the files contain.
 
     Args:
@@ -116,11 +123,13 @@ def load_run(where: str | Path, model: nn.Module | str | None = None) -> Run:
             set is not needed.
         model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
             imported unless it is named here.
+        likelihood, prior, posterior: likewise "my_module:my_prior", if a preset was trained with one of your own.
 
     Raises:
         UserError: the run is missing, damaged, or of another model.
     """
-    return Run(**vars(read_run(where, model)))
+    parts = {"likelihood": likelihood, "prior": prior, "posterior": posterior}
+    return Run(**vars(read_run(where, model, **parts)))
 
 
 def _key(name: str, key: Seed | None) -> Any:

@@ -71,14 +71,14 @@ class Request:
 def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> ImageRows:
     """New images, their latents drawn from the prior or by another sampler."""
     _require_memory_for(run, request)
-    name = SAMPLERS.read(sampler).name
-    if run.class_names and not SAMPLERS.accepts(name, "context"):
-        raise UserError(f"`sampler` {name} ignores labels: it works for unconditional runs only.")
-    if request.temperature != 1.0 and not SAMPLERS.accepts(name, "temperature"):
-        raise UserError(f"`temperature` scales the prior, from which `sampler` {name} does not draw.")
+    call = SAMPLERS.read(sampler)
+    if run.class_names and not SAMPLERS.accepts(call, "context"):
+        raise UserError(f"`sampler` {call.name} ignores labels: it works for unconditional runs only.")
+    if request.temperature != 1.0 and not SAMPLERS.accepts(call, "temperature"):
+        raise UserError(f"`temperature` scales the prior, from which `sampler` {call.name} does not draw.")
     context = contexts_of(run, request.label, request.num_samples)
-    images = run_data(run).train.images[:MAX_IMAGES] if SAMPLERS.accepts(name, "images") else None
-    draw = SAMPLERS.make(sampler, temperature=request.temperature, context=context, images=images)
+    images = run_data(run).train.images[:MAX_IMAGES] if SAMPLERS.accepts(call, "images") else None
+    draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
     samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
     return np.asarray(samples), min(request.num_samples, 10)
 

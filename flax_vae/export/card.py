@@ -104,8 +104,9 @@ def _model_rows(run: Run) -> list[tuple[str, str]]:
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(run.params))
     rows = [("preset", f"`{config.name_of('preset')}`")]
     if config.likelihood is not None:
-        meaning = LIKELIHOODS.meaning(config.likelihood.partition("(")[0])
-        rows.append(("likelihood", f"`{config.likelihood}`: {meaning}"))
+        name = config.likelihood.partition("(")[0]
+        meaning = f": {LIKELIHOODS.meaning(name)}" if name in LIKELIHOODS else ""
+        rows.append(("likelihood", f"`{config.likelihood}`{meaning}"))
     rows += [(kind, f"`{part}`") for kind in ("prior", "posterior") if (part := getattr(config, kind)) is not None]
     rows += [
         ("latent dimensions, top layer first", ", ".join(map(str, run.latent_dims))),

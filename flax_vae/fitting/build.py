@@ -2,9 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
-from inspect import isclass, signature
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +10,7 @@ from flax_vae.fitting.training import Training, compares_images
 from flax_vae.models.binding import with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
-from flax_vae.parts import LARGEST_INT, read_call
+from flax_vae.parts import LARGEST_INT
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import load_data
 from flax_vae.runs.models import make_model
@@ -62,35 +59,12 @@ def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Obj
         steps_per_epoch: steps per epoch.
         num_images: size of the training set.
     """
-    if config.has_own("objective"):
-        return load_objective(config.objective)
     total_steps = config.epochs * steps_per_epoch
     objective = OBJECTIVES.make(config.objective, num_images=num_images, total_steps=total_steps)
+    if config.has_own("objective"):
+        return objective
     settings = {name: getattr(config, name) for name in ("beta", "num_samples")}
     return replace(objective, **{name: value for name, value in settings.items() if value is not None})
-
-
-def load_objective(written: str) -> Objective:
-    """Import `my_module:my_objective`, or `my_module:my_objective(weight=2.0)`, from the current directory first.
-
-    A class is called with the arguments; a function has them bound.
-
-    Raises:
-        UserError: no such module or attribute, or one that does not take (model, x, key, step).
-    """
-    call = read_call(written)
-    objective: Any = OBJECTIVES.load(call)
-    try:
-        if isclass(objective):
-            objective = objective(*call.args, **dict(call.kwargs))
-        elif call.args or call.kwargs:
-            bound = signature(objective).bind("model", "x", "key", "step", *call.args, **dict(call.kwargs))
-            objective = partial(objective, **dict(list(bound.arguments.items())[4:]))
-        signature(objective).bind("model", "x", "key", "step")
-    except (TypeError, ValueError) as error:  # a ValueError if a builtin has no signature
-        name = call.name.partition(":")[2]
-        raise UserError(f"`objective` {call}: it is called as {name}(model, x, key, step), but {error}.") from None
-    return objective
 
 
 def _refuse_uneven_parts(training: Training) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from flax_vae.calls import describe
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import build
@@ -16,8 +17,7 @@ from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.objectives import Objective
-from flax_vae.parts import describe
-from flax_vae.runs.config import SWEPT, Config
+from flax_vae.runs.config import PARTS, SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import model_of, opened
@@ -93,7 +93,11 @@ def fit_many(
 
 @by_default
 def resume(
-    directory: str | Path, *, model: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
+    directory: str | Path,
+    *,
+    model: nn.Module | str | None = None,
+    objective: Objective | str | None = None,
+    **changes: Any,
 ) -> Run:
     """Resume an interrupted run, or train a finished one for more epochs.
 
@@ -103,10 +107,10 @@ def resume(
         directory: the run directory.
         model: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
             directory names is imported.
-        objective: the objective, if the run was started with one of your own.
+        objective: likewise the objective, or "my_module:my_objective".
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
             images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
-            hold this time only.
+            hold this time only. Other parts of your own, such as `prior` or `optimizer`, are named again here.
 
     Returns:
         The finished run, with its best parameters.
@@ -116,13 +120,18 @@ def resume(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     run = RunDirectory(Path(directory))
-    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, model, objective)
+    own = {"preset": model, "objective": objective}
+    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, own | changes)
     return resumed
 
 
 @by_default
 def resume_many(
-    directory: str | Path, *, model: nn.Module | str | None = None, objective: Objective | None = None, **changes: Any
+    directory: str | Path,
+    *,
+    model: nn.Module | str | None = None,
+    objective: Objective | str | None = None,
+    **changes: Any,
 ) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     parent = RunDirectory(Path(directory))
@@ -134,7 +143,7 @@ def resume_many(
     good = {run: run.config().resumed_with(**changes) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(parent, good, model, objective)
+    resumed = _resume(parent, good, {"preset": model, "objective": objective} | changes)
     run_in_first_process(write_summary, parent)
     return resumed
 
@@ -146,8 +155,9 @@ def _start(
     config = next(iter(configs.values()))
     training = build(config, model, objective, len(configs))
     described = None
-    if config.has_own("preset"):
-        described = describe(model_of("", config, training.data.train.images.shape[1:], model or config.preset))
+    if config.has_own_model:
+        parts = config.own_parts if model is None else {"preset": model}
+        described = describe(model_of("", config, training.data.train.images.shape[1:], parts))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     count = len(training.data.train.images)
     trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
@@ -168,23 +178,17 @@ def _start(
         return _train(directory, members)
 
 
-def _resume(
-    directory: RunDirectory,
-    configs: Mapping[RunDirectory, Config],
-    model: nn.Module | str | None,
-    objective: Objective | None,
-) -> list[Run]:
-    """Resume runs from their last checkpoints."""
+def _resume(directory: RunDirectory, configs: Mapping[RunDirectory, Config], given: Mapping[str, Any]) -> list[Run]:
+    """Resume runs from their last checkpoints, with the parts of the user's own that are given, by kind."""
     run, config = next(iter(configs.items()))
-    config = opened(str(directory), config, model)
-    if config.has_own("objective") and objective is None:
-        text = config.text_of_own("objective")
-        raise UserError(f"{directory} was trained with an objective of your own: pass `objective` {text}.")
+    kinds = [kind for kind in PARTS if config.has_own(kind) or kind in ("preset", "objective")]
+    config = opened(str(directory), config, given, kinds)
+    model, objective = (None if isinstance(part := given[kind], str) else part for kind in ("preset", "objective"))
     for member, changed in configs.items():
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():
-        training = build(config, None if isinstance(model, str) else model, objective, len(configs))
+        training = build(config, model, objective, len(configs))
         refuse_other_data(training.data, run.data_checksums(), str(run))
         for member, changed in configs.items():
             run_in_first_process(member.change, changed)

@@ -3,12 +3,12 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 
+from flax_vae.calls import parse
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
 from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import Report, log_start
 from flax_vae.fitting.timing import Pace
-from flax_vae.parts import read_call
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.processes import maximum_over_processes
@@ -23,8 +23,8 @@ class Interrupted(Exception):
         own = config.own_parts
         command = f"flax-vae train --resume {directory}"
         command += "".join(f" --{kind} {shlex.quote(text)}" for kind, text in own.items())
-        if not all(read_call(text).is_importable for text in own.values()):
-            given = "".join({"preset": ", model=...", "objective": ", objective=..."}[kind] for kind in own)
+        if not all(parse(text).is_importable for text in own.values()):
+            given = "".join(f", {'model' if kind == 'preset' else kind}=..." for kind in own)
             command = f"flax_vae.resume({str(directory)!r}{given})"
         super().__init__(f"Stopped and saved. Resume with: {command}")
         self.signum = signum

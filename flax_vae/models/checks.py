@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from flax_vae.parts import OF_LINEN
+from flax_vae.calls import OF_LINEN
 from flax_vae.system.errors import UserError
 
 _ADAPTERS = {"flax.nnx": "from_nnx", "equinox": "from_equinox"}

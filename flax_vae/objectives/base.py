@@ -26,7 +26,7 @@ Metrics = dict[str, Array]
 Step = Int[Array, ""]
 LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
-OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"))
+OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"), called_with="model, x, key, step")
 
 
 @by_default

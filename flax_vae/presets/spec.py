@@ -15,7 +15,11 @@ from flax_vae.models.likelihoods import Mean
 from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
 
-PRESETS = Parts("preset", supplied=("image_shape", "latent_dim", "posterior", "prior", "likelihood", "mean"))
+PRESETS = Parts(
+    "preset",
+    supplied=("image_shape", "latent_dim", "posterior", "prior", "likelihood", "mean", "images", "conditional"),
+    made=(nn.Module, "a model, which is a Linen module"),
+)
 CONVOLUTIONAL_RECIPE = {
     "epochs": 2,
     "batch_size": 32,

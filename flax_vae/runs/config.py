@@ -10,10 +10,11 @@ from itertools import pairwise
 from textwrap import fill, indent
 from typing import Any, Literal
 
+from flax_vae.calls import Call, parse, written
 from flax_vae.data.resizing import Resize
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type, read_call, written
+from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
 from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -23,8 +24,9 @@ _DEFAULT_PRESET = "gated_mlp"
 _LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
-_EXAMPLES = {"preset": "my_module:make_model", "objective": "my_module:my_objective"}  # of parts of the user's own
+MODEL_PARTS = ("preset", "likelihood", "prior", "posterior")  # those that make the model
 OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
+OF_OBJECTIVE = {"beta": None, "num_samples": None, "kl_warmup_epochs": 0.0, "kl_cycles": 1}  # without one of these
 _BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
@@ -50,7 +52,8 @@ def _setting(group: str, usual: Any, **bounds: int | float) -> Any:
 class Config:
     """A training: data, model, objective and recipe. Settings left out come from the preset's recipe.
 
-    Parts are written as names, or as calls with literal arguments: `objective="renyi(alpha=0.3)"`.
+    Parts are written as names, or as calls whose arguments are literals: `objective="renyi(alpha=0.3)"`. A part of your
+    own is written as `my_module:my_part(...)`.
     """
 
     dataset: str = _setting("data", "fashion_mnist")
@@ -173,14 +176,14 @@ class Config:
             except TypeError as error:
                 raise UserError(f"`{name}` {error}.") from None
         for kind, parts in PARTS.items():
-            if not self.has_own(kind) and getattr(self, kind) is not None:
-                put(kind, str(parts.read(getattr(self, kind))))
+            if (call := self.part(kind)) is not None:
+                put(kind, str(parts.read(call)))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
 
     def _of_objective(self, name: str) -> Any:
         """Return the value of a field that is shorthand for an argument of the objective."""
-        value, call = getattr(self, name), read_call(self.objective)
+        value, call = getattr(self, name), parse(self.objective)
         if call.is_imported or not OBJECTIVES.accepts(call.name, name):
             if value is not None:
                 takers = " and ".join(other for other in OBJECTIVES if OBJECTIVES.accepts(other, name))
@@ -199,22 +202,21 @@ class Config:
                 f"{self.kl_cycles} KL warm-up(s) of {self.kl_warmup_epochs:g} epochs do not fit in {self.epochs} "
                 "epochs, so beta would never reach its value: lower `kl_warmup_epochs` or raise `epochs`."
             )
-        if self.conditional and self.prior and not PRIORS.accepts(read_call(self.prior).name, "conditional"):
-            priors = " or ".join(name for name in PRIORS if PRIORS.accepts(name, "conditional"))
-            raise UserError(f"`conditional` requires `prior` {priors}, not {self.prior}.")
+        if self.conditional and self.prior and not self.has_own("prior"):
+            refuse_unconditional(self.prior)
         if (self.kl_warmup_epochs, self.kl_cycles) != (0.0, 1) and self.beta is None:
             raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} does not have.")
         if self.early_stopping and not self.validation:
             raise UserError("`early_stopping` requires `validation`: the test set must not decide when to stop.")
-        if not self.own_parts:
+        if not any(map(self.has_own, ("preset", "posterior", "objective"))):
             self._refuse_unmet_needs()
 
     def _refuse_unmet_needs(self) -> None:
         presets = [name for name in PRESETS if PRESETS.facts[name].get("flat", True)]
-        is_flat = self.levels == 1 and read_call(self.preset).name in presets
-        for need in OBJECTIVES.needs(read_call(self.objective).name):
+        is_flat = self.levels == 1 and parse(self.preset).name in presets
+        for need in OBJECTIVES.needs(parse(self.objective)):
             posteriors = [name for name in POSTERIORS if getattr(POSTERIORS[name], need, False)]
-            if not is_flat or read_call(self.posterior or "").name not in posteriors:
+            if not is_flat or parse(self.posterior or "").name not in posteriors:
                 raise UserError(
                     f"`objective` {self.objective} compares latent dimensions one by one: it requires `levels` 1, "
                     f"`posterior` {' or '.join(posteriors)}, and `preset` {' or '.join(presets)}."
@@ -235,13 +237,13 @@ class Config:
         return replace(self, batch_size=batch, epochs=epochs, min_steps=0, kl_warmup_epochs=warmup)
 
     def resumed_with(self, **changes: Any) -> "Config":
-        """Return the configuration with which a run is resumed.
+        """Return the configuration with which a run is resumed; parts of the user's own may have another name by now.
 
         Raises:
             UserError: a setting that cannot change, since it decides what was trained up to now.
         """
-        for name in changes:
-            if name not in CHANGEABLE:
+        for name, value in changes.items():
+            if name not in CHANGEABLE and not (self.has_own(name) and parse(value).is_importable):
                 raise UserError(f"`{name}` cannot change when a run is resumed, only {', '.join(CHANGEABLE)}.")
         return replace(self, **changes)
 
@@ -254,16 +256,21 @@ class Config:
         if model is not None:
             own |= {"preset": written(model)} | dict.fromkeys(OF_PRESET)
         if objective is not None:
-            own |= {"objective": written(objective), "beta": None, "num_samples": None}
-            own |= {"kl_warmup_epochs": 0.0, "kl_cycles": 1}
+            own |= OF_OBJECTIVE | {"objective": written(objective)}
         return replace(self, **own)
+
+    def part(self, kind: str) -> Call | None:
+        """Return a part as it is written; None if it is left to a preset of the user's."""
+        text = getattr(self, kind)
+        return None if text is None else parse(text)
 
     def has_own(self, kind: str) -> bool:
         """Return True if a part is the user's own: opening or resuming a run then requires it again.
 
         No code that a run directory names is imported.
         """
-        return kind in _EXAMPLES and read_call(getattr(self, kind)).is_imported
+        call = self.part(kind) if kind in PARTS else None
+        return call is not None and call.is_imported
 
     def name_of(self, kind: str) -> str:
         """Return a part as it is written; the type of a value from Python."""
@@ -273,12 +280,22 @@ class Config:
     def text_of_own(self, kind: str) -> str:
         """Return the text that imports a part of the user's own, or an example if no text stands for it."""
         text = getattr(self, kind)
-        return text if read_call(text).is_importable else _EXAMPLES[kind]
+        return text if parse(text).is_importable else example_of(kind)
+
+    @property
+    def has_own_model(self) -> bool:
+        """True if the model, or a part of it, is the user's own."""
+        return any(map(self.has_own, MODEL_PARTS))
 
     @property
     def own_parts(self) -> dict[str, str]:
         """The parts that are the user's own, by their kind."""
-        return {kind: getattr(self, kind) for kind in _EXAMPLES if self.has_own(kind)}
+        return {kind: getattr(self, kind) for kind in PARTS if self.has_own(kind)}
+
+
+def example_of(kind: str) -> str:
+    """Return an example of the text that imports a part of the user's own."""
+    return "my_module:make_model" if kind == "preset" else f"my_module:my_{kind}"
 
 
 @cache
@@ -314,12 +331,20 @@ def recipe_of(preset: str) -> Mapping[str, Any]:
     Raises:
         UserError: an unknown preset.
     """
-    return {} if read_call(preset).is_imported else PRESETS.facts[PRESETS.read(preset).name]["recipe"]
+    call = PRESETS.read(preset)
+    return {} if call.is_imported else PRESETS.facts[call.name]["recipe"]
 
 
 def usual_settings(preset: str) -> dict[str, Any]:
     """Return the settings of a preset's recipe, and the defaults of the others."""
     return {setting.name: setting.metadata["usual"] for setting in fields(Config)} | dict(recipe_of(preset))
+
+
+def refuse_unconditional(prior: str) -> None:
+    """Raise UserError unless a prior can depend on the context of a conditional model."""
+    if not PRIORS.accepts(prior, "conditional"):
+        priors = " or ".join(name for name in PRIORS if PRIORS.accepts(name, "conditional"))
+        raise UserError(f"`conditional` requires `prior` {priors}, not {prior}.")
 
 
 def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> None:

@@ -1,6 +1,6 @@
 """Build the model of a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
@@ -9,13 +9,17 @@ import flax.linen as nn
 import jax
 
 from flax_vae.batches import StoredImages
+from flax_vae.calls import parse
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
 from flax_vae.nn.layers import ImageShape
-from flax_vae.parts import read_call
 from flax_vae.presets import PRESETS, channel_means
-from flax_vae.runs.config import OF_PRESET, Config
+from flax_vae.runs.config import MODEL_PARTS, OF_OBJECTIVE, OF_PRESET, Config, example_of, refuse_unconditional
 from flax_vae.system.errors import UserError
+
+_ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the model
+# A run of an earlier version describes a part of the package instead of the user's own, and settings of that part.
+_UNRECORDED: dict[str, dict[str, Any]] = {"preset": dict.fromkeys(OF_PRESET), "objective": OF_OBJECTIVE}
 
 
 def make_model(config: Config, image_shape: ImageShape, images: StoredImages | None = None) -> nn.Module:
@@ -27,8 +31,10 @@ def make_model(config: Config, image_shape: ImageShape, images: StoredImages | N
         images: training images, to initialise the decoder's output and pseudo-inputs; not needed for a trained model.
 
     Raises:
-        UserError: an unknown part, or an own preset that cannot be imported or does not take what is configured.
+        UserError: an unknown part, or one of the user's own that cannot be imported or does not fit the settings.
     """
+    if config.conditional and config.has_own("prior"):
+        refuse_unconditional(str(config.prior))
     filled_in: Any = Config(**{name: getattr(config, name) for name in OF_PRESET})  # defaults where they are None
     latent_dims = (filled_in.latent_dim,) * filled_in.levels
     supplied: dict[str, Any] = {
@@ -48,63 +54,62 @@ def make_model(config: Config, image_shape: ImageShape, images: StoredImages | N
         "mean": None if images is None else channel_means(images),
     }
     if config.has_own("preset"):
-        return with_dtype(_make_own(config, supplied), config.precision)
+        supplied = _taken(config, supplied)
     return with_dtype(PRESETS.make(config.preset, **supplied), config.precision)
 
 
-def _make_own(config: Config, supplied: Mapping[str, Any]) -> nn.Module:
-    """Call the user's own `my_module:make_model` with the supplied arguments that it takes.
+def _taken(config: Config, supplied: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a preset of the user's own is supplied with.
 
     An argument with a default keeps it, unless the configuration sets it.
     """
-    call = read_call(config.preset)
-    maker = PRESETS.load(call)
-    taken = signature(maker).parameters
+    taken = signature(PRESETS.maker(config.preset)).parameters
     settings = {name: f"`{name}` {value}" for name in OF_PRESET if (value := getattr(config, name)) is not None}
     if levels := settings.pop("levels", None):
         settings |= {"prior": levels, "posterior": levels}
     for name, setting in settings.items():
         if name not in taken:
-            raise UserError(f"{setting} has no effect: `preset` {call.name} does not take `{name}`.")
+            raise UserError(f"{setting} has no effect: `preset` {config.preset} does not take `{name}`.")
     defaults = {name for name, argument in taken.items() if argument.default is not Parameter.empty}
     kept = defaults.intersection(OF_PRESET) - settings.keys()
-    arguments = {name: value for name, value in supplied.items() if name in taken.keys() - kept} | dict(call.kwargs)
-    try:
-        signature(maker).bind(*call.args, **arguments)
-    except TypeError as error:
-        raise UserError(f"`preset` {call}: {error}; the signature is {call.name}{signature(maker)}.") from None
-    model = maker(*call.args, **arguments)
-    if not isinstance(model, nn.Module):
-        raise UserError(f"`preset` {call} made a {type(model).__name__}, not a model, which is a Linen module.")
-    return model
+    return {name: value for name, value in supplied.items() if name not in kept}
 
 
-def model_of(run: str, config: Config, image_shape: ImageShape, model: nn.Module | str | None = None) -> nn.Module:
+def model_of(run: str, config: Config, image_shape: ImageShape, parts: Mapping[str, Any]) -> nn.Module:
     """Return the model of a trained run; arguments and errors as for `opened`."""
-    config = opened(run, config, model)
+    config, model = opened(run, config, parts), parts.get("preset")
     return with_dtype(model, config.precision) if isinstance(model, nn.Module) else make_model(config, image_shape)
 
 
-def opened(run: str, config: Config, model: nn.Module | str | None) -> Config:
-    """Return the configuration to make the model of a trained run from.
+def opened(run: str, config: Config, parts: Mapping[str, Any], kinds: Iterable[str] = MODEL_PARTS) -> Config:
+    """Return the configuration of a run with the parts of the user's own as the user passes them now.
 
     Args:
         run: the name of the run, for error messages.
         config: its configuration.
-        model: the model, or the text "my_module:make_model" that imports it, if it is the user's own.
+        parts: by kind, the parts of the user's own: each a value, the text "my_module:my_part" that imports it, or
+            None.
+        kinds: the kinds of parts that are about to be used; a model that is a value has its own prior and so on.
 
     Raises:
-        UserError: the model is the user's own, and `model` is None: no code that a run names is imported.
+        UserError: a part is the user's own and not passed: no code that a run names is imported.
     """
-    if model is None and config.has_own("preset"):
-        raise UserError(f"{run} was trained with a model of your own: pass `model` {config.text_of_own('preset')}.")
-    if not isinstance(model, str):
-        return config
-    if not read_call(model).is_imported:
-        raise UserError(f"`model` {model}: write my_module:make_model, a function of yours that returns the model.")
-    # A run of an earlier version describes a preset instead of the user's own model.
-    unknown: dict[str, Any] = {} if config.has_own("preset") else dict.fromkeys(OF_PRESET)
-    return replace(config, preset=model, **unknown)
+    given = {kind: part for kind, part in parts.items() if part is not None and kind in kinds}
+    inside = MODEL_PARTS if isinstance(given.get("preset"), nn.Module) else ()
+    if missing := [kind for kind in kinds if config.has_own(kind) and kind not in (*given, *inside)]:
+        what = " and ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {_ARGUMENTS.get(kind, kind)}" for kind in missing)
+        arguments = " and ".join(f"`{_ARGUMENTS.get(kind, kind)}` {config.text_of_own(kind)}" for kind in missing)
+        raise UserError(f"{run} was trained with {what} of your own: pass {arguments}.")
+    texts: dict[str, Any] = {kind: part for kind, part in given.items() if isinstance(part, str)}
+    for kind, text in texts.items():
+        if not parse(text).is_importable:
+            raise UserError(f"`{_ARGUMENTS.get(kind, kind)}` {text}: write {example_of(kind)}, a part of your own.")
+        if kind not in _UNRECORDED and not config.has_own(kind):
+            raise UserError(f"`{kind}` {text}: {run} was trained with {getattr(config, kind)}.")
+    for kind in texts.keys() & _UNRECORDED:
+        if not config.has_own(kind):
+            texts = _UNRECORDED[kind] | texts
+    return replace(config, **texts)
 
 
 def parameter_shapes(model: nn.Module, image_shape: ImageShape, class_names: tuple[str, ...]) -> Params:

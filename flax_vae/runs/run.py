@@ -6,6 +6,7 @@ executes nothing.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import zip_longest
@@ -19,10 +20,10 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from flax_vae.calls import describe
 from flax_vae.data import one_hot
 from flax_vae.models.binding import Params, bind
 from flax_vae.nn.layers import ImageShape
-from flax_vae.parts import describe
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
@@ -110,20 +111,20 @@ class StoredRun:
 
 
 @by_default
-def read_run(where: str | Path, model: nn.Module | str | None = None) -> StoredRun:
+def read_run(where: str | Path, model: nn.Module | str | None = None, **parts: str | None) -> StoredRun:
     """Read a trained model as a value; arguments and errors as for `flax_vae.load_run`."""
-    repository = hub.parse(where)
+    given, repository = {"preset": model, **parts}, hub.parse(where)
     name = str(repository or where)
     if name.startswith(_PREFIX):
-        return _read_file(pretrained(name.removeprefix(_PREFIX)), name, model)
+        return _read_file(pretrained(name.removeprefix(_PREFIX)), name, given)
     if repository is not None:
-        return _read_file(hub.fetch(repository), name, model)
+        return _read_file(hub.fetch(repository), name, given)
     if Path(where).suffix == _SUFFIX:
-        return _read_file(Path(where).expanduser(), name, model)
+        return _read_file(Path(where).expanduser(), name, given)
     directory = RunDirectory(Path(where))
     if members := directory.members():
         raise UserError(f"{directory} holds {len(members)} runs: name one of them, such as {members[0]}.")
-    run = read_directory(directory, model_of(name, *read_config(directory.config_file), model))
+    run = read_directory(directory, model_of(name, *read_config(directory.config_file), given))
     _warn_of_another_model(run, directory.model())
     return run
 
@@ -161,7 +162,7 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
     )
 
 
-def _read_file(path: Path, name: str, given: nn.Module | str | None) -> StoredRun:
+def _read_file(path: Path, name: str, given: Mapping[str, Any]) -> StoredRun:
     arrays, shape, description, fields = read_files(path)
     model = model_of(name, fields["config"], shape, given)
     expected = parameter_shapes(model, shape, fields["class_names"])
@@ -240,7 +241,7 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
         "class_names": run.class_names,
         "data": run.data,
         "config": shared_content(run.config, run.examples.shape[1:]),
-        "model": describe(run.model) if run.config.has_own("preset") else None,
+        "model": describe(run.model) if run.config.has_own_model else None,
         "record": run.record,
         "evaluation": evaluation_of(run),
     }

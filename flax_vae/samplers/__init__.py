@@ -11,5 +11,9 @@ from jaxtyping import Array, Float
 from flax_vae.parts import Parts, import_siblings
 
 Sampler = Callable[..., Float[Array, "n h w c"]]
-SAMPLERS = Parts("sampler", supplied=("temperature", "context", "images"))
+SAMPLERS = Parts(
+    "sampler",
+    supplied=("temperature", "context", "images"),
+    called_with="model, params, key, num_samples, pixel_key",
+)
 import_siblings(__name__, __path__)

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float
 from flax_vae.models.priors import PRIORS
 from flax_vae.parts import Parts
 
-OPTIMIZERS = Parts("optimizer", supplied=("learning_rate",))
-SCHEDULES = Parts("schedule", supplied=("peak", "steps"))
+OPTIMIZERS = Parts(
+    "optimizer", supplied=("learning_rate",), made=(optax.GradientTransformation, "an Optax transformation")
+)
+SCHEDULES = Parts("schedule", supplied=("peak", "steps"), called_with="count")
 
 # Coefficients of the quintic c0·s + c1·s³ + c2·s⁵, whose iteration drives every singular value s in (0, 1] towards 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)

@@ -1,25 +1,61 @@
 """The registry of metrics and the figures that report them."""
 
 import json
+import sys
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from flax_vae import load_run
-from flax_vae.evaluation.figures import REQUIREMENTS, all_metrics, report
+from flax_vae import UserError, load_run
+from flax_vae.evaluation.figures import METRICS, REQUIREMENTS, in_order, measure, refuse_unusable, report
+from flax_vae.evaluation.subject import Subject
 
 
-def test_metrics_have_unique_names_and_known_requirements() -> None:
-    names = [metric.name for metric in all_metrics()]
-    assert len(set(names)) == len(names)
-    assert {need for metric in all_metrics() for need in metric.needs} <= REQUIREMENTS.keys()
+def test_metrics_have_known_requirements() -> None:
+    assert {need for name in METRICS for need in METRICS.needs(name)} <= REQUIREMENTS.keys()
 
 
 def test_metrics_without_requirements_come_first() -> None:
-    needs = [bool(metric.needs) for metric in all_metrics()]
+    needs = [bool(METRICS.needs(name)) for name in in_order()]
     assert needs == sorted(needs)
     assert {"elbo", "importance_weighted", "reconstruction_mse"} <= {
-        metric.name for metric in all_metrics() if not metric.needs
+        name for name in METRICS if not METRICS.needs(name)
     }
+
+
+def test_a_metric_of_the_users_own_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused before the evaluation if it cannot be measured, and if it returns no numbers."""
+
+    def brightness(subject: Any, scale: float = 1.0) -> Any:
+        return {"mean": scale * subject.images.mean(), "largest": subject.images.max()}
+
+    def labels(subject: Any) -> list[str]:
+        return ["a"]
+
+    def needy(subject: Any) -> float:
+        return 0.0
+
+    needy.needs = ("luck",)
+    monkeypatch.setitem(sys.modules, "own", SimpleNamespace(brightness=brightness, labels=labels, needy=needy))
+    subject: Any = Subject.__new__(Subject)
+    object.__setattr__(subject, "images", np.float32([1, 2]))
+    text = "own:brightness(scale=2.0)"
+    refuse_unusable([text])
+    record = {text: measure(text, subject)}
+    assert json.loads(json.dumps(record)) == {text: {"mean": 3.0, "largest": 2.0}}
+    assert [(figure.name, figure.value) for figure in report(record)] == [(f"{text} mean", 3), (f"{text} largest", 2)]
+    with pytest.raises(UserError, match=r"own:labels returned \['a'\]: return numbers"):
+        measure("own:labels", subject)
+    for metric, message in {
+        "elbo": "elbo is always measured",
+        "own:needy": "own:needy needs luck: choose from classes",
+        "own:brightness(size=2)": "unexpected keyword argument 'size'; the signature is",
+        "own:absent": "has no function or class absent",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            refuse_unusable([metric])
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp_vamp", "tutorial_conv"])

@@ -1,7 +1,9 @@
 """The methods of a run: each equals the function that it is short for."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -22,7 +24,7 @@ from flax_vae import (
     reconstruct,
     sample,
 )
-from flax_vae.evaluation.figures import all_metrics
+from flax_vae.evaluation.figures import METRICS, in_order
 from flax_vae.evaluation.samples import contexts_of
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
@@ -97,10 +99,13 @@ def test_labels_and_seeds_that_mean_nothing_are_refused(run: Run, call: Callable
 def test_a_run_in_memory_is_evaluated_and_summarised(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of the evaluation appear in the summary, beside every array of parameters and every metric."""
     before = run.summary()
-    quick = [metric for metric in all_metrics() if metric.name != "frechet" and "classes" not in metric.needs]
-    monkeypatch.setattr("flax_vae.evaluation.evaluate.all_metrics", lambda: quick)
-    record = run.evaluate(Plan(num_samples=(4,), num_images=10))
+    quick = [name for name in in_order() if name != "frechet" and "classes" not in METRICS.needs(name)]
+    monkeypatch.setattr("flax_vae.evaluation.evaluate.in_order", lambda: quick)
+    own = SimpleNamespace(brightness=lambda subject: subject.test.images.mean() / 255)
+    monkeypatch.setitem(sys.modules, "own", own)
+    record = run.evaluate(Plan(num_samples=(4,), num_images=10, metrics=("own:brightness",)))
     after = run.summary()
+    assert f"{record['own:brightness']:.4g}" in after.removeprefix(before)
     assert after.startswith(f"{before}\n")
     assert f"{record['elbo']['rate']:.2f}" in after.removeprefix(before)
     assert before.startswith(f"{run!r}\n")

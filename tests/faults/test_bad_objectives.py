@@ -48,8 +48,8 @@ def greedy(model, x, key, step):
         ("ending:f", "ending calls sys.exit when it is imported"),
         ("odd_losses:integer", "objective integer returned loss of type int32: return floats"),
         ("odd_losses:counting", "objective counting returned ones of type int32: return floats"),
-        ("odd_losses:Weighted", "missing 1 required positional argument: 'weight'"),
-        ("odd_losses:Weighted(weight=-1.0)", "but the weight is negative"),
+        ("odd_losses:Weighted", "missing a required argument: 'weight'; the signature is"),
+        ("odd_losses:Weighted(weight=-1.0)", "(weight=-1.0): the weight is negative"),
         ("odd_losses:Silent", "is not a callable object"),
     ],
 )

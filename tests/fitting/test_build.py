@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flax_vae import UserError
-from flax_vae.fitting.build import load_objective
+from flax_vae.objectives import OBJECTIVES
 
 pytestmark = pytest.mark.quick_compile
 
@@ -28,4 +28,4 @@ def test_an_objective_that_cannot_be_loaded_is_refused(
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_losses", raising=False)
     with pytest.raises(UserError, match=message):
-        load_objective(name)
+        OBJECTIVES.make(name)

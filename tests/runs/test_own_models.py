@@ -6,10 +6,12 @@ The kind of fault is a run that describes, or opens as, another model than the o
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import flax.linen as nn
+import numpy as np
 import pytest
 
 from flax_vae import (
@@ -142,11 +144,13 @@ def test_every_command_refuses_or_opens_the_own_model(
 
 
 def test_a_run_resumes_with_the_own_model_and_objective_only(run: Run, own: ModuleType) -> None:
-    with pytest.raises(UserError, match=r"own: pass `model` my_module:make_model\."):
+    both = r"a model and an objective of your own: pass `model` my_module:make_model and `objective` own_model:Mine\("
+    with pytest.raises(UserError, match=both):
         resume(run.directory)
     with pytest.raises(UserError, match=r"own: pass `objective` own_model:Mine\(weight=2\.0\)\."):
         resume(run.directory, model=own.make_model())
     assert resume(run.directory, model="own_model:make_model", objective=own.Mine(2.0)).step == run.step
+    assert resume(run.directory, model=own.make_model(), objective="own_model:Mine(weight=2.0)").step == run.step
 
 
 def test_another_model_is_not_opened_in_silence(
@@ -216,11 +220,122 @@ def test_a_preset_that_cannot_be_used_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+PARTS = {
+    "likelihood": "own_parts:head",
+    "prior": "own_parts:Prior(scale=1.0)",
+    "posterior": "own_parts:Posterior",
+    "objective": "own_parts:loss(weight=1.0)",
+    "optimizer": "own_parts:adam(b1=0.8)",
+    "schedule": "own_parts:constant",
+}
+MODEL = {kind: PARTS[kind] for kind in ("likelihood", "prior", "posterior")}
+PARTS_MODULE = """
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+from flax_vae import ELBO, BernoulliLikelihood, DiagonalNormal, StandardNormal, sample
+
+head = BernoulliLikelihood
+
+class Prior(StandardNormal):
+    scale: float = 2.0
+
+    def __call__(self):
+        assert self.scale == 1
+        return super().__call__()
+
+class Posterior(DiagonalNormal):
+    pass
+
+def loss(model, x, key, step, weight=2.0):
+    loss, metrics = ELBO()(model, x, key, step)
+    return weight * loss, metrics
+
+def adam(learning_rate, b1=0.9):
+    return optax.adam(learning_rate, b1)
+
+def constant(peak):
+    return optax.constant_schedule(peak)
+
+def typical(model, params, key, num_samples, pixel_key):
+    return sample(model, params, key, num_samples, 0.7, pixel_key=pixel_key)
+
+def brightness(subject, scale=1.0):
+    return {"mean": scale * jnp.asarray(subject.test.images).mean()}
+"""
+
+
+def test_every_part_of_the_users_own_does_what_a_registered_one_does(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Train by name, open, resume, sample: the same numbers, and nothing is imported that is not named again."""
+    (tmp_path / "own_parts.py").write_text(PARTS_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)  # JAX has fixed the devices of this process
+    registered = fit(replace(config, optimizer="adam(b1=0.8)", schedule="constant"), tmp_path / "registered")
+    run = fit(replace(config, beta=None, **PARTS), tmp_path / "own")
+    assert run.record["test_loss"] == registered.record["test_loss"]
+    assert {kind: getattr(load_run(run.directory, **MODEL).config, kind) for kind in PARTS} == PARTS
+    assert json.loads((run.directory / "provenance.json").read_text())["model"].count("Prior") == 1
+
+    for module in ("own_parts",):
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(
+        UserError, match="a likelihood and a prior and a posterior of your own: pass `likelihood` own_p"
+    ):
+        load_run(run.directory)
+    with pytest.raises(UserError, match=r"a prior of your own: pass `prior` own_parts:Prior\(scale=1.0\)\."):
+        load_run(run.directory, likelihood=PARTS["likelihood"], posterior=PARTS["posterior"])
+    with pytest.raises(
+        UserError, match=r"an objective and an optimizer and a schedule of your own: pass `objective` o"
+    ):
+        resume(run.directory, **MODEL)
+    with pytest.raises(UserError, match="`prior` normal: write my_module:my_prior, a part of your own"):
+        load_run(run.directory, **MODEL | {"prior": "normal"})
+    with pytest.raises(UserError, match=r"`prior` own_parts:Prior: .* was trained with normal\."):
+        load_run(registered.directory, prior="own_parts:Prior")
+    assert "own_parts" not in sys.modules
+    assert resume(run.directory, **PARTS).step == run.step
+
+    flags = [word for kind, text in MODEL.items() for word in (f"--{kind}", text)]
+    own = ["sample", str(run.directory), *flags, "--sampler", "own_parts:typical", "--npy", "own.npy"]
+    assert main(own) == 0
+    assert main(["sample", str(registered.directory), "--temperature", "0.7", "--npy", "registered.npy"]) == 0
+    np.testing.assert_array_equal(np.load("own.npy"), np.load("registered.npy"))
+    capfd.readouterr()
+    assert main(["sample", str(run.directory), *flags, "--sampler", "own_parts:absent"]) == 2
+    assert "has no function or class absent" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prior": "own_model:make_number"}, "`prior` own_model:make_number made a int, not a Linen module"),
+        ({"posterior": "own_model:absent"}, "`posterior` own_model:absent: .* has no function or class absent"),
+        ({"likelihood": "own_model:make_number"}, "made a int, not a likelihood"),
+        ({"optimizer": "own_model:make_number"}, "made a int, not an Optax transformation"),
+        ({"schedule": "own_model:make_number"}, r"called as make_number\(count\), but 3 is not a callable object"),
+        ({"prior": "own_model:make_number", "conditional": True}, "`conditional` requires `prior` normal"),
+        (
+            {"prior": "own_model:make_number(3)"},
+            r"too many positional arguments; the signature is own_model:make_number",
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_made_is_refused_before_anything_is_written(
+    settings: dict, message: str, own: ModuleType, config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(replace(config, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_that_a_run_names_is_imported(run: Run, tmp_path: Path) -> None:
     """A stranger's files may name any module as model and objective."""
     (tmp_path / "trap.py").write_text("raise SystemExit('executed')")
     settings = json.loads((run.directory / "config.json").read_text())
-    settings |= {"preset": "trap:f", "objective": "trap:f"}
+    settings |= {"preset": "trap:f", "objective": "trap:f", "prior": "trap:f", "optimizer": "trap:f"}
     (tmp_path / "config.json").write_text(json.dumps(settings))
     for open_it in (load_run, resume):
         with pytest.raises(UserError, match="of your own"):

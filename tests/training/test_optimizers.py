@@ -64,7 +64,7 @@ def test_hyperparameters_reach_optax() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "adan"}, r"adan does not exist: choose from adam, .*muon\. Did you mean adam\?"),
+        ({"name": "adan"}, r"adan does not exist: choose from adam, .*muon.*\. Did you mean adam\?"),
         ({"schedule": "cosine(alpha=0)"}, r"unexpected keyword argument 'alpha'; the signature is cosine\(end=0\.01\)"),
     ],
 )

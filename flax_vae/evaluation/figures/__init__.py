@@ -1,16 +1,19 @@
 """Metrics of a trained model, and the figures that report them: one file per family.
 
-A new metric is a function of a `Subject`, registered by `metric` in a file of this folder.
+A new metric is a function of a `Subject`, with the requirements that it `needs`, registered in a file of this folder.
+Its value, of JSON types or None, is stored under its name in evaluation.json; `figures` yields the lines that report
+it, from the contents of that file.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from flax_vae.calls import parse
 from flax_vae.evaluation.subject import Subject
 from flax_vae.models.protocol import provides
-from flax_vae.parts import import_siblings
+from flax_vae.parts import Parts, import_siblings
 from flax_vae.runs.records import Record
+from flax_vae.system.errors import UserError
 
 
 class Figure(NamedTuple):
@@ -36,57 +39,59 @@ class Figure(NamedTuple):
 
 
 Figures = Iterator[Figure]
-Measure = Callable[[Subject], Any]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of a trained model.
-
-    Attributes:
-        name: its key in evaluation.json.
-        measure: computes its value there: JSON types, or None.
-        figures: yields the lines that report it, from the contents of evaluation.json.
-        needs: requirements, of `REQUIREMENTS`; the value is None if one is not met.
-    """
-
-    name: str
-    measure: Measure
-    figures: Callable[[Record], Figures]
-    needs: tuple[str, ...] = ()
-
-
+METRICS: Parts = Parts("metric", supplied=("subject",))
 REQUIREMENTS: dict[str, Callable[[Subject], bool]] = {
     "classes": lambda subject: subject.has_classes,
     "factors": lambda subject: subject.test.factors is not None,
     "posterior_means": lambda subject: "posterior_mean" in subject.statistics,
     "single_layer": lambda subject: provides(subject.run.model, "single_layer"),
 }
-_METRICS: list[Metric] = []
 
 
-def metric(
-    name: str, figures: Callable[[Record], Figures] = lambda _: iter(()), needs: tuple[str, ...] = ()
-) -> Callable[[Measure], Measure]:
-    """Register the decorated function as the `measure` of a `Metric`."""
-
-    def register(measure: Measure) -> Measure:
-        _METRICS.append(Metric(name, measure, figures, needs))
-        return measure
-
-    return register
+def in_order() -> list[str]:
+    """Return the registered metrics: those without needs first, otherwise in the order of the files and within them."""
+    return sorted(METRICS.facts, key=lambda name: bool(METRICS.needs(name)))
 
 
-def all_metrics() -> list[Metric]:
-    """Return all metrics: those without requirements first, otherwise in the order of the files and within them."""
-    return sorted(_METRICS, key=lambda metric: bool(metric.needs))
+def refuse_unusable(metrics: Iterable[str]) -> None:
+    """Import metrics of the user's own, and raise UserError for one that cannot be measured."""
+    for metric in metrics:
+        METRICS.load(metric)
+        if metric in METRICS:
+            raise UserError(f"`metrics` {metric} is always measured: name metrics of your own, my_module:my_metric.")
+        if unknown := set(METRICS.needs(parse(metric))) - REQUIREMENTS.keys():
+            raise UserError(f"`metrics` {metric} needs {unknown.pop()}: choose from {', '.join(REQUIREMENTS)}.")
+
+
+def measure(metric: str, subject: Subject) -> Any:
+    """Return the value of a metric; None if one of its needs is not met.
+
+    Raises:
+        UserError: a metric of the user's own returned neither a number nor a dictionary of numbers.
+    """
+    call = parse(metric)
+    if not all(REQUIREMENTS[need](subject) for need in METRICS.needs(call)):
+        return None
+    value = METRICS.make(call, subject=subject)
+    if value is None or not call.is_imported:
+        return value
+    try:
+        return {str(name): float(each) for name, each in value.items()} if isinstance(value, dict) else float(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"`metrics` {metric} returned {value!r:.100}: return numbers, by name or a single one."
+        ) from None
 
 
 def report(record: Record) -> Figures:
     """Yield the figures of an evaluation.json, which an earlier version may have written."""
-    for metric in all_metrics():
-        if metric.name in record:
-            yield from metric.figures(record)
+    for name in in_order():
+        if name in record and (figures := METRICS.facts[name].get("figures")):
+            yield from figures(record)
+    for name in filter(lambda name: ":" in name, record):  # metrics of the user's own
+        value = record[name]
+        for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+            yield Figure(f"{name} {part}".strip(), number, format=".4g")
 
 
 import_siblings(__name__, __path__)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject
 from flax_vae.metrics.disentanglement import dci, mig, sap
 from flax_vae.runs.records import Record
@@ -14,7 +14,7 @@ def _figures(record: Record) -> Figures:
         yield Figure(name, score, "from 0 to 1", "posterior means and factors")
 
 
-@metric("disentanglement", _figures, needs=("factors", "posterior_means"))
+@METRICS.register("disentanglement", figures=_figures, needs=("factors", "posterior_means"))
 def disentanglement(subject: Subject) -> dict[str, float]:
     """Return MIG, SAP and DCI of the posterior means of the test images."""
     latents, factors = subject.statistics["posterior_mean"], np.asarray(subject.test.factors)

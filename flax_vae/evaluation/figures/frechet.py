@@ -6,7 +6,7 @@ from jaxtyping import Int, UInt8
 
 from flax_vae.batches import take
 from flax_vae.data import is_binary
-from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject, random_indices
 from flax_vae.metrics.classifier import accuracy, features, train_classifier
 from flax_vae.metrics.frechet import frechet_distance, frechet_error
@@ -29,7 +29,7 @@ def _figures(record: Record) -> Figures:
         yield Figure("", None, note=f"classifier: {note}")
 
 
-@metric("frechet", _figures, needs=("classes",))
+@METRICS.register("frechet", figures=_figures, needs=("classes",))
 def frechet(subject: Subject) -> Record:
     """Return the distance between samples and test images and, for comparison, between training and test images."""
     train, test = subject.train, subject.test

@@ -4,7 +4,7 @@ import numpy as np
 
 from flax_vae.batches import take
 from flax_vae.data import as_batch
-from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject, random_indices
 from flax_vae.metrics.latents import posterior_means
 from flax_vae.runs.records import Record
@@ -18,7 +18,7 @@ def _figures(record: Record) -> Figures:
         yield Figure(f"{name.replace('_', ' ')} accuracy", accuracy, "of labels, from posterior means", format=".1%")
 
 
-@metric("accuracy", _figures, needs=("classes", "posterior_means"))
+@METRICS.register("accuracy", figures=_figures, needs=("classes", "posterior_means"))
 def accuracy(subject: Subject) -> dict[str, float]:
     """Return the accuracies of two classifiers of the test images' posterior means.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from flax_vae.batches import OnDisk, batch_size_of, take
-from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject
 from flax_vae.metrics.latents import active_units as count_active_units
 from flax_vae.metrics.latents import elbo_surgery
@@ -28,7 +28,7 @@ def _surgery_figures(record: Record) -> Figures:
         yield Figure("marginal KL", marginal_kl, "nats, of the rate", note)
 
 
-@metric("surgery", _surgery_figures, needs=("single_layer",))
+@METRICS.register("surgery", figures=_surgery_figures, needs=("single_layer",))
 def surgery(subject: Subject) -> dict[str, float | int]:
     """Return the parts of the rate, computed from all images or, if these are too many, from those for the bound.
 
@@ -43,7 +43,7 @@ def surgery(subject: Subject) -> dict[str, float | int]:
         return {name: float(value) for name, value in parts.items()} | {"images": batch_size_of(images)}
 
 
-@metric("latent_dim", needs=("posterior_means",))
+@METRICS.register("latent_dim", needs=("posterior_means",))
 def latent_dim(subject: Subject) -> int:
     """Return the number of latent dimensions of the top layer."""
     return subject.statistics["posterior_mean"].shape[1]
@@ -54,7 +54,7 @@ def _unit_figures(record: Record) -> Figures:
         yield Figure("active units", record["active_units"], f"of {record['latent_dim']} latent dimensions", format="d")
 
 
-@metric("active_units", _unit_figures, needs=("posterior_means",))
+@METRICS.register("active_units", figures=_unit_figures, needs=("posterior_means",))
 def active_units(subject: Subject) -> int:
     """Return the number of latent dimensions whose posterior mean depends on the image."""
     return count_active_units(subject.statistics["posterior_mean"])
@@ -67,7 +67,7 @@ def _dimension_figures(record: Record) -> Figures:
         yield Figure("rate by dimension", None, note=f"{listed}  nats, highest first")
 
 
-@metric("dimension_rates", _dimension_figures, needs=("posterior_means",))
+@METRICS.register("dimension_rates", figures=_dimension_figures, needs=("posterior_means",))
 def dimension_rates(subject: Subject) -> list[float] | None:
     """Return the mean rate of each latent dimension in nats, or None if dimensions are not independent normals."""
     return subject.mean("dimension_rates")

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from flax_vae.batches import Batch
 from flax_vae.data import is_binary
-from flax_vae.evaluation.figures import Figure, Figures, metric
+from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.runs.records import Record
@@ -24,7 +24,7 @@ def _elbo_figures(record: Record) -> Figures:
         yield Figure(name, record["elbo"][name], "nats per image")
 
 
-@metric("elbo", _elbo_figures)
+@METRICS.register("elbo", figures=_elbo_figures)
 def elbo(subject: Subject) -> Record:
     """Return the means of the ELBO, the rate and the distortion over the test set, in nats per image.
 
@@ -39,7 +39,7 @@ def _layer_figures(record: Record) -> Figures:
         yield Figure("rate by layer", None, note="  ".join(f"{rate:.2f}" for rate in rates) + "  nats, top first")
 
 
-@metric("layer_rates", _layer_figures)
+@METRICS.register("layer_rates", figures=_layer_figures)
 def layer_rates(subject: Subject) -> list[float]:
     """Return the mean rate of each stochastic layer, top first, in nats."""
     return subject.mean("layer_rates")
@@ -61,7 +61,7 @@ def _bound_figures(record: Record) -> Figures:
         yield Figure("", None, note=f"loose for {loose} of {row['images']} images, by their Pareto k")
 
 
-@metric("importance_weighted", _bound_figures)
+@METRICS.register("importance_weighted", figures=_bound_figures)
 def importance_weighted(subject: Subject) -> list[Record]:
     """Return a summary of the importance-weighted bound for each number of samples.
 
@@ -81,7 +81,7 @@ def _annealed_figures(record: Record) -> Figures:
         yield Figure(f"annealed, {row['num_steps']:,} steps", row["log_likelihood"], "nats per image", errors)
 
 
-@metric("annealed", _annealed_figures)
+@METRICS.register("annealed", figures=_annealed_figures)
 def annealed(subject: Subject) -> Record | None:
     """Return a summary of log p(x) by annealed importance sampling, or None if the plan has no annealing steps."""
     num_steps = subject.plan.annealing_steps
@@ -102,7 +102,7 @@ def _caveat_figures(record: Record) -> Figures:
         yield Figure("", None, note=f"of the {caveat}")
 
 
-@metric("not_a_likelihood", _caveat_figures)
+@METRICS.register("not_a_likelihood", figures=_caveat_figures)
 def not_a_likelihood(subject: Subject) -> str | None:
     """Return the reason why p(x | z) is not a likelihood of these pixels, or None if it is one."""
     if subject.pixel_levels == 2 and not is_binary(subject.test.images):
@@ -118,7 +118,7 @@ def _bits_figures(record: Record) -> Figures:
         yield Figure("bits per dimension", None, note="none: the likelihood is a density of continuous pixels")
 
 
-@metric("bits_per_dim", _bits_figures)
+@METRICS.register("bits_per_dim", figures=_bits_figures)
 def bits_per_dim(subject: Subject) -> float | None:
     """Return the tightest bound in bits per dimension, or None if p(x | z) is not a probability of pixel levels."""
     if subject.pixel_levels is None or not_a_likelihood(subject):
@@ -131,7 +131,7 @@ def _reconstruction_figures(record: Record) -> Figures:
     yield Figure("reconstruction error", error, "squared, per pixel", format=".4f", key="mse", title=title)
 
 
-@metric("reconstruction_mse", _reconstruction_figures)
+@METRICS.register("reconstruction_mse", figures=_reconstruction_figures)
 def reconstruction_mse(subject: Subject) -> float:
     """Return the mean squared error per pixel of images decoded from one draw of their posterior."""
     return subject.mean("squared_error")

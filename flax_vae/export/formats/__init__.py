@@ -11,8 +11,6 @@ from flax_vae.evaluation.run import Run
 from flax_vae.export.functions import ModelFunction
 from flax_vae.parts import Parts, import_siblings
 
-FORMATS = Parts("format")
-
 
 @dataclass(frozen=True)
 class Format:
@@ -36,5 +34,7 @@ class Format:
     packages: tuple[str, ...] = ()
     platforms: tuple[str, ...] | None = None
 
+
+FORMATS = Parts("format", made=(Format, "a Format"))
 
 import_siblings(__name__, __path__)

@@ -6,6 +6,7 @@ from pathlib import Path
 from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import FORMATS, Format
 from flax_vae.export.functions import ModelFunction
+from flax_vae.runs.config import MODEL_PARTS, example_of
 from flax_vae.runs.hub import MODEL
 from flax_vae.runs.run import write_run
 
@@ -23,7 +24,8 @@ def _write(folder: Path, run: Run, functions: Sequence[ModelFunction]) -> Mappin
 
 def _snippet(sampler: ModelFunction, run: Run) -> str:
     context = ", context=run.contexts[:10]" if run.class_names else ""
-    own = ', model="my_module:make_model"' if run.config.has_own("preset") else ""
+    names = [kind for kind in MODEL_PARTS if run.config.has_own(kind)]
+    own = "".join(f', {"model" if kind == "preset" else kind}="{example_of(kind)}"' for kind in names)
     return f"""import jax
 from flax_vae import load_run, sample, use_machine
 

@@ -10,13 +10,26 @@ Every module of this folder is imported, so a new head, registered by `@likeliho
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from flax_vae.parts import Parts, import_siblings
 
 Mean = tuple[float, ...]  # of each channel of the images, in [0, 1]
 Head = TypeVar("Head", bound=type)
-LIKELIHOODS = Parts("likelihood")
+
+
+@runtime_checkable
+class LikelihoodHead(Protocol):
+    """A likelihood that presets can use."""
+
+    def start(self, mean: Mean) -> tuple[float, ...]:
+        """Return the initial value of each channel of the head's input."""
+
+    def __call__(self, outputs: Any) -> Any:
+        """Return p(x | z) from the decoder's output."""
+
+
+LIKELIHOODS = Parts("likelihood", made=(LikelihoodHead, "a likelihood with `start`"))
 
 
 def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:

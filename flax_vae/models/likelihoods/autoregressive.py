@@ -34,9 +34,9 @@ class AutoregressiveLikelihood(Module):
 
     def __post_init__(self) -> None:
         """Refuse a head with parameters of its own."""
-        maker = LIKELIHOODS[LIKELIHOODS.read(self.head).name]
-        if isclass(maker) and issubclass(maker, nn.Module):
-            raise ValueError(f"the head must be a likelihood without parameters, not {self.head}")
+        maker = LIKELIHOODS.get(LIKELIHOODS.read(self.head).name)  # None for text that would import one
+        if maker is None or (isclass(maker) and issubclass(maker, nn.Module)):
+            raise ValueError(f"the head must be a registered likelihood without parameters, not {self.head}")
         super().__post_init__()
 
     def _head(self) -> Any:

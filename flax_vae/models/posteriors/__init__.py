@@ -5,7 +5,9 @@ A posterior declares whether it is `factorised` (dimensions independent given x)
 change.
 """
 
+import flax.linen as nn
+
 from flax_vae.parts import Parts, import_siblings
 
-POSTERIORS = Parts("posterior", supplied=("latent_dim",))
+POSTERIORS = Parts("posterior", supplied=("latent_dim",), made=(nn.Module, "a Linen module"))
 import_siblings(__name__, __path__)

@@ -5,7 +5,11 @@ names of parameters with one row per component, which are not linear maps and wh
 module of this folder is imported, so a new prior, registered in `PRIORS`, needs no other change.
 """
 
+import flax.linen as nn
+
 from flax_vae.parts import Parts, import_siblings
 
-PRIORS = Parts("prior", supplied=("latent_dim", "image_shape", "images", "conditional"))
+PRIORS = Parts(
+    "prior", supplied=("latent_dim", "image_shape", "images", "conditional"), made=(nn.Module, "a Linen module")
+)
 import_siblings(__name__, __path__)
