@@ -179,7 +179,7 @@ def test_seeds_are_trained_together_and_summarised(
         (["--objective", "nothing:here"], "no module nothing"),
         (["--resume", "absent"], "not a run directory"),
         (["--resume", "absent", "--seeds", "3"], "leave out --out, --seeds"),
-        (["--prior", "vampp"], ", vamp. Did you mean vamp?"),
+        (["--prior", "vampp"], "my_module:my_prior. Did you mean vamp?"),
         (["--kl-warmup-epochs", "99"], "do not fit in"),
         (["--coordinator", "host"], '--coordinator host: write "host:port"'),
         (["--num-processes", "2"], "--num-processes and --process-id need --coordinator"),
