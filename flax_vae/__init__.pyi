@@ -60,7 +60,7 @@ from .models import (
     bind,
     init,
 )
-from .nn.adapters import from_equinox, from_nnx
+from .nn.adapters import from_equinox, from_nnx, with_train
 from .objectives import (
     DIPVAE,
     ELBO,
@@ -191,6 +191,7 @@ __all__ = [
     "tutorial_dense",
     "use_machine",
     "verify_export",
+    "with_train",
     "write_explorer",
     "write_run",
 ]

@@ -5,10 +5,12 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 import tyro
 
-from flax_vae import Config
+from flax_vae import Config, init_state, make_optimizer, make_train_step, tutorial_dense
 from flax_vae.cli.compare import Compare
 from flax_vae.cli.compress import Compress
 from flax_vae.cli.decompress import Decompress
@@ -54,6 +56,20 @@ def test_compression() -> None:
     found: dict = {}
     exec(script, found)
     assert (found["restored"] == found["images"]).all()
+
+
+def test_an_objective_with_parameters() -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", PAGES["objectives.md"], re.DOTALL)
+    found: dict = {}
+    exec(script, found)
+    vae, tx, objective = (
+        tutorial_dense((4, 4, 1), 2, features=(8,)),
+        make_optimizer("adam", 1e-3, 10),
+        found["Adversarial"](),
+    )
+    state = init_state(vae, tx, jax.random.key(0), (4, 4, 1), objective=objective)
+    _, metrics = make_train_step(vae, objective, tx)(state, np.zeros((8, 4, 4, 1), np.uint8))
+    assert metrics["objective_loss"] > 0 == metrics["skipped"]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -121,7 +121,7 @@ class Ensemble:
         training, states = self.members[i].training, jax.device_get(self.replicate(self.state))
         state = unstack(states, len(self.members))[i]
         gradient, key = training.gradient_at(training.config.beta), jax.random.fold_in(state.key, step)
-        description = diagnose(training.model, gradient, state.params, batch, key, step)
+        description = diagnose(training.model, gradient, state.tree, batch, key, step)
         if step < MAX_SKIPS and not training.config.skip_norm:
             return f"{description}. No earlier step was finite: check the objective and the data"
         return f"{description}. {_advice(training.config)}"

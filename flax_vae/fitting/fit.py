@@ -16,6 +16,7 @@ from flax_vae.fitting.members import Member, member_names, restore_members
 from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
+from flax_vae.models.binding import join_objective
 from flax_vae.objectives import Objective
 from flax_vae.runs.config import PARTS, SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
@@ -214,7 +215,8 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
         data, key = training.data, training.keys.test
         if data.validation is not None:
             evaluate = make_evaluate(run.model, training.objective_at(training.config.beta), training.batch_size)
-            means = evaluate(run.params, data.batch(data.test), key, training.total_steps)
+            tree = join_objective(run.params, run.objective_params)
+            means = evaluate(tree, data.batch(data.test), key, training.total_steps)
             directory.write_test({"step": run.step} | means)
             log(f"{directory}: test loss {means['loss']:.2f} at the best validation loss, step {run.step}.")
         draw_pictures(directory.pictures, run, data.test, key)

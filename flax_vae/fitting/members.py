@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from flax_vae.fitting.training import Training
+from flax_vae.models.binding import join_tree, split_tree
 from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
@@ -80,13 +81,16 @@ def _differing(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     """Return the trees of a checkpoint.
 
-    The parameters are separate, for sampling. The key is not saved, since it follows from the seed.
+    The parameters are separate, for sampling, with the collections if there are any. The key is not saved, since it
+    follows from the seed.
     """
     items = {
-        "params": state.params,
+        "params": state.tree,
         "optimizer": {"step": state.step, "skips": state.skips, "opt_state": state.opt_state, "totals": totals},
     }
-    return items if state.averaged_params is None else items | {"averaged_params": state.averaged_params}
+    if state.averaged_params is None:
+        return items
+    return items | {"averaged_params": join_tree(state.averaged_params, state.averaged_collections)}
 
 
 def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
@@ -130,8 +134,10 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
             raise UserError(f"{damaged} It is the only one: start the run again.") from None
         run_in_first_process(checkpoints.set_aside, run.checkpoints, steps[-1], damaged)
         return None
-    rest, averaged = trees["optimizer"], trees.get("averaged_params")
-    state = TrainState(rest["step"], trees["params"], rest["opt_state"], averaged, rest["skips"], training.keys.train)
+    rest, (params, collections) = trees["optimizer"], split_tree(trees["params"])
+    averaged = split_tree(trees["averaged_params"]) if "averaged_params" in trees else (None, None)
+    key, opt_state, skips = training.keys.train, rest["opt_state"], rest["skips"]
+    state = TrainState(rest["step"], params, opt_state, averaged[0], skips, key, collections, averaged[1])
     member = Member(run, training, state, rest["totals"])
     run_in_first_process(run.keep_metrics_until, member.epochs_reported * training.steps_per_epoch)
     return member

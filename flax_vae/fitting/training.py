@@ -11,14 +11,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from flax_vae.batches import Batch
-from flax_vae.models.binding import init
 from flax_vae.objectives import Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data
 from flax_vae.training.gradient import Gradient
 from flax_vae.training.optimizers import make_optimizer
 from flax_vae.training.sharding import ensemble_mesh
-from flax_vae.training.step import TrainState, make_gradient, make_step, zero_metrics
+from flax_vae.training.step import TrainState, init_tree, make_gradient, make_step, zero_metrics
 
 
 class Keys(NamedTuple):
@@ -119,9 +118,9 @@ class Training:
     def initial_state(self) -> TrainState:
         """Return the state before the first step."""
         shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
-        params = init(self.model, self.keys.init, shape, classes)
+        tree = init_tree(self.model, self.objective, self.keys.init, shape, classes)
         tx = self.optimizer_at(self.config.learning_rate)
-        return TrainState.create(params, tx, self.keys.train, self.config.ema_decay > 0)
+        return TrainState.create(tree, tx, self.keys.train, self.config.ema_decay > 0)
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""

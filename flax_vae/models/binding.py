@@ -1,6 +1,11 @@
-"""Parameters of a model, and the model bound to them."""
+"""Parameters of a model, and the model bound to them.
 
-from collections.abc import Mapping
+The parameters are a pytree. A model with other collections, such as statistics of batches, has Linen's whole tree
+instead, `{"params": ..., "batch_stats": ...}`; every function with an argument `params` takes both. An objective with
+parameters has the entry "objective" in each collection, which the model ignores.
+"""
+
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -8,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import ModifyScopeVariableError
 from jaxtyping import Array, Float, Key
 
 from flax_vae.models.checks import refuse_unhashable
@@ -16,13 +22,16 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.machine import warn_of_wrong_sums
 from flax_vae.system.settings import by_default
 
-Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules
+Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules; or Linen's whole tree
+Collections = dict[str, Any]  # what a model keeps besides its parameters, such as {"batch_stats": ...}
+OF_OBJECTIVE = "objective"
+_BOUND = {"context", "mask", "intermediates"}  # collections that are not kept
 Context = Float[Array | np.ndarray, "b v"] | None
 
 
 @by_default
 def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
-    """Return the parameters of an untrained model, as a pytree; compiled once for all keys.
+    """Return the parameters of an untrained model; compiled once for all keys.
 
     Args:
         model: the model.
@@ -31,12 +40,15 @@ def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int
         context_dim: size of the context of a conditional model.
 
     Raises:
-        UserError: not a Linen module, one that cannot be hashed, or one with variables besides its parameters.
+        UserError: not a Linen module, one that cannot be hashed, or one that updates statistics in evaluation too.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
     refuse_unhashable(model)
-    return _init(model, key, image_shape, context_dim)
+    tree = _init(model, key, image_shape, context_dim)
+    if split_tree(tree)[1]:
+        _refuse_updates(model, tree, image_shape, context_dim)
+    return tree
 
 
 @partial(jax.jit, static_argnums=(0, 2, 3))
@@ -50,21 +62,71 @@ def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, in
         model(x, draw_key)
 
     created = nn.init(run_all, in_float32)({"params": init_key}, jnp.zeros((1, *image_shape)))
-    if others := created.keys() - {"params", "context", "intermediates"}:
+    kept = {name: collection for name, collection in created.items() if name not in {"params", *_BOUND}}
+    return join_tree(created.get("params", {}), kept)
+
+
+def _refuse_updates(model: nn.Module, tree: Params, image_shape: tuple[int, int, int], context_dim: int) -> None:
+    """Raise UserError if a model updates its statistics outside of training."""
+
+    def evaluate() -> None:
+        bound = bind(model, tree, jnp.zeros((1, context_dim)) if context_dim else None)
+        bound(jnp.zeros((1, *image_shape)), jax.random.key(0))
+
+    try:
+        jax.eval_shape(evaluate)
+    except ModifyScopeVariableError:
+        kept = ", ".join(sorted(split_tree(tree)[1]))
         raise UserError(
-            f"The model keeps {', '.join(sorted(others))}, and only parameters are trained and saved: replace "
-            "normalisation by statistics of the batch by nn.LayerNorm or nn.GroupNorm."
-        )
-    return created["params"]
+            f"The model updates {kept} in evaluation too: give its network an argument train, as in "
+            "nn.BatchNorm(use_running_average=not train), and wrap it as flax_vae.with_train(network, train=True)."
+        ) from None
+
+
+def split_tree(tree: Params) -> tuple[Params, Collections]:
+    """Return the parameters and the other collections of a whole tree; a pytree of parameters has no others."""
+    if "params" not in tree:
+        return tree, {}
+    return tree["params"], {name: collection for name, collection in tree.items() if name != "params"}
+
+
+def join_tree(params: Params, others: Collections) -> Params:
+    """Return the whole tree, or the parameters alone if there is nothing else: the inverse of `split_tree`."""
+    return {"params": params, **others} if others else params
+
+
+def split_objective(tree: Params) -> tuple[Params, Collections]:
+    """Return a model's parameters or whole tree without the objective's, and the whole tree of the objective."""
+    params, others = split_tree(tree)
+    own = {name: {**collection} for name, collection in {"params": params, **others}.items()}
+    of_objective = {name: part.pop(OF_OBJECTIVE) for name, part in own.items() if OF_OBJECTIVE in part}
+    return join_tree(own.pop("params"), {name: part for name, part in own.items() if part}), of_objective
+
+
+def join_objective(tree: Params, of_objective: Collections) -> Params:
+    """Return a model's tree with that of an objective: the inverse of `split_objective`.
+
+    Raises:
+        UserError: the model has a part named "objective".
+    """
+    params, others = split_tree(tree)
+    collections = {"params": params, **others}
+    for name, collection in of_objective.items():
+        if OF_OBJECTIVE in collections.get(name, {}):
+            raise UserError("The model has a part named objective, as the parameters of the objective are: rename it.")
+        collections[name] = {**collections.get(name, {}), OF_OBJECTIVE: collection}
+    return join_tree(collections.pop("params"), collections)
 
 
 @by_default
 def variables(model: nn.Module, params: Params, context: Context = None, mask: Any = None) -> dict[str, Any]:
     """Return the variables to bind: parameters, encoder and decoder cast to `model.dtype`, context and mask."""
     warn_of_wrong_sums()  # here, because every use of a model with parameters passes through
+    params, others = split_tree(params)
     networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
     dtype = getattr(model, "dtype", "float32")
     bound = {"params": params | jax.tree.map(lambda leaf: leaf.astype(dtype), networks)}
+    bound |= others
     if mask is not None:
         require(model, "mask", what="A batch with a mask")
     given = {"context": context, "mask": mask}
@@ -84,6 +146,27 @@ def bind(model: nn.Module, params: Params, context: Context = None, mask: Any = 
         mask: True for each observed value of x. The likelihood leaves out the others; see `Masked`.
     """
     return model.bind(variables(model, params, context, mask))
+
+
+def again(model: Any, change: Callable[[Any], Any] = lambda variables: variables) -> Any:
+    """Return a bound model as it is now, bound once more: in training, it draws the same dropout masks again.
+
+    Statistics that its methods update are dropped.
+
+    Args:
+        model: the bound model.
+        change: maps its variables, by default to themselves.
+    """
+    module, bound = model.unbind()
+    rngs = {name: stream.rng for name, stream in model.scope.rngs.items()}
+    kept = [name for name in bound if name not in {"params", *_BOUND}]
+    return module.bind(change(bound), rngs=rngs, mutable=kept if rngs else False)
+
+
+def in_evaluation(model: Any) -> Any:
+    """Return a bound model as in evaluation, without a mask: its networks draw nothing, and keep their statistics."""
+    module, bound = model.unbind()
+    return module.bind({name: collection for name, collection in bound.items() if name != "mask"})
 
 
 def model_of(prior: nn.Module) -> Any:

@@ -13,6 +13,7 @@ from flax_vae.calls import OF_LINEN
 from flax_vae.system.errors import UserError
 
 _ADAPTERS = {"flax.nnx": "from_nnx", "equinox": "from_equinox"}
+_FLAGS = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _OTHERS = ("haiku", "keras", "torch", "tensorflow")
 
@@ -31,6 +32,12 @@ def freeze_networks(model: nn.Module, **inputs: int) -> None:
         network = _require_linen(type(model).__name__, name, getattr(model, name))
         arguments = [*inspect.signature(type(network).__call__).parameters.values()][1 + count :]
         for argument in arguments:
+            if argument.name in _FLAGS and type(network).__module__.partition(".")[0] != "flax":
+                raise UserError(
+                    f"`{name}` of {type(model).__name__} takes {argument.name}, which tells training from evaluation: "
+                    f"wrap it as flax_vae.with_train({type(network).__name__}(...), "
+                    f"{argument.name}={_FLAGS[argument.name]})."
+                )
             if argument.default is argument.empty and argument.kind not in _VARIADIC:
                 raise UserError(
                     f"`{name}` of {type(model).__name__} is called with its input only, but requires {argument.name}: "

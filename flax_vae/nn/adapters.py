@@ -1,11 +1,14 @@
-"""Networks written in Flax NNX or Equinox, as Linen modules: `VAE(encoder=from_nnx(MyEncoder, 300), ...)`.
+"""Networks of other kinds as Linen modules of one input: `VAE(encoder=from_nnx(MyEncoder, 300), ...)`.
 
-Each takes a class and its arguments rather than an object, because an ensemble and a new seed need fresh parameters.
+`with_train` tells a network whether it trains. `from_nnx` and `from_equinox` take networks written in Flax NNX and
+Equinox. Each takes a class and its arguments rather than an object, because an ensemble and a new seed need fresh
+parameters.
 The parameters become entries of the model's pytree, named by their place in the network. Networks with other state, or
 that draw, are refused: BatchNorm and Dropout.
 """
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +41,38 @@ def from_equinox(network: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.M
         *args, **kwargs: its arguments, except `key`; they must be hashable.
     """
     return _FromEquinox(network, args, nn.FrozenDict(kwargs))
+
+
+def with_train(network: nn.Module, **in_training: bool) -> nn.Module:
+    """Return a network that is told whether it trains: `with_train(MyEncoder(), train=True)`.
+
+    In a train step, dropout masks are drawn and statistics of batches are updated; in all other uses of the parameters
+    the network is a function of its input.
+
+    Args:
+        network: a Linen module, such as one with `nn.Dropout` or `nn.BatchNorm`.
+        **in_training: arguments of its `__call__` in training, such as `train=True` or `deterministic=False`; in
+            evaluation each has the opposite value.
+
+    Raises:
+        UserError: the network does not take such an argument.
+    """
+    taken = signature(type(network).__call__).parameters
+    if unknown := [name for name in in_training if name not in taken]:
+        raise UserError(f"{type(network).__name__} does not take {unknown[0]}: it takes {', '.join([*taken][1:])}.")
+    return _WithTrain(network, nn.FrozenDict(in_training))
+
+
+class _WithTrain(Module):
+    """A network with arguments that differ between training and evaluation."""
+
+    network: nn.Module
+    in_training: Any
+
+    def __call__(self, *inputs: Array) -> Any:
+        """Call the network; a train step is what has a stream of dropout masks."""
+        trains = self.has_rng("dropout")
+        return self.network(*inputs, **{name: value is trains for name, value in self.in_training.items()})
 
 
 class _Adapter(Module):

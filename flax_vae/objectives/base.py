@@ -3,20 +3,28 @@
 An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`, in nats per image. The built-in
 ones are frozen dataclasses, so that their hyperparameters are values. The train step averages over the batch.
 
+An objective that is a Linen module, called as `__call__(self, model, x, key, step)`, has parameters of its own: a
+discriminator, or a learned multiplier. It returns one loss for all parameters, or the dictionary
+`{"model": loss "b", "objective": loss "b"}`: in the same step, the model's parameters follow the gradient of the first
+loss, and those of the objective the gradient of the second.
+
 Two class attributes are optional. `whole_batch = True` declares that an objective compares the images of a batch with
 each other; `needs = ("factorised",)` declares its requirements on the posterior.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.errors import InvalidRngError
 from jaxtyping import Array, Float, Int
 
 from flax_vae.batches import BatchLike, batch_size_of, unpack
-from flax_vae.models import Params, variables
+from flax_vae.models import Params, bind, variables
+from flax_vae.models.binding import OF_OBJECTIVE, Collections, join_objective, split_objective, split_tree
 from flax_vae.models.protocol import RandomKey
 from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
@@ -26,6 +34,8 @@ Metrics = dict[str, Array]
 Step = Int[Array, ""]
 LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
+LOSSES = ("loss", "objective_loss")  # metrics that are minimised; the second by the parameters of an objective only
+_OF_DROPOUT = 2**31 - 1  # folded into a step's key, for the dropout masks; no objective counts this far
 OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"), called_with="model, x, key, step")
 
 
@@ -33,38 +43,125 @@ OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"), called_w
 def apply_objective(
     model: nn.Module, objective: Objective, params: Params, batch: BatchLike, key: RandomKey, step: int | Step
 ) -> Metrics:
-    """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters.
+    """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters, as in an evaluation.
+
+    Args:
+        model: the Linen module.
+        objective: the objective.
+        params: the parameters or the whole tree, with those of the objective if it has any.
+        batch: images, with contexts if the model is conditional.
+        key: the key from which the objective draws.
+        step: the number of updates before.
 
     Raises:
-        UserError: the objective has parameters; a network draws; the objective did not return a loss and a dictionary
-            of metrics, all of them one float per image; or a metric has a name that the train step uses.
+        UserError: a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
+            float per image; or a metric has a name that the train step uses.
     """
+    return _apply(model, objective, params, batch, key, step, {})[0]
+
+
+@by_default
+def train_objective(
+    model: nn.Module, objective: Objective, params: Params, batch: BatchLike, key: RandomKey, step: int | Step
+) -> tuple[Metrics, Collections]:
+    """Return the terms of `apply_objective`, and the other collections of the whole tree as they are afterwards.
+
+    Networks draw dropout masks and update statistics of batches; see `flax_vae.nn.adapters.with_train`.
+    """
+    return _apply(model, objective, params, batch, key, step, {"dropout": jax.random.fold_in(key, _OF_DROPOUT)})
+
+
+@by_default
+def init_objective(
+    model: nn.Module, objective: Objective | None, params: Params, batch: BatchLike, key: RandomKey
+) -> Params:
+    """Return the tree of a model with that of its objective, if that is a Linen module, initialised for a batch."""
+    module = _linen(objective)
+    if module is None:
+        return params
     x, *given = unpack(batch, model)
-    size, name = batch_size_of(x), getattr(objective, "__name__", type(objective).__name__)
+    params_key, draw_key = jax.random.split(key)
+    bound = bind(model, params, *given)
+    created = module.init({"params": params_key}, bound, x, draw_key, jnp.zeros((), jnp.int32))
+    return join_objective(params, dict(created))
+
+
+def _linen(objective: Any) -> nn.Module | None:
+    """Return the Linen module that an objective is or wraps."""
     if isinstance(objective, nn.Module):
-        raise UserError(
-            f"objective {name} is a Linen module, and only the model's parameters are trained: write a function or a "
-            "frozen dataclass."
-        )
+        return objective
+    return _linen(objective.objective) if hasattr(objective, "objective") else None
+
+
+def _apply(
+    model: nn.Module,
+    objective: Any,
+    params: Params,
+    batch: BatchLike,
+    key: RandomKey,
+    step: int | Step,
+    rngs: dict[str, RandomKey],
+) -> tuple[Metrics, Collections]:
+    x, *given = unpack(batch, model)
+    kept, of_objective = [*split_tree(params)[1]], split_objective(params)[1]
+    mutable: Any = kept if rngs else False
+    bound = model.bind(variables(model, params, *given), rngs=rngs, mutable=mutable)
+    if (module := _linen(objective)) is not None:
+        module = module.bind(of_objective, rngs=rngs, mutable=mutable)
+    name = getattr(objective, "__name__", type(objective).__name__)
     try:
-        result = nn.apply(objective, model)(variables(model, params, *given), x, key, jnp.asarray(step))
+        result = _with_module(objective, module)(bound, x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
         reason = str(error).partition(" (http")[0]
-        raise UserError(f"{reason}: networks draw nothing, so leave out dropout, or make it deterministic.") from None
+        raise UserError(
+            f"{reason}: networks draw dropout masks only, and in training only: wrap the network by "
+            "flax_vae.with_train(network, train=True), with the name of its argument."
+        ) from None
+    updated = {collection: bound.variables[collection] for collection in kept}
+    if module is not None:
+        updated |= {
+            collection: {**updated[collection], OF_OBJECTIVE: module.variables[collection]}
+            for collection in kept
+            if collection in of_objective
+        }
+    return _checked_terms(name, result, batch_size_of(x)), updated
+
+
+def _with_module(objective: Any, module: nn.Module | None) -> Any:
+    """Return an objective with the bound module in place of the module that it is or wraps."""
+    if module is None:
+        return objective
+    if isinstance(objective, nn.Module):
+        return module
+    return replace(objective, objective=_with_module(objective.objective, module))
+
+
+def _checked_terms(name: str, result: Any, count: int) -> Metrics:
+    """Return the losses and the metrics of an objective by name, once they are one float per image."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
         )
-    if taken := {"loss", "gradient_norm", "skipped"} & result[1].keys():
+    loss, metrics = result
+    losses = {"loss": loss}
+    if isinstance(loss, dict):
+        if loss.keys() != {"model", "objective"}:
+            raise UserError(
+                f"objective {name} returned losses of {', '.join(map(str, loss))}: return one for each of model and "
+                "objective."
+            )
+        losses = dict(zip(LOSSES, (loss["model"], loss["objective"]), strict=True))
+    if taken := {*LOSSES, "gradient_norm", "skipped"} & metrics.keys():
         raise UserError(
             f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
         )
-    for term, value in {"loss": result[0], **result[1]}.items():
-        if jnp.shape(value) != (size,):
+    terms = {**losses, **metrics}
+    for term, value in terms.items():
+        if jnp.shape(value) != (count,):
             raise UserError(
-                f"objective {name} returned {term} of shape {jnp.shape(value)} for {size} images; "
-                f"it must be ({size},), one value per image: the train step averages over the batch."
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {count} images; "
+                f"it must be ({count},), one value per image: the train step averages over the batch."
             )
         if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
             raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")
-    return {"loss": result[0], **result[1]}
+    return terms

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.models.binding import again
 from flax_vae.models.protocol import Images, Inference, Model, RandomKey, require
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.terms import elbo_terms, log_mean, log_weights
@@ -35,14 +36,13 @@ class IWAE:
 
 def _draw(model: Model, x: Images, key: RandomKey, num_samples: int) -> Latents:
     """Draw z ~ q(z | x), layer by layer."""
-    return tuple(layer.z for layer in model.infer(x, key, num_samples).layers)
+    return tuple(layer.z for layer in again(model).infer(x, key, num_samples).layers)
 
 
 def _without_score(model: Any, x: Images, latents: Latents) -> Inference:
     """Return `model.infer_at` without gradients through the parameters of q; those through the latents remain."""
     require(model, "infer_at", what="stl or dreg")
-    module, variables = model.unbind()
-    fixed = module.apply(jax.lax.stop_gradient(variables), x, latents, method="infer_at").layers
+    fixed = again(model, jax.lax.stop_gradient).infer_at(x, latents).layers
     inference = model.infer_at(x, latents)
     pairs = zip(inference.layers, fixed, strict=True)
     layers = (layer._replace(log_q=held.log_q, posterior=held.posterior) for layer, held in pairs)

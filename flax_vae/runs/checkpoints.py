@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 
+from flax_vae.models.binding import join_objective, split_objective
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checksums import checksum
 from flax_vae.system.console import log
@@ -155,7 +156,8 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     Args:
         directory: the folder of the checkpoints.
         step: the step of the checkpoint.
-        items: the trees to read, as shapes and dtypes; the first one holds parameters.
+        items: the trees to read, as shapes and dtypes. The first one holds parameters, to which those of an objective
+            are added if there are any.
 
     Raises:
         Damaged: the checkpoint is damaged.
@@ -165,12 +167,16 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     path, is_distributed = directory / str(step), jax.process_count() > 1
     local: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if is_distributed else local
-    sharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), dict(items))
-    targets = {name: ocp.args.StandardRestore(tree) for name, tree in sharded.items()}
     try:
         name, tree = next(iter(items.items()))
-        stored = flatten_by_name(ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree)
-        refuse_other_model(f"checkpoint {path}", stored, flatten_by_name(tree))
+        stored = ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree
+        refuse_other_model(f"checkpoint {path}", flatten_by_name(stored), flatten_by_name(tree))
+        if not split_objective(tree)[1]:
+            tree = join_objective(tree, split_objective(stored)[1])
+        sharded = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), {**items, name: tree}
+        )
+        targets = {name: ocp.args.StandardRestore(tree) for name, tree in sharded.items()}
         # Only this one: a manager would inspect all checkpoints, which a concurrent training may replace.
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             args = ocp.args.Composite(**targets, **{_CHECKSUMS: ocp.args.JsonRestore()})

@@ -7,7 +7,7 @@ executes nothing.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 
 from flax_vae.calls import describe
 from flax_vae.data import one_hot
-from flax_vae.models.binding import Params, bind
+from flax_vae.models.binding import Collections, Params, bind, split_objective
 from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
@@ -53,7 +53,8 @@ class StoredRun:
         directory: the run directory; None for a model loaded from files.
         config: the configuration, with every setting filled in.
         model: the model.
-        params: its parameters at the best epoch (the averaged ones if there are any).
+        params: its parameters at the best epoch (the averaged ones if there are any), or Linen's whole tree if it has
+            other collections; see `flax_vae.models.binding`.
         step: the training step of the parameters.
         metrics: one record per epoch; for a model loaded from files, only the record of its parameters.
         data: checksums of the training and test images.
@@ -61,6 +62,8 @@ class StoredRun:
         class_names: the classes of a conditional model; empty for other models.
         labels: the labels of the examples, for a conditional model.
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
+        objective_params: Linen's whole tree of an objective that has parameters; empty for other objectives, and for a
+            model loaded from files.
     """
 
     name: str
@@ -75,6 +78,7 @@ class StoredRun:
     class_names: tuple[str, ...] = ()
     labels: np.ndarray | None = None
     evaluation: Record | None = None
+    objective_params: Collections = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
@@ -147,18 +151,20 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
     class_names, labels = run.labels() if config.conditional else ((), None)
     item = "averaged_params" if config.ema_decay else "params"
     step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
+    params, of_objective = split_objective(trees[item])
     return StoredRun(
         name=str(run),
         directory=run.path,
         config=config,
         model=model,
-        params=trees[item],
+        params=params,
         step=step,
         metrics=run.metrics(),
         data=run.data_checksums(),
         examples=run.examples(),
         class_names=class_names,
         labels=labels,
+        objective_params=of_objective,
     )
 
 
@@ -167,7 +173,7 @@ def _read_file(path: Path, name: str, given: Mapping[str, Any]) -> StoredRun:
     model = model_of(name, fields["config"], shape, given)
     expected = parameter_shapes(model, shape, fields["class_names"])
     refuse_other_model(str(path), arrays, flatten_by_name(expected))
-    params = jax.tree.map(lambda name: jnp.asarray(arrays[name], jnp.float32), names_tree(expected))
+    params = jax.tree.map(lambda name, leaf: jnp.asarray(arrays[name], leaf.dtype), names_tree(expected), expected)
     run = StoredRun(name=name, directory=None, model=model, params=params, **fields)
     _warn_of_another_model(run, description)
     return run
@@ -228,7 +234,10 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
     """
     path, dtype = Path(path).expanduser().with_suffix(_SUFFIX), np.float16 if half else np.float32
     params = flatten_by_name(jax.device_get(run.params))
-    arrays = {_PARAMS + name: np.ascontiguousarray(array, dtype) for name, array in params.items()}
+    arrays = {
+        _PARAMS + name: np.ascontiguousarray(array, dtype if np.issubdtype(array.dtype, np.floating) else array.dtype)
+        for name, array in params.items()
+    }
     arrays[_EXAMPLES] = run.examples
     if run.labels is not None:
         arrays[_LABELS] = run.labels

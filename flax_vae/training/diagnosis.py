@@ -23,7 +23,7 @@ def diagnose(
     Args:
         model: the Linen module.
         gradient: from `make_gradient`.
-        params: parameters before the step.
+        params: the tree of the train state before the step.
         batch: the batch of the step.
         key: the key from which the step draws.
         step: the number of updates before it.
@@ -31,7 +31,7 @@ def diagnose(
 
     @jax.jit
     def examine(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics, dict[str, Array]]:
-        grads, metrics = gradient(params, batch, key, step)
+        grads, metrics, _ = gradient(params, batch, key, step)
         x, *given = unpack(batch, model)
         inference = bind(model, params, *given).infer(x, jax.random.clone(key))
         scales = {name: leaf.ravel() for name, leaf in flatten_by_name(inference).items() if name.endswith("log_scale")}

@@ -18,6 +18,9 @@ Microbatch i draws from `fold_in(key, i)`, so the result does not depend on the 
 If the microbatches of a part cannot be dealt evenly to the devices, each microbatch is split between all of them.
 
 Parameters are gathered on every device for the gradient (ZeRO); the gradient is sharded as the parameters are.
+
+Statistics of batches are computed for each microbatch, all from the same start, and averaged with its gradient. So they
+depend on how a batch is cut, unless it is not cut at all.
 """
 
 from collections.abc import Callable
@@ -29,24 +32,27 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from flax_vae.batches import BatchLike, batch_size_of, take
-from flax_vae.models.binding import Params
+from flax_vae.models.binding import Collections, Params
 from flax_vae.objectives.base import Metrics
 from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, batch_devices, constrain, inside_shard_map
 
-Gradient = Callable[[Params, BatchLike, Array, Array], tuple[Params, Metrics]]  # of (params, batch, key, step)
+# (params, batch, key, step) -> (gradient, metrics, other collections of the whole tree as they are afterwards)
+Gradient = Callable[[Params, BatchLike, Array, Array], tuple[Params, Metrics, Collections]]
 
 
 def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, mesh: Mesh | None) -> Gradient:
     """Return a function that averages the results of `gradient` over the pieces of a batch; see above.
 
     Args:
-        gradient: `(params, batch, key, step) -> (gradient, metrics)`, both means over the batch.
+        gradient: `(params, batch, key, step) -> (gradient, metrics, collections)`, means over the batch.
         microbatch_size: the largest size of a microbatch; 0 for one microbatch per part.
         accumulate: the number of parts.
         mesh: devices that split the batch; None for a single one.
     """
 
-    def average_shard(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics]:
+    def average_shard(
+        params: Params, batch: BatchLikeLike, key: Array, step: Array
+    ) -> tuple[Params, Metrics, Collections]:
         """Average over the images of a device; over all images if JAX splits the arrays between the devices."""
         by_device = inside_shard_map()
         devices, device = (batch_devices(mesh), jax.lax.axis_index(BATCH_AXES)) if by_device else (1, 0)
@@ -58,19 +64,21 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
             parts = leaf.reshape(part_size, accumulate, *leaf.shape[1:]).swapaxes(0, 1)
             return parts.reshape(accumulate, part_size // size, size, *leaf.shape[1:])
 
-        def average_part(microbatches: Any, numbers: Array) -> tuple[Params, Metrics]:
+        def average_part(microbatches: Any, numbers: Array) -> tuple[Params, Metrics, Collections]:
             if not by_device and size % batch_devices(mesh) == 0:
                 microbatches = constrain(microbatches, mesh, PartitionSpec(None, BATCH_AXES))
             return _mean(of_microbatch, microbatches, numbers)
 
-        def of_microbatch(microbatch: BatchLike, number: Array) -> tuple[Params, Metrics]:
+        def of_microbatch(microbatch: BatchLikeLike, number: Array) -> tuple[Params, Metrics, Collections]:
             return gradient(params, microbatch, jax.random.fold_in(key, number), step)
 
         numbers = jnp.arange(accumulate * devices * part_size // size).reshape(accumulate, devices, -1)[:, device]
         average = _mean(average_part, jax.tree.map(cut, batch), numbers)
         return jax.lax.pmean(average, BATCH_AXES) if by_device else average
 
-    def average_batch(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics]:
+    def average_batch(
+        params: Params, batch: BatchLikeLike, key: Array, step: Array
+    ) -> tuple[Params, Metrics, Collections]:
         batch_size = batch_size_of(batch)
         if batch_size % accumulate:
             raise ValueError(f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts")
@@ -79,8 +87,8 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
             # Devices average once, instead of after every microbatch, as JAX would have them do.
             specs = (EVERYWHERE, PartitionSpec(BATCH_AXES), EVERYWHERE, EVERYWHERE)
             average = jax.shard_map(average, mesh=mesh, in_specs=specs, out_specs=EVERYWHERE, check_vma=False)
-        grads, metrics = average(constrain(params, mesh, EVERYWHERE), batch, key, step)
-        return constrain(grads, mesh), metrics
+        grads, metrics, collections = average(constrain(params, mesh, EVERYWHERE), batch, key, step)
+        return constrain(grads, mesh), metrics, collections
 
     return average_batch
 

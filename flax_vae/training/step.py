@@ -20,8 +20,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from flax_vae.batches import BatchLike, refuse_outside, take
-from flax_vae.models.binding import Params, init
-from flax_vae.objectives.base import Metrics, Objective, Step, apply_objective
+from flax_vae.models.binding import OF_OBJECTIVE, Collections, Params, init, join_tree, split_tree
+from flax_vae.objectives.base import LOSSES, Metrics, Objective, Step, apply_objective, init_objective, train_objective
 from flax_vae.system.settings import by_default
 from flax_vae.training.gradient import Gradient, average_gradient
 from flax_vae.training.sharding import constrain
@@ -37,11 +37,13 @@ class TrainState:
 
     Attributes:
         step: number of updates, int32.
-        params: parameters of the model.
+        params: parameters of the model; and under "objective", those of an objective that is a Linen module.
         opt_state: state of the Optax optimiser.
         averaged_params: exponential moving average of the parameters, or None.
         skips: number of consecutive steps skipped up to now, int32.
         key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no stored randomness.
+        collections: what networks keep besides their parameters, such as statistics of batches.
+        averaged_collections: exponential moving average of the collections, or None.
     """
 
     step: Any
@@ -50,6 +52,8 @@ class TrainState:
     averaged_params: Any
     skips: Any
     key: Any
+    collections: Any = struct.field(default_factory=dict)
+    averaged_collections: Any = None
 
     @classmethod
     @by_default
@@ -59,26 +63,37 @@ class TrainState:
         """Return the state before the first step.
 
         Args:
-            params: initial parameters.
+            params: initial parameters, or the whole tree.
             tx: the Optax optimiser.
             key: the key from which all steps draw.
             ema: average the parameters.
         """
+        params, collections = split_tree(params)
         # Buffers of their own for all, since they are donated: some optimisers keep the initial parameters.
-        averaged = jax.tree.map(jnp.copy, params) if ema else None
+        opt_state = jax.tree.map(jnp.copy, tx.init(params))
+        averaged = jax.tree.map(jnp.copy, (params, collections)) if ema else (None, None)
         step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
-        return cls(step, params, jax.tree.map(jnp.copy, tx.init(params)), averaged, skips, key)
+        return cls(step, params, opt_state, averaged[0], skips, key, collections, averaged[1])
+
+    @property
+    def tree(self) -> Params:
+        """The parameters, with the collections if there are any."""
+        return join_tree(self.params, self.collections)
 
     @property
     def best_params(self) -> Params:
-        """The parameters to evaluate and sample with: the averaged ones, if any, or those of a schedule-free method."""
+        """The parameters to evaluate and sample with: the averaged ones, if any, or those of a schedule-free method.
+
+        They come with the collections, if there are any.
+        """
         if self.averaged_params is not None:
-            return self.averaged_params
+            return join_tree(self.averaged_params, self.averaged_collections)
         is_schedule_free = lambda state: isinstance(state, optax.contrib.ScheduleFreeState)  # noqa: E731
         for state in jax.tree.leaves(self.opt_state, is_leaf=is_schedule_free):
             if is_schedule_free(state):
-                return optax.contrib.schedule_free_eval_params(state, self.params)
-        return self.params
+                params = optax.contrib.schedule_free_eval_params(state, self.params)
+                return join_tree(params, self.collections)
+        return self.tree
 
 
 TrainStep = Callable[[TrainState, BatchLike], tuple[TrainState, Metrics]]
@@ -92,6 +107,7 @@ def init_state(
     image_shape: tuple[int, int, int],
     ema: bool = False,
     context_dim: int = 0,
+    objective: Objective | None = None,
 ) -> TrainState:
     """Return the state of a fresh model and optimiser.
 
@@ -102,25 +118,50 @@ def init_state(
         image_shape: shape of an image, "h w c".
         ema: average the parameters.
         context_dim: size of the context of a conditional model, else 0.
+        objective: the objective, if it is a Linen module.
     """
     init_key, train_key = jax.random.split(key)
-    return TrainState.create(init(model, init_key, image_shape, context_dim), tx, train_key, ema)
+    return TrainState.create(init_tree(model, objective, init_key, image_shape, context_dim), tx, train_key, ema)
+
+
+def init_tree(
+    model: nn.Module,
+    objective: Objective | None,
+    key: Key[Array, ""],
+    image_shape: tuple[int, int, int],
+    context_dim: int = 0,
+) -> Params:
+    """Return the initial parameters, or the whole tree, of a model and its objective; arguments as for `init_state`."""
+    params, batch = init(model, key, image_shape, context_dim), jnp.zeros((2, *image_shape))
+    pair = (batch, jnp.zeros((2, context_dim))) if context_dim else batch
+    return init_objective(model, objective, params, pair, jax.random.fold_in(key, 1))
 
 
 def make_gradient(
     model: nn.Module, objective: Objective, microbatch_size: int = 0, accumulate: int = 1, mesh: Mesh | None = None
 ) -> Gradient:
-    """Return `gradient(params, batch, key, step) -> (gradient, metrics)` of the mean loss of a batch.
+    """Return `gradient(tree, batch, key, step) -> (gradient, metrics, collections)` of the mean loss of a batch.
 
-    Arguments as for `make_train_step`.
+    The tree is that of a `TrainState`. Other arguments as for `make_train_step`.
     """
 
-    def mean_loss(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Array, Metrics]:
-        terms = apply_objective(model, objective, params, batch, key, step)
-        metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
-        return metrics["loss"], metrics
+    def gradient(tree: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics, Collections]:
+        params, collections = split_tree(tree)
 
-    return average_gradient(jax.grad(mean_loss, has_aux=True), microbatch_size, accumulate, mesh)
+        def mean_losses(params: Params) -> tuple[Metrics, tuple[Metrics, Collections]]:
+            tree = join_tree(params, collections)
+            terms, updated = train_objective(model, objective, tree, batch, key, step)
+            metrics = {name: value.mean() for name, value in terms.items()}  # the one mean over the batch
+            return {name: metrics[name] for name in LOSSES if name in metrics}, (metrics, updated)
+
+        losses, pullback, (metrics, updated) = jax.vjp(mean_losses, params, has_aux=True)
+        ones, zeros = jax.tree.map(jnp.ones_like, losses), jax.tree.map(jnp.zeros_like, losses)
+        grads, *of_objective = (pullback({**zeros, name: ones[name]})[0] for name in losses)
+        if of_objective:  # each of the two follows its own loss
+            grads = {**grads, OF_OBJECTIVE: of_objective[0][OF_OBJECTIVE]}
+        return grads, metrics, updated
+
+    return average_gradient(gradient, microbatch_size, accumulate, mesh)
 
 
 def make_step(
@@ -137,19 +178,25 @@ def make_step(
     @by_default
     def train_step(state: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = gradient(state.params, batch, key, state.step)
+        grads, metrics, collections = gradient(state.tree, batch, key, state.step)
+
+        def at(params: Params) -> tuple[Params, Metrics, Collections]:
+            return gradient(join_tree(params, state.collections), batch, jax.random.clone(key), state.step)
+
         of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
-        of_loss["value_fn"] = lambda params: gradient(params, batch, jax.random.clone(key), state.step)[1]["loss"]
+        of_loss["value_fn"] = lambda params: at(params)[1]["loss"]
         if asks_for_gradients:
-            of_loss = {"grad_fn": lambda params, _: gradient(params, batch, jax.random.clone(key), state.step)[0]}
+            of_loss = {"grad_fn": lambda params, _: at(params)[0]}
         updates, opt_state = update(grads, state.opt_state, state.params, **of_loss)
         params = optax.apply_updates(state.params, updates)
-        averaged = state.averaged_params
-        if averaged is not None:
-            averaged = optax.incremental_update(params, averaged, 1 - ema_decay)
         new = replace(
-            state, params=params, opt_state=opt_state, averaged_params=averaged, skips=jnp.zeros_like(state.skips)
+            state, params=params, opt_state=opt_state, collections=collections, skips=jnp.zeros_like(state.skips)
         )
+        if state.averaged_params is not None:
+            averaged = state.averaged_params, state.averaged_collections
+            averaged = optax.incremental_update((params, collections), averaged, 1 - ema_decay)
+            new = replace(new, averaged_params=averaged[0], averaged_collections=averaged[1])
+        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, state)  # means of counters are floats
 
         metrics |= {"gradient_norm": _norm(grads)}
         good = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
@@ -223,7 +270,7 @@ def _norm(tree: Params) -> Float[Array, ""]:
 @by_default
 def zero_metrics(model: nn.Module, objective: Objective, state: TrainState, batch: Any) -> Metrics:
     """Return a zero for each metric of the train step, from the shapes of its arguments."""
-    terms = jax.eval_shape(partial(apply_objective, model, objective), state.params, batch, state.key, state.step)
+    terms = jax.eval_shape(partial(apply_objective, model, objective), state.tree, batch, state.key, state.step)
     zeros = {name: jnp.zeros((), term.dtype) for name, term in terms.items()}
     return zeros | {name: jnp.zeros(()) for name in ("gradient_norm", "skipped")}
 

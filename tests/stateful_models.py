@@ -1,0 +1,47 @@
+"""Models and objectives with state of their own: statistics of batches, dropout, a discriminator, running averages."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from flax_vae import VAE, tutorial_dense, with_train
+from flax_vae.objectives.terms import elbo_terms
+
+MOMENTUM, DROPPED = 0.9, 0.25
+
+
+class Encoder(nn.Module):
+    """Dense, BatchNorm, dropout, as in any tutorial of Linen."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        h = nn.Dense(16, use_bias=False)(x.reshape(x.shape[0], -1))
+        h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM)(h))
+        return nn.Dropout(DROPPED, deterministic=not train)(h)
+
+
+def stateful_vae(image_shape: tuple[int, int, int], latent_dim: int = 2) -> VAE:
+    """Return a dense VAE whose encoder has statistics of batches, and dropout."""
+    return tutorial_dense(image_shape, latent_dim, features=(16,)).clone(encoder=with_train(Encoder(), train=True))
+
+
+class Adversary(nn.Module):
+    """ELBO, and a discriminator that tells latents from draws of the prior, whose logits the model lowers.
+
+    The discriminator has a running average of its mean logit.
+    """
+
+    @nn.compact
+    def __call__(self, model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        infer_key, prior_key = jax.random.split(key)
+        inference = model.infer(x, infer_key)
+        z, discriminator = inference.layers[0].z[0], nn.Dense(1)
+        real, fake = discriminator(jax.random.normal(prior_key, z.shape))[:, 0], discriminator(z)[:, 0]
+        average = self.variable("averages", "logit", jnp.zeros, ())
+        if self.is_mutable_collection("averages") and not self.is_initializing():
+            average.value = 0.5 * average.value + 0.5 * fake.mean()
+        terms = elbo_terms(inference, x)
+        losses = {"model": -terms["elbo"] - fake, "objective": nn.softplus(-real) + nn.softplus(fake)}
+        return losses, terms | {"average_logit": jnp.broadcast_to(average.value, fake.shape)}
