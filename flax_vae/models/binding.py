@@ -163,16 +163,11 @@ def again(model: Any, change: Callable[[Any], Any] = lambda variables: variables
     return module.bind(change(bound), rngs=rngs, mutable=kept if rngs else False)
 
 
-def in_evaluation(model: Any) -> Any:
-    """Return a bound model as in evaluation, without a mask: its networks draw nothing, and keep their statistics."""
-    module, bound = model.unbind()
-    return module.bind({name: collection for name, collection in bound.items() if name != "mask"})
-
-
 def model_of(prior: nn.Module) -> Any:
-    """Return the model that owns a prior.
+    """Return the model that owns a prior, bound as in evaluation and without the mask of the batch.
 
-    `model.prior()` is part of the model's protocol, so a prior cannot receive its model as an argument.
+    `model.prior()` is part of the model's protocol, so a prior cannot receive its model as an argument. The images that
+    a prior encodes are its own: they have no missing values, and do not belong to the statistics of the batch.
 
     Raises:
         RuntimeError: the model no longer exists.
@@ -180,10 +175,10 @@ def model_of(prior: nn.Module) -> Any:
     if prior.parent is None:  # Linen modules hold weak references to their parents
         raise RuntimeError("this prior needs its model, which no longer exists: keep model = bind(vae, params)")
     model: Any = prior.parent
-    if model.has_variable("mask", "value"):  # of the batch, while a prior encodes images of its own
-        module, bound = model.unbind()
-        return module.bind({name: collection for name, collection in bound.items() if name != "mask"})
-    return model
+    if model.scope.path:  # a prior of layers, which takes the place of the model
+        return model
+    module, bound = model.unbind()
+    return module.bind({name: collection for name, collection in bound.items() if name != "mask"})
 
 
 def with_context(x: Float[Array, "*k b f"], context: Context) -> Float[Array, "*k b g"]:

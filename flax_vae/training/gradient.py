@@ -50,9 +50,7 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
         mesh: devices that split the batch; None for a single one.
     """
 
-    def average_shard(
-        params: Params, batch: BatchLikeLike, key: Array, step: Array
-    ) -> tuple[Params, Metrics, Collections]:
+    def average_shard(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics, Collections]:
         """Average over the images of a device; over all images if JAX splits the arrays between the devices."""
         by_device = inside_shard_map()
         devices, device = (batch_devices(mesh), jax.lax.axis_index(BATCH_AXES)) if by_device else (1, 0)
@@ -69,16 +67,14 @@ def average_gradient(gradient: Gradient, microbatch_size: int, accumulate: int, 
                 microbatches = constrain(microbatches, mesh, PartitionSpec(None, BATCH_AXES))
             return _mean(of_microbatch, microbatches, numbers)
 
-        def of_microbatch(microbatch: BatchLikeLike, number: Array) -> tuple[Params, Metrics, Collections]:
+        def of_microbatch(microbatch: BatchLike, number: Array) -> tuple[Params, Metrics, Collections]:
             return gradient(params, microbatch, jax.random.fold_in(key, number), step)
 
         numbers = jnp.arange(accumulate * devices * part_size // size).reshape(accumulate, devices, -1)[:, device]
         average = _mean(average_part, jax.tree.map(cut, batch), numbers)
         return jax.lax.pmean(average, BATCH_AXES) if by_device else average
 
-    def average_batch(
-        params: Params, batch: BatchLikeLike, key: Array, step: Array
-    ) -> tuple[Params, Metrics, Collections]:
+    def average_batch(params: Params, batch: BatchLike, key: Array, step: Array) -> tuple[Params, Metrics, Collections]:
         batch_size = batch_size_of(batch)
         if batch_size % accumulate:
             raise ValueError(f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts")

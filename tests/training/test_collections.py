@@ -21,6 +21,7 @@ from flax_vae import (
     DReG,
     TrainState,
     UserError,
+    VampPrior,
     encode,
     init_state,
     log_likelihood,
@@ -70,6 +71,15 @@ def test_a_step_updates_statistics_and_averages(step: Callable[..., Any], images
     np.testing.assert_allclose(new["mean"], (1 - MOMENTUM) * h.mean(0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(new["var"], MOMENTUM + (1 - MOMENTUM) * h.var(0), rtol=1e-4)
     assert metrics["average_logit"] == state.collections["averages"][OF_OBJECTIVE]["logit"] != 0
+
+
+def test_pseudo_inputs_of_a_prior_do_not_count(step: Callable[..., Any], images: np.ndarray) -> None:
+    """The statistics after a step are those of a model that encodes the batch only."""
+    vae = VAE_.clone(prior=VampPrior(SHAPE, components=3))
+    state, alone = init_state(vae, TX, KEY, SHAPE), step(first(), images)[0]
+    state, _ = make_train_step(vae, ELBO(), TX)(state, images)
+    new, expected = statistics(state.collections), statistics(alone.collections)
+    np.testing.assert_allclose(new["var"], expected["var"], rtol=1e-5)
 
 
 def test_averaged_parameters_come_with_averaged_statistics(step: Callable[..., Any], images: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.batches import StoredImages
 from flax_vae.distributions.mixture import Mixture
-from flax_vae.models.binding import in_evaluation, model_of
+from flax_vae.models.binding import model_of
 from flax_vae.models.priors import PRIORS
 from flax_vae.nn.layers import ImageShape
 from flax_vae.nn.module import Module
@@ -38,7 +38,7 @@ class VampPrior(Module):
     def __call__(self) -> Mixture:
         """Return a mixture with event shape "d"."""
         logits = self.param("pseudo_inputs", self._start, (self.components, *self.image_shape))
-        return Mixture(jnp.zeros(self.components), in_evaluation(model_of(self)).encode(nn.sigmoid(logits)))
+        return Mixture(jnp.zeros(self.components), model_of(self).encode(nn.sigmoid(logits)))
 
     def _start(self, key: Array, shape: tuple[int, ...]) -> Float[Array, "m h w c"]:
         if not self.start:  # the parameters are about to be loaded
