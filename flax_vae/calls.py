@@ -39,10 +39,13 @@ class Call:
         """True for `my_module:my_part` only."""
         return self.is_imported and not self.name.startswith(":")
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         """Return `name`, or `name(1, key=2)`."""
-        words = [*map(repr, self.args), *(f"{key}={value!r}" for key, value in self.kwargs)]
-        return f"{self.name}({', '.join(words)})" if words else self.name
+        return repr(self) if self.args or self.kwargs else self.name
+
+    def __repr__(self) -> str:
+        """Return `name()` or `name(1, key=2)`, which also reads back as an argument."""
+        return f"{self.name}({', '.join([*map(repr, self.args), *(f'{key}={value!r}' for key, value in self.kwargs)])})"
 
 
 @functools.cache

@@ -148,7 +148,8 @@ class Parts(Mapping[str, Callable[..., Any]]):
         for key, value in arguments.items():
             hint = _hint(maker, key)
             try:
-                typed[key] = _nested(value, hint) if isinstance(value, Call) else as_type(value, hint)
+                is_part = isinstance(value, Call) or not _takes_literals(hint)
+                typed[key] = _nested(value, hint) if is_part else as_type(value, hint)
                 if not call.is_imported:
                     _refuse_outside(typed[key], hint)
             except (TypeError, ValueError) as error:
@@ -259,17 +260,22 @@ def _registry(hint: Any) -> Any:
     return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Parts)), None)
 
 
-def _nested(call: Call, hint: Any) -> Call:
+def _takes_literals(hint: Any) -> bool:
+    """Return False if an argument is always a part, True if it may be or is a literal."""
+    return _registry(hint) is None or any(option in _PLAIN for option in get_args(get_args(hint)[0]))
+
+
+def _nested(value: Any, hint: Any) -> Call:
     """Read a part that is an argument.
 
     Raises:
         TypeError: the argument takes no such part; the message completes "<name> ...".
     """
     parts = _registry(hint)
-    if parts is None or call.name not in parts:
+    if parts is None or not isinstance(value, Call) or value.name not in parts:
         expected = "a literal" if parts is None else f"one of {', '.join(parts)}"
-        raise TypeError(f"is {call!s:.200}, which is not {expected}")
-    return parts.read(call)
+        raise TypeError(f"is {value!r:.200}, which is not {expected}")
+    return parts.read(value)
 
 
 def as_type(value: Any, hint: Any) -> Any:

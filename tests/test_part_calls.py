@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -12,13 +12,15 @@ from flax_vae.calls import describe, parse
 from flax_vae.evaluation.figures import METRICS
 from flax_vae.evaluation.samples import MODES
 from flax_vae.export.formats import FORMATS
+from flax_vae.objectives.schedules import WEIGHTS
 from flax_vae.parts import LayerCount, Parts
 from flax_vae.runs.config import PARTS
 from flax_vae.samplers import SAMPLERS
 from flax_vae.system.errors import UserError
 
 COMPUTED = (METRICS, MODES)  # to make one of these is to compute it
-REGISTRIES = (*PARTS.values(), SAMPLERS, FORMATS, *COMPUTED)
+REGISTRIES = (*PARTS.values(), WEIGHTS, SAMPLERS, FORMATS, *COMPUTED)
+REQUIRED = {"warmup": "(2.0)", "cyclical": "(1.0, cycles=2)"}  # of parts with arguments that have no default
 EVERY_PART = [(parts, name) for parts in REGISTRIES for name in parts]
 every_part = pytest.mark.parametrize(
     ("parts", "name"), EVERY_PART, ids=[f"{parts.kind}-{name}" for parts, name in EVERY_PART]
@@ -26,7 +28,15 @@ every_part = pytest.mark.parametrize(
 SUPPLIED: dict[str, Any] = {
     **{"image_shape": (7, 7, 1), "latent_dim": 3, "images": np.zeros((200, 7, 7, 1), np.uint8), "conditional": False},
     **dict.fromkeys(("posterior", "prior", "likelihood", "mean", "context")),
-    **{"num_images": 100, "total_steps": 20, "temperature": 1.0, "learning_rate": 0.1, "peak": 0.1, "steps": 10},
+    **{
+        "num_images": 100,
+        "total_steps": 20,
+        "steps_per_epoch": 5,
+        "temperature": 1.0,
+        "learning_rate": 0.1,
+        "peak": 0.1,
+        "steps": 10,
+    },
 }
 
 
@@ -79,6 +89,34 @@ def test_text_that_is_not_a_part_is_refused_in_one_line(boxes: Parts, text: str,
     assert "\n" not in str(refused.value)
 
 
+def test_parts_are_arguments_of_parts(boxes: Parts) -> None:
+    """Each is made with what the package supplies, and text is read only once."""
+    shelves = Parts("shelf", supplied=("height",))
+
+    def shelf(
+        height: float, first: Annotated[Box | None, boxes] = None, **others: Annotated[Box, boxes]
+    ) -> tuple[float, Box | None, dict[str, Box]]:
+        """A shelf."""
+        return height, first, others
+
+    shelves.register("shelf")(shelf)
+    text = "shelf(box(2), left=box(sides=(4,)), right=box())"
+    call = shelves.read(text)
+    assert str(call) == "shelf(first=box(width=2.0), left=box(sides=(4,)), right=box())"
+    assert shelves.read(str(call)) == call
+    expected = 3.0, Box(7, 2.0), {"left": Box(7, sides=(4,)), "right": Box(7)}
+    assert shelves.make(call, height=3.0, count=7) == shelves.make(text, height=3.0, count=7) == expected
+    assert parse(text) is parse(text)
+    for wrong, message in {
+        "shelf(shelf())": r"`shelf` shelf\(shelf\(\)\): first is shelf\(\), which is not one of box",
+        "shelf(left=box(depth=1))": "`box` box.*unexpected keyword argument 'depth'",
+        "shelf(left=1)": "left is 1, which is not one of box",
+        "shelf(left=1, left=2)": "literal arguments",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            shelves.make(wrong, height=3.0, count=7)
+
+
 def test_nothing_is_evaluated() -> None:
     for text in ("f(__import__('os').system('exit'))", "f(x=[y for y in ()])", "f(lambda: 0)"):
         with pytest.raises(UserError, match="literal arguments"):
@@ -89,8 +127,11 @@ def test_nothing_is_evaluated() -> None:
 def test_every_part_has_a_meaning_and_a_signature_that_reads_back(parts: Parts, name: str) -> None:
     """The signature is a call; read, it has the default values."""
     assert parts.meaning(name).endswith((".", ")"))
-    full = parts.read(parts.signature(name))
-    assert dict(full.kwargs) == {key: p.default for key, p in parts.hyperparameters(name).items()}
+    if name in REQUIRED:
+        full = parts.read(name + REQUIRED[name])
+    else:
+        full = parts.read(parts.signature(name))
+        assert dict(full.kwargs) == {key: p.default for key, p in parts.hyperparameters(name).items()}
     assert str(parts.read(str(full))) == str(full)
 
 
@@ -100,8 +141,9 @@ def test_a_part_of_the_users_own_is_made_like_a_registered_one(
 ) -> None:
     """With every argument written, and with those that the package supplies."""
     monkeypatch.setitem(sys.modules, "mirror", SimpleNamespace(**parts))
-    registered = parts.load(name)
-    own = [parts.load(text) for text in (f"mirror:{name}", "mirror:" + parts.signature(name))]
+    written = name + REQUIRED.get(name, "")
+    full = written if name in REQUIRED else parts.signature(name)
+    registered, own = parts.load(written), [parts.load(f"mirror:{text}") for text in (written, full)]
     if parts not in COMPUTED:
         expected = registered(**SUPPLIED)
         for made in (make(**SUPPLIED) for make in own):

@@ -59,8 +59,12 @@ def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Obj
         steps_per_epoch: steps per epoch.
         num_images: size of the training set.
     """
-    total_steps = config.epochs * steps_per_epoch
-    objective = OBJECTIVES.make(config.objective, num_images=num_images, total_steps=total_steps)
+    objective = OBJECTIVES.make(
+        config.objective,
+        num_images=num_images,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=config.epochs * steps_per_epoch,
+    )
     if config.has_own("objective"):
         return objective
     settings = {name: getattr(config, name) for name in ("beta", "num_samples")}

@@ -36,7 +36,9 @@ LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
 LOSSES = ("loss", "objective_loss")  # metrics that are minimised; the second by the parameters of an objective only
 _OF_DROPOUT = 2**31 - 1  # folded into a step's key, for the dropout masks; no objective counts this far
-OBJECTIVES = Parts("objective", supplied=("num_images", "total_steps"), called_with="model, x, key, step")
+OBJECTIVES = Parts(
+    "objective", supplied=("num_images", "total_steps", "steps_per_epoch"), called_with="model, x, key, step"
+)
 
 
 @by_default

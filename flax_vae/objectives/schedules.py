@@ -1,16 +1,18 @@
-"""Weights as functions of the step."""
+"""Weights as functions of the step, and their registry: `elbo(beta=warmup(epochs=2))`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 from flax_vae.system.settings import by_default
 
-Schedule = float | Array | Callable[[Array], Array]
+WEIGHTS = Parts("weight", supplied=("steps_per_epoch", "total_steps"))
+Schedule = Annotated[float | Array | Callable[[Array], Array], WEIGHTS]
 
 
 def at(schedule: Schedule, step: Int[Array, ""]) -> float | Array:
@@ -48,6 +50,28 @@ class Cyclical:
         """Return the weight at a step."""
         cycle = jnp.minimum(step // self.period, self.cycles - 1)
         return self.weight * jnp.minimum((step - cycle * self.period) / max(self.steps, 1), 1.0)
+
+
+@WEIGHTS.register("warmup")
+def warmup(steps_per_epoch: int, epochs: float, weight: float = 1.0) -> Warmup:
+    """A rise from 0 to `weight` over the first `epochs` epochs (Bowman et al. 2016)."""
+    return Warmup(_steps(epochs, steps_per_epoch), weight)
+
+
+@WEIGHTS.register("cyclical")
+def cyclical(steps_per_epoch: int, total_steps: int, epochs: float, cycles: int = 4, weight: float = 1.0) -> Cyclical:
+    """A rise from 0 to `weight` over `epochs` epochs, `cycles` times in the training (Fu et al. 2019)."""
+    steps, period = _steps(epochs, steps_per_epoch), total_steps // cycles
+    if steps > period:
+        raise ValueError(f"{cycles} cycles of {steps} steps do not fit in the {total_steps} steps of the training")
+    return Cyclical(steps, period, cycles, weight)
+
+
+def _steps(epochs: float, steps_per_epoch: int) -> int:
+    """Return a number of epochs in steps."""
+    if epochs < 0:
+        raise ValueError("epochs must be at least 0")
+    return round(epochs * steps_per_epoch)
 
 
 def refuse_unfinished(objective: Any, total_steps: int) -> None:

@@ -93,7 +93,8 @@ class Config:
     """Floating-point type of the networks' activations; bfloat16 is for GPUs and TPUs. Parameters and losses are always
     float32."""
     objective: str = _setting("objective", "elbo")
-    """Loss to minimise; write my_module:my_objective for your own."""
+    """Loss to minimise; write my_module:my_objective for your own. A beta may be a schedule:
+    elbo(beta=warmup(epochs=2)), or cyclical(epochs=2, cycles=4, weight=1.0)."""
     beta: float | None = _setting("objective", None, least=0)
     """Weight of the rate, for objectives with a beta; by default the objective's own."""
     num_samples: int | None = _setting("objective", None, least=1)
@@ -192,7 +193,9 @@ class Config:
         arguments = dict(call.kwargs)
         if value is not None and name in arguments and value != arguments[name]:
             raise UserError(f"`{name}` {value:g} contradicts `objective` {self.objective}: give one of them.")
-        default = OBJECTIVES.hyperparameters(call.name)[name].default
+        if isinstance(arguments.get(name), Call):
+            return None  # a schedule
+        default = OBJECTIVES.hyperparameters(call)[name].default
         return arguments.get(name, default) if value is None else value
 
     def _refuse_combinations(self) -> None:
@@ -205,7 +208,9 @@ class Config:
         if self.conditional and self.prior and not self.has_own("prior"):
             refuse_unconditional(self.prior)
         if (self.kl_warmup_epochs, self.kl_cycles) != (0.0, 1) and self.beta is None:
-            raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} does not have.")
+            schedule = isinstance(dict(parse(self.objective).kwargs).get("beta"), Call)
+            why = "schedules itself" if schedule else "does not have"
+            raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} {why}.")
         if self.early_stopping and not self.validation:
             raise UserError("`early_stopping` requires `validation`: the test set must not decide when to stop.")
         if not any(map(self.has_own, ("preset", "posterior", "objective"))):

@@ -1,14 +1,54 @@
-"""Objectives of the user's own, by name."""
+"""Objectives as they are built: with schedules, and of the user's own by name."""
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import pytest
 
-from flax_vae import UserError
+from flax_vae import Config, UserError
+from flax_vae.fitting.build import build
 from flax_vae.objectives import OBJECTIVES
+from flax_vae.objectives.schedules import at
+from flax_vae.runs.config_file import config_content, parse_config
 
 pytestmark = pytest.mark.quick_compile
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"kl_warmup_epochs": 1.5, "beta": 3.0}, "elbo(beta=warmup(epochs=1.5, weight=3))"),
+        ({"kl_warmup_epochs": 1.0, "kl_cycles": 2}, "elbo(beta=cyclical(1.0, cycles=2))"),
+        ({"beta": 3.0}, "elbo(beta=3)"),
+    ],
+)
+def test_a_schedule_as_an_argument_equals_the_flags(flags: dict[str, Any], text: str, few_images: Path) -> None:
+    """In each step of the training, in config.json too."""
+    weights = []
+    for settings in (flags, {"objective": text}):
+        config = Config(dataset=str(few_images), epochs=4, batch_size=50, **settings)
+        config, _ = parse_config(json.loads(json.dumps(config_content(config, (28, 28, 1)))), Path("config.json"))
+        training = build(config)
+        objective: Any = training.objective_at(config.beta)
+        weights.append([float(at(objective.beta, jnp.asarray(step))) for step in range(training.total_steps)])
+    assert weights[0] == weights[1]
+    assert max(weights[0]) == flags.get("beta", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("elbo(beta=warmup(epochs=9))", "beta rises for .* steps, but the training has only"),
+        ("elbo(beta=cyclical(epochs=3))", "4 cycles of .* steps do not fit in the .* steps of the training"),
+        ("elbo(beta=warmup(epochs=-1.0))", "epochs must be at least 0"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_is_refused(text: str, message: str, few_images: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        build(Config(dataset=str(few_images), epochs=4, batch_size=50, objective=text))
 
 
 @pytest.mark.parametrize(
