@@ -72,7 +72,8 @@ def _value(node: ast.expr) -> Any:
     """Return the literal or the `Call` that a syntax tree stands for; raises SyntaxError or ValueError for others."""
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
-    if not isinstance(node.func, ast.Name) or any(word.arg is None for word in node.keywords):  # **
+    names = [word.arg for word in node.keywords]
+    if not isinstance(node.func, ast.Name) or None in names or len(set(names)) < len(names):  # None stands for **
         raise SyntaxError
     kwargs = tuple((str(word.arg), _value(word.value)) for word in node.keywords)
     return Call(node.func.id, tuple(map(_value, node.args)), kwargs)

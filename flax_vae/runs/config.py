@@ -26,7 +26,12 @@ _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own th
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
 MODEL_PARTS = ("preset", "likelihood", "prior", "posterior")  # those that make the model
 OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
-OF_OBJECTIVE = {"beta": None, "num_samples": None, "kl_warmup_epochs": 0.0, "kl_cycles": 1}  # without one of these
+UNSET_OBJECTIVE = {
+    "beta": None,
+    "num_samples": None,
+    "kl_warmup_epochs": 0.0,
+    "kl_cycles": 1,
+}  # of the user's own
 _BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
@@ -261,7 +266,7 @@ class Config:
         if model is not None:
             own |= {"preset": written(model)} | dict.fromkeys(OF_PRESET)
         if objective is not None:
-            own |= OF_OBJECTIVE | {"objective": written(objective)}
+            own |= UNSET_OBJECTIVE | {"objective": written(objective)}
         return replace(self, **own)
 
     def part(self, kind: str) -> Call | None:

@@ -14,12 +14,12 @@ from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, T
 from flax_vae.models.binding import Params, init, with_dtype
 from flax_vae.nn.layers import ImageShape
 from flax_vae.presets import PRESETS, channel_means
-from flax_vae.runs.config import MODEL_PARTS, OF_OBJECTIVE, OF_PRESET, Config, example_of, refuse_unconditional
+from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, UNSET_OBJECTIVE, Config, example_of, refuse_unconditional
 from flax_vae.system.errors import UserError
 
 _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the model
 # A run of an earlier version describes a part of the package instead of the user's own, and settings of that part.
-_UNRECORDED: dict[str, dict[str, Any]] = {"preset": dict.fromkeys(OF_PRESET), "objective": OF_OBJECTIVE}
+_UNRECORDED: dict[str, dict[str, Any]] = {"preset": dict.fromkeys(OF_PRESET), "objective": UNSET_OBJECTIVE}
 
 
 def make_model(config: Config, image_shape: ImageShape, images: StoredImages | None = None) -> nn.Module:
