@@ -130,6 +130,7 @@ def training(config: Config) -> Measured:
     images = load_images("fashion_mnist", "train").images
     shape, batch_size, objective = images.shape[1:], config.batch_size, ELBO()
     model = make_model(config, shape, images)
+    assert config.learning_rate is not None  # only beside an optimiser of one's own
     tx, mesh = make_optimizer(config.optimizer, config.learning_rate, 1000), data_mesh(batch_size)
     everywhere, split = shardings(mesh)
     state = init_state(model, tx, jax.random.key(0), shape, ema=bool(config.ema_decay))

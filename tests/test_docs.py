@@ -94,7 +94,7 @@ def test_scripts_call_use_machine() -> None:
     ]
     uses = re.compile(r"from flax_vae import (\([^)]*|.*)\b(fit|load_run|sample)\b")
     computing = [script for script in scripts if uses.search(script)]
-    assert len(computing) == 7
+    assert len(computing) == 8
     assert all(re.search(r"^ *use_machine\(", script, re.MULTILINE) for script in computing)
 
 

@@ -21,8 +21,9 @@ import tyro
 from flax_vae.cli.exits import run_command
 from flax_vae.data import SOURCES
 from flax_vae.evaluation.run import Run
+from flax_vae.fields import docstrings
 from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
-from flax_vae.runs.config import PARTS, RECIPES, Config, meanings, recipe_of
+from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
@@ -45,7 +46,7 @@ def _settings(group: str) -> Any:
 
 def _meaning(field: "Field[Any]") -> str:
     """The help of a flag; for a kind of part, with a line for each part."""
-    meaning = meanings().get(field.name, "")
+    meaning = docstrings(Config).get(field.name, "")
     if field.name == "dataset":
         return f"{meaning}\nRegistered: {', '.join(SOURCES)}."
     return f"{meaning}\n{PARTS[field.name].help()}" if field.name in PARTS else meaning

@@ -2,31 +2,50 @@
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import optax
 
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.models.binding import with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.parts import LARGEST_INT
+from flax_vae.pytrees import flatten_by_name
+from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import load_data
-from flax_vae.runs.models import make_model
+from flax_vae.runs.models import make_model, parameter_shapes
+from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
 
 
-def build(
-    config: Config, model: nn.Module | None = None, objective: Objective | None = None, members: int = 1
-) -> Training:
-    """Load the data and make model and objective; nothing is written.
+class Own(NamedTuple):
+    """Values that replace parts of a configuration.
+
+    Attributes:
+        model: the Linen module.
+        objective: a function, a frozen dataclass or a Linen module.
+        optimizer: an Optax transformation.
+    """
+
+    model: nn.Module | None = None
+    objective: Objective | None = None
+    optimizer: optax.GradientTransformation | None = None
+
+
+NOTHING = Own()
+
+
+def build(config: Config, own: Own = NOTHING, members: int = 1) -> Training:
+    """Load the data and make model, objective and optimiser; nothing is written.
 
     Args:
         config: model, data, objective and recipe.
-        model: a model of your own instead of the preset's.
-        objective: an objective of your own instead of the configuration's.
+        own: the values that replace parts of the configuration.
         members: number of trainings in the program.
 
     Raises:
@@ -37,18 +56,28 @@ def build(
     config = config.fitted_to(count)
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
-    beta_from_config = objective is None and config.beta is not None
-    objective = objective or make_objective(config, steps_per_epoch, count)
+    beta_from_config = own.objective is None and config.beta is not None
+    objective = own.objective or make_objective(config, steps_per_epoch, count)
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
-    if model is None:
-        model = make_model(config, images.shape[1:], images)
+    model = make_model(config, images.shape[1:], images) if own.model is None else own.model
     if config.precision != "float32" and not hasattr(model, "dtype"):
         raise UserError(f"`precision` {config.precision} has no effect: {type(model).__name__} has no field dtype.")
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
-    training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config)
+    training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config, own.optimizer)
     _refuse_uneven_parts(training)
     _refuse_too_large(training, members)
     return training
+
+
+def starting_from(training: Training, run: StoredRun) -> Training:
+    """Return the training with the parameters of a run as its first ones.
+
+    Raises:
+        UserError: the parameters do not fit the model.
+    """
+    expected = parameter_shapes(training.model, training.data.train.images.shape[1:], training.data.class_names)
+    refuse_other_model(f"`init` {run.name}", flatten_by_name(run.params), flatten_by_name(expected))
+    return replace(training, start=run.params)
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:

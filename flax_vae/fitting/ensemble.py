@@ -22,7 +22,7 @@ from flax_vae.training.diagnosis import diagnose
 from flax_vae.training.ensemble import make_ensemble_steps, stack, unstack
 from flax_vae.training.gradient import deals_microbatches
 from flax_vae.training.sharding import EACH_MEMBER, EVERYWHERE, MEMBERS_AXIS, batch_devices, parameter_shardings
-from flax_vae.training.step import MAX_SKIPS
+from flax_vae.training.step import MAX_SKIPS, TrainState
 
 Means = dict[str, float]  # of the metrics, over the images of an epoch or of a set
 
@@ -184,6 +184,10 @@ class Ensemble:
             means[i] = evaluate(params, images, training.keys.test, training.total_steps, spans)
         return means
 
+    def first_state(self) -> TrainState:
+        """Return the state of the first member."""
+        return self.unstack((self.state, self.totals))[0][0]
+
     def save(self) -> None:
         """Write a checkpoint of each member that still trains and has none of this step.
 
@@ -205,4 +209,6 @@ class Ensemble:
 def _advice(config: Config) -> str:
     """Return advice for a training that skips steps."""
     other = f"raise `skip_norm` (now {config.skip_norm:g})" if config.skip_norm else "set `clip_norm` to 1"
+    if config.learning_rate is None:  # the optimiser is the user's own
+        return f"Lower the learning rate, or {other.replace('set `clip_norm` to 1', 'clip the gradient')}"
     return f"Lower `learning_rate` (now {config.learning_rate:g}), or {other}"

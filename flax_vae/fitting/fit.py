@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import optax
 
 from flax_vae.calls import describe
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import build
-from flax_vae.fitting.loop import train
+from flax_vae.fitting.build import Own, build, starting_from
+from flax_vae.fitting.loop import Callback, train
 from flax_vae.fitting.members import Member, member_names, restore_members
 from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
@@ -22,7 +23,8 @@ from flax_vae.runs.config import PARTS, SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import model_of, opened
-from flax_vae.runs.run import read_directory
+from flax_vae.runs.records import Record
+from flax_vae.runs.run import StoredRun, read_directory
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
@@ -37,6 +39,9 @@ def fit(
     *,
     model: nn.Module | None = None,
     objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    callbacks: Sequence[Callback] = (),
+    init: StoredRun | None = None,
 ) -> Run:
     """Train a model and write its run directory.
 
@@ -45,6 +50,11 @@ def fit(
         out: a new or empty directory; default `runs/<preset>-<time>`.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
+        optimizer: any Optax transformation instead of the configuration's optimiser, schedule and clipping.
+        callbacks: functions `(epoch, metrics, state)`, called after the evaluation and the checkpoint of each epoch, in
+            the first process. `epoch` counts from 1, `metrics` is the record of metrics.jsonl, and `state` the
+            `TrainState`, which is valid during the call only.
+        init: a run whose parameters are the first ones, instead of random ones.
 
     Returns:
         The finished run, with its best parameters.
@@ -53,8 +63,9 @@ def fit(
         UserError: bad input, before anything is written; or the loss is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    config = (config or Config()).naming(model, objective)
-    (run,) = _start(free_directory(config, out), {"": config}, model, objective)
+    own = Own(model, objective, optimizer)
+    config = (config or Config()).naming(*own)
+    (run,) = _start(free_directory(config, out), {"": config}, own, callbacks, init)
     return run
 
 
@@ -65,6 +76,8 @@ def fit_many(
     *,
     model: nn.Module | None = None,
     objective: Objective | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    init: StoredRun | None = None,
 ) -> list[Run]:
     """Train configurations that differ in their seed, beta or learning rate, in one program.
 
@@ -76,6 +89,8 @@ def fit_many(
         out: a new or empty directory; default `runs/<preset>-<time>`.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configurations'.
+        optimizer: any Optax transformation instead of the configurations' optimiser; the learning rate cannot differ.
+        init: a run whose parameters are the first ones of each, instead of random ones.
 
     Returns:
         The finished runs, in the order of their configurations.
@@ -84,10 +99,11 @@ def fit_many(
         UserError: as for `fit`, or configurations that differ in something else or not at all.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    configs = [config.naming(model, objective) for config in configs]
+    own = Own(model, objective, optimizer)
+    configs = [config.naming(*own) for config in configs]
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
-    runs = _start(directory, members, model, objective)
+    runs = _start(directory, members, own, (), init)
     run_in_first_process(write_summary, directory)
     return runs
 
@@ -98,6 +114,8 @@ def resume(
     *,
     model: nn.Module | str | None = None,
     objective: Objective | str | None = None,
+    optimizer: optax.GradientTransformation | str | None = None,
+    callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> Run:
     """Resume an interrupted run, or train a finished one for more epochs.
@@ -109,9 +127,11 @@ def resume(
         model: the model, or "my_module:make_model", if the run was started with one of your own: no code that a run
             directory names is imported.
         objective: likewise the objective, or "my_module:my_objective".
+        optimizer: likewise the Optax transformation, or "my_module:my_optimizer".
+        callbacks: as for `fit`.
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
             images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
-            hold this time only. Other parts of your own, such as `prior` or `optimizer`, are named again here.
+            hold this time only. Other parts of your own, such as `prior`, are named again here.
 
     Returns:
         The finished run, with its best parameters.
@@ -121,8 +141,8 @@ def resume(
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
     run = RunDirectory(Path(directory))
-    own = {"preset": model, "objective": objective}
-    (resumed,) = _resume(run, {run: run.config().resumed_with(**changes)}, own | changes)
+    given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
+    (resumed,) = _resume(run, {run: _resumed(run, optimizer, changes)}, given, callbacks)
     return resumed
 
 
@@ -132,6 +152,7 @@ def resume_many(
     *,
     model: nn.Module | str | None = None,
     objective: Objective | str | None = None,
+    optimizer: optax.GradientTransformation | str | None = None,
     **changes: Any,
 ) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
@@ -141,24 +162,45 @@ def resume_many(
         raise UserError(f"{parent} does not hold runs that were trained together: name the one to resume.")
     if swept := [name for name in SWEPT if name in changes]:
         raise UserError(f"`{swept[0]}` cannot change: members of an ensemble may differ in it.")
-    good = {run: run.config().resumed_with(**changes) for run in runs if not run.failure_file.exists()}
+    good = {run: _resumed(run, optimizer, changes) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(parent, good, {"preset": model, "objective": objective} | changes)
+    resumed = _resume(parent, good, {"preset": model, "objective": objective, "optimizer": optimizer} | changes)
     run_in_first_process(write_summary, parent)
     return resumed
 
 
+def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> Config:
+    """Return the configuration with which a run is resumed.
+
+    Raises:
+        UserError: a setting that cannot change, or an optimiser that the run was not started with.
+    """
+    config = run.config()
+    if isinstance(optimizer, str):
+        return config.resumed_with(optimizer=optimizer, **changes)
+    if optimizer is not None and not config.has_own("optimizer"):
+        raise UserError(f"{run} is trained by `optimizer` {config.optimizer}, and cannot change it: leave it out.")
+    return config.resumed_with(**changes)
+
+
 def _start(
-    directory: RunDirectory, configs: Mapping[str, Config], model: nn.Module | None, objective: Objective | None
+    directory: RunDirectory,
+    configs: Mapping[str, Config],
+    own: Own,
+    callbacks: Sequence[Callback],
+    init: StoredRun | None,
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
     config = next(iter(configs.values()))
-    training = build(config, model, objective, len(configs))
-    described = None
+    training = build(config, own, len(configs))
+    made_of: Record = {"model": None, "init": None}
+    if init is not None:
+        training = starting_from(training, init)
+        made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
     if config.has_own_model:
-        parts = config.own_parts if model is None else {"preset": model}
-        described = describe(model_of("", config, training.data.train.images.shape[1:], parts))
+        parts = config.own_parts if own.model is None else {"preset": own.model}
+        made_of["model"] = describe(model_of("", config, training.data.train.images.shape[1:], parts))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     count = len(training.data.train.images)
     trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
@@ -166,8 +208,8 @@ def _start(
     def create() -> None:
         with new_directory(directory.path) as folder:
             for name, member in trainings.items():
-                about = describe(member.objective_at(member.config.beta))
-                RunDirectory(folder / name).create(member.config, member.data, described, about)
+                made_of["objective"] = describe(member.objective_at(member.config.beta))
+                RunDirectory(folder / name).create(member.config, member.data, made_of)
         directory.point_latest()
 
     run_in_first_process(create)
@@ -176,32 +218,37 @@ def _start(
             Member(RunDirectory(directory.path / name), member, member.initial_state(), totals)
             for name, member in trainings.items()
         ]
-        return _train(directory, members)
+        return _train(directory, members, callbacks)
 
 
-def _resume(directory: RunDirectory, configs: Mapping[RunDirectory, Config], given: Mapping[str, Any]) -> list[Run]:
+def _resume(
+    directory: RunDirectory,
+    configs: Mapping[RunDirectory, Config],
+    given: Mapping[str, Any],
+    callbacks: Sequence[Callback] = (),
+) -> list[Run]:
     """Resume runs from their last checkpoints, with the parts of the user's own that are given, by kind."""
     run, config = next(iter(configs.items()))
     kinds = [kind for kind in PARTS if config.has_own(kind) or kind in ("preset", "objective")]
     config = opened(str(directory), config, given, kinds)
-    model, objective = (None if isinstance(part := given[kind], str) else part for kind in ("preset", "objective"))
+    values = (None if isinstance(given[kind], str) else given[kind] for kind in ("preset", "objective", "optimizer"))
     for member, changed in configs.items():
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():
-        training = build(config, model, objective, len(configs))
+        training = build(config, Own(*values), len(configs))
         refuse_other_data(training.data, run.data_checksums(), str(run))
         for member, changed in configs.items():
             run_in_first_process(member.change, changed)
         trainings = {run: replace(training, config=config) for run, config in configs.items()}
-        return _train(directory, restore_members(trainings))
+        return _train(directory, restore_members(trainings), callbacks)
 
 
-def _train(directory: RunDirectory, members: Sequence[Member]) -> list[Run]:
+def _train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequence[Callback]) -> list[Run]:
     """Train to the end, then draw pictures and evaluate; return the runs that finished."""
     with detect_lost_processes(directory.advice):
         try:
-            diverged = train(directory, members)
+            diverged = train(directory, members, callbacks)
         except OSError as error:  # such as a full disk
             raise UserError(f"{error.filename or directory}: {error.strerror or error}. {directory.advice}") from error
         return [_finish(member.directory, member.training) for i, member in enumerate(members) if i not in diverged]

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from flax_vae.calls import parse
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
@@ -11,8 +12,12 @@ from flax_vae.fitting.report import Report, log_start
 from flax_vae.fitting.timing import Pace
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.system.processes import maximum_over_processes
+from flax_vae.runs.records import Record
+from flax_vae.system.processes import maximum_over_processes, run_in_first_process
 from flax_vae.system.signals import deferred_signals
+from flax_vae.training.step import TrainState
+
+Callback = Callable[[int, Record, TrainState], Any]
 
 
 class Interrupted(Exception):
@@ -30,12 +35,13 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
+def train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequence[Callback] = ()) -> set[int]:
     """Train members from a common step to the last epoch; report and save into their directories.
 
     Args:
         directory: the directory to resume: that of the run, or that of all members.
         members: the trainings; those that stopped early may be at an earlier step.
+        callbacks: functions to call after each epoch, in the first process, for the first member.
 
     Returns:
         The members that diverged, if others finished.
@@ -64,12 +70,17 @@ def train(directory: RunDirectory, members: Sequence[Member]) -> set[int]:
                         ensemble.wait_until_saved()
                         raise Interrupted(signum, directory, config)
 
-                _train_epochs(epochs, ensemble, source, report, stop_on_signal)
+                _train_epochs(epochs, ensemble, source, report, callbacks, stop_on_signal)
         return set(ensemble.failed)
 
 
 def _train_epochs(
-    epochs: range, ensemble: Ensemble, source: HostInput, report: Report, stop_on_signal: Callable[[], None]
+    epochs: range,
+    ensemble: Ensemble,
+    source: HostInput,
+    report: Report,
+    callbacks: Sequence[Callback],
+    stop_on_signal: Callable[[], None],
 ) -> None:
     """Train, evaluate, report and save epoch by epoch, until no member trains any more."""
     steps_per_epoch, pace = ensemble.training.steps_per_epoch, Pace()
@@ -100,5 +111,7 @@ def _train_epochs(
         report.finish_epoch(records)
         ensemble.clear_totals()
         ensemble.save()
+        for callback in callbacks:
+            run_in_first_process(callback, epoch + 1, dict(records[0]), ensemble.first_state())
         ensemble.stop_early()
         stop_on_signal()

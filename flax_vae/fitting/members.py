@@ -7,13 +7,14 @@ one.
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from flax_vae.fitting.training import Training
-from flax_vae.models.binding import join_tree, split_tree
+from flax_vae.models.binding import split_tree
 from flax_vae.objectives import Metrics
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
@@ -88,9 +89,10 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
         "params": state.tree,
         "optimizer": {"step": state.step, "skips": state.skips, "opt_state": state.opt_state, "totals": totals},
     }
-    if state.averaged_params is None:
+    best, last = state.best_params, jax.tree.leaves(state.tree)
+    if all(map(is_, jax.tree.leaves(best), last)):
         return items
-    return items | {"averaged_params": join_tree(state.averaged_params, state.averaged_collections)}
+    return items | {"averaged_params": best}  # by the training, or by a schedule-free optimiser
 
 
 def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
@@ -135,7 +137,7 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
         run_in_first_process(checkpoints.set_aside, run.checkpoints, steps[-1], damaged)
         return None
     rest, (params, collections) = trees["optimizer"], split_tree(trees["params"])
-    averaged = split_tree(trees["averaged_params"]) if "averaged_params" in trees else (None, None)
+    averaged = split_tree(trees["averaged_params"]) if training.config.ema_decay else (None, None)
     key, opt_state, skips = training.keys.train, rest["opt_state"], rest["skips"]
     state = TrainState(rest["step"], params, opt_state, averaged[0], skips, key, collections, averaged[1])
     member = Member(run, training, state, rest["totals"])
@@ -145,6 +147,8 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
 
 def _start_again(run: RunDirectory, training: Training) -> Member:
     """Return a member that was interrupted before its first checkpoint."""
+    if init := run.init():
+        raise UserError(f"{run} has no checkpoint yet, and starts from {init['run']}: start it again with `init`.")
     if (epochs := len(run.metrics())) > 2:
         raise UserError(
             f"{run} has {epochs} epochs in its metrics.jsonl but no checkpoint: checkpoints were moved or deleted."

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from flax_vae.batches import Batch
+from flax_vae.models.binding import Params, join_objective, split_objective
 from flax_vae.objectives import Cyclical, DynamicallyBinarized, Metrics, Objective
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data
@@ -46,6 +47,8 @@ class Training:
         batch_size: images per step.
         steps_per_epoch: steps per epoch; the last partial batch of each epoch is dropped.
         beta_from_config: True if the configuration sets the objective's beta, which differs between members.
+        optimizer: the user's own optimiser, or None for that of the configuration.
+        start: the parameters to start from, or None for random ones.
     """
 
     config: Config
@@ -55,6 +58,8 @@ class Training:
     batch_size: int
     steps_per_epoch: int
     beta_from_config: bool
+    optimizer: optax.GradientTransformation | None = None
+    start: Params | None = None
 
     @property
     def total_steps(self) -> int:
@@ -103,9 +108,12 @@ class Training:
         """Return the gradient of a batch at a member's beta."""
         return make_gradient(self.model, self.objective_at(beta), self.microbatch_size, self.config.accumulate, mesh)
 
-    def optimizer_at(self, learning_rate: float | Array) -> optax.GradientTransformation:
+    def optimizer_at(self, learning_rate: Any) -> optax.GradientTransformation:
         """Return the optimiser at a member's learning rate."""
-        config, steps = self.config, self.total_steps
+        if self.optimizer is not None:
+            return self.optimizer
+        config: Any = self.config  # with all settings of the optimiser
+        steps = self.total_steps
         warmup = min(config.warmup_steps, steps // 10)
         return make_optimizer(config.optimizer, learning_rate, steps, warmup, config.schedule, config.clip_norm)
 
@@ -119,6 +127,8 @@ class Training:
         """Return the state before the first step."""
         shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
         tree = init_tree(self.model, self.objective, self.keys.init, shape, classes)
+        if self.start is not None:
+            tree = join_objective(self.start, split_objective(tree)[1])
         tx = self.optimizer_at(self.config.learning_rate)
         return TrainState.create(tree, tx, self.keys.train, self.config.ema_decay > 0)
 

@@ -27,6 +27,7 @@ from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_process_loss, sum_over_processes
 
+_TRAINING = "optimizer"  # the item of the optimiser's state and of the objective's metrics
 _CHECKSUMS = "sums"  # an item of each checkpoint, besides the trees of arrays
 
 
@@ -161,22 +162,22 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
 
     Raises:
         Damaged: the checkpoint is damaged.
-        UserError: the checkpoint belongs to another model.
+        UserError: the checkpoint belongs to another model, or to another optimiser or objective.
     """
     ocp = _orbax()
     path, is_distributed = directory / str(step), jax.process_count() > 1
     local: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if is_distributed else local
     try:
-        name, tree = next(iter(items.items()))
-        stored = ocp.StandardCheckpointHandler().metadata(path.absolute() / name).tree
-        refuse_other_model(f"checkpoint {path}", flatten_by_name(stored), flatten_by_name(tree))
-        if not split_objective(tree)[1]:
-            tree = join_objective(tree, split_objective(stored)[1])
-        sharded = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), {**items, name: tree}
-        )
-        targets = {name: ocp.args.StandardRestore(tree) for name, tree in sharded.items()}
+        handler, targets = ocp.StandardCheckpointHandler(), {}
+        for number, (name, tree) in enumerate(items.items()):
+            stored = handler.metadata(path.absolute() / name).tree
+            if number == 0 and not split_objective(tree)[1]:
+                tree = join_objective(tree, split_objective(stored)[1])
+            owner = "training" if name == _TRAINING else "model"
+            refuse_other_model(f"checkpoint {path}", flatten_by_name(stored), flatten_by_name(tree), owner)
+            sharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+            targets[name] = ocp.args.StandardRestore(sharded)
         # Only this one: a manager would inspect all checkpoints, which a concurrent training may replace.
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             args = ocp.args.Composite(**targets, **{_CHECKSUMS: ocp.args.JsonRestore()})
@@ -200,13 +201,15 @@ def _reason(error: Exception) -> str:
     return os.strerror(int(code[1])) if code else textwrap.shorten(str(error) or repr(error), 200)
 
 
-def refuse_other_model(where: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise UserError at the first named array that is missing or does not have the shape that the model expects."""
-    for name, leaf in expected.items():
-        shape = tuple(stored[name].shape) if name in stored else "nothing"
-        if shape != tuple(leaf.shape):
-            mismatch = f"{name} is stored as {shape}, but the model expects {tuple(leaf.shape)}"
-            raise UserError(f"{where} belongs to another model: {mismatch}.")
+def refuse_other_model(
+    where: str, stored: Mapping[str, Any], expected: Mapping[str, Any], owner: str = "model"
+) -> None:
+    """Raise UserError at the first named array that does not have the shape that its owner expects, or is not one."""
+    for name in {**expected, **stored}:
+        found, wanted = (tuple(tree[name].shape) if name in tree else "nothing" for tree in (stored, expected))
+        if found != wanted:
+            mismatch = f"{name} is stored as {found}, but the {owner} expects {wanted}"
+            raise UserError(f"{where} belongs to another {owner}: {mismatch}.")
 
 
 @functools.cache

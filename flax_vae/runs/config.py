@@ -1,20 +1,15 @@
 """The configuration of a training: a value, the flags of `train.py`, and the file `config.json`."""
 
-import ast
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
-from inspect import Signature, cleandoc, getsource, signature
-from itertools import pairwise
-from textwrap import fill, indent
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from flax_vae.calls import Call, parse, written
 from flax_vae.data.resizing import Resize
+from flax_vae.fields import document, refuse_outside, setting
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT, MOST_LAYERS, as_type
+from flax_vae.parts import MOST_LAYERS, as_type
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
 from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -26,31 +21,8 @@ _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own th
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
 MODEL_PARTS = ("preset", "likelihood", "prior", "posterior")  # those that make the model
 OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
-UNSET_OBJECTIVE = {
-    "beta": None,
-    "num_samples": None,
-    "kl_warmup_epochs": 0.0,
-    "kl_cycles": 1,
-}  # of the user's own
-_BOUNDS = {  # keywords of `_setting`, with the comparison that a value must satisfy and its name in errors
-    "least": (operator.ge, "at least"),
-    "above": (operator.gt, "greater than"),
-    "below": (operator.lt, "below"),
-    "most": (operator.le, "at most"),
-}
-
-
-def _setting(group: str, usual: Any, **bounds: int | float) -> Any:
-    """Define a field of `Config`. Its docstring is the help of its flag.
-
-    None means unset: `__post_init__` then takes the value of the preset's recipe, or else the default.
-
-    Args:
-        group: the group of its flag in the help.
-        usual: its default.
-        bounds: of a number: `least` and `most` include the bound, `above` and `below` exclude it.
-    """
-    return field(default=None, metadata={"group": group, "usual": usual, "bounds": bounds})
+OF_OPTIMIZER = ("learning_rate", "warmup_steps", "schedule", "clip_norm")  # None beside one that is a value
+UNSET_OBJECTIVE = {"beta": None, "num_samples": None, "kl_warmup_epochs": 0.0, "kl_cycles": 1}  # of the user's own
 
 
 @dataclass(frozen=True)
@@ -61,94 +33,94 @@ class Config:
     own is written as `my_module:my_part(...)`.
     """
 
-    dataset: str = _setting("data", "fashion_mnist")
+    dataset: str = setting("data", "fashion_mnist")
     """A registered data set, the name of a TFDS image set, or a path: a folder of images, a .npy or .npz file, or a
     folder written by flax-vae prepare."""
-    data_dir: str | None = _setting("data", None)
+    data_dir: str | None = setting("data", None)
     """Folder with the data set's files, or in which to store them."""
-    image_size: int | None = _setting("data", None, least=1)
+    image_size: int | None = setting("data", None, least=1)
     """Side in pixels to which every image is resized."""
-    resize: Resize = _setting("data", "crop")
+    resize: Resize = setting("data", "crop")
     """Crop images of another shape to the middle, or stretch them."""
-    binarize: Binarize = _setting("data", "none")
+    binarize: Binarize = setting("data", "none")
     """Sample every pixel as 0 or 1, its grey value being the probability of a 1: once (fixed) or in each step
     (dynamic). Test images are sampled once in both cases."""
-    binarize_seed: int = _setting("data", 0, least=0, most=_LARGEST_SEED)
+    binarize_seed: int = setting("data", 0, least=0, most=_LARGEST_SEED)
     """Seed of the pixels that are sampled once."""
-    validation: float = _setting("data", 0.0, least=0, below=1)
+    validation: float = setting("data", 0.0, least=0, below=1)
     """Share of the training images held out to choose the best checkpoint and to stop early. The test set is then
     evaluated once, at the end. With 0 the test set chooses the checkpoint."""
-    conditional: bool = _setting("data", False)
+    conditional: bool = setting("data", False)
     """Condition encoder, decoder and prior on the labels, so that a class can be sampled."""
-    preset: str = _setting("model", _DEFAULT_PRESET)
+    preset: str = setting("model", _DEFAULT_PRESET)
     """Networks, with the recipe that trains them; write my_module:make_model for your own. The function receives those
     settings below that it has as arguments; the others have no effect."""
-    latent_dim: int | None = _setting("model", 2, least=1)
+    latent_dim: int | None = setting("model", 2, least=1)
     """Number of latent dimensions."""
-    likelihood: str | None = _setting("model", "bernoulli")
+    likelihood: str | None = setting("model", "bernoulli")
     """Observation model p(x|z)."""
-    prior: str | None = _setting("model", "normal")
+    prior: str | None = setting("model", "normal")
     """Distribution of the latents p(z)."""
-    posterior: str | None = _setting("model", "diagonal")
+    posterior: str | None = setting("model", "diagonal")
     """Distribution of the latents given an image, q(z|x)."""
-    levels: int | None = _setting("model", 1, least=1, most=MOST_LAYERS)
+    levels: int | None = setting("model", 1, least=1, most=MOST_LAYERS)
     """Number of stochastic layers, all with the same number of latent dimensions. Prior and posterior are those of the
     top layer; the layers below are normal given those above."""
-    precision: Literal["float32", "bfloat16"] = _setting("model", "float32")
+    precision: Literal["float32", "bfloat16"] = setting("model", "float32")
     """Floating-point type of the networks' activations; bfloat16 is for GPUs and TPUs. Parameters and losses are always
     float32."""
-    objective: str = _setting("objective", "elbo")
+    objective: str = setting("objective", "elbo")
     """Loss to minimise; write my_module:my_objective for your own. A beta may be a schedule:
     elbo(beta=warmup(epochs=2)), or cyclical(epochs=2, cycles=4, weight=1.0)."""
-    beta: float | None = _setting("objective", None, least=0)
+    beta: float | None = setting("objective", None, least=0)
     """Weight of the rate, for objectives with a beta; by default the objective's own."""
-    num_samples: int | None = _setting("objective", None, least=1)
+    num_samples: int | None = setting("objective", None, least=1)
     """Latent samples per image, for objectives with num_samples; by default the objective's own."""
-    kl_warmup_epochs: float = _setting("objective", 0.0, least=0)
+    kl_warmup_epochs: float = setting("objective", 0.0, least=0)
     """Epochs over which beta rises linearly from 0."""
-    kl_cycles: int = _setting("objective", 1, least=1)
+    kl_cycles: int = setting("objective", 1, least=1)
     """Number of warm-ups of beta, spread evenly over the training."""
-    epochs: int = _setting("optimisation", 8, least=1)
+    epochs: int = setting("optimisation", 8, least=1)
     """Passes over the training images."""
-    min_steps: int = _setting("optimisation", 2000, least=0)
+    min_steps: int = setting("optimisation", 2000, least=0)
     """If the number of epochs is left out and the images are few, train for more epochs, until there are this many
     steps, in batches of at most an eighth of the images."""
-    early_stopping: int = _setting("optimisation", 0, least=0)
+    early_stopping: int = setting("optimisation", 0, least=0)
     """Epochs without a better validation loss after which training stops; 0 for never."""
-    batch_size: int = _setting("optimisation", 128, least=1)
+    batch_size: int = setting("optimisation", 128, least=1)
     """Images per step."""
-    optimizer: str = _setting("optimisation", "adam")
+    optimizer: str = setting("optimisation", "adam")
     """Optax optimiser."""
-    learning_rate: float = _setting("optimisation", 2e-3, above=0)
+    learning_rate: float | None = setting("optimisation", 2e-3, above=0)
     """Peak learning rate."""
-    warmup_steps: int = _setting("optimisation", 100, least=0)
+    warmup_steps: int | None = setting("optimisation", 100, least=0)
     """Steps over which the learning rate rises from 0, at most a tenth of the training."""
-    schedule: str = _setting("optimisation", "cosine")
+    schedule: str | None = setting("optimisation", "cosine")
     """Learning-rate schedule after the warm-up."""
-    clip_norm: float = _setting("optimisation", 0.0, least=0)
+    clip_norm: float | None = setting("optimisation", 0.0, least=0)
     """Largest global norm of the gradient; 0 for none."""
-    skip_norm: float = _setting("optimisation", 0.0, least=0)
+    skip_norm: float = setting("optimisation", 0.0, least=0)
     """Skip and count steps whose gradient has a larger norm; steps with a non-finite gradient are always skipped. 0 for
     no limit."""
-    ema_decay: float = _setting("optimisation", 0.0, least=0, below=1)
+    ema_decay: float = setting("optimisation", 0.0, least=0, below=1)
     """Decay of the averaged parameters that evaluation and sampling use; 0 for none."""
-    seed: int = _setting("optimisation", 0, least=0, most=_LARGEST_SEED)
+    seed: int = setting("optimisation", 0, least=0, most=_LARGEST_SEED)
     """Seed of everything random: the same seed gives the same bits on the same machine."""
-    microbatch_size: int = _setting("machine", 0, least=0)
+    microbatch_size: int = setting("machine", 0, least=0)
     """On CPUs, images per core at a time, chosen to fit its cache: faster for convolutions. With 0 all cores work on
     the whole batch together: faster for matrix products."""
-    accumulate: int = _setting("machine", 1, least=1)
+    accumulate: int = setting("machine", 1, least=1)
     """Split each batch into this many parts and accumulate their gradients, for batches that do not fit in memory."""
-    remat: bool = _setting("machine", False)
+    remat: bool = setting("machine", False)
     """Recompute residual blocks in the backward pass instead of storing their activations: less memory, about a third
     more time. For GPUs and TPUs."""
-    devices: int | None = _setting("machine", None, least=1, most=_MOST_DEVICES)
+    devices: int | None = setting("machine", None, least=1, most=_MOST_DEVICES)
     """Devices over which a batch is sharded; by default all GPUs or TPUs, and on CPUs all cores if the training has
     microbatches."""
-    fsdp: int = _setting("machine", 1, least=1)
+    fsdp: int = setting("machine", 1, least=1)
     """Number of these devices that also shard large parameters and optimiser state, if they do not fit in one device's
     memory."""
-    keep: int = _setting("output", 2, least=1)
+    keep: int = setting("output", 2, least=1)
     """Number of last checkpoints to keep, besides the best one; at least 2."""
 
     def __post_init__(self) -> None:
@@ -161,8 +133,8 @@ class Config:
         if self.epochs is not None and self.min_steps is None:
             object.__setattr__(self, "min_steps", 0)
         self._fill_in()
-        for setting in fields(self):
-            refuse_outside(setting.name, getattr(self, setting.name), setting.metadata["bounds"])
+        for field in fields(self):
+            refuse_outside(field.name, getattr(self, field.name), field.metadata["bounds"])
         if not warmup_is_set:  # the recipe's warm-up assumes an objective with a beta, and the recipe's epochs
             longest = 0.0 if self.beta is None else self.epochs / self.kl_cycles
             object.__setattr__(self, "kl_warmup_epochs", min(self.kl_warmup_epochs, longest))
@@ -173,12 +145,12 @@ class Config:
             object.__setattr__(self, name, value)
 
         usual = usual_settings(self.preset if isinstance(self.preset, str) else _DEFAULT_PRESET)  # refused below
-        for setting in fields(self):
-            name, value = setting.name, getattr(self, setting.name)
-            if value is None and not (name in OF_PRESET and self.has_own("preset")):
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None and not self._is_left_to_own(name):
                 value = usual[name]
             try:
-                put(name, as_type(value, setting.type))
+                put(name, as_type(value, field.type))
             except TypeError as error:
                 raise UserError(f"`{name}` {error}.") from None
         for kind, parts in PARTS.items():
@@ -186,6 +158,10 @@ class Config:
                 put(kind, str(parts.read(call)))
         for name in ("beta", "num_samples"):
             put(name, self._of_objective(name))
+
+    def _is_left_to_own(self, name: str) -> bool:
+        """Return True for a setting that a part of the user's own decides."""
+        return (name in OF_PRESET and self.has_own("preset")) or (name in OF_OPTIMIZER and self.has_value("optimizer"))
 
     def _of_objective(self, name: str) -> Any:
         """Return the value of a field that is shorthand for an argument of the objective."""
@@ -218,6 +194,9 @@ class Config:
             raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} {why}.")
         if self.early_stopping and not self.validation:
             raise UserError("`early_stopping` requires `validation`: the test set must not decide when to stop.")
+        for name in OF_OPTIMIZER if self.has_value("optimizer") else ():
+            if (value := getattr(self, name)) is not None:
+                raise UserError(f"`{name}` {value} has no effect beside an optimiser of your own. Leave it out.")
         if not any(map(self.has_own, ("preset", "posterior", "objective"))):
             self._refuse_unmet_needs()
 
@@ -257,16 +236,25 @@ class Config:
                 raise UserError(f"`{name}` cannot change when a run is resumed, only {', '.join(CHANGEABLE)}.")
         return replace(self, **changes)
 
-    def naming(self, model: Any = None, objective: Any = None) -> "Config":
-        """Return the configuration of the same training with a model or an objective of the user's own, if given.
+    def naming(self, model: Any = None, objective: Any = None, optimizer: Any = None) -> "Config":
+        """Return the configuration of the same training with the parts of the user's own that are given.
 
-        Settings that would describe the model or the objective of the package become None.
+        Settings that would describe parts of the package become None.
+
+        Raises:
+            UserError: a setting of the optimiser is not the usual one, and would have no effect.
         """
         own: dict[str, Any] = {}
         if model is not None:
             own |= {"preset": written(model)} | dict.fromkeys(OF_PRESET)
         if objective is not None:
             own |= UNSET_OBJECTIVE | {"objective": written(objective)}
+        if optimizer is not None:
+            usual = RECIPES.get(parse(self.preset).name, RECIPES[_DEFAULT_PRESET])
+            for name in ("optimizer", *OF_OPTIMIZER):
+                if (value := getattr(self, name)) not in (None, getattr(usual, name)):
+                    raise UserError(f"`{name}` {value} has no effect beside an optimiser of your own. Leave it out.")
+            own |= {"optimizer": written(optimizer)} | dict.fromkeys(OF_OPTIMIZER)
         return replace(self, **own)
 
     def part(self, kind: str) -> Call | None:
@@ -281,6 +269,11 @@ class Config:
         """
         call = self.part(kind) if kind in PARTS else None
         return call is not None and call.is_imported
+
+    def has_value(self, kind: str) -> bool:
+        """Return True if a part is a value of the user's own, which no text imports."""
+        call = self.part(kind)
+        return call is not None and call.is_imported and not call.is_importable
 
     def name_of(self, kind: str) -> str:
         """Return a part as it is written; the type of a value from Python."""
@@ -308,33 +301,6 @@ def example_of(kind: str) -> str:
     return "my_module:make_model" if kind == "preset" else f"my_module:my_{kind}"
 
 
-@cache
-def meanings() -> dict[str, str]:
-    """Return the docstring of each field of `Config` as one line; none if the source code is not installed."""
-    try:
-        (definition,) = ast.parse(getsource(Config)).body
-    except OSError:
-        return {}
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        ast.unparse(field.target): " ".join(ast.literal_eval(docstring.value).split())
-        for field, docstring in pairwise(definition.body)
-        if isinstance(field, ast.AnnAssign) and isinstance(docstring, ast.Expr)
-    }
-
-
-def _document() -> None:
-    """Show in signature and help of `Config` the defaults, which dataclasses would show as None, and the meanings."""
-    usual, init = usual_settings(_DEFAULT_PRESET), signature(Config.__init__)
-    shown = [setting.replace(default=usual.get(name, setting.default)) for name, setting in init.parameters.items()]
-    Config.__init__.__signature__ = init.replace(parameters=shown)  # type: ignore[attr-defined]
-    Config.__signature__ = Signature(shown[1:])  # type: ignore[attr-defined]
-    for name, default in usual.items():
-        setattr(Config, name, default)
-    described = [fill(f"{name}: {text}", 100, subsequent_indent="    ") for name, text in meanings().items()]
-    Config.__doc__ = "\n".join([cleandoc(str(Config.__doc__)), "", "Attributes:", indent("\n".join(described), "    ")])
-
-
 def recipe_of(preset: str) -> Mapping[str, Any]:
     """Return the settings in which a preset differs from the defaults; none for one of the user's own.
 
@@ -347,7 +313,7 @@ def recipe_of(preset: str) -> Mapping[str, Any]:
 
 def usual_settings(preset: str) -> dict[str, Any]:
     """Return the settings of a preset's recipe, and the defaults of the others."""
-    return {setting.name: setting.metadata["usual"] for setting in fields(Config)} | dict(recipe_of(preset))
+    return {field.name: field.metadata["usual"] for field in fields(Config)} | dict(recipe_of(preset))
 
 
 def refuse_unconditional(prior: str) -> None:
@@ -357,22 +323,12 @@ def refuse_unconditional(prior: str) -> None:
         raise UserError(f"`conditional` requires `prior` {priors}, not {prior}.")
 
 
-def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> None:
-    """Raise UserError if a number is outside of its bounds, or too large for JAX; other values pass."""
-    if type(value) not in (int, float):
-        return
-    bounds = {**bounds, "most": bounds.get("most", LARGEST_INT if type(value) is int else LARGEST_FLOAT)}
-    broken = [f"{_BOUNDS[kind][1]} {bound:,}" for kind, bound in bounds.items() if not _BOUNDS[kind][0](value, bound)]
-    if broken:
-        raise UserError(f"`{name}` must be {' and '.join(broken)}, not {value}.")
-
-
 def refuse_seed(name: str, seed: int) -> None:
     """Raise UserError if a seed is negative or too large for JAX."""
     refuse_outside(name, seed, {"least": 0, "most": _LARGEST_SEED})
 
 
-_document()
+document(Config, usual_settings(_DEFAULT_PRESET))
 RECIPES: Mapping[str, Config] = {name: Config(preset=name) for name in PRESETS}
 
 CHANGEABLE = (  # when a run is resumed

@@ -86,17 +86,17 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def create(self, config: Config, data: Data, model: str | None, objective: str) -> None:
+    def create(self, config: Config, data: Data, parts: Record) -> None:
         """Write provenance, a few test images with their labels, and the configuration.
 
         Args:
             config: the configuration.
             data: the images.
-            model: the description of a model of the user's own, else None.
-            objective: the description of the objective.
+            parts: entries of the provenance: `model`, the description of a model of the user's own, else None;
+                `objective`, the description of the objective; `init`, the run and step of the first parameters, if any.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "provenance.json", _provenance(data) | {"model": model, "objective": objective})
+        write_json(self.path / "provenance.json", _provenance(data) | parts)
         np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
@@ -166,6 +166,10 @@ class RunDirectory:
     def model(self) -> str | None:
         """Read the description of a model of the user's own; None for other models."""
         return self._read("provenance.json", lambda path: parse_object(path.read_text()).get("model"))
+
+    def init(self) -> Record | None:
+        """Read which run the first parameters are from; None for random ones."""
+        return self._read("provenance.json", lambda path: parse_object(path.read_text()).get("init"))
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         try:

@@ -149,7 +149,8 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
     """Read the run of a model."""
     config, shape = read_config(run.config_file)
     class_names, labels = run.labels() if config.conditional else ((), None)
-    item = "averaged_params" if config.ema_decay else "params"
+    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params"))  # by the optimiser itself
+    item = "averaged_params" if is_averaged else "params"
     step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
     params, of_objective = split_objective(trees[item])
     return StoredRun(

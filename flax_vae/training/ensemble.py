@@ -17,7 +17,7 @@ from flax_vae.training.step import make_steps
 
 def stack(trees: Sequence[Any]) -> Any:
     """Stack trees of arrays along a new leading axis of members."""
-    on_host = isinstance(jax.tree.leaves(trees[0])[0], np.ndarray | float)
+    on_host = all(isinstance(leaf, np.ndarray | float) for leaf in jax.tree.leaves(trees[0]))
     return jax.tree.map(lambda *leaves: (np if on_host else jnp).stack(leaves), *trees)
 
 
@@ -50,8 +50,7 @@ def make_ensemble_steps(
             settings, state, totals, indices = member
             return make_steps(make_step(settings))(state, totals, images, indices, start, stop)
 
-        settings, *_ = members
-        in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(settings)[0]) == 1
+        in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(members)[0]) == 1
         return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))(members)
 
     def run(settings: Any, state: Any, totals: Any, dispatch: Any) -> Any:
