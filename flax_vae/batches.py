@@ -66,7 +66,9 @@ class Batch:
     mask: Any = None
 
 
+X = Any  # an array "b ...", or a pytree of such arrays
 BatchLike = Any  # a Batch, or its x alone
+ExampleShape = Any  # the shape of one example, or a pytree of shapes
 
 
 class Support(NamedTuple):
@@ -120,15 +122,16 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
     Without a likelihood of this package, all finite numbers pass.
     """
     batch, support = to_batch(batch), support_of(model)
+    _refuse_other_mask(batch)
     leaves = jax.tree.leaves(batch.x)
     masks = jax.tree.leaves(batch.mask) or [None] * len(leaves)
-    for x, mask in zip(leaves, masks, strict=False):  # `unpack` refuses a mask of another structure
+    for x, mask in zip(leaves, masks, strict=True):
         if isinstance(x, np.ndarray) and x.size and x.dtype.kind in ("if" if support.whole else "f"):
             _refuse_values(x, mask, support)
 
 
 def _refuse_values(x: np.ndarray, mask: Any, support: Support) -> None:
-    observed = x if mask is None else x[np.broadcast_to(mask, x.shape)]
+    observed = x if mask is None else x[np.asarray(mask)]
     if not observed.size:
         return
     smallest, largest = observed.min(), observed.max()  # NaN if any value is
@@ -137,6 +140,14 @@ def _refuse_values(x: np.ndarray, mask: Any, support: Support) -> None:
         raise UserError(f"x holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
     if support.whole and (observed != np.floor(observed)).any():
         raise UserError(f"x holds {observed.dtype} with fractions; pass {support}.")
+
+
+def _refuse_other_mask(batch: Batch) -> None:
+    if batch.mask is None:
+        return
+    of_mask, of_x = (jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (batch.mask, batch.x))
+    if of_mask != of_x or any(leaf.dtype != bool for leaf in jax.tree.leaves(batch.mask)):
+        raise UserError(f"A mask is bool and has the shape of x, here {of_x}, not {of_mask}.")
 
 
 def checked(*names: str) -> Callable[[Function], Function]:
@@ -175,8 +186,8 @@ def to_batch(batch: BatchLike) -> Batch:
 def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
     """Return x as floats, with 0 for missing values; the context; and the mask. The last two may be None.
 
-    Missing values are set to 0 before anything sees x: if they were left out of a sum of finite and infinite terms
-    only, gradients would be NaN.
+    Missing values are set to 0 before anything sees x: to leave them out of a sum is not enough, since the gradient of
+    a term that is NaN is NaN.
 
     Args:
         batch: the batch.
@@ -186,14 +197,31 @@ def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
         UserError: a dtype of unknown scale, or a mask that is not bool or not of the shape of x.
     """
     batch, support = to_batch(batch), support_of(model)
+    _refuse_other_mask(batch)
     x = jax.tree.map(lambda leaf: to_float(leaf, support), batch.x)
     context, mask = (jax.tree.map(jnp.asarray, part) for part in (batch.context, batch.mask))
     if mask is not None:
-        of_mask, of_x = (jax.tree.map(jnp.shape, tree) for tree in (mask, x))
-        if of_mask != of_x or any(leaf.dtype != bool for leaf in jax.tree.leaves(mask)):
-            raise UserError(f"A mask is bool and has the shape of x, here {of_x}, not {of_mask}.")
         x = jax.tree.map(lambda leaf, observed: jnp.where(observed, leaf, 0), x, mask)
     return x, context, mask
+
+
+def blank(shape: ExampleShape, lead: tuple[Any, ...] = (1,)) -> X:
+    """Return examples of zeros.
+
+    Args:
+        shape: the shape of one example, such as (784,); for several views, a pytree of shapes, or of anything that has
+            a shape.
+        lead: the axes before it.
+    """
+
+    def is_shape(node: Any) -> bool:
+        is_numbers = isinstance(node, tuple | list) and all(isinstance(size, int | np.integer) for size in node)
+        return is_numbers or hasattr(node, "shape")
+
+    def zeros(view: Any) -> Array:
+        return jnp.zeros((*lead, *(view.shape if hasattr(view, "shape") else view)))
+
+    return jax.tree.map(zeros, shape, is_leaf=is_shape)
 
 
 def batch_size_of(batch: Any) -> int:

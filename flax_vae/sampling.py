@@ -1,9 +1,10 @@
 """Encoding, decoding and sampling: jitted functions of (model, params, ...), compiled once per shape, on any device.
 
-Functions that decode return the mean of p(x | z), "n h w c", in [0, 1] for Bernoulli pixels; given a `pixel_key`, they
-return a draw from it. For a conditional model, `context` has a row per image: labels as one-hot vectors, or vectors of
-any meaning. Functions that take `images` then take a `Batch` of images and contexts. Images are uint8, or floats in
-[0, 1]; NumPy floats that the likelihood does not take are refused.
+x is an array, such as images "n h w c" or vectors "n v", or a pytree of arrays, and results have its structure. NumPy
+arrays with values that the likelihood does not take are refused. Functions that decode return the mean of p(x | z), in
+[0, 1] for Bernoulli pixels; given a `pixel_key`, they return a draw from it. For a conditional model, `context` has a
+row per example: labels as one-hot vectors, or vectors of any meaning. Functions of a batch then take a `Batch` of x and
+contexts.
 """
 
 from collections.abc import Callable
@@ -14,17 +15,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, X, as_one, batch_size_of, checked, take, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models import Context, Params, bind, require
 from flax_vae.system.settings import by_default
 
-Image = UInt8[Array | np.ndarray, "h w c"] | Float[Array | np.ndarray, "h w c"]
 PixelKey = Key[Array, ""] | None
 
-_AT_ONCE = 32  # images that a CPU decodes at a time, so that activations stay in its caches
+_AT_ONCE = 32  # examples that a CPU decodes at a time, so that activations stay in its caches
 
 
 def _map(function: Callable[..., Any], *xs: Any) -> Any:
@@ -39,7 +39,7 @@ def _map(function: Callable[..., Any], *xs: Any) -> Any:
     return jax.lax.platform_dependent(*xs, cpu=in_blocks, default=at_once)
 
 
-def _pixels(likelihood: Distribution, key: PixelKey) -> Float[Array, "..."]:
+def _pixels(likelihood: Distribution, key: PixelKey) -> X:
     return likelihood.mean() if key is None else likelihood.sample(key)
 
 
@@ -57,20 +57,21 @@ def sample(
     temperature: float | Float[Array, ""] = 1.0,
     context: Context = None,
     pixel_key: PixelKey = None,
-) -> Float[Array, "n h w c"]:
-    """Sample images: draw z from the prior, its scale multiplied by `temperature`, and decode it."""
+) -> X:
+    """Sample examples: draw z from the prior, its scale multiplied by `temperature`, and decode it."""
 
-    def one_image(key: Array, context: Any, pixel_key: Any) -> Array:
-        return _pixels(bind(vae, params, as_one(context)).generate(key, 1, temperature), pixel_key)[0]
+    def one_example(key: Array, context: Any, pixel_key: Any) -> X:
+        likelihood = bind(vae, params, as_one(context)).generate(key, 1, temperature)
+        return take(_pixels(likelihood, pixel_key), 0)
 
-    return _map(one_image, jax.random.split(key, num_samples), context, _split(pixel_key, num_samples))
+    return _map(one_example, jax.random.split(key, num_samples), context, _split(pixel_key, num_samples))
 
 
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
 def encode(vae: nn.Module, params: Params, images: BatchLike) -> LatentDistribution:
-    """Return the posterior q(z | x) of each image, with batch shape "n"."""
+    """Return the posterior q(z | x) of each example, with batch shape "n"."""
     require(vae, "single_layer", what="encode")
     x, *given = unpack(images, vae)
     return bind(vae, params, *given).encode(x)
@@ -84,14 +85,14 @@ def decode(
     z: Float[Array | np.ndarray, "n d"],
     context: Context = None,
     pixel_key: PixelKey = None,
-) -> Float[Array, "n h w c"]:
-    """Decode latents into images."""
+) -> X:
+    """Decode latents into examples."""
     require(vae, "single_layer", what="decode")
 
-    def one_image(z: Array, context: Any, pixel_key: Any) -> Array:
-        return _pixels(bind(vae, params, as_one(context)).decode(z[None]), pixel_key)[0]
+    def one_example(z: Array, context: Any, pixel_key: Any) -> X:
+        return take(_pixels(bind(vae, params, as_one(context)).decode(z[None]), pixel_key), 0)
 
-    return _map(one_image, jnp.asarray(z), context, _split(pixel_key, len(z)))
+    return _map(one_example, jnp.asarray(z), context, _split(pixel_key, len(z)))
 
 
 @checked("images")
@@ -99,23 +100,21 @@ def decode(
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
     vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], pixel_key: PixelKey = None
-) -> Float[Array, "n h w c"]:
-    """Encode images, draw one latent for each, and decode it."""
+) -> X:
+    """Encode examples, draw one latent for each, and decode it; missing values are filled in by the model."""
 
-    def one_image(item: Any, key: Array, pixel_key: Any) -> Array:
+    def one_example(item: Any, key: Array, pixel_key: Any) -> X:
         x, *given = as_one(item)
-        return _pixels(bind(vae, params, *given).infer(x, key).likelihood, pixel_key)[0, 0]
+        return take(_pixels(bind(vae, params, *given).infer(x, key).likelihood, pixel_key), (0, 0))
 
     count = batch_size_of(images)
-    return _map(one_image, unpack(images, vae), jax.random.split(key, count), _split(pixel_key, count))
+    return _map(one_example, unpack(images, vae), jax.random.split(key, count), _split(pixel_key, count))
 
 
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def reconstruct_layers(
-    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]
-) -> Float[Array, "layers n h w c"]:
+def reconstruct_layers(vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> X:
     """Reconstruct images from the top layer of a ladder, from the top two layers, and so on up to all layers.
 
     The remaining layers are set to the means of their priors given those above. The vector at the top counts as one
@@ -142,18 +141,18 @@ def reconstruct_layers(
 def interpolate(
     vae: nn.Module,
     params: Params,
-    x0: Image,
-    x1: Image,
+    x0: X,
+    x1: X,
     steps: int,
     context: Context = None,
     pixel_key: PixelKey = None,
-) -> Float[Array, "steps h w c"]:
-    """Decode points on the line between the posterior means of two images (and between their contexts).
+) -> X:
+    """Decode points on the line between the posterior means of two examples (and between their contexts).
 
     Both ends are included; `context` has two rows.
     """
     require(vae, "single_layer", what="interpolate")
-    x, *_ = unpack(jnp.stack([x0, x1]), vae)
+    x, *_ = unpack(jax.tree.map(lambda *ends: jnp.stack(ends), x0, x1), vae)
     ends = bind(vae, params, context).encode(x).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
     z, between = jax.tree.map(lambda leaf: (1 - t) * leaf[0] + t * leaf[1], (ends, context))
@@ -170,7 +169,7 @@ def latent_grid(
     plane: tuple[int, ...] = (0, 1),
     context: Context = None,
     pixel_key: PixelKey = None,
-) -> Float[Array, "rows n h w c"]:
+) -> X:
     """Decode an n x n grid over [-extent, extent]² in the plane of two latent dimensions, with the others at 0.
 
     Latent `plane[0]` increases with the column, and `plane[1]` with the row (flip the rows to draw it upwards). A plane
@@ -184,8 +183,8 @@ def latent_grid(
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
     z_flat = z.reshape(-1, latent_dim)
     contexts = None if context is None else jnp.broadcast_to(context, (len(z_flat), context.shape[-1]))
-    images = decode(vae, params, z_flat, contexts, pixel_key)
-    return images.reshape(*z.shape[:2], *images.shape[1:])
+    decoded = decode(vae, params, z_flat, contexts, pixel_key)
+    return jax.tree.map(lambda leaf: leaf.reshape(*z.shape[:2], *leaf.shape[1:]), decoded)
 
 
 @checked("x")
@@ -194,13 +193,13 @@ def latent_grid(
 def traverse(
     vae: nn.Module,
     params: Params,
-    x: Image,
+    x: X,
     steps: int = 11,
     extent: float | Float[Array, ""] = 3.0,
     context: Context = None,
     pixel_key: PixelKey = None,
-) -> Float[Array, "d steps h w c"]:
-    """Start from the image's posterior mean, and vary one latent dimension per row over [-extent, extent]."""
+) -> X:
+    """Start from an example's posterior mean, and vary one latent dimension per row over [-extent, extent]."""
     require(vae, "single_layer", what="traverse")
     (one, *_), model = unpack(as_one(x), vae), bind(vae, params, context)
     mean = model.encode(one).mean()[0]

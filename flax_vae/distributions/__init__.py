@@ -6,6 +6,7 @@ Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` is in nats and
 from flax_vae.distributions.autoregressive import Autoregressive
 from flax_vae.distributions.base import DiscretePixels, Distribution, Draw, FromNoise, LatentDistribution
 from flax_vae.distributions.chain import Chain
+from flax_vae.distributions.counts import Poisson
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
 from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.levels import BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
@@ -31,6 +32,7 @@ __all__ = [
     "MixtureOfLogistics",
     "MultivariateNormal",
     "Normal",
+    "Poisson",
     "has_kl",
     "kl_divergence",
     "register_kl",

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -87,6 +88,14 @@ class LatentDistribution(ABC):
     def draw_layers(self, key: Key[Array, ""], sample_shape: tuple[int, ...]) -> "list[Draw]":
         """Draw layer by layer, each given the layers above it: a single layer, except in a `Chain`."""
         return [(*self.sample_and_log_prob(key, sample_shape), self)]
+
+
+class Factorised:
+    """A distribution of independent values: a frozen dataclass with a field `event_ndim`."""
+
+    def marginals(self: Self) -> Self:
+        """Return the same distribution with every value separate: event axes become batch axes."""
+        return replace(self, event_ndim=0)  # type: ignore[type-var]
 
 
 Draw = tuple[Array, Array, LatentDistribution]  # z, its log-density, and the distribution that z comes from

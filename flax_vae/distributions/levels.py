@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.distributions.base import Levels, sum_event
+from flax_vae.distributions.base import Factorised, Levels, sum_event
 from flax_vae.pytrees import pytree
 
 Values = Float[Array, "..."]
@@ -73,7 +73,7 @@ def _draw_level(key: Array, loc: Values, log_scale: Values) -> Values:
 
 
 @pytree
-class DiscretizedLogistic:
+class DiscretizedLogistic(Factorised):
     """Independent logistic variables rounded to the 256 levels (Kingma et al. 2016); the outer levels take the tails.
 
     Args:
@@ -172,7 +172,7 @@ class MixtureOfLogistics:
 
 
 @pytree
-class Categorical:
+class Categorical(Factorised):
     """Independent categorical distributions over the 256 levels.
 
     Args:
@@ -230,7 +230,7 @@ def _log_beta_ratio(alpha: Values, beta: Values, k: Values, m: Values) -> Values
 
 
 @pytree
-class BetaBinomial:
+class BetaBinomial(Factorised):
     """Independent levels k with a beta-binomial distribution, p(k) = C(255, k) B(k+α, 255-k+β) / B(α, β).
 
     Args:

@@ -1,6 +1,5 @@
 """Normals with independent and with correlated dimensions."""
 
-import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -9,12 +8,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from flax_vae.distributions.base import LOG_2PI, DrawAndLogProb, FromNoise, sum_event
+from flax_vae.batches import REAL, Support
+from flax_vae.distributions.base import LOG_2PI, DrawAndLogProb, Factorised, FromNoise, sum_event
 from flax_vae.pytrees import pytree
 
 
 @pytree
-class Normal(FromNoise):
+class Normal(Factorised, FromNoise):
     """Independent normals, log N(x; loc, exp(log_scale)²), summed over the event axes.
 
     Args:
@@ -26,7 +26,7 @@ class Normal(FromNoise):
     log_scale: Float[Array, "..."]
     event_ndim: int = struct.field(pytree_node=False, default=1)
     pixel_levels: ClassVar[None] = None
-    support: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    support: ClassVar[Support] = REAL
     cheap_log_prob: ClassVar[bool] = True
 
     def log_prob(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -54,10 +54,6 @@ class Normal(FromNoise):
     def tempered(self, temperature: float | Float[Array, ""]) -> "Normal":
         """Multiply the standard deviation by `temperature`."""
         return replace(self, log_scale=self.log_scale + jnp.log(temperature))
-
-    def marginals(self) -> "Normal":
-        """Return the same normals with every dimension separate: event axes become batch axes."""
-        return replace(self, event_ndim=0)
 
     def variance(self) -> Float[Array, "..."]:
         """Return the variance of each dimension: `batch_shape + event_shape`."""

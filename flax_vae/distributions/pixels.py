@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Key
 
-from flax_vae.distributions.base import Levels, flatten_event, sum_event
+from flax_vae.distributions.base import Factorised, Levels, flatten_event, sum_event
 from flax_vae.pytrees import pytree
 
 
@@ -28,7 +28,7 @@ _softplus.defjvps(lambda tangent, _, x: jax.nn.sigmoid(x) * tangent)
 
 
 @pytree
-class Bernoulli:
+class Bernoulli(Factorised):
     """Independent Bernoulli pixels, with log-probability x·logit - log(1 + e^logit) summed over the event axes.
 
     For grey values x in [0, 1] the same expression is minus the binary cross-entropy: a loss that trains well, but not
@@ -65,7 +65,7 @@ class Bernoulli:
 
 
 @pytree
-class ContinuousBernoulli:
+class ContinuousBernoulli(Factorised):
     """Independent densities on [0, 1], p(x) = C(λ) λˣ (1 - λ)¹⁻ˣ (Loaiza-Ganem & Cunningham 2019).
 
     With the logit l of λ, log p(x) = x·l - log(1 + eˡ) + log C and C = l / tanh(l / 2): the Bernoulli's cross-entropy,

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.batches import blank
 from flax_vae.models.binding import Context, Params, bind, with_dtype
 from flax_vae.models.layerwise import LayerShape, draw_by_layer, join_layers, layer_shapes, split_layers
-from flax_vae.nn.layers import ImageShape
 from flax_vae.objectives.terms import log_weights
 
 
@@ -52,30 +52,30 @@ class ModelFunction:
 
 
 def model_functions(
-    model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0
+    model: nn.Module, params: Params, shape: tuple[int, ...], context_dim: int = 0
 ) -> tuple[ModelFunction, ...]:
-    """Return the functions of a model, for images of one shape.
+    """Return the functions of a model, for examples of one shape.
 
     Args:
         model: a `VAE`, a `Ladder`, or another model with `infer_at`.
         params: its parameters.
-        image_shape: the shape "h w c" of an image.
+        shape: the shape of an example.
         context_dim: the size of the context of a conditional model, or 0.
     """
     model = with_dtype(model, "float32")
-    layers = layer_shapes(model, params, image_shape, context_dim)
+    layers = layer_shapes(model, params, shape, context_dim)
     *shapes, _ = zip(*layers, strict=True)
     events, posterior, prior = (sum(map(prod, each)) for each in shapes)
-    x = Argument("x", ("b", *image_shape), "images with pixels in [0, 1]")
+    x = Argument("x", ("b", *shape), "images with pixels in [0, 1]" if len(shape) == 3 else "examples")
     z = Argument("z", ("b", events), "latents of all stochastic layers, concatenated, top first")
-    mean = Argument("mean", ("b", *image_shape), "the mean of p(x | z)")
+    mean = Argument("mean", ("b", *shape), "the mean of p(x | z)")
     noise = Argument("noise", ("b", posterior), "draws from N(0, I); zeros for the centre of q(z | x)")
     noises = Argument("noise", ("k", "b", posterior), "draws from N(0, I), k for each image")
     prior_noise = Argument("noise", ("b", prior), layers[0].noise_meaning)
     bound = Argument("log_likelihood", ("b",), "the importance-weighted bound on log p(x) with k draws, in nats")
     context = (Argument("context", ("b", context_dim), "the context of each image, such as its one-hot label"),)
     last = context if context_dim else ()
-    functions = _Functions(model, params, image_shape, layers)
+    functions = _Functions(model, params, shape, layers)
     return (
         ModelFunction("encoder", functions.encoder, (x, noise, *last), z),
         ModelFunction("decoder", functions.decoder, (z, *last), mean),
@@ -90,27 +90,27 @@ class _Functions:
 
     model: nn.Module
     params: Params
-    image_shape: ImageShape
+    shape: tuple[int, ...]
     layers: tuple[LayerShape, ...]
 
     def encoder(self, x: Array, noise: Array, context: Context = None) -> Array:
-        """Map images "b h w c" and noise "b n" to latents "b d"."""
+        """Map examples "b ..." and noise "b n" to latents "b d"."""
         latents, _ = draw_by_layer(self._bound(context), x, noise[None], self.layers, "posterior")
         return join_layers(latents)[0]
 
     def decoder(self, z: Array, context: Context = None) -> Array:
-        """Map latents "b d" to images "b h w c"."""
+        """Map latents "b d" to examples "b ..."."""
         latents = split_layers(z[None], [layer.event for layer in self.layers])
         return self._bound(context).infer_at(self._blank(z), latents).likelihood.mean()[0]
 
     def sampler(self, noise: Array, context: Context = None) -> Array:
-        """Map noise "b m" to images "b h w c"."""
+        """Map noise "b m" to examples "b ..."."""
         bound, x = self._bound(context), self._blank(noise)
         latents, _ = draw_by_layer(bound, x, noise[None], self.layers, "prior")
         return bound.infer_at(x, latents).likelihood.mean()[0]
 
     def log_likelihood(self, x: Array, noise: Array, context: Context = None) -> Array:
-        """Map images "b h w c" and noise "k b n" to the bound "b"."""
+        """Map examples "b ..." and noise "k b n" to the bound "b"."""
         bound = self._bound(context)
         latents, log_q = draw_by_layer(bound, x, noise, self.layers, "posterior")
         inference = bound.infer_at(x, latents)
@@ -122,6 +122,6 @@ class _Functions:
     def _bound(self, context: Context) -> Any:
         return bind(self.model, self.params, context)
 
-    def _blank(self, like: Float[Array, "b _n"]) -> Float[Array, "b h w c"]:
-        """Return placeholder images, for results that do not depend on images."""
-        return jnp.zeros((like.shape[0], *self.image_shape))
+    def _blank(self, like: Float[Array, "b _n"]) -> Float[Array, "b ..."]:
+        """Return placeholder examples, for results that do not depend on x."""
+        return blank(self.shape, (like.shape[0],))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, X, as_one, batch_size_of, checked, unpack
 from flax_vae.models import Inference, Params, bind
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
@@ -121,9 +121,7 @@ def log_mean_and_error(log_w: Float[Array, " k"]) -> tuple[Float[Array, ""], Flo
     return largest + mean, jnp.exp(log_w - largest - mean).std(ddof=1) / math.sqrt(len(log_w))
 
 
-def _defended(
-    inference: Inference, x: Float[Array, "b h w c"], temperature: Array, scale: float, share: float
-) -> Float[Array, "k b"]:
+def _defended(inference: Inference, x: X, temperature: Array, scale: float, share: float) -> Float[Array, "k b"]:
     """Return log p(x, z) - log((1 - share) q(z | x) + share q'(z | x)), for draws from q or q' by their temperature."""
 
     def log_q(at: float) -> Array:

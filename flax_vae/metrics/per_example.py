@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, batch_size_of, refuse_outside, unpack
+from flax_vae.batches import BatchLike, X, batch_size_of, refuse_outside, unpack
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
@@ -25,16 +25,16 @@ def per_example_statistics(
 
     Returns:
         elbo, rate and distortion "n" in nats; layer_rates "n l" in nats, top first; squared_error "n", the mean over
-        the pixels; posterior_mean "n d", of the top layer, if the model has an encoder; dimension_rates "n d" in nats,
-        if its layers are vectors of independent normals.
+        the observed values; posterior_mean "n d", of the top layer, if the model has an encoder; dimension_rates "n d"
+        in nats, if its layers are vectors of independent normals.
     """
     refuse_outside(images, vae)
 
     @jax.jit
     def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:
         def of_batch(numbered_batch: tuple[Array, Any]) -> dict[str, Array]:
-            number, (x, *given) = numbered_batch[0], unpack(numbered_batch[1], vae)
-            return _statistics(bind(vae, params, *given), x, jax.random.fold_in(key, number))
+            number, (x, context, mask) = numbered_batch[0], unpack(numbered_batch[1], vae)
+            return _statistics(bind(vae, params, context, mask), x, mask, jax.random.fold_in(key, number))
 
         return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))
 
@@ -45,15 +45,20 @@ def per_example_statistics(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _statistics(model: Any, x: Float[Array, "b h w c"], key: Key[Array, ""]) -> dict[str, Array]:
+def _statistics(model: Any, x: X, mask: Any, key: Key[Array, ""]) -> dict[str, Array]:
     """Return the statistics of a batch under a bound model."""
     inference = model.infer(x, key)
     statistics = elbo_terms(inference, x) | {"layer_rates": jnp.stack(layer_rates(inference), axis=-1)}
-    error = jnp.square(inference.likelihood.mean()[0] - x)
-    statistics["squared_error"] = error.reshape(len(x), -1).mean(-1)
+    errors = jax.tree.map(lambda mean, x: jnp.square(mean[0] - x), inference.likelihood.mean(), x)
+    statistics["squared_error"] = _flat(errors).mean(-1, where=None if mask is None else _flat(mask))
     if hasattr(model, "encode"):
         statistics["posterior_mean"] = model.encode(x).mean()
     if all(layer.z.ndim == 3 for layer in inference.layers):
         with contextlib.suppress(UserError):
             statistics["dimension_rates"] = jnp.concatenate(dimension_rates(inference), axis=-1)
     return statistics
+
+
+def _flat(tree: X) -> Array:
+    """Concatenate the values of all views: "b n"."""
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)], axis=-1)

@@ -9,6 +9,7 @@ from flax_vae.models.likelihoods.beta_binomial import BetaBinomialLikelihood
 from flax_vae.models.likelihoods.categorical import CategoricalLikelihood
 from flax_vae.models.likelihoods.logistic import DiscretizedLogisticLikelihood, LogisticMixtureLikelihood
 from flax_vae.models.likelihoods.normal import NormalLikelihood, PerPixelNormalLikelihood
+from flax_vae.models.likelihoods.poisson import PoissonLikelihood
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.models.posteriors.full import FullNormal
@@ -50,6 +51,7 @@ __all__ = [
     "NormalLikelihood",
     "Params",
     "PerPixelNormalLikelihood",
+    "PoissonLikelihood",
     "SingleLayer",
     "StandardNormal",
     "TopDownPosterior",

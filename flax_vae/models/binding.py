@@ -16,6 +16,7 @@ import numpy as np
 from flax.errors import ModifyScopeVariableError
 from jaxtyping import Array, Float, Key
 
+from flax_vae.batches import ExampleShape, X, blank
 from flax_vae.models.checks import refuse_unhashable
 from flax_vae.models.protocol import require
 from flax_vae.system.errors import UserError
@@ -30,13 +31,13 @@ Context = Float[Array | np.ndarray, "b v"] | None
 
 
 @by_default
-def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int = 0) -> Params:
+def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim: int = 0) -> Params:
     """Return the parameters of an untrained model; compiled once for all keys.
 
     Args:
         model: the model.
         key: draws the parameters.
-        image_shape: "h w c".
+        shape: the shape of one example, such as "h w c"; for several views, a pytree of shapes.
         context_dim: size of the context of a conditional model.
 
     Raises:
@@ -45,33 +46,34 @@ def init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
     refuse_unhashable(model)
-    tree = _init(model, key, image_shape, context_dim)
+    x = blank(shape)
+    tree = _init(model, key, x, context_dim)
     if split_tree(tree)[1]:
-        _refuse_updates(model, tree, image_shape, context_dim)
+        _refuse_updates(model, tree, x, context_dim)
     return tree
 
 
-@partial(jax.jit, static_argnums=(0, 2, 3))
-def _init(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, int, int], context_dim: int) -> Params:
+@partial(jax.jit, static_argnums=(0, 3))
+def _init(model: nn.Module, key: Key[Array, ""], x: X, context_dim: int) -> Params:
     init_key, draw_key = jax.random.split(key)
     in_float32 = with_dtype(model, "float32")  # parameters do not depend on the type that networks compute in
 
-    def run_all(model: Any, x: Array) -> None:
+    def run_all(model: Any, x: X) -> None:
         if context_dim:
             model.put_variable("context", "value", jnp.zeros((1, context_dim)))
         model(x, draw_key)
 
-    created = nn.init(run_all, in_float32)({"params": init_key}, jnp.zeros((1, *image_shape)))
+    created = nn.init(run_all, in_float32)({"params": init_key}, x)
     kept = {name: collection for name, collection in created.items() if name not in {"params", *_BOUND}}
     return join_tree(created.get("params", {}), kept)
 
 
-def _refuse_updates(model: nn.Module, tree: Params, image_shape: tuple[int, int, int], context_dim: int) -> None:
+def _refuse_updates(model: nn.Module, tree: Params, x: X, context_dim: int) -> None:
     """Raise UserError if a model updates its statistics outside of training."""
 
     def evaluate() -> None:
         bound = bind(model, tree, jnp.zeros((1, context_dim)) if context_dim else None)
-        bound(jnp.zeros((1, *image_shape)), jax.random.key(0))
+        bound(x, jax.random.key(0))
 
     try:
         jax.eval_shape(evaluate)

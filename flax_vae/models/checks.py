@@ -110,12 +110,12 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
             raise UserError(f"{where} is a {type(model).__name__}, which cannot be hashed: {advice}.") from None
 
 
-def require_array(value: Any, ndim: int, axes: str, what: str) -> jax.Array:
+def require_array(value: Any, ndim: int | None, axes: str, what: str) -> jax.Array:
     """Return the output of a network.
 
     Args:
         value: the output.
-        ndim: its number of axes.
+        ndim: its number of axes; None for any.
         axes: the axes, for error messages.
         what: the network, for error messages.
 
@@ -123,7 +123,7 @@ def require_array(value: Any, ndim: int, axes: str, what: str) -> jax.Array:
         UserError: not an array, or one with another number of axes.
     """
     shape = getattr(value, "shape", None)
-    if shape is None or len(shape) != ndim:
+    if shape is None or len(shape) != (ndim or len(shape)):
         returned = f"a {type(value).__name__}" if shape is None else f"an array of shape {tuple(shape)}"
         raise UserError(f"The {what} returned {returned}; it must return one array {axes}.")
     return value
@@ -143,19 +143,20 @@ def require_one_array(x: Any, model: nn.Module) -> Any:
     )
 
 
-def refuse_other_images(likelihood: Any, output: tuple[int, ...], image: tuple[int, ...]) -> None:
-    """Raise UserError if a decoder's output does not fit the images.
+def refuse_other_output(likelihood: Any, output: tuple[int, ...], x: tuple[int, ...]) -> None:
+    """Raise UserError if a decoder's output does not fit x.
 
     Args:
-        likelihood: the head, whose `start` has a value for each channel of the output; others are not checked.
-        output: the shape of the output, "h w o".
-        image: the shape of an image, "h w c".
+        likelihood: the head, whose `start` has a value for each channel of the output; of others, only the number of
+            axes is checked.
+        output: the shape of the output for one latent, such as "h w o" or "o".
+        x: the shape of an example, such as "h w c" or "v".
     """
-    if not hasattr(likelihood, "start"):
-        return
-    expected = (*image[:2], len(likelihood.start((0.5,) * image[-1])))
-    if output != expected:
+    expected: tuple[int, ...] | None = None
+    if hasattr(likelihood, "start"):
+        expected = (*x[:-1], len(likelihood.start((0.5,) * x[-1])))
+    if len(output) != len(x) or output != (expected or output):
+        taken = f"{type(likelihood).__name__} takes {expected}" if expected else f"{len(x)} axes are needed"
         raise UserError(
-            f"The decoder returned an array of shape {output} for each latent, but for images of shape {image} "
-            f"{type(likelihood).__name__} takes {expected}."
+            f"The decoder returned an array of shape {output} for each latent, but for examples of shape {x} {taken}."
         )

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from flax_vae.batches import X
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_images, require_one_array
+from flax_vae.models.checks import freeze_networks, refuse_other_output, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
-from flax_vae.models.protocol import Images, Inference, Layer, RandomKey, Temperature
+from flax_vae.models.protocol import Inference, Layer, RandomKey, Temperature
 from flax_vae.nn import layers
 from flax_vae.nn.layers import ImageShape, Maps, OutputBias
 from flax_vae.nn.module import Module
@@ -65,17 +66,17 @@ class Ladder(Module):
         """Return True for each observed value of x, False for missing ones; None if all are observed."""
         return self.get_variable("mask", "value")
 
-    def _maps(self, x: Images) -> Maps:
+    def _maps(self, x: X) -> Maps:
         return self.encoder(require_one_array(x, self).astype(self.dtype))
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
         return self.posterior(with_context(layers.wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
 
-    def encode(self, x: Images) -> LatentDistribution:
+    def encode(self, x: X) -> LatentDistribution:
         """Return q(z_1 | x) of the top layer, batch shape "b"."""
         return self._top_posterior(self._maps(x))
 
-    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
+    def infer(self, x: X, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them; see `VAE.infer`."""
         top_key, key = jax.random.split(key)
 
@@ -85,7 +86,7 @@ class Ladder(Module):
 
         return self._infer(x, lambda top: top.tempered(temperature).draw_layers(top_key, (num_samples,)), choose)
 
-    def infer_top(self, x: Images, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
+    def infer_top(self, x: X, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
         """Infer one sample, with the layers below the first `known` set to the means of their priors.
 
         The top counts as one layer, even if it is a chain.
@@ -99,7 +100,7 @@ class Ladder(Module):
 
         return self._infer(x, lambda top: top.draw_layers(top_key, (1,)), choose)
 
-    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+    def infer_at(self, x: X, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
         count = len(latents) - sum(self.decoder.depths)
 
@@ -109,12 +110,12 @@ class Ladder(Module):
 
         return self._infer(x, lambda top: top.layers_at(jnp.concatenate(latents[:count], axis=-1)), choose)
 
-    def _infer(self, x: Images, draw: Callable[[LatentDistribution], list[Draw]], choose: Choice) -> Inference:
+    def _infer(self, x: X, draw: Callable[[LatentDistribution], list[Draw]], choose: Choice) -> Inference:
         """Infer with `draw` for the top's posterior, and `choose` for the layers below."""
         maps = self._maps(x)
         z, top = pair_with_priors(draw(self._top_posterior(maps)), self.prior())
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
-        refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
+        refuse_other_output(self.likelihood, output.shape[-3:], x.shape[1:])
         return Inference(top + below, masked(self.likelihood(output), self.mask()))
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
@@ -140,7 +141,7 @@ class Ladder(Module):
 
         return self.decode_top(z, draw_below)
 
-    def __call__(self, x: Images, key: RandomKey) -> Inference:
+    def __call__(self, x: X, key: RandomKey) -> Inference:
         """Run `infer`, which calls every part, as initialisation needs."""
         return self.infer(x, key)
 

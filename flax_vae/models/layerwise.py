@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from flax_vae.batches import ExampleShape, X, blank
 from flax_vae.distributions import Distribution, Draw, FromNoise, LatentDistribution, Normal
 from flax_vae.models.binding import Params, bind
 from flax_vae.models.protocol import Layer, provides
-from flax_vae.nn.layers import ImageShape
 from flax_vae.system.errors import UserError
 
 Shape = tuple[int, ...]
@@ -39,9 +39,7 @@ class LayerShape(NamedTuple):
     noise_meaning: str = FromNoise.noise_meaning
 
 
-def layer_shapes(
-    model: nn.Module, params: Params, image_shape: ImageShape, context_dim: int = 0
-) -> tuple[LayerShape, ...]:
+def layer_shapes(model: nn.Module, params: Params, shape: ExampleShape, context_dim: int = 0) -> tuple[LayerShape, ...]:
     """Return the shapes of the stochastic layers, top first. Nothing is computed.
 
     Raises:
@@ -50,7 +48,7 @@ def layer_shapes(
 
     def trace(params: Params) -> tuple[LayerShape, ...]:
         bound = bind(model, params, jnp.zeros((1, context_dim)) if context_dim else None)
-        layers = bound.infer(jnp.zeros((1, *image_shape)), jax.random.key(0)).layers
+        layers = bound.infer(blank(shape), jax.random.key(0)).layers
         return tuple(LayerShape(z.shape[2:], _noise(q), _noise(p), p.noise_meaning) for z, _, q, p in layers)
 
     return jax.eval_shape(trace, params)
@@ -65,7 +63,7 @@ def _noise(p: LatentDistribution) -> Shape:
 
 def draw_by_layer(
     bound: Any,
-    x: Float[Array, "b h w c"],
+    x: X,
     noise: Float[Array, "k b n"],
     shapes: Sequence[LayerShape],
     which: Literal["posterior", "prior"],
@@ -74,7 +72,7 @@ def draw_by_layer(
 
     Args:
         bound: a bound model with `infer_at`.
-        x: images; zeros if only the prior is needed.
+        x: examples; zeros if only the prior is needed.
         noise: draws from N(0, I) for all layers, concatenated, top first.
         shapes: the model's `layer_shapes`.
         which: the distribution of each layer that maps its noise to latents.

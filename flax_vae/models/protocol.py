@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Int, Key
 
+from flax_vae.batches import X
 from flax_vae.distributions import Distribution, LatentDistribution, Normal
 from flax_vae.system.errors import UserError
 
-Images = Float[Array, "b h w c"]
 RandomKey = Key[Array, ""]
 Temperature = float | Float[Array, ""]
 
@@ -54,7 +54,7 @@ class Inference(NamedTuple):
 class Model(Protocol):
     """A bound model."""
 
-    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
+    def infer(self, x: X, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image from the posterior, by reparameterisation, and decode them.
 
         With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
@@ -68,7 +68,7 @@ class Model(Protocol):
 class InferableAt(Model, Protocol):
     """A model that infers at given latents: for `stl` and `dreg`, annealed sampling, compression and export."""
 
-    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
+    def infer_at(self, x: X, latents: tuple[Float[Array, "k b ..."], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
 
 
@@ -76,7 +76,7 @@ class InferableAt(Model, Protocol):
 class SingleLayer(Model, Protocol):
     """A model whose latents are one vector: for everything that shows or moves through the latent space."""
 
-    def encode(self, x: Images) -> LatentDistribution:
+    def encode(self, x: X) -> LatentDistribution:
         """Return q(z | x), batch shape "b"."""
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
@@ -90,7 +90,7 @@ class SingleLayer(Model, Protocol):
 class LadderModel(Model, Protocol):
     """A model with maps of latents below a vector: for reconstructions layer by layer, and the explorer."""
 
-    def infer_top(self, x: Images, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
+    def infer_top(self, x: X, key: RandomKey, known: int | Int[Array, ""]) -> Inference:
         """Infer one sample, with the layers below the first `known` set to the means of their priors."""
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:

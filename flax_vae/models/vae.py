@@ -7,13 +7,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from flax_vae.batches import X
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_images, require_array, require_one_array
+from flax_vae.models.checks import freeze_networks, refuse_other_output, require_array, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
+from flax_vae.models.likelihoods import with_event_ndim
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
-from flax_vae.models.protocol import Images, Inference, RandomKey, Temperature
+from flax_vae.models.protocol import Inference, RandomKey, Temperature
 from flax_vae.nn.module import Module
 
 
@@ -23,13 +25,13 @@ class VAE(Module):
     Every part is a value, and may be replaced by another with the same inputs and outputs:
 
     Attributes:
-        encoder: Linen module, images "b h w c" -> features "b f".
+        encoder: Linen module, x, such as images "b h w c" or vectors "b v" -> features "b f".
         posterior: Linen module, features "b f" -> q(z | x) with batch shape "b".
         prior: Linen module, () -> p(z).
-        decoder: Linen module, latents "b d" -> the likelihood's input, e.g. logits "b h w c".
+        decoder: Linen module, latents "b d" -> the likelihood's input, such as logits "b h w c" or "b v".
         likelihood: a head or any function, the decoder's output -> p(x | z) with batch shape "b".
         dtype: type that encoder and decoder compute in, e.g. "bfloat16". Parameters keep their own type; latents,
-            densities and losses have the type of the images.
+            densities and losses have the type of x.
     """
 
     encoder: nn.Module
@@ -52,47 +54,51 @@ class VAE(Module):
         """Return True for each observed value of x, False for missing ones; None if all are observed."""
         return self.get_variable("mask", "value")
 
-    def features(self, x: Images) -> Float[Array, "b f"]:
+    def features(self, x: X) -> Float[Array, "b f"]:
         """Return the posterior's input: the encoder's features, with the context if there is one."""
         x = require_one_array(x, self)
         features = require_array(self.encoder(x.astype(self.dtype)), 2, '"b f", features of each image', "encoder")
         return with_context(features.astype(x.dtype), self.context())
 
-    def encode(self, x: Images) -> LatentDistribution:
+    def encode(self, x: X) -> LatentDistribution:
         """Return q(z | x), batch shape "b"."""
         return self.posterior(self.features(x))
 
     def decode(self, z: Float[Array, "*k b d"]) -> Distribution:
         """Return p(x | z), batch shape "*k b"; leading axes are flattened for the networks."""
-        return self.likelihood(self._decoder_output(z))
+        output = self._decoder_output(z)
+        return self._likelihood(output, output.ndim - z.ndim + 1)
 
-    def _decoder_output(self, z: Float[Array, "*k b d"]) -> Float[Array, "*k b h w o"]:
+    def _decoder_output(self, z: Float[Array, "*k b d"]) -> Float[Array, "..."]:
         z = with_context(z, self.context())
         output = self.decoder(z.reshape(-1, z.shape[-1]).astype(self.dtype))
-        output = require_array(output, 4, '"b h w c"', "decoder").astype(z.dtype)
+        output = require_array(output, None, '"b ..." of the shape of x', "decoder").astype(z.dtype)
         return output.reshape(z.shape[:-1] + output.shape[1:])
 
-    def infer(self, x: Images, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
+    def _likelihood(self, output: Float[Array, "..."], event_ndim: int) -> Any:
+        return with_event_ndim(self.likelihood(output), event_ndim)
+
+    def infer(self, x: X, key: RandomKey, num_samples: int = 1, temperature: Temperature = 1.0) -> Inference:
         """Draw `num_samples` latents per image by reparameterisation, and decode them.
 
         With a `temperature` the posterior's scale is multiplied by it, and the layers hold the tempered posterior.
         """
         return self._inference(x, self.encode(x).tempered(temperature).draw_layers(key, (num_samples,)))
 
-    def infer_at(self, x: Images, latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
+    def infer_at(self, x: X, latents: tuple[Float[Array, "k b _l"], ...]) -> Inference:
         """Infer at given latents, one array per layer."""
         return self._inference(x, self.encode(x).layers_at(jnp.concatenate(latents, axis=-1)))
 
-    def _inference(self, x: Images, draws: list[Draw]) -> Inference:
+    def _inference(self, x: X, draws: list[Draw]) -> Inference:
         z, layers = pair_with_priors(draws, self.prior())
         output = self._decoder_output(z)
-        refuse_other_images(self.likelihood, output.shape[-3:], x.shape[1:])
-        return Inference(layers, masked(self.likelihood(output), self.mask()))
+        refuse_other_output(self.likelihood, output.shape[2:], x.shape[1:])
+        return Inference(layers, masked(self._likelihood(output, x.ndim - 1), self.mask()))
 
     def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with its scale times `temperature`."""
         return self.decode(draw_prior(self, key, num_samples, temperature))
 
-    def __call__(self, x: Images, key: RandomKey) -> Inference:
+    def __call__(self, x: X, key: RandomKey) -> Inference:
         """Run `infer`, which calls every part, as initialisation needs."""
         return self.infer(x, key)

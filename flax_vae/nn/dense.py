@@ -1,11 +1,11 @@
-"""Networks of dense layers on flattened images."""
+"""Networks of dense layers on vectors, or on flattened images."""
 
 from math import prod
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from flax_vae.nn.layers import ImageShape, OutputBias, bias_init, dense
+from flax_vae.nn.layers import OutputBias, bias_init, dense
 from flax_vae.nn.module import Module
 
 
@@ -32,14 +32,14 @@ class GatedDense(Module):
 
 
 class DenseEncoder(Module):
-    """A stack of dense layers, from the flattened image to features."""
+    """A stack of dense layers, from x, flattened, to features."""
 
     features: tuple[int, ...]
     layer: type[nn.Module] = ReluDense
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
-        """Map images "b h w c" to features "b f"."""
+    def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b f"]:
+        """Map images "b h w c" or vectors "b v" to features "b f"."""
         x = x.reshape(x.shape[0], -1)
         for features in self.features:
             x = self.layer(features)(x)
@@ -47,16 +47,16 @@ class DenseEncoder(Module):
 
 
 class DenseDecoder(Module):
-    """A stack of dense layers, from latents to the flattened image."""
+    """A stack of dense layers, from latents to x, flattened."""
 
-    image_shape: ImageShape
+    image_shape: tuple[int, ...]
     features: tuple[int, ...]
     layer: type[nn.Module] = ReluDense
     output_bias: OutputBias = 0.0
 
     @nn.compact
-    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b h w c"]:
-        """Map latents "b d" to images "b h w c", unbounded."""
+    def __call__(self, z: Float[Array, "b d"]) -> Float[Array, "b ..."]:
+        """Map latents "b d" to images "b h w c" or vectors "b v", unbounded."""
         for features in self.features:
             z = self.layer(features)(z)
         start = bias_init(self.output_bias, self.image_shape)

@@ -18,7 +18,7 @@ OutputBias = float | tuple[float, ...]  # of all channels, or of each
 silu = jax.checkpoint(nn.silu)
 
 
-def bias_init(value: OutputBias, image_shape: ImageShape) -> nn.initializers.Initializer:
+def bias_init(value: OutputBias, image_shape: tuple[int, ...]) -> nn.initializers.Initializer:
     """Return an initialiser that sets the last bias to `value`, one number or one per channel, at every pixel.
 
     A decoder that starts at the average image need not spend its first steps on darkening all pixels equally: with a

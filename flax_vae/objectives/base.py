@@ -1,15 +1,16 @@
 """The interface of objectives, and their registry.
 
-An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`, in nats per image. The built-in
-ones are frozen dataclasses, so that their hyperparameters are values. The train step averages over the batch.
+An objective is any function `(model, x, key, step) -> (loss "b", metrics {name: "b"})`, in nats per example. The
+built-in ones are frozen dataclasses, so that their hyperparameters are values. The train step averages over the batch.
 
 An objective that is a Linen module, called as `__call__(self, model, x, key, step)`, has parameters of its own: a
 discriminator, or a learned multiplier. It returns one loss for all parameters, or the dictionary
 `{"model": loss "b", "objective": loss "b"}`: in the same step, the model's parameters follow the gradient of the first
 loss, and those of the objective the gradient of the second.
 
-Two class attributes are optional. `whole_batch = True` declares that an objective compares the images of a batch with
-each other; `needs = ("factorised",)` declares its requirements on the posterior.
+Two class attributes are optional. `whole_batch = True` declares that an objective compares the examples of a batch with
+each other. `needs` declares requirements: `("factorised",)` on the posterior, and `("complete",)` for an objective that
+compares x itself with something, and cannot leave out missing values.
 """
 
 from collections.abc import Callable
@@ -56,8 +57,8 @@ def apply_objective(
         step: the number of updates before.
 
     Raises:
-        UserError: a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
-            float per image; or a metric has a name that the train step uses.
+        UserError: the objective needs all values of x; a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
+            float per example; or a metric has a name that the train step uses.
     """
     return _apply(model, objective, params, batch, key, step, {})[0]
 
@@ -104,13 +105,15 @@ def _apply(
     step: int | Step,
     rngs: dict[str, RandomKey],
 ) -> tuple[Metrics, Collections]:
-    x, *given = unpack(batch, model)
+    x, context, mask = unpack(batch, model)
     kept, of_objective = [*split_tree(params)[1]], split_objective(params)[1]
     mutable: Any = kept if rngs else False
-    bound = model.bind(variables(model, params, *given), rngs=rngs, mutable=mutable)
+    bound = model.bind(variables(model, params, context, mask), rngs=rngs, mutable=mutable)
     if (module := _linen(objective)) is not None:
         module = module.bind(of_objective, rngs=rngs, mutable=mutable)
     name = getattr(objective, "__name__", type(objective).__name__)
+    if mask is not None and "complete" in getattr(objective, "needs", ()):
+        raise UserError(f"objective {name} compares all values of x, so it takes no batch with a mask.")
     try:
         result = _with_module(objective, module)(bound, x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
@@ -139,10 +142,10 @@ def _with_module(objective: Any, module: nn.Module | None) -> Any:
 
 
 def _checked_terms(name: str, result: Any, count: int) -> Metrics:
-    """Return the losses and the metrics of an objective by name, once they are one float per image."""
+    """Return the losses and the metrics of an objective by name, once they are one float per example."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
-            f"objective {name} must return (loss, metrics): an array of one loss per image and a dictionary."
+            f"objective {name} must return (loss, metrics): an array of one loss per example and a dictionary."
         )
     loss, metrics = result
     losses = {"loss": loss}
@@ -161,8 +164,8 @@ def _checked_terms(name: str, result: Any, count: int) -> Metrics:
     for term, value in terms.items():
         if jnp.shape(value) != (count,):
             raise UserError(
-                f"objective {name} returned {term} of shape {jnp.shape(value)} for {count} images; "
-                f"it must be ({count},), one value per image: the train step averages over the batch."
+                f"objective {name} returned {term} of shape {jnp.shape(value)} for {count} examples; "
+                f"it must be ({count},), one value per example: the train step averages over the batch."
             )
         if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
             raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")

@@ -17,7 +17,8 @@ from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
-from flax_vae.models.protocol import Images, Model, RandomKey
+from flax_vae.batches import X
+from flax_vae.models.protocol import Model, RandomKey
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, Warmup, at
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
@@ -36,7 +37,7 @@ class ELBO:
     beta: Schedule = 1.0
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics elbo (at beta = 1), rate and distortion, each "b", in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
         return terms["distortion"] + at(self.beta, step) * terms["rate"], terms
@@ -55,7 +56,7 @@ class Capacity:
     gamma: float = 10.0
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss and the metrics of `ELBO`, in nats per image."""
         terms = elbo_terms(model.infer(x, key), x)
         distance = jnp.abs(terms["rate"] - at(self.capacity, step))
@@ -85,7 +86,7 @@ class FreeBits:
     whole_batch: ClassVar[bool] = True
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key)
         terms = elbo_terms(inference, x)

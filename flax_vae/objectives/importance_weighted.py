@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.batches import X
 from flax_vae.models.binding import again
-from flax_vae.models.protocol import Images, Inference, Model, RandomKey, require
+from flax_vae.models.protocol import Inference, Model, RandomKey, require
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.terms import elbo_terms, log_mean, log_weights
 from flax_vae.system.settings import by_default
@@ -28,18 +29,18 @@ class IWAE:
     num_samples: int = 8
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
         return -log_mean(log_weights(inference, x)), elbo_terms(inference, x)
 
 
-def _draw(model: Model, x: Images, key: RandomKey, num_samples: int) -> Latents:
+def _draw(model: Model, x: X, key: RandomKey, num_samples: int) -> Latents:
     """Draw z ~ q(z | x), layer by layer."""
     return tuple(layer.z for layer in again(model).infer(x, key, num_samples).layers)
 
 
-def _without_score(model: Any, x: Images, latents: Latents) -> Inference:
+def _without_score(model: Any, x: X, latents: Latents) -> Inference:
     """Return `model.infer_at` without gradients through the parameters of q; those through the latents remain."""
     require(model, "infer_at", what="stl or dreg")
     fixed = again(model, jax.lax.stop_gradient).infer_at(x, latents).layers
@@ -63,7 +64,7 @@ class Renyi:
     num_samples: int = 8
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = model.infer(x, key, self.num_samples)
         log_w, order = log_weights(inference, x), 1 - self.alpha
@@ -87,7 +88,7 @@ class STL:
     num_samples: int = 1
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         inference = _without_score(model, x, _draw(model, x, key, self.num_samples))
         return -log_mean(log_weights(inference, x)), elbo_terms(inference, x)
@@ -109,7 +110,7 @@ class DReG:
     num_samples: int = 8
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO`, in nats per image."""
         latents, weight = _weigh_gradient(_draw(model, x, key, self.num_samples))
         inference = _without_score(model, x, latents)

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.batches import X, batch_size_of
 from flax_vae.distributions.normal import Normal
 from flax_vae.models.layerwise import draw_prior
-from flax_vae.models.protocol import Images, Model, RandomKey, require
+from flax_vae.models.protocol import Model, RandomKey, require
 from flax_vae.objectives.base import OBJECTIVES, LossAndMetrics, Step
 from flax_vae.objectives.schedules import Schedule, at
 from flax_vae.objectives.terms import elbo_terms
@@ -42,7 +43,7 @@ class BetaTCVAE:
     needs: ClassVar[tuple[str, ...]] = ("factorised",)
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with the three parts of the rate, in nats per image."""
         inference = model.infer(x, key)
         if (count := len(inference.layers)) != 1:
@@ -50,7 +51,7 @@ class BetaTCVAE:
         layer = inference.layers[0]
         z, q, p = layer.z[0], cast(Normal, layer.posterior), layer.prior
         log_q_pairs = q.marginals().log_prob(z[:, None])  # "i j d": log q(z_i,d | x_j)
-        log_size = math.log(len(x) * self.num_images)
+        log_size = math.log(batch_size_of(x) * self.num_images)
         log_q = jax.nn.logsumexp(log_q_pairs.sum(-1), axis=1) - log_size
         log_q_dimensions = (jax.nn.logsumexp(log_q_pairs, axis=1) - log_size).sum(-1)
         parts = {
@@ -81,14 +82,14 @@ class InfoVAE:
     whole_batch: ClassVar[bool] = True
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with mmd, in nats per image."""
         require(model, "single_layer", what="infovae")
         draw_key, prior_key = jax.random.split(key)
         inference = model.infer(x, draw_key)
         terms = elbo_terms(inference, x)
         z = jnp.concatenate([layer.z[0] for layer in inference.layers], axis=-1)
-        mmd = _mmd(z, draw_prior(model, prior_key, len(x)))
+        mmd = _mmd(z, draw_prior(model, prior_key, batch_size_of(x)))
         loss = terms["distortion"] + (1 - self.alpha) * terms["rate"] + (self.alpha + self.weight - 1) * mmd
         return loss, terms | {"mmd": jnp.broadcast_to(mmd, loss.shape)}
 
@@ -120,18 +121,18 @@ class DIPVAE:
     whole_batch: ClassVar[bool] = True
 
     @by_default
-    def __call__(self, model: Model, x: Images, key: RandomKey, step: Step) -> LossAndMetrics:
+    def __call__(self, model: Model, x: X, key: RandomKey, step: Step) -> LossAndMetrics:
         """Return the loss "b" and the metrics of `ELBO` with the penalty, in nats per image."""
         inference = model.infer(x, key)
         terms, q = elbo_terms(inference, x), cast(Normal, inference.layers[0].posterior)
         centred = q.mean() - q.mean().mean(0)
-        covariance = centred.T @ centred / len(x)
+        covariance = centred.T @ centred / batch_size_of(x)
         if self.of == "latents":
             covariance += jnp.diag(q.variance().mean(0))
         variances = jnp.diag(covariance)
         off_diagonal = (covariance**2).sum() - (variances**2).sum()
         penalty = self.off_diagonal * off_diagonal + self.diagonal * ((variances - 1) ** 2).sum()
-        return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (len(x),))}
+        return -terms["elbo"] + penalty, terms | {"penalty": jnp.broadcast_to(penalty, (batch_size_of(x),))}
 
 
 @OBJECTIVES.register("dip_vae_i", needs=("exact_mean",))

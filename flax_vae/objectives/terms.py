@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.batches import X
 from flax_vae.distributions import has_kl, kl_divergence
 from flax_vae.models import Inference, Layer
 from flax_vae.objectives.base import Metrics
@@ -15,7 +16,7 @@ from flax_vae.system.settings import by_default
 
 
 @by_default
-def distortion(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+def distortion(inference: Inference, x: X) -> Float[Array, " b"]:
     """Return -E_q log p(x | z) in nats, estimated by the mean over the draws."""
     return -inference.likelihood.log_prob(x).mean(0)
 
@@ -62,7 +63,7 @@ def rate(inference: Inference) -> Float[Array, " b"]:
 
 
 @by_default
-def log_weights(inference: Inference, x: Float[Array, "b h w c"]) -> Float[Array, "k b"]:
+def log_weights(inference: Inference, x: X) -> Float[Array, "k b"]:
     """Return log p(x, z) - log q(z | x) of each draw in nats: the logarithms of importance weights."""
     log_ratios = (layer.prior.log_prob(layer.z) - layer.log_q for layer in inference.layers)
     return sum(log_ratios, start=inference.likelihood.log_prob(x))
@@ -81,7 +82,7 @@ def log_mean(log_w: Float[Array, "k ..."]) -> Float[Array, "..."]:
 
 
 @by_default
-def elbo_terms(inference: Inference, x: Float[Array, "b h w c"]) -> Metrics:
+def elbo_terms(inference: Inference, x: X) -> Metrics:
     """Return the metrics elbo, rate and distortion of each image, in nats."""
     d, r = distortion(inference, x), rate(inference)
     return {"elbo": -(d + r), "rate": r, "distortion": d}

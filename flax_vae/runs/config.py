@@ -203,7 +203,7 @@ class Config:
     def _refuse_unmet_needs(self) -> None:
         presets = [name for name in PRESETS if PRESETS.facts[name].get("flat", True)]
         is_flat = self.levels == 1 and parse(self.preset).name in presets
-        for need in OBJECTIVES.needs(parse(self.objective)):
+        for need in {*OBJECTIVES.needs(parse(self.objective))} - {"complete"}:  # not of the model
             posteriors = [name for name in POSTERIORS if getattr(POSTERIORS[name], need, False)]
             if not is_flat or parse(self.posterior or "").name not in posteriors:
                 raise UserError(

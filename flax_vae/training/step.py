@@ -19,7 +19,7 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.batches import BatchLike, refuse_outside, take
+from flax_vae.batches import Batch, BatchLike, ExampleShape, blank, refuse_outside, take
 from flax_vae.models.binding import OF_OBJECTIVE, Collections, Params, init, join_tree, split_tree
 from flax_vae.objectives.base import LOSSES, Metrics, Objective, Step, apply_objective, init_objective, train_objective
 from flax_vae.system.settings import by_default
@@ -104,7 +104,7 @@ def init_state(
     model: nn.Module,
     tx: optax.GradientTransformation,
     key: Key[Array, ""],
-    image_shape: tuple[int, int, int],
+    shape: ExampleShape,
     ema: bool = False,
     context_dim: int = 0,
     objective: Objective | None = None,
@@ -115,26 +115,26 @@ def init_state(
         model: the Linen module.
         tx: the Optax optimiser.
         key: the key of the initial parameters and of all steps.
-        image_shape: shape of an image, "h w c".
+        shape: the shape of one example, such as "h w c"; for several views, a pytree of shapes.
         ema: average the parameters.
         context_dim: size of the context of a conditional model, else 0.
         objective: the objective, if it is a Linen module.
     """
     init_key, train_key = jax.random.split(key)
-    return TrainState.create(init_tree(model, objective, init_key, image_shape, context_dim), tx, train_key, ema)
+    return TrainState.create(init_tree(model, objective, init_key, shape, context_dim), tx, train_key, ema)
 
 
 def init_tree(
     model: nn.Module,
     objective: Objective | None,
     key: Key[Array, ""],
-    image_shape: tuple[int, int, int],
+    shape: ExampleShape,
     context_dim: int = 0,
 ) -> Params:
     """Return the initial parameters, or the whole tree, of a model and its objective; arguments as for `init_state`."""
-    params, batch = init(model, key, image_shape, context_dim), jnp.zeros((2, *image_shape))
-    pair = (batch, jnp.zeros((2, context_dim))) if context_dim else batch
-    return init_objective(model, objective, params, pair, jax.random.fold_in(key, 1))
+    batch = Batch(blank(shape, (2,)), jnp.zeros((2, context_dim)) if context_dim else None)
+    params = init(model, key, shape, context_dim)
+    return init_objective(model, objective, params, batch, jax.random.fold_in(key, 1))
 
 
 def make_gradient(

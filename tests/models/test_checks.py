@@ -213,10 +213,13 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
         ),
         (lambda: {"encoder": Pair()}, 'The encoder returned a tuple; it must return one array "b f"'),
         (lambda: {"encoder": nn.Dense(7)}, r"The encoder returned an array of shape \(1, 4, 6, 7\)"),
-        (lambda: {"decoder": nn.Dense(72)}, r'The decoder returned an array of shape \(1, 72\); .* "b h w c"'),
+        (
+            lambda: {"decoder": nn.Dense(72)},
+            r"The decoder returned an array of shape \(72,\) for each latent, .* takes \(4, 6, 3\)",
+        ),
         (
             lambda: {"decoder": sequential(nn.Dense(24), lambda h: h.reshape(-1, 4, 6, 1))},
-            r"\(4, 6, 1\) for each latent, but for images of shape \(4, 6, 3\) BernoulliLikelihood takes \(4, 6, 3\)",
+            r"\(4, 6, 1\) for each latent, but for examples of shape \(4, 6, 3\) BernoulliLikelihood takes \(4, 6, 3\)",
         ),
         (
             lambda: {

@@ -67,7 +67,7 @@ def loss_without_metrics(vae, x, key, step):
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        (mean_over_batch, r"mean_over_batch returned loss of shape \(\) for 5 images"),
+        (mean_over_batch, r"mean_over_batch returned loss of shape \(\) for 5 examples"),
         (names_a_metric_loss, "names_a_metric_loss returned a metric named loss, which the train step reports"),
         (loss_without_metrics, r"loss_without_metrics must return \(loss, metrics\)"),
     ],

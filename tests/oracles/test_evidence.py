@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from known_models import IMAGES, linear_gaussian, log_evidence
+import scipy.stats
+from known_models import IMAGES, NOISE, WEIGHTS, linear_gaussian, log_evidence
 from scipy.special import logsumexp
 
-from flax_vae import VAE, Config, FullNormal, StandardNormal, bind, init, log_likelihood
+from flax_vae import IWAE, VAE, Batch, Config, FullNormal, StandardNormal, bind, init, log_likelihood
 from flax_vae.batches import to_float
 from flax_vae.nn.dense import DenseDecoder, DenseEncoder
+from flax_vae.objectives.base import apply_objective
 from flax_vae.runs.models import make_model
 
 KEY = jax.random.key(0)
@@ -143,3 +145,36 @@ def test_annealed_importance_sampling_agrees() -> None:
     bound, its_error, _ = log_likelihood(vae, params, images, KEY, 20_000)
     assert (np.hypot(error, its_error) < 0.05).all()
     assert (np.abs(found - bound) < 4 * np.hypot(error, its_error)).all()
+
+
+def test_of_half_of_the_values_it_is_the_evidence_of_the_observed_ones() -> None:
+    """log p(x_observed) = log N(x_observed; 0, (WᵀW + σ²I)_observed), and so is the gradient of the IWAE bound.
+
+    The bound on masked values is MIWAE's (Mattei & Frellsen 2019). The encoder sees zeros for missing values.
+    """
+    vae = linear_gaussian()
+    params = init(vae, KEY, (2, 2, 1))
+    params = params | {"posterior": params["posterior"] | {"log_scale": jnp.zeros(3)}}  # wider than any posterior
+    observed = np.random.default_rng(0).random((5, 4)) > 0.5
+    batch = Batch(np.where(observed.reshape(IMAGES.shape), IMAGES, np.nan), mask=observed.reshape(IMAGES.shape))
+    bound, error, _ = log_likelihood(vae, params, batch, KEY, 20_000)
+
+    def evidence(weights: np.ndarray) -> np.ndarray:
+        covariance = weights.T @ weights + NOISE**2 * np.eye(4)
+        normals = (scipy.stats.multivariate_normal(np.zeros(k.sum()), covariance[k][:, k]) for k in observed)
+        pairs = zip(normals, IMAGES.reshape(5, 4), observed, strict=True)
+        return np.array([normal.logpdf(x[k]) for normal, x, k in pairs])
+
+    assert (error < 0.05).all()
+    np.testing.assert_allclose(bound, evidence(WEIGHTS), atol=4 * error.max())
+
+    @jax.jit
+    def gradient(params: Any, key: jax.Array) -> Any:
+        return jax.grad(lambda params: apply_objective(vae, IWAE(2000), params, batch, key, 0)["loss"].mean())(params)
+
+    slopes = np.mean([gradient(params, key)["decoder"]["weights"] for key in jax.random.split(KEY, 10)], axis=0)
+    for i, j in ((0, 0), (1, 2), (2, 3)):
+        step = np.zeros_like(WEIGHTS)
+        step[i, j] = 1e-4
+        difference = (evidence(WEIGHTS + step) - evidence(WEIGHTS - step)).mean() / 2e-4
+        np.testing.assert_allclose(-slopes[i, j], difference, atol=0.03)

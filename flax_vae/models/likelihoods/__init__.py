@@ -1,20 +1,22 @@
-"""Likelihood heads: from a decoder's output "*b h w o" to p(x | z).
+"""Likelihood heads: from a decoder's output, "*b h w o" or "*b o", to p(x | z).
 
 `start(mean)` returns the initial value of each of the o channels of the head's input, such that the untrained model
-decodes to the average image. `pixel_levels` is the number of values of a pixel, or None for densities; `support` is the
-least and the greatest pixel that the distribution takes. A plain function from outputs to a distribution can be used as
-well, if the decoder's output fits.
+decodes to the average example. `pixel_levels` is the number of values of a pixel, or None for densities; `support` is
+the set of values of x that the distribution takes. A plain function from outputs to a distribution can be used as well,
+if the decoder's output fits.
 
 Every module of this folder is imported, so a new head, registered by `@likelihood`, needs no other change.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from flax_vae.batches import UNIT
 from flax_vae.parts import Parts, import_siblings
 
-Mean = tuple[float, ...]  # of each channel of the images, in [0, 1]
+Mean = tuple[float, ...]  # of each channel of the images, in [0, 1], or of each value of a vector
 Head = TypeVar("Head", bound=type)
 
 
@@ -37,10 +39,17 @@ def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:
 
     def register(head: Head) -> Head:
         head.pixel_levels = distribution.pixel_levels  # type: ignore[attr-defined]
-        head.support = getattr(distribution, "support", (0.0, 1.0))  # type: ignore[attr-defined]
+        head.support = getattr(distribution, "support", UNIT)  # type: ignore[attr-defined]
         return LIKELIHOODS.register(name)(head)
 
     return register
+
+
+def with_event_ndim(distribution: Any, event_ndim: int) -> Any:
+    """Return a head's distribution with events of as many axes as an example has: heads are written for images."""
+    if getattr(distribution, "event_ndim", event_ndim) == event_ndim:
+        return distribution
+    return replace(distribution, event_ndim=event_ndim)
 
 
 def inside(mean: Mean) -> Mean:

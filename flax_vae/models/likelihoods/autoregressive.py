@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from flax_vae.batches import Support
 from flax_vae.distributions.autoregressive import Autoregressive, PixelNetwork
 from flax_vae.models.likelihoods import LIKELIHOODS, Mean
 from flax_vae.nn.module import Module
@@ -48,8 +49,8 @@ class AutoregressiveLikelihood(Module):
         return self._head().pixel_levels
 
     @property
-    def support(self) -> tuple[float, float]:
-        """The least and the greatest pixel, which are the head's."""
+    def support(self) -> Support:
+        """The values of a pixel, which are the head's."""
         return self._head().support
 
     def start(self, mean: Mean) -> Mean:

@@ -17,7 +17,7 @@ class BernoulliLikelihood:
         """Return a logit for each channel."""
         return logits(mean)
 
-    def __call__(self, output: Float[Array, "*b h w c"]) -> Bernoulli:
+    def __call__(self, output: Float[Array, "... c"]) -> Bernoulli:
         """Map logits to p(x | z)."""
         return Bernoulli(output)
 
@@ -31,6 +31,6 @@ class ContinuousBernoulliLikelihood:
         """Return a logit for each channel."""
         return logits(mean)
 
-    def __call__(self, output: Float[Array, "*b h w c"]) -> ContinuousBernoulli:
+    def __call__(self, output: Float[Array, "... c"]) -> ContinuousBernoulli:
         """Map logits to p(x | z)."""
         return ContinuousBernoulli(output)

@@ -20,7 +20,7 @@ class BetaBinomialLikelihood:
         mean = inside(mean)
         return tuple(math.log(2 * m) for m in mean) + tuple(math.log(2 * (1 - m)) for m in mean)
 
-    def __call__(self, output: Float[Array, "*b h w o"]) -> BetaBinomial:
+    def __call__(self, output: Float[Array, "... o"]) -> BetaBinomial:
         """Map log α and log β to p(x | z)."""
         log_alpha, log_beta = jnp.split(output, 2, axis=-1)
         return BetaBinomial(log_alpha, log_beta)

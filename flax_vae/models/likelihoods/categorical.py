@@ -17,6 +17,6 @@ class CategoricalLikelihood:
         """Return equal logits."""
         return (0.0,) * LEVELS * len(mean)
 
-    def __call__(self, output: Float[Array, "*b h w o"]) -> Categorical:
+    def __call__(self, output: Float[Array, "... o"]) -> Categorical:
         """Map logits to p(x | z)."""
         return Categorical(output.reshape(*output.shape[:-1], -1, LEVELS))

@@ -19,7 +19,7 @@ class DiscretizedLogisticLikelihood:
         """Return locations, then log-scales."""
         return inside(mean) + (-2.0,) * len(mean)
 
-    def __call__(self, output: Float[Array, "*b h w o"]) -> DiscretizedLogistic:
+    def __call__(self, output: Float[Array, "... o"]) -> DiscretizedLogistic:
         """Map locations and log-scales to p(x | z)."""
         loc, log_scale = jnp.split(output, 2, axis=-1)
         return DiscretizedLogistic(loc, log_scale)
@@ -42,7 +42,7 @@ class LogisticMixtureLikelihood:
         zeros, narrow = (0.0,) * self.components, (-2.0,) * self.components
         return zeros + (spread + narrow + zeros * len(mean)) * len(mean)
 
-    def __call__(self, output: Float[Array, "*b h w o"]) -> MixtureOfLogistics:
+    def __call__(self, output: Float[Array, "... o"]) -> MixtureOfLogistics:
         """Map the output to p(x | z)."""
         channels = math.isqrt(output.shape[-1] // self.components) - 1
         logits, rest = output[..., : self.components], output[..., self.components :]
