@@ -57,8 +57,8 @@ def apply_objective(
         step: the number of updates before.
 
     Raises:
-        UserError: the objective needs all values of x; a network draws; the objective did not return a loss and a dictionary of metrics, all of them one
-            float per example; or a metric has a name that the train step uses.
+        UserError: the objective needs all values of x; a network draws; the objective did not return a loss and a
+            dictionary of metrics, all of them one float per example; or a metric has a name that the train step uses.
     """
     return _apply(model, objective, params, batch, key, step, {})[0]
 
