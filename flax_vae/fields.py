@@ -13,7 +13,7 @@ from dataclasses import field
 from itertools import pairwise
 from typing import Any
 
-from flax_vae.parts import LARGEST_FLOAT, LARGEST_INT
+from flax_vae.literals import LARGEST_FLOAT, LARGEST_INT
 from flax_vae.system.errors import UserError
 
 _BOUNDS = {  # keywords of `setting`, with the comparison that a value must satisfy and its name in errors

@@ -14,18 +14,13 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from pkgutil import iter_modules
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from flax_vae.calls import OF_LINEN, Call, import_maker, parse
+from flax_vae.literals import PLAIN, as_type, refuse_out_of_range
 from flax_vae.system.errors import UserError
 
 Maker = TypeVar("Maker", bound=Callable[..., Any])
-LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # JAX counts and computes in 32 bits
-MOST_LAYERS = 100  # each layer is traced and compiled separately, which takes seconds
-LayerCount = Annotated[int, "at most MOST_LAYERS"]  # the type of a hyperparameter that counts layers
-StepIndex = Annotated[int, "at least 0"]  # the type of a hyperparameter that counts from 0
-_PLAIN = (bool, int, float, str, type(None))
 
 
 class Parts(Mapping[str, Callable[..., Any]]):
@@ -35,23 +30,33 @@ class Parts(Mapping[str, Callable[..., Any]]):
     """
 
     def __init__(
-        self, kind: str, supplied: tuple[str, ...] = (), made: tuple[type, str] = (object, ""), called_with: str = ""
+        self,
+        kind: str,
+        supplied: tuple[str, ...] = (),
+        unless_written: tuple[str, ...] = (),
+        made: tuple[type, str] = (object, ""),
+        called_with: str = "",
     ) -> None:
         """Start with an empty registry.
 
         Args:
             kind: the argument of `Config` that names a part of this kind, such as "prior".
             supplied: arguments that the package supplies; each part gets those in its signature.
+            unless_written: arguments that the package supplies if users do not write them.
             made: the type of the parts, and its name in errors: `(nn.Module, "a Linen module")`.
             called_with: the arguments of the parts, if these are functions: "model, x, key, step". A function of the
                 user's own then is a part itself, or makes one if everything that it needs is supplied or written.
         """
-        self.kind, self.supplied, self.made, self.called_with = kind, supplied, made, called_with
+        self.kind, self.supplied, self.unless_written = kind, supplied, unless_written
+        self.made, self.called_with = made, called_with
         self._makers: dict[str, Callable[..., Any]] = {}
         self.facts: dict[str, Mapping[str, Any]] = {}
 
     def register(self, name: str, **facts: Any) -> Callable[[Maker], Maker]:
-        """Register the decorated maker under a name; `facts` are further attributes of the part."""
+        """Register the decorated maker under a name; `facts` are further attributes of the part.
+
+        The fact `inside` is a function (supplied, **arguments) -> supplied: what the parts among the arguments get.
+        """
 
         def add(maker: Maker) -> Maker:
             self._makers[name], self.facts[name] = maker, facts
@@ -110,8 +115,8 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def signature(self, part: str | Call) -> str:
         """Return `name`, or `name(parameter, parameter=default, ...)`."""
-        parameters = self.hyperparameters(part).values()
-        words = [str(p.replace(annotation=p.empty)) for p in parameters]
+        parameters = self.hyperparameters(part).items()
+        words = [str(p.replace(annotation=p.empty)) for key, p in parameters if key not in self.unless_written]
         name = part if isinstance(part, str) else part.name
         return f"{name}({', '.join(words)})" if words else name
 
@@ -138,7 +143,11 @@ class Parts(Mapping[str, Callable[..., Any]]):
         """Return the arguments of a call by their names, converted to their types; parts among them as `Call`."""
         parameters, maker = self.hyperparameters(call), self.maker(call)
         try:
-            arguments = inspect.Signature(list(parameters.values())).bind(*call.args, **dict(call.kwargs)).arguments
+            signature = inspect.Signature(list(parameters.values()))
+            arguments = signature.bind_partial(*call.args, **dict(call.kwargs)).arguments
+            given = (*arguments, *self.unless_written)
+            if missing := [key for key, p in parameters.items() if _is_required(p) and key not in given]:
+                raise TypeError(f"missing a required argument: {missing[0]!r}")
         except TypeError as error:
             raise UserError(f"`{self.kind}` {call}: {error}; the signature is {self.signature(call)}.") from None
         for key, parameter in parameters.items():
@@ -151,7 +160,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
                 is_part = isinstance(value, Call) or not _takes_literals(hint)
                 typed[key] = _nested(value, hint) if is_part else as_type(value, hint)
                 if not call.is_imported:
-                    _refuse_outside(typed[key], hint)
+                    refuse_out_of_range(typed[key], hint)
             except (TypeError, ValueError) as error:
                 raise UserError(f"`{self.kind}` {call}: {key} {error}.") from None
         return typed
@@ -179,14 +188,17 @@ class Parts(Mapping[str, Callable[..., Any]]):
         maker, typed = self.maker(call), self._typed(call)
 
         def make(**supplied: Any) -> Any:
-            arguments = {key: value for key, value in supplied.items() if key in inspect.signature(maker).parameters}
-            for key, value in typed.items():
-                if isinstance(value, Call):
-                    arguments[key] = _registry(_hint(maker, key)).make(value, **supplied)
-                elif value is not None or key not in supplied:  # None stands for the supplied value
-                    arguments[key] = value
+            accepted = {key: value for key, value in supplied.items() if key in inspect.signature(maker).parameters}
+            inside = self.facts.get(call.name, {}).get("inside")
+            if inside is not None:
+                supplied = inside(supplied, **typed)
+            parts = {
+                key: _registry(_hint(maker, key)).make(value, **supplied)
+                for key, value in typed.items()
+                if isinstance(value, Call)
+            }
             try:
-                return self._checked(call, maker(**arguments))
+                return self._checked(call, maker(**accepted | typed | parts))
             except ValueError as error:
                 raise UserError(f"`{self.kind}` {call}: {error}.") from None
 
@@ -255,6 +267,12 @@ def _hint(maker: Callable[..., Any], key: str) -> Any:
     return _hints(maker).get(key if key in parameters else others, Any)
 
 
+def _is_required(parameter: inspect.Parameter) -> bool:
+    """Return True if an argument has no default."""
+    collects_others = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not collects_others
+
+
 def _registry(hint: Any) -> Any:
     """Return the registry of the parts that an argument takes, or None."""
     return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Parts)), None)
@@ -262,7 +280,7 @@ def _registry(hint: Any) -> Any:
 
 def _takes_literals(hint: Any) -> bool:
     """Return False if an argument is always a part, True if it may be or is a literal."""
-    return _registry(hint) is None or any(option in _PLAIN for option in get_args(get_args(hint)[0]))
+    return _registry(hint) is None or any(option in PLAIN for option in get_args(get_args(hint)[0]))
 
 
 def _nested(value: Any, hint: Any) -> Call:
@@ -276,62 +294,3 @@ def _nested(value: Any, hint: Any) -> Call:
         expected = "a literal" if parts is None else f"one of {', '.join(parts)}"
         raise TypeError(f"is {value!r:.200}, which is not {expected}")
     return parts.read(value)
-
-
-def as_type(value: Any, hint: Any) -> Any:
-    """Check a value against a type; an integer becomes a float where a float is expected.
-
-    Raises:
-        TypeError: the value has another type; the message completes "<name> ...".
-    """
-    if get_origin(hint) is Annotated:
-        hint, *_ = get_args(hint)
-    if not _has_type(value, hint):
-        raise TypeError(f"is {value!r:.200}, which is not {_type_name(hint)}")
-    options = get_args(hint) or (hint,)
-    if type(value) is not int or float not in options or int in options:
-        return value
-    if abs(value) > LARGEST_FLOAT:
-        raise TypeError(f"is {value!s:.20}..., which is too large for a float")
-    return float(value)
-
-
-def _refuse_outside(value: Any, hint: Any) -> None:
-    """Raise ValueError unless integers are positive and JAX can represent all numbers.
-
-    The message completes "<name> ...".
-    """
-    bounds = (hint, *get_args(hint))
-    largest, smallest = MOST_LAYERS if LayerCount in bounds else LARGEST_INT, 0 if StepIndex in bounds else 1
-    for number in value if isinstance(value, tuple) else (value,):
-        least, most = (smallest, largest) if type(number) is int else (-LARGEST_FLOAT, LARGEST_FLOAT)
-        if type(number) in (int, float) and not least <= number <= most:
-            raise ValueError(f"must be at least {least:,} and at most {most:,}")
-
-
-def _has_type(value: Any, hint: Any) -> bool:
-    """Check a value against a plain type, a choice, a tuple of one type, or a union; other types are not checked."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _has_type(value, options[0])
-    if origin is Literal:
-        return value in options
-    if origin is tuple:
-        return type(value) is tuple and all(_has_type(item, options[0]) for item in value)
-    if origin in (Union, UnionType):
-        plain = [option for option in options if option in _PLAIN]
-        return not plain or any(_has_type(value, option) for option in plain)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint if hint in _PLAIN else True
-
-
-def _type_name(hint: Any) -> str:
-    """Name a type in an error: "int", "str or None", "one of mean, draw"."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, options))}"
-    if origin is tuple:
-        return f"a tuple of {_type_name(options[0])}"
-    names = [option.__name__ for option in options or (hint,) if option in _PLAIN]
-    return " or ".join(names).replace("NoneType", "None")

@@ -9,10 +9,10 @@ import jax
 import optax
 
 from flax_vae.fitting.training import Training, compares_images
+from flax_vae.literals import LARGEST_INT
 from flax_vae.models.binding import with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
-from flax_vae.parts import LARGEST_INT
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config

@@ -6,9 +6,9 @@ python train.py --preset ladder        4 epochs, 296 seconds on two cores of a X
 
 from functools import partial
 
+from flax_vae.literals import LayerCount
 from flax_vae.models.ladder import Ladder, TopDown
 from flax_vae.nn.layers import BottomUp
-from flax_vae.parts import LayerCount
 from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 from flax_vae.system.errors import UserError
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from flax_vae.calls import Call, parse, written
 from flax_vae.data.resizing import Resize
 from flax_vae.fields import document, refuse_outside, setting
+from flax_vae.literals import MOST_LAYERS, as_type
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.objectives import OBJECTIVES
-from flax_vae.parts import MOST_LAYERS, as_type
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
 from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES

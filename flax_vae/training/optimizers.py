@@ -1,29 +1,42 @@
 """Optax optimisers and learning-rate schedules by name.
 
 Each is a function registered under the name that users type, with the defaults of Optax:
-`adam`, `adamw(weight_decay=1e-2)`, `cosine(end=0.1)`.
+`adam`, `adamw(weight_decay=1e-2)`, `cosine(end=0.1)`. The parts of a model may have optimisers of their own:
+
+    split(encoder=frozen(), decoder=adam(), posterior=adam(1e-4))
+    split(adamw(), objective=every(adam(1e-4), steps=2, start=1000))
+
+An optimiser follows the scheduled learning rate unless its own is written.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from flax_vae.literals import StepIndex
 from flax_vae.models.priors import PRIORS
 from flax_vae.parts import Parts
+from flax_vae.system.errors import UserError
 
 OPTIMIZERS = Parts(
-    "optimizer", supplied=("learning_rate",), made=(optax.GradientTransformation, "an Optax transformation")
+    "optimizer",
+    supplied=("clip_norm",),
+    unless_written=("learning_rate",),
+    made=(optax.GradientTransformation, "an Optax transformation"),
 )
+Optimizer = Annotated[optax.GradientTransformation, OPTIMIZERS]
 SCHEDULES = Parts("schedule", supplied=("peak", "steps"), called_with="count")
 
 # Coefficients of the quintic c0·s + c1·s³ + c2·s⁵, whose iteration drives every singular value s in (0, 1] towards 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
+_OTHERS = "*"  # the label of parameters that `split` does not name; no module has this name
 
 
 @OPTIMIZERS.register("adam")
@@ -108,6 +121,63 @@ def orthogonalize(update: Float[Array, "*i o"]) -> Float[Array, "*i o"]:
     return (x if inputs < outputs else x.T).reshape(update.shape)
 
 
+@OPTIMIZERS.register("frozen")
+def frozen() -> optax.GradientTransformation:
+    """No update: the parameters keep their bits."""
+    return optax.set_to_zero()
+
+
+def _rate_of_updates(supplied: Mapping[str, Any], steps: int, start: int = 0, **_: Any) -> dict[str, Any]:
+    """Supply an optimiser, which counts its own updates, with the rate of the step at which it makes each."""
+    rate = supplied.get("learning_rate")
+    return {**supplied, "learning_rate": (lambda count: rate(start + steps * count)) if callable(rate) else rate}
+
+
+@OPTIMIZERS.register("every", inside=_rate_of_updates)
+def every(optimizer: Optimizer, steps: int, start: StepIndex = 0) -> optax.GradientTransformation:
+    """An optimiser that updates at step `start` and every `steps` steps after it, and rests at the others."""
+    return optax.conditionally_mask(optimizer, lambda step: (step >= start) & ((step - start) % steps == 0))
+
+
+@OPTIMIZERS.register("split")
+def split(
+    others: Annotated[optax.GradientTransformation | None, OPTIMIZERS] = None,
+    clip_norm: float = 0.0,
+    **parts: Optimizer,
+) -> optax.GradientTransformation:
+    """An optimiser for each part of the model, by its name: `split(adam(), encoder=frozen(), posterior=adam(1e-4))`.
+
+    Args:
+        others: the optimiser of the parts that are not named; without it, all have to be.
+        clip_norm: the largest norm of the gradient of each part; 0 for no limit. The others are one part.
+        **parts: optimisers by the names at the top level of the parameters. `objective` names those of an objective.
+    """
+    optimizers = {name: _clipped(part, clip_norm) for name, part in parts.items()}
+    if others is not None:
+        optimizers[_OTHERS] = _clipped(others, clip_norm)
+
+    def labels(params: Mapping[str, Any]) -> dict[str, str]:
+        if unknown := parts.keys() - params.keys():
+            raise UserError(f"`optimizer` split: no parameters are called {_listed(unknown)}, only {_listed(params)}.")
+        if (unnamed := params.keys() - parts.keys()) and others is None:
+            raise UserError(
+                f"`optimizer` split: no optimiser for {_listed(unnamed)}. Name one for each, or first write one for "
+                "all others, split(adam(), ...)."
+            )
+        return {name: name if name in parts else _OTHERS for name in params}
+
+    return optax.partition(optimizers, labels)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _clipped(optimizer: optax.GradientTransformation, clip_norm: float) -> optax.GradientTransformation:
+    """Return an optimiser of gradients whose norm is clipped; 0 for no limit."""
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+
+
 @SCHEDULES.register("constant")
 def constant(peak: float | Array) -> optax.Schedule:
     """The peak rate throughout."""
@@ -142,13 +212,16 @@ def make_optimizer(
         total_steps: the number of updates, warm-up included.
         warmup_steps: the number of updates over which the rate rises from 0.
         schedule: a schedule of `SCHEDULES` for the remaining updates, as a name or a call.
-        clip_norm: the largest global norm of the gradient; 0 for no limit.
+        clip_norm: the largest global norm of the gradient, or of the gradient of each part of `split`; 0 for no limit.
 
     Raises:
         UserError: unknown optimiser or schedule, or an argument that it does not take.
     """
+    call = OPTIMIZERS.read(name)
+    if "learning_rate" in dict(call.kwargs):
+        raise UserError(f"`optimizer` {call}: pass `learning_rate` itself; only the parts of split have their own.")
     rate = SCHEDULES.make(schedule, peak=learning_rate, steps=max(total_steps - warmup_steps, 1))
     if warmup_steps:
         rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])
-    optimizer = OPTIMIZERS.make(name, learning_rate=rate)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
+    optimizer = OPTIMIZERS.make(call, learning_rate=rate, clip_norm=clip_norm)
+    return optimizer if OPTIMIZERS.accepts(call, "clip_norm") else _clipped(optimizer, clip_norm)

@@ -13,6 +13,7 @@ from PIL import Image
 from run_directories import TIMES, assert_same_run, untimed
 
 from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume, sample
+from flax_vae.fitting.build import build
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
@@ -213,6 +214,27 @@ def test_parts_are_written_as_calls_and_stored_in_one_form(few_images: Path, tmp
     assert run.params["prior"]["loc"].shape == (4, 2)
     assert run.params["encoder"]["ReluDense_1"]["Dense_0"]["kernel"].shape == (20, 10)
     assert json.loads((run.directory / "provenance.json").read_text())["objective"] == "Renyi(alpha=0.0, num_samples=3)"
+
+
+def test_an_optimiser_for_a_part_that_the_model_lacks_is_refused(config: Config, tmp_path: Path) -> None:
+    """Before anything is written."""
+    with pytest.raises(UserError, match="no parameters are called encodr, only decoder, encoder, posterior"):
+        fit(replace(config, optimizer="split(adam(), encodr=frozen())"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_frozen_part_keeps_its_initial_bits(config: Config, tmp_path: Path) -> None:
+    """In a training that is resumed, too, which equals one without interruption."""
+    optimizer = "split(adam(), encoder=frozen(), posterior=every(adam(0.001), steps=2))"
+    config = replace(config, optimizer=optimizer, schedule="constant", warmup_steps=0, epochs=2)
+    whole = fit(config, tmp_path / "whole")
+    part = fit(replace(config, epochs=1), tmp_path / "part")
+    initial = build(config).initial_state().params
+    jax.tree.map(np.testing.assert_array_equal, whole.params["encoder"], initial["encoder"])
+    for name in ("posterior", "decoder"):
+        assert not np.array_equal(*(jax.tree.leaves(tree[name])[-1] for tree in (whole.params, initial)))
+    jax.tree.map(np.testing.assert_array_equal, resume(part.directory, epochs=2).params, whole.params)
 
 
 def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(

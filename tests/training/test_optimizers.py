@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules."""
 
 from dataclasses import replace
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -81,9 +82,12 @@ def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
     np.testing.assert_allclose(first_moment, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+WRITTEN = {"every": "every(adam(), steps=2)", "split": "split(adam(), encoder=adamw())"}
+
+
+@pytest.mark.parametrize("name", [WRITTEN.get(name, name) for name in OPTIMIZERS if name != "frozen"])
 def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
-    rate = 2e-2 if name == "muon" else 1e-2
+    rate = 2e-2 if name in ("muon", WRITTEN["every"]) else 1e-2
     small, tx = images[:, ::4, ::4], make_optimizer(name, rate, 30, warmup_steps=3, schedule="cosine")
     state = jax.jit(lambda: init_state(VAE, tx, jax.random.key(0), small.shape[1:]))()
     step = make_train_step(VAE, ELBO(), tx)
@@ -92,6 +96,79 @@ def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
         state, metrics = step(state, small)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.9 * losses[0]
+
+
+def updates(name: str, steps: int, params: dict[str, Any], **settings: Any) -> list[Any]:
+    """Return the updates of an optimiser in each step, for the gradients 1, 2, 3, ... of all parameters."""
+    tx = make_optimizer(name, **{"learning_rate": 0.1, "total_steps": 100, **settings})
+    update, state, found = jax.jit(tx.update), tx.init(params), []
+    for step in range(steps):
+        gradient = jax.tree.map(lambda p, step=step: jnp.full_like(p, step + 1), params)
+        made, state = update(gradient, state, params)
+        found.append(jax.tree.map(np.asarray, made))
+    return found
+
+
+PARAMS = {"encoder": {"kernel": jnp.ones((2, 3))}, "decoder": {"bias": jnp.ones(3)}, "prior": jnp.ones(2)}
+
+
+def test_each_part_has_the_optimiser_of_its_name() -> None:
+    """A frozen part rests, and each of the others moves as it does with its optimiser alone, at its own rate."""
+    settings = {"schedule": "linear", "warmup_steps": 2, "clip_norm": 1.0}
+    found = updates("split(adam(), encoder=frozen(), prior=adamw(3e-4, weight_decay=0.5))", 5, PARAMS, **settings)
+    scheduled = updates("adam", 5, {"decoder": PARAMS["decoder"]}, **settings)
+    constant = {"schedule": "constant", "learning_rate": 3e-4, "clip_norm": 1.0}
+    alone = updates("adamw(weight_decay=0.5)", 5, {"prior": PARAMS["prior"]}, **constant)
+    for step in range(5):
+        np.testing.assert_array_equal(found[step]["encoder"]["kernel"], 0)
+        np.testing.assert_array_equal(found[step]["decoder"]["bias"], scheduled[step]["decoder"]["bias"])
+        np.testing.assert_array_equal(found[step]["prior"], alone[step]["prior"])
+
+
+def test_an_optimiser_updates_at_every_so_many_steps() -> None:
+    """At each of them at the scheduled rate of that step; the steps between do not move its state either."""
+    found = updates("every(adam(), steps=3, start=2)", 9, PARAMS, schedule="linear")
+    rates = np.linspace(0.1, 0, 101)
+    state = optax.scale_by_adam().init(jnp.ones(2))
+    for step in range(9):
+        expected = np.zeros(2)
+        if step in (2, 5, 8):
+            direction, state = optax.scale_by_adam().update(jnp.full(2, step + 1.0), state)
+            expected = -rates[step] * np.asarray(direction)
+        np.testing.assert_allclose(found[step]["prior"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("split(adam(), encodr=frozen())", "no parameters are called encodr, only decoder, encoder, prior"),
+        ("split(encoder=frozen())", r"no optimiser for decoder, prior\. Name one for each, or first write one"),
+        ("split(encoder='adam')", "encoder is 'adam', which is not one of adam, "),
+        ("split(encoder=adan())", r"encoder is adan\(\), which is not one of adam, "),
+        ("every(adam())", r"missing a required argument: 'steps'; the signature is every\(optimizer, steps, start=0\)"),
+        ("every(adam(), steps=0)", "steps must be at least 1"),
+        ("adam(0.1)", r"`optimizer` adam\(learning_rate=0.1\): pass `learning_rate` itself"),
+    ],
+)
+def test_an_optimiser_that_cannot_be_made_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_optimizer(name, 0.1, 10).init(PARAMS)
+
+
+def test_a_frozen_encoder_keeps_its_bits(images: np.ndarray) -> None:
+    """The decoder trains, and its first step is that of Adam alone."""
+    small, results = images[:, ::4, ::4], {}
+    for name in ("adam", "split(adam(), encoder=frozen(), posterior=frozen())"):
+        tx = make_optimizer(name, 1e-2, 30)
+        state = init_state(VAE, tx, jax.random.key(0), small.shape[1:])
+        before, step = jax.tree.map(np.array, state.params), make_train_step(VAE, ELBO(), tx)
+        state, _ = step(state, small)
+        results[name] = jax.tree.map(np.array, state.params)
+    together, apart = results.values()
+    for part in ("encoder", "posterior"):
+        jax.tree.map(np.testing.assert_array_equal, apart[part], before[part])
+    jax.tree.map(np.testing.assert_array_equal, apart["decoder"], together["decoder"])
+    assert not np.array_equal(jax.tree.leaves(apart["decoder"])[0], jax.tree.leaves(before["decoder"])[0])
 
 
 SLOW = pytest.mark.slow

@@ -6,12 +6,12 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from flax_vae.distributions.flow import Flow
+from flax_vae.literals import LayerCount
 from flax_vae.models.posteriors import POSTERIORS
 from flax_vae.models.posteriors.diagonal import DiagonalNormal
 from flax_vae.nn.bijectors import Autoregressive
 from flax_vae.nn.bound_functions import as_function
 from flax_vae.nn.module import Module
-from flax_vae.parts import LayerCount
 
 
 @POSTERIORS.register("iaf")

@@ -4,11 +4,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from flax_vae.distributions import Flow, Normal
+from flax_vae.literals import LayerCount
 from flax_vae.models.priors import PRIORS
 from flax_vae.nn.bijectors import Couplings
 from flax_vae.nn.bound_functions import as_function
 from flax_vae.nn.module import Module
-from flax_vae.parts import LayerCount
 
 
 @PRIORS.register("flow")
