@@ -34,6 +34,7 @@ from .evaluation.tables import compare
 from .explore.write import write_explorer
 from .export.directory import export_run, verify_export
 from .fitting.fit import fit, fit_many, resume, resume_many
+from .fitting.save import save_run
 from .metrics.likelihood import Defence, log_likelihood
 from .models import (
     VAE,
@@ -190,6 +191,7 @@ __all__ = [
     "resume_many",
     "sample",
     "sample_gmm",
+    "save_run",
     "traverse",
     "tutorial_conv",
     "tutorial_dense",

@@ -8,16 +8,17 @@ import flax.linen as nn
 import jax
 import optax
 
+from flax_vae.calls import describe
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
-from flax_vae.models.binding import with_dtype, with_remat
+from flax_vae.models.binding import Params, with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import load_data
-from flax_vae.runs.models import make_model, parameter_shapes
+from flax_vae.runs.models import make_model, model_of, parameter_shapes
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
@@ -75,9 +76,22 @@ def starting_from(training: Training, run: StoredRun) -> Training:
     Raises:
         UserError: the parameters do not fit the model.
     """
-    expected = parameter_shapes(training.model, training.data.train.images.shape[1:], training.data.class_names)
-    refuse_other_model(f"`init` {run.name}", flatten_by_name(run.params), flatten_by_name(expected))
+    refuse_other_params(f"`init` {run.name}", run.params, training)
     return replace(training, start=run.params)
+
+
+def refuse_other_params(where: str, params: Params, training: Training) -> None:
+    """Raise UserError at the first array of a tree that is not one of the model's."""
+    expected = parameter_shapes(training.model, training.data.train.images.shape[1:], training.data.class_names)
+    refuse_other_model(where, flatten_by_name(params), flatten_by_name(expected))
+
+
+def description_of(config: Config, own: Own, training: Training) -> str | None:
+    """Describe a model that is the user's own, or has such a part; None for other models."""
+    if not config.has_own_model:
+        return None
+    parts = config.own_parts if own.model is None else {"preset": own.model}
+    return describe(model_of("", config, training.data.train.images.shape[1:], parts))
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:

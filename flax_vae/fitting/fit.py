@@ -11,7 +11,7 @@ import optax
 from flax_vae.calls import describe
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import Own, build, starting_from
+from flax_vae.fitting.build import Own, build, description_of, starting_from
 from flax_vae.fitting.loop import Callback, train
 from flax_vae.fitting.members import Member, member_names, restore_members
 from flax_vae.fitting.report import write_summary
@@ -22,7 +22,7 @@ from flax_vae.objectives import Objective
 from flax_vae.runs.config import PARTS, SWEPT, Config
 from flax_vae.runs.data import refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
-from flax_vae.runs.models import model_of, opened
+from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_directory
 from flax_vae.system.console import log
@@ -194,13 +194,10 @@ def _start(
     """Train configurations, each in the subdirectory of its name."""
     config = next(iter(configs.values()))
     training = build(config, own, len(configs))
-    made_of: Record = {"model": None, "init": None}
+    made_of: Record = {"model": description_of(config, own, training), "init": None}
     if init is not None:
         training = starting_from(training, init)
         made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
-    if config.has_own_model:
-        parts = config.own_parts if own.model is None else {"preset": own.model}
-        made_of["model"] = describe(model_of("", config, training.data.train.images.shape[1:], parts))
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     count = len(training.data.train.images)
     trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
@@ -233,6 +230,8 @@ def _resume(
     config = opened(str(directory), config, given, kinds)
     values = (None if isinstance(given[kind], str) else given[kind] for kind in ("preset", "objective", "optimizer"))
     for member, changed in configs.items():
+        if member.provenance().get("objective", "") is None:
+            raise UserError(f"{member} is from a loop of your own, and has no state to resume: pass it as `init`.")
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():

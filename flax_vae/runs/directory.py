@@ -93,7 +93,8 @@ class RunDirectory:
             config: the configuration.
             data: the images.
             parts: entries of the provenance: `model`, the description of a model of the user's own, else None;
-                `objective`, the description of the objective; `init`, the run and step of the first parameters, if any.
+                `objective`, the description of the objective, None for a loop of the user's own; `init`, the run and
+                the step of the first parameters, or None.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "provenance.json", _provenance(data) | parts)
@@ -110,7 +111,7 @@ class RunDirectory:
         new = replace(_portable(config), devices=old.devices, fsdp=old.fsdp)
         before, after = asdict(old), asdict(new)
         if changed := {name: [before[name], value] for name, value in after.items() if value != before[name]}:
-            provenance = self._read("provenance.json", lambda path: parse_object(path.read_text()))
+            provenance = self.provenance()
             entry = {"time": _now(), "epochs_before": len(self.metrics()), "settings": changed}
             write_json(self.path / "provenance.json", provenance | {"changes": [*provenance.get("changes", ()), entry]})
             write_config(self.config_file, new, shape)
@@ -163,13 +164,9 @@ class RunDirectory:
         """Read the checksums of the training and test images."""
         return self._read("provenance.json", lambda path: dict(parse_object(path.read_text())["data"]))
 
-    def model(self) -> str | None:
-        """Read the description of a model of the user's own; None for other models."""
-        return self._read("provenance.json", lambda path: parse_object(path.read_text()).get("model"))
-
-    def init(self) -> Record | None:
-        """Read which run the first parameters are from; None for random ones."""
-        return self._read("provenance.json", lambda path: parse_object(path.read_text()).get("init"))
+    def provenance(self) -> Record:
+        """Read the origin of the run."""
+        return self._read("provenance.json", lambda path: parse_object(path.read_text()))
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
         try:

@@ -129,7 +129,7 @@ def read_run(where: str | Path, model: nn.Module | str | None = None, **parts: s
     if members := directory.members():
         raise UserError(f"{directory} holds {len(members)} runs: name one of them, such as {members[0]}.")
     run = read_directory(directory, model_of(name, *read_config(directory.config_file), given))
-    _warn_of_another_model(run, directory.model())
+    _warn_of_another_model(run, directory.provenance().get("model"))
     return run
 
 
@@ -149,8 +149,7 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
     """Read the run of a model."""
     config, shape = read_config(run.config_file)
     class_names, labels = run.labels() if config.conditional else ((), None)
-    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params"))  # by the optimiser itself
-    item = "averaged_params" if is_averaged else "params"
+    item = parameter_item(run, config)
     step, trees = run.restore_best({item: parameter_shapes(model, shape, class_names)})
     params, of_objective = split_objective(trees[item])
     return StoredRun(
@@ -167,6 +166,12 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
         labels=labels,
         objective_params=of_objective,
     )
+
+
+def parameter_item(run: RunDirectory, config: Config) -> str:
+    """Return the item of a run's checkpoints that holds the parameters to evaluate and sample with."""
+    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params"))  # by the optimiser itself
+    return "averaged_params" if is_averaged else "params"
 
 
 def _read_file(path: Path, name: str, given: Mapping[str, Any]) -> StoredRun:
