@@ -38,7 +38,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
     use_machine()
-    images = load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").x
     model, tx = (
         gated_mlp((28, 28, 1), features=(arguments.width, arguments.width)),
         make_optimizer("adam", 1e-4, 10_000),

@@ -56,7 +56,7 @@ def alive(vae: VAE, state: TrainState, images: np.ndarray) -> float:
 def main(arguments: Arguments) -> None:
     """Measure and print."""
     use_machine(2)
-    images = load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").x
     vae, tx = (
         tutorial_conv((28, 28, 1), mean=channel_means(images)),
         make_optimizer("adam", arguments.learning_rate, 1),

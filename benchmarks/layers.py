@@ -127,7 +127,7 @@ def training_steps() -> dict[str, Measured]:
 
 def training(config: Config) -> Measured:
     """Steps of one model by its configuration."""
-    images = load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").x
     shape, batch_size, objective = images.shape[1:], config.batch_size, ELBO()
     model = make_model(config, shape, images)
     assert config.learning_rate is not None  # only beside an optimiser of one's own

@@ -171,7 +171,7 @@ def main(arguments: Arguments) -> None:
     for name in arguments.models:
         run = load_run(name)
         test = run_data(run).test
-        images = test.images[: arguments.num_images]
+        images = test.x[: arguments.num_images]
         labels = test.labels[: arguments.num_images] if run.class_names and test.labels is not None else None
         kind = "binary" if np.isin(images, (0, 255)).all() else "grey"
         if kind not in found:

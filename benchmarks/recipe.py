@@ -54,8 +54,8 @@ def coloured(images: np.ndarray, seed: int) -> np.ndarray:
 
 def write_data(folder: Path, arguments: Arguments) -> dict[str, str]:
     """A file of images for each shape."""
-    train = load_images("fashion_mnist", "train").images[: arguments.train_images]
-    test = load_images("fashion_mnist", "test").images[: arguments.test_images]
+    train = load_images("fashion_mnist", "train").x[: arguments.train_images]
+    test = load_images("fashion_mnist", "test").x[: arguments.test_images]
     np.savez(folder / "grey.npz", x_train=train, x_test=test)
     np.savez(folder / "coloured.npz", x_train=coloured(train, 0), x_test=coloured(test, 1))
     return {"28x28x1": str(folder / "grey.npz"), "32x32x3": str(folder / "coloured.npz")}

@@ -175,7 +175,7 @@ def few_images() -> dict[str, Any]:
     arrays: dict[str, Any] = {}
     for split, count in (("train", 600), ("test", 100)):
         data = load_images("fashion_mnist", split)  # type: ignore[arg-type]
-        arrays |= {f"x_{split}": data.images[:count], f"y_{split}": data.labels[:count]}  # type: ignore[index]
+        arrays |= {f"x_{split}": data.x[:count], f"y_{split}": data.labels[:count]}  # type: ignore[index]
     return arrays
 
 

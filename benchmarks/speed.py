@@ -172,7 +172,7 @@ def show(title: str, job: Job, result: dict[str, Any]) -> None:
 
 def main(arguments: Arguments) -> None:
     """Measure, print and write."""
-    images = np.asarray(load_images("fashion_mnist", "train").images)
+    images = np.asarray(load_images("fashion_mnist", "train").x)
     report: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d"),
         "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},

@@ -39,7 +39,7 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Train each seed, print and write."""
     use_machine(cpu_cores())
-    images = load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").x
     model = ladder(SHAPE, 16, mean=channel_means(images), widths=(16, 16), depths=(6, 5), blocks=1)
     objective = DynamicallyBinarized(ELBO())
     tx = make_optimizer("adam", arguments.learning_rate, arguments.steps, warmup_steps=20, schedule="constant")

@@ -51,7 +51,7 @@ def main(arguments: Arguments) -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             train_set, test_set = (from_subset(split, "for this benchmark") for split in ("train", "test"))
-            np.savez(folder / "images.npz", x_train=train_set.images[..., 0], x_test=test_set.images[..., 0])
+            np.savez(folder / "images.npz", x_train=train_set.x[..., 0], x_test=test_set.x[..., 0])
             train = [str(ROOT / "train.py"), "--preset", "tutorial_conv", "--epochs", "1"]
             train += ["--dataset", str(folder / "images.npz"), "--out"]
             sample = [str(ROOT / "sample.py"), str(folder / "first"), "--out", str(folder / "samples.png")]

@@ -92,7 +92,7 @@ _turn: list[Callable[[], None]] = []  # what a process of `members` does when it
 
 def _prepare_members(count: int, steps: int) -> None:
     use_machine(os.cpu_count() if count > 1 else 1)
-    images = load_images("fashion_mnist", "train").images
+    images = load_images("fashion_mnist", "train").x
     vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
 
     def step(own: Any) -> Any:
@@ -125,7 +125,7 @@ def _train_members() -> float:
 
 def likelihood(num_images: int, rounds: int) -> dict[str, float]:
     """Fraction of the matmul peak, and megabytes."""
-    images = load_images("fashion_mnist", "test").images[:num_images]
+    images = load_images("fashion_mnist", "test").x[:num_images]
     vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
     params = init(vae, jax.random.key(0), (28, 28, 1))
     left = jax.random.normal(jax.random.key(1), (2048, 2048))

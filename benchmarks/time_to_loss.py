@@ -53,7 +53,7 @@ def train(folder: Path, epochs: int, seed: int) -> dict[str, Any]:
 def keras(folder: Path, epochs: int) -> float:
     """Seconds of the script's 50 epochs, from those of its first ones."""
     train_set, test_set = (load_images("fashion_mnist", split) for split in ("train", "test"))
-    np.savez(folder / "images.npz", x_train=train_set.images[..., 0], x_test=test_set.images[..., 0])
+    np.savez(folder / "images.npz", x_train=train_set.x[..., 0], x_test=test_set.x[..., 0])
     script = HERE / "contenders" / "keras_script.py"
     ends = [seconds for seconds, line in lines_of(script, folder / "images.npz", epochs) if line[0].isdigit()]
     return ends[0] + 49 * (ends[-1] - ends[0]) / (epochs - 1)

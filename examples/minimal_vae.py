@@ -75,5 +75,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="minimal_vae.png")
     args = parser.parse_args()
     use_machine()
-    vae, params = train(load_images(args.dataset, "train").images, args.epochs)
+    vae, params = train(load_images(args.dataset, "train").x, args.epochs)
     plots.save_image_grid(args.out, sample(vae, params, jax.random.key(1), 10), 10)

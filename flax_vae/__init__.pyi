@@ -9,7 +9,7 @@ from . import runs as runs
 from . import training as training
 from .batches import Batch, epoch_batches
 from .compression import compress, decompress
-from .data import ImageData, load_images
+from .data import Examples, load_images
 from .data.prepare import prepare_images
 from .distributions import (
     Bernoulli,
@@ -124,10 +124,10 @@ __all__ = [
     "DiagonalNormal",
     "DiscretizedLogistic",
     "DiscretizedLogisticLikelihood",
+    "Examples",
     "Flow",
     "FreeBits",
     "FullNormal",
-    "ImageData",
     "Inference",
     "InfoVAE",
     "InverseAutoregressive",

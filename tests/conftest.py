@@ -65,7 +65,7 @@ def images() -> np.ndarray:
     """64 real Fashion-MNIST images, uint8 "64 28 28 1"."""
     from flax_vae.data.sources.fashion_mnist import from_subset
 
-    return from_subset("train", "for tests").images[:64]
+    return from_subset("train", "for tests").x[:64]
 
 
 @pytest.fixture
@@ -128,9 +128,9 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "few.npz"
     np.savez(
         path,
-        x_train=train.images[:600],
+        x_train=train.x[:600],
         y_train=train.labels[:600],
-        x_test=test.images[:100],
+        x_test=test.x[:100],
         y_test=test.labels[:100],
     )
     return path

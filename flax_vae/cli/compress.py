@@ -52,7 +52,7 @@ class Compress:
             images = _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin))
         else:
             test = run_data(run).test
-            images = NamedImages(np.asarray(test.images), labels=test.labels if run.class_names else None)
+            images = NamedImages(np.asarray(test.x), labels=test.labels if run.class_names else None)
         start = time.monotonic()
         classes, name = len(run.class_names), self.run.name
         content = compress(

@@ -1,12 +1,12 @@
 """Images for a VAE: Fashion-MNIST, sprites, image sets of TensorFlow Datasets, and the user's own files."""
 
-from flax_vae.data.images import ImageData, as_batch, class_names, draw_binary, is_binary, one_hot, split_validation
+from flax_vae.data.examples import Examples, as_batch, class_names, draw_binary, is_binary, one_hot, split_validation
 from flax_vae.data.load import absolute, load_images
 from flax_vae.data.sources import SOURCES
 
 __all__ = [
     "SOURCES",
-    "ImageData",
+    "Examples",
     "absolute",
     "as_batch",
     "class_names",

@@ -146,6 +146,13 @@ def idx_sha256(array: UInt8[np.ndarray, "..."]) -> str:
     return digest.hexdigest()
 
 
+def npy_sha256(array: np.ndarray) -> str:
+    """Return the SHA-256 checksum of an array written as a .npy file."""
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(array))
+    return hashlib.sha256(file.getbuffer()).hexdigest()
+
+
 def idx_digest(shape: tuple[int, ...]) -> Any:
     """Start the checksum of an array of this shape, to be updated with its bytes."""
     return hashlib.sha256(idx_header(shape[:-1] if len(shape) == 4 and shape[-1] == 1 else shape))

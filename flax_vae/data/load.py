@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from flax_vae.data.arrays import idx_sha256
-from flax_vae.data.images import ImageData
+from flax_vae.data.examples import Examples
 from flax_vae.data.records import is_prepared
 from flax_vae.data.resizing import Resize, Size, make_size, resize_all
 from flax_vae.data.sources import SOURCES, tfds
@@ -24,7 +24,7 @@ def load_images(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     resize: Resize = "crop",
-) -> ImageData:
+) -> Examples:
     """Load one split of an image set as uint8 pixels.
 
     Args:
@@ -84,7 +84,7 @@ def absolute(name_or_path: str) -> str:
     return name_or_path if path is None else str(path.absolute())
 
 
-def _load_path(path: Path, split: str, size: Size | None) -> ImageData:
+def _load_path(path: Path, split: str, size: Size | None) -> Examples:
     if is_prepared(path):
         return load_prepared(path, split, size)
     if path.is_dir():
@@ -96,10 +96,10 @@ def _load_path(path: Path, split: str, size: Size | None) -> ImageData:
     return load_arrays(path, split, size)
 
 
-def _resized(data: ImageData, size: Size | None) -> ImageData:
+def _resized(data: Examples, size: Size | None) -> Examples:
     """Resize the images; the provenance gets the checksum of the result."""
-    images = resize_all(data.images, size)
-    if images is data.images:
+    images = resize_all(data.x, size)
+    if images is data.x:
         return data
     provenance = data.provenance | {"shape": list(images.shape[1:]), "sha256": idx_sha256(np.asarray(images))}
-    return replace(data, images=images, provenance=provenance)
+    return replace(data, x=images, provenance=provenance)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from flax_vae.data.arrays import map_npy
-from flax_vae.data.images import nine_to_one
+from flax_vae.data.examples import nine_to_one
 from flax_vae.data.load import is_source, load_images, path_of
 from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.records import Description, Split, Writer, images_per_shard, is_prepared, write_description
@@ -146,10 +146,10 @@ def _loaded_source(name_or_path: str | os.PathLike[str], data_dir: Path | None) 
 
     def read() -> Iterator[NamedImage]:
         for data in splits:
-            labels = np.full(len(data.images), -1) if data.labels is None else data.labels
-            for start in range(0, len(data.images), _BLOCK):
-                for number, image in enumerate(data.images[start : start + _BLOCK], start):
+            labels = np.full(len(data.x), -1) if data.labels is None else data.labels
+            for start in range(0, len(data.x), _BLOCK):
+                for number, image in enumerate(data.x[start : start + _BLOCK], start):
                     yield data.name, image, int(labels[number])
 
-    train, test = (len(data.images) for data in splits)
-    return Source(np.arange(train + test) >= train, read, splits[0].class_names, splits[0].images.shape[-1])
+    train, test = (len(data.x) for data in splits)
+    return Source(np.arange(train + test) >= train, read, splits[0].names or None, splits[0].x.shape[-1])

@@ -58,7 +58,7 @@ def evaluate(
     record = _measure_all(subject)
     if directory is not None:
         directory.write_evaluation(record)
-        draw_evaluation(directory.pictures, record, subject.test.images[subject.chosen], subject.tightest_bound)
+        draw_evaluation(directory.pictures, record, subject.test.x[subject.chosen], subject.tightest_bound)
     subject.partial_results.delete()
     return record
 
@@ -69,7 +69,7 @@ def _measure_all(subject: Subject) -> Record:
     record: Record = {
         "step": run.step,
         "seed": plan.seed,
-        "images": len(subject.test.images),
+        "images": len(subject.test.x),
         "binarize": plan.binarize or run.config.binarize,
         "binarize_seed": run.config.binarize_seed if plan.binarize is None else plan.binarize_seed,
         "defence": plan.defence and asdict(plan.defence),

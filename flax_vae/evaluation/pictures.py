@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 
 from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
-from flax_vae.data import ImageData, as_batch
+from flax_vae.data import Examples, as_batch
 from flax_vae.evaluation.samples import contexts_of
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.binding import Context, Params
@@ -24,7 +24,7 @@ _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples
 _EXTENT = 2.0  # half the side of the latent plane, in standard deviations of the prior
 
 
-def draw_pictures(directory: Path, run: StoredRun, test: ImageData, key: Key[Array, ""]) -> None:
+def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Array, ""]) -> None:
     """Write reconstructions, samples and curves as PNG files.
 
     A model with one latent vector also gets pictures of its latent plane, and a ladder pictures of its layers. For a
@@ -35,7 +35,7 @@ def draw_pictures(directory: Path, run: StoredRun, test: ImageData, key: Key[Arr
         plots.save_figure(directory / f"{name}.png", figure)
 
 
-def _pictures(run: StoredRun, test: ImageData, key: Key[Array, ""]) -> Pictures:
+def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
     vae, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     batch = as_batch(test, run.class_names)
@@ -43,7 +43,7 @@ def _pictures(run: StoredRun, test: ImageData, key: Key[Array, ""]) -> Pictures:
     images = reconstruct(vae, params, first, reconstruct_key)
     yield (
         "reconstructions",
-        plots.plot_reconstructions(test.images[:10], images, "Test images and their reconstructions"),
+        plots.plot_reconstructions(test.x[:10], images, "Test images and their reconstructions"),
     )
     yield "samples", plots.plot_samples(sample(vae, params, sample_key, 10, 1.0, contexts))
     yield "curves", plots.plot_curves(run.metrics)
@@ -54,13 +54,13 @@ def _pictures(run: StoredRun, test: ImageData, key: Key[Array, ""]) -> Pictures:
         yield from _plane(run, test, batch)
 
 
-def _plane(run: StoredRun, test: ImageData, batch: Batch) -> Pictures:
+def _plane(run: StoredRun, test: Examples, batch: Batch) -> Pictures:
     """Draw the plane of the two most active latents: decoded as a grid, and with the posterior means of test images."""
     means, label = posterior_means(run.model, run.params, batch), run.class_names[0] if run.class_names else ""
     plane, dims = most_active_plane(means), means.shape[1]
     images = latent_grid(run.model, run.params, 30, _EXTENT, plane, contexts_of(run, None, 1))
     yield "latent_grid", plots.plot_latent_grid(images, _EXTENT, plane, dims, label)
-    yield "latent_map", plots.plot_latent_map(means, test.labels, test.class_names, plane, dims)
+    yield "latent_map", plots.plot_latent_map(means, test.labels, test.names, plane, dims)
 
 
 def _layers(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> plots.Figure:

@@ -77,7 +77,7 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     if request.temperature != 1.0 and not SAMPLERS.accepts(call, "temperature"):
         raise UserError(f"`temperature` scales the prior, from which `sampler` {call.name} does not draw.")
     context = contexts_of(run, request.label, request.num_samples)
-    images = run_data(run).train.images[:MAX_IMAGES] if SAMPLERS.accepts(call, "images") else None
+    images = run_data(run).train.x[:MAX_IMAGES] if SAMPLERS.accepts(call, "images") else None
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
     samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
     return np.asarray(samples), min(request.num_samples, 10)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
-from flax_vae.data import ImageData, draw_binary, is_binary
+from flax_vae.data import Examples, draw_binary, is_binary
 from flax_vae.data.arrays import open_npz
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
@@ -80,8 +80,8 @@ class Subject:
 
     run: StoredRun
     plan: Plan
-    train: ImageData
-    test: ImageData
+    train: Examples
+    test: Examples
     batch: Batch
     chosen: Int[np.ndarray, " m"]
     rebinarized: Batch | None
@@ -210,8 +210,8 @@ def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
     """
     data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
-    if is_binary(test.images) and not is_binary(train.images):  # training binarises them in each step
-        train = replace(train, images=draw_binary(train.images, (run.config.binarize_seed, 0)))
+    if is_binary(test.x) and not is_binary(train.x):  # training binarises them in each step
+        train = replace(train, x=draw_binary(train.x, (run.config.binarize_seed, 0)))
     rebinarized, chosen = None, random_indices(test, plan.num_images, plan.seed)
     if len(chosen) < 2:
         raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
@@ -231,9 +231,9 @@ def spread(values: Float[np.ndarray, " n"], again: Float[np.ndarray, " n"]) -> f
         return math.sqrt(np.square(values - again).mean() / 2)
 
 
-def random_indices(data: ImageData, count: int, seed: int) -> Int[np.ndarray, " n"]:
+def random_indices(data: Examples, count: int, seed: int) -> Int[np.ndarray, " n"]:
     """Return the indices of `count` random images, since the first images of a set may all be of one class."""
-    return np.random.default_rng(seed).permutation(len(data.images))[:count]
+    return np.random.default_rng(seed).permutation(len(data.x))[:count]
 
 
 def _digest(tree: Any) -> str:

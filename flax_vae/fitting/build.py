@@ -53,7 +53,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1) -> Training:
         UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
     data = load_data(config)
-    images, count = data.train.images, len(data.train.images)
+    images, count = data.train.x, len(data.train.x)
     config = config.fitted_to(count)
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
@@ -82,7 +82,7 @@ def starting_from(training: Training, run: StoredRun) -> Training:
 
 def refuse_other_params(where: str, params: Params, training: Training) -> None:
     """Raise UserError at the first array of a tree that is not one of the model's."""
-    expected = parameter_shapes(training.model, training.data.train.images.shape[1:], training.data.class_names)
+    expected = parameter_shapes(training.model, training.data.train.x.shape[1:], training.data.class_names)
     refuse_other_model(where, flatten_by_name(params), flatten_by_name(expected))
 
 
@@ -91,7 +91,7 @@ def description_of(config: Config, own: Own, training: Training) -> str | None:
     if not config.has_own_model:
         return None
     parts = config.own_parts if own.model is None else {"preset": own.model}
-    return describe(model_of("", config, training.data.train.images.shape[1:], parts))
+    return describe(model_of("", config, training.data.train.x.shape[1:], parts))
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:
@@ -147,7 +147,7 @@ def _refuse_too_large(training: Training, members: int) -> None:
     per_device = -(-training.batch_size // (jax.device_count() * config.accumulate))
     draws, images = config.num_samples or 1, min(config.microbatch_size or per_device, per_device)
     require_memory(
-        4 * draws * images * math.prod(training.data.train.images.shape[1:]),
+        4 * draws * images * math.prod(training.data.train.x.shape[1:]),
         f"{draws:,} draws for each of {images:,} images at a time",
         "lower `num_samples`, `batch_size` or `microbatch_size`",
         limit,

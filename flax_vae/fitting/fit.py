@@ -199,7 +199,7 @@ def _start(
         training = starting_from(training, init)
         made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
-    count = len(training.data.train.images)
+    count = len(training.data.train.x)
     trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
 
     def create() -> None:

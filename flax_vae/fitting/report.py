@@ -32,8 +32,8 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     training, state = members[0].training, members[0].state
     config, data = training.config, training.data
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
-    counts = " + ".join(f"{len(part.images):,} {name}" for name, part in parts.items() if part)
-    size = " x ".join(map(str, data.train.images.shape[1:]))
+    counts = " + ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
+    size = " x ".join(map(str, data.train.x.shape[1:]))
     resized = f", resized ({config.resize})" if config.image_size else ""
     sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
     log(f"Data: {counts} images of {size}{resized}; {sources}.")
@@ -47,7 +47,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
-    if levels == 2 and not is_binary(data.held_out.images):
+    if levels == 2 and not is_binary(data.held_out.x):
         log(
             "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
             "but it is not a density; compare it only with the same loss, or choose another likelihood."

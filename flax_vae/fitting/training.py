@@ -125,7 +125,7 @@ class Training:
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step."""
-        shape, classes = self.data.train.images.shape[1:], len(self.data.class_names)
+        shape, classes = self.data.train.x.shape[1:], len(self.data.class_names)
         tree = init_tree(self.model, self.objective, self.keys.init, shape, classes)
         if self.start is not None:
             tree = join_objective(self.start, split_objective(tree)[1])
@@ -134,7 +134,7 @@ class Training:
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
-        batch = Batch(jax.ShapeDtypeStruct((self.batch_size, *self.data.train.images.shape[1:]), jnp.uint8))
+        batch = Batch(jax.ShapeDtypeStruct((self.batch_size, *self.data.train.x.shape[1:]), jnp.uint8))
         if self.data.class_names:
             context = jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
             batch = replace(batch, context=context)

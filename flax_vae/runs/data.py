@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flax_vae.batches import Batch, OnDisk
-from flax_vae.data import ImageData, as_batch, class_names, draw_binary, load_images, split_validation
+from flax_vae.data import Examples, as_batch, class_names, draw_binary, load_images, split_validation
 from flax_vae.runs.config import Config
 from flax_vae.system.errors import UserError
 
@@ -19,17 +19,17 @@ class Data:
         class_names: the classes of a conditional model; empty for other models.
     """
 
-    train: ImageData
-    test: ImageData
-    validation: ImageData | None
+    train: Examples
+    test: Examples
+    validation: Examples | None
     class_names: tuple[str, ...]
 
     @property
-    def held_out(self) -> ImageData:
+    def held_out(self) -> Examples:
         """The set that selects the best checkpoint."""
         return self.test if self.validation is None else self.validation
 
-    def batch(self, images: ImageData) -> Batch:
+    def batch(self, images: Examples) -> Batch:
         """Return images as a batch for the model, with their labels if it is conditional."""
         return as_batch(images, self.class_names)
 
@@ -44,12 +44,12 @@ def load_data(config: Config) -> Data:
         load_images(config.dataset, split, config.data_dir, config.image_size, config.resize)
         for split in ("train", "test")
     )
-    if test.images.shape[1:] != train.images.shape[1:]:
+    if test.x.shape[1:] != train.x.shape[1:]:
         raise UserError(
-            f"{config.dataset}: training images have shape {train.images.shape[1:]}, but test images have shape "
-            f"{test.images.shape[1:]}."
+            f"{config.dataset}: training images have shape {train.x.shape[1:]}, but test images have shape "
+            f"{test.x.shape[1:]}."
         )
-    if config.binarize != "none" and any(isinstance(part.images, OnDisk) for part in (train, test)):
+    if config.binarize != "none" and any(isinstance(part.x, OnDisk) for part in (train, test)):
         raise UserError(
             f"`binarize` {config.binarize} samples pixels in memory, but {config.dataset} is too large for that: "
             "binarise its images, then prepare them."
@@ -62,11 +62,11 @@ def load_data(config: Config) -> Data:
         train, validation = split_validation(train, config.validation)
     seed = config.binarize_seed
     if config.binarize == "fixed":
-        train = replace(train, images=draw_binary(train.images, (seed, 0)))
+        train = replace(train, x=draw_binary(train.x, (seed, 0)))
     if config.binarize != "none":
-        test = replace(test, images=draw_binary(test.images, (seed, 1)))
+        test = replace(test, x=draw_binary(test.x, (seed, 1)))
         if validation is not None:
-            validation = replace(validation, images=draw_binary(validation.images, (seed, 3)))
+            validation = replace(validation, x=draw_binary(validation.x, (seed, 3)))
     as_batch(test, names)  # raises if the test labels do not fit
     return Data(train, test, validation, names)
 

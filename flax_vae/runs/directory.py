@@ -98,12 +98,12 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "provenance.json", _provenance(data) | parts)
-        np.save(self.path / "examples.npy", data.test.images[:_EXAMPLES])
+        np.save(self.path / "examples.npy", data.test.x[:_EXAMPLES])
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
             write_json(self.path / "labels.json", {"class_names": data.class_names, "examples": labels})
         # Written last, because it marks a run directory.
-        write_config(self.config_file, _portable(config), data.train.images.shape[1:])
+        write_config(self.config_file, _portable(config), data.train.x.shape[1:])
 
     def change(self, config: Config) -> None:
         """Write the configuration of a resumed run, and add what it changes to the provenance."""

@@ -321,7 +321,7 @@ def test_samples_from_a_mixture_fitted_to_the_latents(
         samples[sampler] = np.load(tmp_path / f"{sampler}.npy")
     assert samples["gmm"].shape == (200, 28, 28, 1)
     run = load_run(trained[0])
-    brightness = run_data(run).train.images.mean((1, 2, 3)) / 255
+    brightness = run_data(run).train.x.mean((1, 2, 3)) / 255
     errors = [abs(samples[sampler].mean((1, 2, 3)).std() - brightness.std()) for sampler in ("gmm", "prior")]
     assert errors[0] < errors[1]
     assert make_samples([str(trained[0]), "--sampler", "gmm", "--mode", "grid", "--out", str(tmp_path / "a.png")]) == 2

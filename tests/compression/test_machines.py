@@ -129,7 +129,7 @@ def test_images_cost_minus_the_elbo(name: str, binary: np.ndarray, compressed: C
 def test_real_images_cost_minus_the_elbo_to_one_percent() -> None:
     """Compress all test images with the shipped MLP, and compare their bits per dimension."""
     run = load_run("pretrained:mlp")
-    images = run_data(run).test.images
+    images = run_data(run).test.x
     content = compress(run.model, run.params, images)
     np.testing.assert_array_equal(decompress(run.model, run.params, content)[0], images)
     elbos = jax.jit(lambda x: log_weights(bind(run.model, run.params).infer(x, jax.random.key(0), 8), x))

@@ -27,12 +27,12 @@ def test_compressed_images_are_restored(file: str, model: str) -> None:
     run = load_run(model)
     test = run_data(run).test
     images, labels, _ = decompress(run.model, run.params, Path(f"{file}.fvae").read_bytes())
-    np.testing.assert_array_equal(images, test.images)
+    np.testing.assert_array_equal(images, test.x)
     if run.class_names:
         np.testing.assert_array_equal(labels, test.labels)
 
 
 def test_images_compressed_by_a_pretrained_model_are_restored() -> None:
-    run, expected = load_run("pretrained:mlp"), from_subset("test", "for tests").images[:20]
+    run, expected = load_run("pretrained:mlp"), from_subset("test", "for tests").x[:20]
     images, *_ = decompress(run.model, run.params, Path("mlp.fvae").read_bytes())
     np.testing.assert_array_equal(images, np.where(expected > 127, 255, 0))

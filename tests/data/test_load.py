@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flax_vae.data import SOURCES, load_images
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.examples import Examples, make_examples
 from flax_vae.data.load import absolute
 from flax_vae.system.errors import UserError
 
@@ -25,11 +25,11 @@ def test_a_source_takes_hyperparameters(monkeypatch):
         monkeypatch.setattr(SOURCES, name, dict(getattr(SOURCES, name)))
 
     @SOURCES.register("blank")
-    def blank(split: str, number: int = 10) -> ImageData:
-        return image_data(np.zeros((number, 2, 2, 1), np.uint8), None, None, "blank", f"{split} images for a test")
+    def blank(split: str, number: int = 10) -> Examples:
+        return make_examples(np.zeros((number, 2, 2, 1), np.uint8), None, None, "blank", f"{split} images for a test")
 
-    assert len(load_images("blank").images) == 10
-    assert len(load_images("blank(number=3)", "test").images) == 3
+    assert len(load_images("blank").x) == 10
+    assert len(load_images("blank(number=3)", "test").x) == 3
     assert absolute("blank(number=3)") == "blank(number=3)"
     with pytest.raises(UserError, match=r"the signature is blank\(number=10\)"):
         load_images("blank(size=3)")

@@ -79,12 +79,12 @@ def test_a_prepared_set_equals_the_original(source: Callable[[Path], Path], wher
     prepare_images(name, tmp_path / "out")
     for split in ("train", "test"):
         expected, actual = load_images(name, split), load_images(tmp_path / "out", split)
-        assert isinstance(actual.images, np.ndarray if where == "in memory" else OnDisk)
-        np.testing.assert_array_equal(np.asarray(actual.images), np.asarray(expected.images))
+        assert isinstance(actual.x, np.ndarray if where == "in memory" else OnDisk)
+        np.testing.assert_array_equal(np.asarray(actual.x), np.asarray(expected.x))
         assert (actual.labels is None) == (expected.labels is None)
         if actual.labels is not None:
             np.testing.assert_array_equal(actual.labels, expected.labels)
-        assert actual.class_names == expected.class_names
+        assert actual.names == expected.names
         assert actual.name == "out"
         for part in ("sha256", "shape", "number"):
             assert actual.provenance[part] == expected.provenance[part]
@@ -98,11 +98,11 @@ def test_images_are_prepared_at_another_size(where: str, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
     prepare_images(tmp_path / "images", tmp_path / "out", image_size=(4, 8))
     expected, actual = load_images(tmp_path / "images", image_size=(4, 8)), load_images(tmp_path / "out")
-    np.testing.assert_array_equal(np.asarray(actual.images), np.asarray(expected.images))
+    np.testing.assert_array_equal(np.asarray(actual.x), np.asarray(expected.x))
     assert actual.provenance["sha256"] == expected.provenance["sha256"]
     assert load_images(tmp_path / "out", image_size=(4, 8)).provenance["sha256"] == expected.provenance["sha256"]
     if where == "in memory":
-        assert load_images(tmp_path / "out", image_size=3).images.shape[1:] == (3, 3, 3)
+        assert load_images(tmp_path / "out", image_size=3).x.shape[1:] == (3, 3, 3)
     else:
         with pytest.raises(UserError, match=r"images of 4 x 8 on disk: prepare them again with this `image_size`"):
             load_images(tmp_path / "out", image_size=3)
@@ -142,7 +142,7 @@ try:
 except MemoryError:
     pass
 prepare_images("large.npy", "out")
-images = load_images("out").images
+images = load_images("out").x
 taken = images[np.random.default_rng(0).permutation(len(images))[:5000]]
 print(images.nbytes, taken.mean())
 """

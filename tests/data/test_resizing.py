@@ -49,10 +49,10 @@ def test_sets_are_resized_and_prepared_in_the_way_that_is_asked_for(how: str, tm
         save(tmp_path / f"discs/{i}.png", disc(64, 96 + 32 * i))
     np.save(tmp_path / "discs.npy", np.stack([disc(64, 160)] * 4))
     for name in (tmp_path / "discs", tmp_path / "discs.npy"):
-        images = load_images(name, image_size=32, resize=how).images
+        images = load_images(name, image_size=32, resize=how).x
         out = tmp_path / f"{name.name}-out"
         prepare_images(name, out, image_size=32, resize=how)
-        np.testing.assert_array_equal(load_images(out).images, images)
+        np.testing.assert_array_equal(load_images(out).x, images)
         is_disc = np.abs(images[-1].astype(int) - resize(disc(64, 64), Size((32, 32)))).max() <= 20
         assert is_disc == (how == "crop")
 

@@ -49,27 +49,27 @@ STORES = [npy, npz, png, splits]
 def test_zeros_and_ones_are_black_and_white(store: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """As in dSprites and in masks; one line says so, and preparing the set gives the same images."""
     name = store(tmp_path / "masks", MASKS)
-    both = [load_images(name, split).images for split in ("train", "test")]
+    both = [load_images(name, split).x for split in ("train", "test")]
     images = np.concatenate(both)
     assert sorted(image.tobytes() for image in images) == sorted(image.tobytes() for image in 255 * MASKS)
     assert capsys.readouterr().err.count("all pixels are 0 or 1, which is read as black and white") == 1
     prepare_images(name, tmp_path / "out")
     for split, expected in zip(("train", "test"), both, strict=True):
-        np.testing.assert_array_equal(load_images(tmp_path / "out", split).images, expected)
+        np.testing.assert_array_equal(load_images(tmp_path / "out", split).x, expected)
 
 
 def test_masks_are_scaled_before_they_are_resized(tmp_path: Path) -> None:
     half = np.zeros((20, 8, 8), np.uint8)
     half[:, :, 4:] = 1
     for store in (npy, png):
-        small = load_images(store(tmp_path / "half", half), image_size=3).images
+        small = load_images(store(tmp_path / "half", half), image_size=3).x
         np.testing.assert_allclose(small[0, 1, :, 0], [0, 127.5, 255], atol=0.5)
 
 
 @pytest.mark.parametrize("store", [npy, npz])
 def test_booleans_are_black_and_white(store: Callable, tmp_path: Path) -> None:
-    expected = load_images(store(tmp_path / "masks", 255 * MASKS)).images
-    np.testing.assert_array_equal(load_images(store(tmp_path / "masks", MASKS == 1)).images, expected)
+    expected = load_images(store(tmp_path / "masks", 255 * MASKS)).x
+    np.testing.assert_array_equal(load_images(store(tmp_path / "masks", MASKS == 1)).x, expected)
 
 
 @pytest.mark.parametrize("store", [npz, splits])
@@ -77,7 +77,7 @@ def test_the_training_images_decide(store: Callable, tmp_path: Path) -> None:
     """Dark test images stay as they are; bright ones beside training images of 0 and 1 are refused."""
     bright = MASKS * 200
     bright[18:] = MASKS[18:]
-    np.testing.assert_array_equal(load_images(store(tmp_path / "a", bright), "test").images[..., 0], MASKS[18:])
+    np.testing.assert_array_equal(load_images(store(tmp_path / "a", bright), "test").x[..., 0], MASKS[18:])
     mixed = MASKS.copy()
     mixed[18:] = 200
     with pytest.raises(UserError, match="pixels up to 200, though all training pixels are 0 or 1"):

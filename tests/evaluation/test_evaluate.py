@@ -67,9 +67,9 @@ def test_binarised_pixels_have_bits_per_dimension(
     assert 0 < evaluate(fixed.directory, Plan(num_samples=(4,), num_images=10))["bits_per_dim"] < 1
     assert len(compared) == 3
     assert all(np.isin(images, (0, 255)).all() for images in compared)  # including the samples
-    np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.images[:64], fixed.examples)
-    assert (run_data(fixed, "fixed", 1).test.images[:64] != fixed.examples).any()
-    assert not np.isin(run_data(fixed, "none").test.images, (0, 255)).all()
+    np.testing.assert_array_equal(run_data(dynamic, "fixed", 0).test.x[:64], fixed.examples)
+    assert (run_data(fixed, "fixed", 1).test.x[:64] != fixed.examples).any()
+    assert not np.isin(run_data(fixed, "none").test.x, (0, 255)).all()
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_a_run_in_memory_is_evaluated_and_summarised(run: Run, monkeypatch: pyte
     before = run.summary()
     quick = [name for name in in_order() if name != "frechet" and "classes" not in METRICS.needs(name)]
     monkeypatch.setattr("flax_vae.evaluation.evaluate.in_order", lambda: quick)
-    own = SimpleNamespace(brightness=lambda subject: subject.test.images.mean() / 255)
+    own = SimpleNamespace(brightness=lambda subject: subject.test.x.mean() / 255)
     monkeypatch.setitem(sys.modules, "own", own)
     record = run.evaluate(Plan(num_samples=(4,), num_images=10, metrics=("own:brightness",)))
     after = run.summary()

@@ -39,7 +39,7 @@ def deviation(values: list[np.ndarray]) -> float:
 
 def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     def elbos(seed: int, binarize_seed: int) -> np.ndarray:
-        images = run_data(run, "fixed", binarize_seed).test.images
+        images = run_data(run, "fixed", binarize_seed).test.x
         return per_example_statistics(run.model, run.params, images, jax.random.key(seed))["elbo"]
 
     def bounds(seed: int) -> np.ndarray:

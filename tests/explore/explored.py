@@ -108,7 +108,7 @@ def content_of(text: str) -> dict[str, Any]:
 def images_of(shape: tuple[int, int, int], count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return test images at another size, tinted for three channels."""
     data = from_subset("test", "for tests")
-    small = [np.asarray(Image.fromarray(image[..., 0]).resize(shape[1::-1])) for image in data.images[:count]]
+    small = [np.asarray(Image.fromarray(image[..., 0]).resize(shape[1::-1])) for image in data.x[:count]]
     tints = np.linspace(1, 0.4, shape[2])
     return np.uint8(np.stack(small)[..., None] * tints), data.labels[:count]
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from refusals import assert_refused
 
-from flax_vae import load_run
+from flax_vae import Batch, load_run
 from flax_vae.cli.main import main
-from flax_vae.data.images import image_data
+from flax_vae.data.examples import make_examples
 from flax_vae.data.sources.fashion_mnist import FILES
 from flax_vae.evaluation.evaluate import _measure_all
 from flax_vae.evaluation.figures import in_order
@@ -135,10 +135,12 @@ def test_an_evaluation_omits_metrics_that_need_more_labels(
 ) -> None:
     """Labels of one class, or fewer labelled images than the ten neighbours of k-NN."""
     labels = np.arange(len(images)) % classes
-    train, test = (image_data(images[part], labels[part], None, "few", "tests") for part in (slice(6), slice(6, None)))
+    train, test = (
+        make_examples(images[part], labels[part], None, "few", "tests") for part in (slice(6), slice(6, None))
+    )
     plan, results = Plan(num_samples=(2,), num_images=2), PartialResults(None, {})
     keys = dict.fromkeys(("elbo", "samples"), jax.random.key(0))
-    subject = Subject(load_run("pretrained:mlp"), plan, train, test, test.images, np.arange(2), None, keys, results)
+    subject = Subject(load_run("pretrained:mlp"), plan, train, test, Batch(test.x), np.arange(2), None, keys, results)
     names = ("elbo", "latent_dim", "active_units", "dimension_rates", "layer_rates", "accuracy", "frechet")
     metrics = [name for name in in_order() if name in names]
     monkeypatch.setattr("flax_vae.evaluation.evaluate.in_order", lambda: metrics)

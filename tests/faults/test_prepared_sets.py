@@ -156,5 +156,5 @@ def test_a_false_description_is_refused(description: str, copy: Path, capsys: py
 
 def test_an_intact_set_is_loaded(copy: Path) -> None:
     data = load_images(copy)
-    assert data.images.shape == (36, *SHAPE)
+    assert data.x.shape == (36, *SHAPE)
     assert data.labels is not None

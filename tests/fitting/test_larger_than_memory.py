@@ -66,7 +66,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("on_disk")
 def test_a_training_from_disk_equals_one_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
     fed = fit(config, tmp_path / "run")
-    assert isinstance(run_data(fed).train.images, OnDisk)
+    assert isinstance(run_data(fed).train.x, OnDisk)
     assert_same_run(fed, run)
     assert json.loads((tmp_path / "run/test.json").read_text()) == json.loads((run.directory / "test.json").read_text())
     assert fed.data == run.data
@@ -126,7 +126,7 @@ def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
             fit(own, tmp_path / "run")
     else:
         run = fit(own, tmp_path / "run")
-        assert sample_gmm(run.model, run.params, run_data(run).train.images[:50], jax.random.key(0), 3).shape[0] == 3
+        assert sample_gmm(run.model, run.params, run_data(run).train.x[:50], jax.random.key(0), 3).shape[0] == 3
 
 
 @pytest.mark.usefixtures("on_disk")

@@ -47,7 +47,7 @@ def config(few_images: Path) -> Config:
 def trained(config: Config) -> tuple[Any, dict[str, Any]]:
     """The parameters and metrics of a short loop, as a user would write it."""
     state, step = init_state(MODEL, TX, jax.random.key(0), (28, 28, 1)), make_train_step(MODEL, ELBO(), TX)
-    for batch in epoch_batches(load_data(config).train.images, 100, seed=0, epoch=0):
+    for batch in epoch_batches(load_data(config).train.x, 100, seed=0, epoch=0):
         state, metrics = step(state, batch)
     return state.best_params, {"step": state.step, "test_loss": metrics["loss"], "train_loss": metrics["loss"]}
 

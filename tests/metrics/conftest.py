@@ -19,7 +19,7 @@ def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
     Returns:
         The model, its parameters, images, and log p(x) of each by quadrature.
     """
-    train, test = (load_images("fashion_mnist", split).images for split in ("train", "test"))
+    train, test = (load_images("fashion_mnist", split).x for split in ("train", "test"))
     vae = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
     tx = make_optimizer("adam", 1e-3, 80)
     state = jax.jit(lambda: init_state(vae, tx, jax.random.key(0), (28, 28, 1)))()

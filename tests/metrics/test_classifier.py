@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 def small(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return every third pixel of a thousand real images, and their labels."""
     data = from_subset(split, "for tests")
-    return data.images[:1000, ::3, ::3], data.labels[:1000]
+    return data.x[:1000, ::3, ::3], data.labels[:1000]
 
 
 @pytest.fixture(scope="module")

@@ -261,7 +261,7 @@ def typical(model, params, key, num_samples, pixel_key):
     return sample(model, params, key, num_samples, 0.7, pixel_key=pixel_key)
 
 def brightness(subject, scale=1.0):
-    return {"mean": scale * jnp.asarray(subject.test.images).mean()}
+    return {"mean": scale * jnp.asarray(subject.test.x).mean()}
 """
 
 

@@ -33,7 +33,7 @@ QUICK = ("mlp",)  # the programs of the others take long to compile
 )
 def test_a_pretrained_model_has_its_documented_likelihood(name: str, num_images: int) -> None:
     run, (draws, expected) = load_run(f"pretrained:{name}"), EXPECTED[name]
-    images = from_subset("test", "for tests").images[:num_images]
+    images = from_subset("test", "for tests").x[:num_images]
     if run.config.binarize == "dynamic":
         images = draw_binary(images, (run.config.binarize_seed, 1))
     bound, *_ = log_likelihood(run.model, run.params, images, jax.random.key(0), draws)

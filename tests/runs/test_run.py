@@ -46,7 +46,7 @@ def test_a_model_opens_from_its_files_as_from_its_directory(
     np.testing.assert_array_equal(images, sample(run.model, run.params, KEY, 3, 1.0, run.contexts[:3]))
     np.testing.assert_array_equal(loaded.examples, run.examples)
     monkeypatch.chdir(few_images.parent)
-    np.testing.assert_array_equal(run_data(loaded).test.images, run_data(run).test.images)
+    np.testing.assert_array_equal(run_data(loaded).test.x, run_data(run).test.x)
     second = write_run(loaded, tmp_path / "second.safetensors")
     assert second.read_bytes() == path.read_bytes()
     assert_same_run(load_run(second), loaded)

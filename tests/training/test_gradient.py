@@ -27,7 +27,7 @@ from flax_vae.training.sharding import data_mesh, parameter_shardings, shardings
 from flax_vae.training.step import make_train_steps, zero_metrics
 
 use_machine(8)
-images = load_images(sys.argv[1], "train", image_size=8).images
+images = load_images(sys.argv[1], "train", image_size=8).x
 shape, batch, steps = images.shape[1:], 48, 20
 models = {"dense": tutorial_dense, "conv": tutorial_conv, "ladder": partial(ladder, latent_dim=4)}
 models["stateful"] = stateful_vae
@@ -126,7 +126,7 @@ from flax_vae import ELBO, init_state, load_images, make_optimizer, make_train_s
 from flax_vae.batches import epoch_indices
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
-images = load_images(sys.argv[1], "train", image_size=8).images
+images = load_images(sys.argv[1], "train", image_size=8).x
 vae, tx = tutorial_conv((8, 8, 1)), make_optimizer("adam", 1e-3, 10)
 fresh = jax.device_get(init_state(vae, tx, jax.random.key(0), (8, 8, 1)).replace(key=None))
 zeros = {name: np.zeros((), np.float32) for name in ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")}

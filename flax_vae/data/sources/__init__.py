@@ -1,4 +1,4 @@
-"""Data sources: one file each, with a function that loads a split as `ImageData`.
+"""Data sources: one file each, with a function that loads a split as `Examples`.
 
 Sets with names are registered in `SOURCES`.
 """

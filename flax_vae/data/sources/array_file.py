@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.images import ImageData, image_data, nine_to_one
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.resizing import Size, resize_all
 from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
@@ -22,7 +22,7 @@ _LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2)}  # others than "n 
 _BLOCK = 1024  # images looked at together
 
 
-def load_arrays(path: Path, split: str, size: Size | None) -> ImageData:
+def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
     """Load a split of the images in a .npy or .npz file: "n h w" or "n h w c", bytes, booleans or floats in [0, 1].
 
     A .npz file holds images and optionally labels by their usual names: `x_train`, `y_train`, `x_test`, `y_test`, as in
@@ -37,7 +37,7 @@ def load_arrays(path: Path, split: str, size: Size | None) -> ImageData:
         pixels, numbers = pixels[wanted], None if numbers is None else numbers[wanted]
     white = white_of(_blocks(check_images(training, where)), where)
     resized = resize_all(to_bytes(pixels, white, where), size)
-    return image_data(resized, numbers, class_names, path.stem, source)
+    return make_examples(resized, numbers, class_names, path.stem, source)
 
 
 def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:

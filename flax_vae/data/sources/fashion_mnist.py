@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from flax_vae.data.arrays import MAX_IDX_BYTES, idx_header, idx_sha256, parse_idx
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.examples import Examples, make_examples
 from flax_vae.data.network import check_reachable, fetch
 from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.system.console import log_once
@@ -45,7 +45,7 @@ SUBSET = Path(__file__).parent / "fashion_mnist_subset"
 
 
 @SOURCES.register(NAME, before_folders=True)
-def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:
+def load_fashion_mnist(split: str, data_dir: Path | None) -> Examples:
     """Load a split of the 28x28x1 images from the first place that has the full set.
 
     Args:
@@ -71,7 +71,7 @@ def load_fashion_mnist(split: str, data_dir: Path | None) -> ImageData:
     return from_subset(split, downloaded) if isinstance(downloaded, str) else downloaded[split]
 
 
-def _attempt(find: Callable[..., ImageData | None], *arguments: Any) -> ImageData | None:
+def _attempt(find: Callable[..., Examples | None], *arguments: Any) -> Examples | None:
     """Return the result of `find`; a damaged file in a default location is reported and skipped."""
     try:
         return find(*arguments)
@@ -80,7 +80,7 @@ def _attempt(find: Callable[..., ImageData | None], *arguments: Any) -> ImageDat
         return None
 
 
-def _from_data_dir(data_dir: Path, split: str) -> ImageData | None:
+def _from_data_dir(data_dir: Path, split: str) -> Examples | None:
     """Load the split from the user's folder, in any of the layouts of Debian, Keras and torchvision."""
     if not data_dir.is_dir():
         raise UserError(f"{data_dir}: no such folder; `data_dir` must hold the four IDX files.")
@@ -92,7 +92,7 @@ def _from_data_dir(data_dir: Path, split: str) -> ImageData | None:
     return None
 
 
-def _from_folder(folder: Path, split: str, source: str | None = None) -> ImageData | None:
+def _from_folder(folder: Path, split: str, source: str | None = None) -> Examples | None:
     """Load the split from IDX files in a folder, plain or compressed; return None if the folder has neither file."""
     if not any(_find_file(folder, name) for name in FILES[split]):
         return None
@@ -120,9 +120,9 @@ def _rank(name: str) -> int:
     return 3 if "images" in name else 1
 
 
-def _verified(images: np.ndarray, labels: np.ndarray, split: str, source: str) -> ImageData:
-    """Return the arrays as `ImageData` after verifying their checksums."""
-    data = _as_image_data(images, labels, source)
+def _verified(images: np.ndarray, labels: np.ndarray, split: str, source: str) -> Examples:
+    """Return the arrays as `Examples` after verifying their checksums."""
+    data = _as_examples(images, labels, source)
     for name, sha256 in zip(FILES[split], (data.provenance["sha256"], idx_sha256(labels)), strict=True):
         if sha256 != SHA256[name]:
             checksums = f"SHA-256 {sha256[:8]}... instead of {SHA256[name][:8]}..."
@@ -130,11 +130,11 @@ def _verified(images: np.ndarray, labels: np.ndarray, split: str, source: str) -
     return data
 
 
-def _as_image_data(images: np.ndarray, labels: np.ndarray, source: str, **more: Any) -> ImageData:
-    return image_data(images[..., None], labels, CLASS_NAMES, NAME, source, **more)
+def _as_examples(images: np.ndarray, labels: np.ndarray, source: str, **more: Any) -> Examples:
+    return make_examples(images[..., None], labels, CLASS_NAMES, NAME, source, **more)
 
 
-def _from_tfds(root: Path, split: str) -> ImageData | None:
+def _from_tfds(root: Path, split: str) -> Examples | None:
     """Load the split from a set that TFDS has prepared under the root; return None without one."""
     if not (root / NAME).is_dir() or (builder := tfds.find(NAME, root)) is None:  # the first avoids importing TFDS
         return None
@@ -143,13 +143,13 @@ def _from_tfds(root: Path, split: str) -> ImageData | None:
         return None
     # TFDS stores examples in the order of a hash of split and index. In the published order their checksum can be
     # verified, and a run does not depend on the source of its images.
-    hashes = [hashlib.md5(f"{split}{i}".encode(), usedforsecurity=False).digest() for i in range(len(data.images))]
+    hashes = [hashlib.md5(f"{split}{i}".encode(), usedforsecurity=False).digest() for i in range(len(data.x))]
     order = np.argsort(sorted(range(len(hashes)), key=hashes.__getitem__))
-    return _verified(data.images[order, ..., 0], data.labels[order].astype(np.uint8), split, f"TFDS in {root}")
+    return _verified(data.x[order, ..., 0], data.labels[order].astype(np.uint8), split, f"TFDS in {root}")
 
 
 @functools.cache
-def download(url: str) -> dict[str, ImageData] | str:
+def download(url: str) -> dict[str, Examples] | str:
     """Download both splits and cache them on disk; return the reason as a string if that fails.
 
     The files are fetched over plain HTTP rather than by TFDS: its download manager has no timeout and retries for
@@ -170,7 +170,7 @@ def download(url: str) -> dict[str, ImageData] | str:
     return splits
 
 
-def from_subset(split: str, reason: str) -> ImageData:
+def from_subset(split: str, reason: str) -> Examples:
     """Load the bundled part of a split: its first 8,000 or 2,000 images."""
     log_once(
         "WARNING: this is only the bundled subset of Fashion-MNIST, 8,000 training and 2,000 test images. The full "
@@ -178,7 +178,7 @@ def from_subset(split: str, reason: str) -> ImageData:
         "`apt-get install dataset-fashion-mnist`, a network connection, or a data directory with the four IDX files."
     )
     images, labels = (_read_idx(SUBSET, name) for name in FILES[split])
-    return _as_image_data(images, labels, "subset bundled with flax_vae", subset=True)
+    return _as_examples(images, labels, "subset bundled with flax_vae", subset=True)
 
 
 def _cache_folder() -> Path:
@@ -188,13 +188,13 @@ def _cache_folder() -> Path:
     return user_cache_path("flax_vae") / NAME
 
 
-def write_cache(data: ImageData, split: str) -> None:
+def write_cache(data: Examples, split: str) -> None:
     """Cache the split as decompressed IDX files, each written atomically; a full disk is not fatal."""
     assert data.labels is not None
     folder = _cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, array in zip(FILES[split], (data.images[..., 0], data.labels.astype(np.uint8)), strict=True):
+        for name, array in zip(FILES[split], (data.x[..., 0], data.labels.astype(np.uint8)), strict=True):
             content = idx_header(array.shape) + array.tobytes()
             write_atomically(folder / name, functools.partial(Path.write_bytes, data=content))
     except (OSError, UserError) as error:

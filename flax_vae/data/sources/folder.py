@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.image_files import is_visible, list_images, read_image
-from flax_vae.data.images import ImageData, image_data, nine_to_one
 from flax_vae.data.pixels import white_of, whitened
 from flax_vae.data.resizing import NamedImage, Size, stack
 from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
@@ -17,7 +17,7 @@ from flax_vae.system.errors import UserError
 Files = list[tuple[Path, str | None]]  # image files with their class names
 
 
-def load_folder(root: Path, split: str, size: Size | None) -> ImageData:
+def load_folder(root: Path, split: str, size: Size | None) -> Examples:
     """Load a split of a folder of image files.
 
     The subfolders `train` and `test` (or `val`) are the splits, also by other usual names; without them a tenth of the
@@ -39,7 +39,7 @@ def load_folder(root: Path, split: str, size: Size | None) -> ImageData:
     pixels, labels = stack(images(), wanted, 3, size)
     if channel_counts == {1}:
         pixels = np.ascontiguousarray(pixels[..., :1])
-    return image_data(pixels, labels, classes_of(files), root.resolve().name, f"images in {root / part}")
+    return make_examples(pixels, labels, classes_of(files), root.resolve().name, f"images in {root / part}")
 
 
 def list_splits(root: Path) -> tuple[Files, Bool[np.ndarray, " n"]]:

@@ -9,7 +9,7 @@ from jaxtyping import Int, UInt8
 
 from flax_vae.batches import OnDisk
 from flax_vae.data.arrays import idx_sha256, read_npy
-from flax_vae.data.images import ImageData, image_data
+from flax_vae.data.examples import Examples, make_examples
 from flax_vae.data.records import DESCRIPTION, Description, damaged, labels_path, read_description, require_file
 from flax_vae.data.resizing import Size, resize_all
 from flax_vae.system.errors import UserError
@@ -20,7 +20,7 @@ _READ_BYTES = 2**23  # per read, held twice
 _CHECKED = 2**28  # bytes: larger requests are checked against free memory first
 
 
-def load_prepared(folder: Path, split: str, size: Size | None) -> ImageData:
+def load_prepared(folder: Path, split: str, size: Size | None) -> Examples:
     """Load a split of a prepared image set: in memory if it is small enough, else on disk.
 
     Raises:
@@ -40,7 +40,7 @@ def load_prepared(folder: Path, split: str, size: Size | None) -> ImageData:
     pixels = resize_all(images, size)
     sha256 = expected.sha256 if pixels is images else None
     source = f"prepared images in {folder}"
-    return image_data(pixels, labels, description.class_names, folder.resolve().name, source, sha256)
+    return make_examples(pixels, labels, description.class_names, folder.resolve().name, source, sha256)
 
 
 def _open(folder: Path, split: str, description: Description) -> "RecordImages":

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import UInt8
 
-from flax_vae.data.images import ImageData, image_data, nine_to_one
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.sources import SOURCES
 
 NAME = "sprites"
@@ -24,7 +24,7 @@ FINE = 8  # sample points per pixel and axis: enough for grey edges
 
 
 @SOURCES.register(NAME)
-def load_sprites(split: str) -> ImageData:
+def load_sprites(split: str) -> Examples:
     """Draw the 32x32x1 images of a split, with their factors and the shapes as labels; a tenth is held out.
 
     A factor is the index of its value, in ascending order: `x` counts pixels to the right, `y` pixels downwards. The
@@ -34,7 +34,7 @@ def load_sprites(split: str) -> ImageData:
     sizes = len(SHAPES), len(SCALES), len(ORIENTATIONS), POSITIONS, POSITIONS
     factors = np.indices(sizes, np.int32).reshape(len(sizes), -1).T
     chosen = np.random.default_rng(0).permutation(len(images))[nine_to_one(len(images), split, NAME)]
-    data = image_data(images[chosen], factors[chosen, 0], SHAPES, NAME, "drawn by flax_vae")
+    data = make_examples(images[chosen], factors[chosen, 0], SHAPES, NAME, "drawn by flax_vae")
     return replace(data, factors=factors[chosen], factor_names=FACTOR_NAMES)
 
 

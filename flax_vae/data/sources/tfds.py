@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flax_vae.data.images import ImageData, image_data, nine_to_one
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.network import check_reachable
 from flax_vae.data.pixels import white_of, whitened
 from flax_vae.data.resizing import NamedImage, Size, stack
@@ -100,7 +100,7 @@ def _check_features(builder: Any, name: str) -> None:
         raise UserError(f"{name} is not a set of 8-bit images: it holds {', '.join(features)}; choose another set.")
 
 
-def read(builder: Any, name: str, split: str, size: Size | None) -> ImageData:
+def read(builder: Any, name: str, split: str, size: Size | None) -> Examples:
     """Load a split of a prepared set.
 
     For a set without a test split, the validation split is used instead, or a tenth of the training images.
@@ -116,7 +116,7 @@ def read(builder: Any, name: str, split: str, size: Size | None) -> ImageData:
     pixels, numbers = stack(
         read_examples(builder, name, stored, labels), wanted, builder.info.features["image"].shape[-1], size
     )
-    return image_data(pixels, numbers, labels.names, name, f"TFDS in {builder.data_dir}")
+    return make_examples(pixels, numbers, labels.names, name, f"TFDS in {builder.data_dir}")
 
 
 def stored_splits(builder: Any, name: str) -> tuple[str, str | None]:

@@ -33,12 +33,12 @@ def _figures(record: Record) -> Figures:
 def frechet(subject: Subject) -> Record:
     """Return the distance between samples and test images and, for comparison, between training and test images."""
     train, test = subject.train, subject.test
-    classifier = train_classifier(train.images, np.asarray(train.labels), seed=0)
-    count = min(len(train.images), len(test.images), _COMPARED)
+    classifier = train_classifier(train.x, np.asarray(train.labels), seed=0)
+    count = min(len(train.x), len(test.x), _COMPARED)
     chosen = random_indices(test, count, 0)
     with spinner("sampling"):
-        of_train = features(classifier, train.images[random_indices(train, count, 0)])
-        of_test = features(classifier, test.images[chosen])
+        of_train = features(classifier, train.x[random_indices(train, count, 0)])
+        of_test = features(classifier, test.x[chosen])
         of_samples = features(classifier, _samples(subject, chosen))
     return {
         "distance": frechet_distance(of_samples, of_test),
@@ -46,7 +46,7 @@ def frechet(subject: Subject) -> Record:
         "floor": frechet_distance(of_train, of_test),
         "images": count,
         "classifier": classifier.name,
-        "accuracy": accuracy(classifier, test.images, np.asarray(test.labels)),
+        "accuracy": accuracy(classifier, test.x, np.asarray(test.labels)),
         "seed": classifier.seed,
     }
 
@@ -56,7 +56,7 @@ def _samples(subject: Subject, chosen: Int[np.ndarray, " n"]) -> UInt8[np.ndarra
 
     Samples are means of p(x | z) for z from the prior; if all pixels of the data are 0 or 255, draws from p(x | z).
     """
-    run, binary = subject.run, is_binary(subject.test.images)
+    run, binary = subject.run, is_binary(subject.test.x)
     blocks = []
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
         batch = take(subject.batch, chosen[start : start + _DECODED_AT_ONCE])

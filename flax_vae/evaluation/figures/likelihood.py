@@ -31,7 +31,7 @@ def elbo(subject: Subject) -> Record:
     The standard errors are those of the ELBO, by repetition: with other draws, and in another binarisation.
     """
     means = {name: subject.mean(name) for name in ("elbo", "rate", "distortion")}
-    return means | _standard_errors(subject.elbo_spreads, len(subject.test.images))
+    return means | _standard_errors(subject.elbo_spreads, len(subject.test.x))
 
 
 def _layer_figures(record: Record) -> Figures:
@@ -105,7 +105,7 @@ def _caveat_figures(record: Record) -> Figures:
 @METRICS.register("not_a_likelihood", figures=_caveat_figures)
 def not_a_likelihood(subject: Subject) -> str | None:
     """Return the reason why p(x | z) is not a likelihood of these pixels, or None if it is one."""
-    if subject.pixel_levels == 2 and not is_binary(subject.test.images):
+    if subject.pixel_levels == 2 and not is_binary(subject.test.x):
         return "cross-entropy of grey values, which is not a log-likelihood"
     return None
 
@@ -123,7 +123,7 @@ def bits_per_dim(subject: Subject) -> float | None:
     """Return the tightest bound in bits per dimension, or None if p(x | z) is not a probability of pixel levels."""
     if subject.pixel_levels is None or not_a_likelihood(subject):
         return None
-    return -float(subject.tightest_bound.mean()) / (math.prod(subject.test.images.shape[1:]) * math.log(2))
+    return -float(subject.tightest_bound.mean()) / (math.prod(subject.test.x.shape[1:]) * math.log(2))
 
 
 def _reconstruction_figures(record: Record) -> Figures:

@@ -15,7 +15,7 @@ def test_npy_bytes_and_floats(tmp_path):
     np.save(tmp_path / "floats.npy", pictures.astype(np.float32) / 255)
     np.save(tmp_path / "grey.npy", pictures[..., 0])
     for split, number in (("train", 18), ("test", 2)):
-        bytes_, floats, grey = (load_images(tmp_path / f"{n}.npy", split).images for n in ("bytes", "floats", "grey"))
+        bytes_, floats, grey = (load_images(tmp_path / f"{n}.npy", split).x for n in ("bytes", "floats", "grey"))
         assert bytes_.shape == (number, 3, 7, 2)
         np.testing.assert_array_equal(bytes_, floats)
         np.testing.assert_array_equal(grey, bytes_[..., :1])
@@ -25,13 +25,13 @@ def test_npz_of_keras_and_others(tmp_path):
     x, y = picture(0, (20, 4, 4)), np.arange(20) % 3
     np.savez(tmp_path / "keras.npz", x_train=x[:15], y_train=y[:15, None], x_test=x[15:], y_test=y[15:, None])
     train, test = load_images(tmp_path / "keras.npz"), load_images(tmp_path / "keras.npz", "test")
-    np.testing.assert_array_equal(train.images[..., 0], x[:15])
+    np.testing.assert_array_equal(train.x[..., 0], x[:15])
     np.testing.assert_array_equal(test.labels, y[15:])
     np.savez(tmp_path / "labelled.npz", images=x, labels=y)
     np.savez(tmp_path / "single.npz", x)
     labelled, single = load_images(tmp_path / "labelled.npz"), load_images(tmp_path / "single.npz")
-    np.testing.assert_array_equal(labelled.images, single.images)
-    classes = {image.tobytes(): label for image, label in zip(labelled.images, labelled.labels, strict=True)}
+    np.testing.assert_array_equal(labelled.x, single.x)
+    classes = {image.tobytes(): label for image, label in zip(labelled.x, labelled.labels, strict=True)}
     assert classes == {image.tobytes(): label for image, label in zip(x, y, strict=True) if image.tobytes() in classes}
 
 
@@ -101,8 +101,8 @@ def test_npz_keys_are_the_usual_ones(keys, tmp_path, capsys):
     arrays = dict(zip(keys, (X[:15], Y[:15], X[15:], Y[15:]), strict=True)) | KEYS[keys]
     np.savez(tmp_path / "a.npz", **arrays)
     train, test = load_images(tmp_path / "a.npz"), load_images(tmp_path / "a.npz", "test")
-    np.testing.assert_array_equal(train.images[..., 0], X[:15])
-    np.testing.assert_array_equal(test.images[..., 0], X[15:])
+    np.testing.assert_array_equal(train.x[..., 0], X[:15])
+    np.testing.assert_array_equal(test.x[..., 0], X[15:])
     assert (train.labels.tolist(), test.labels.tolist()) == (Y[:15].tolist(), Y[15:].tolist())
     assert train.provenance["source"].startswith(f"{keys[0]} in ")
     err = capsys.readouterr().err
@@ -114,14 +114,14 @@ def test_npz_keys_are_the_usual_ones(keys, tmp_path, capsys):
 def test_labels_of_a_set_without_splits(name, tmp_path):
     np.savez(tmp_path / "a.npz", images=X, **{name: Y[:, None].astype(np.int64)})
     data = load_images(tmp_path / "a.npz")
-    assert sorted(data.labels) == sorted(Y[[x.tobytes() in {i.tobytes() for i in data.images} for x in X]])
+    assert sorted(data.labels) == sorted(Y[[x.tobytes() in {i.tobytes() for i in data.x} for x in X]])
 
 
 def test_labels_may_be_texts(tmp_path):
     """They are numbered in alphabetical order, over both splits."""
     np.savez(tmp_path / "a.npz", x_train=X[:4], y_train=["dog", "cat", "dog", "cat"], x_test=X[4:], y_test=["emu"] * 16)
     train, test = load_images(tmp_path / "a.npz"), load_images(tmp_path / "a.npz", "test")
-    assert train.class_names == test.class_names == ("cat", "dog", "emu")
+    assert train.names == test.names == ("cat", "dog", "emu")
     assert (train.labels.tolist(), test.labels.tolist()) == ([1, 0, 1, 0], [2] * 16)
 
 
@@ -154,4 +154,4 @@ def test_axes_in_another_order_are_refused_with_the_transpose(layout, tmp_path):
                 read(tmp_path / name)
     axes = eval(line.replace("\\", "").removeprefix("x.transpose"))
     np.save(tmp_path / "a.npy", pixels.transpose(axes))
-    assert load_images(tmp_path / "a.npy").images.shape[-1] in (1, 3)
+    assert load_images(tmp_path / "a.npy").x.shape[-1] in (1, 3)

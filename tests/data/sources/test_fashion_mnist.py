@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
 
-from flax_vae.data import ImageData, load_images
+from flax_vae.data import Examples, load_images
 from flax_vae.data.sources import fashion_mnist
 from flax_vae.system.errors import UserError
 
@@ -66,15 +66,15 @@ def serve(monkeypatch):
 def test_full_set_then_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", (str(DEBIAN),))
     first = load_images("fashion_mnist")
-    assert first.images.shape == (60_000, 28, 28, 1)
-    assert first.images.dtype == np.uint8
+    assert first.x.shape == (60_000, 28, 28, 1)
+    assert first.x.dtype == np.uint8
     assert first.labels[:4].tolist() == [9, 0, 0, 3]
-    assert [first.class_names[i] for i in (0, 9)] == ["T-shirt/top", "Ankle boot"]
+    assert [first.names[i] for i in (0, 9)] == ["T-shirt/top", "Ankle boot"]
     assert np.bincount(first.labels).tolist() == [6000] * 10
     assert str(DEBIAN) in first.provenance["source"]
     assert first.provenance["sha256"] == "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
     test = load_images("fashion_mnist", "test")
-    assert (len(test.images), test.labels[:4].tolist()) == (10_000, [9, 2, 1, 1])
+    assert (len(test.x), test.labels[:4].tolist()) == (10_000, [9, 2, 1, 1])
     monkeypatch.setattr(fashion_mnist, "USUAL_PLACES", ())
     seconds = []
     for _ in range(3):
@@ -83,7 +83,7 @@ def test_full_set_then_cache(monkeypatch, tmp_path):
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1
     assert "cache" in second.provenance["source"]
-    np.testing.assert_array_equal(second.images, first.images)
+    np.testing.assert_array_equal(second.x, first.x)
     np.testing.assert_array_equal(second.labels, first.labels)
     assert len(cached_files(tmp_path)) == 4
 
@@ -97,7 +97,7 @@ def test_data_dir_layouts(tmp_path, layout):
         (folder / name).write_bytes(gzip.decompress((DEBIAN / f"{name}.gz").read_bytes()))
     data = load_images("fashion_mnist", "test", data_dir=tmp_path / "data")
     assert str(folder) in data.provenance["source"]
-    assert data.images.shape == (10_000, 28, 28, 1)
+    assert data.x.shape == (10_000, 28, 28, 1)
 
 
 @full_set
@@ -114,7 +114,7 @@ def test_damaged_cache_is_rewritten(monkeypatch, tmp_path, capsys):
 
 def test_unwritable_cache_is_no_obstacle(monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    data = ImageData(np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32), None, "", {})
+    data = Examples(np.zeros((1, 28, 28, 1), np.uint8), np.zeros(1, np.int32))
     fashion_mnist.write_cache(data, "test")
     assert "is not cached" in capsys.readouterr().err
 
@@ -155,7 +155,7 @@ def test_subset_without_network(tmp_path, monkeypatch, capsys):
     start = time.perf_counter()
     train, test = load_images("fashion_mnist"), load_images("fashion_mnist", "test")
     assert time.perf_counter() - start < 10
-    assert (train.images.shape, test.images.shape) == ((8000, 28, 28, 1), (2000, 28, 28, 1))
+    assert (train.x.shape, test.x.shape) == ((8000, 28, 28, 1), (2000, 28, 28, 1))
     assert (train.labels[:4].tolist(), test.labels[:4].tolist()) == ([9, 0, 0, 3], [9, 2, 1, 1])
     assert train.provenance["subset"]
     lines = capsys.readouterr().err.splitlines()
@@ -180,7 +180,7 @@ def test_a_silent_server_is_abandoned(monkeypatch, capsys):
 def test_download(serve, tmp_path, capsys):
     serve(DEBIAN)
     data = load_images("fashion_mnist")
-    assert data.images.shape == (60_000, 28, 28, 1)
+    assert data.x.shape == (60_000, 28, 28, 1)
     assert "downloaded" in data.provenance["source"]
     assert "subset" not in data.provenance
     assert len(cached_files(tmp_path)) == 4
@@ -227,11 +227,11 @@ def test_subset_is_the_beginning_of_the_full_set():
 
 def test_resized_fashion_mnist():
     data = load_images("fashion_mnist", "test", image_size=(14, 20), resize="stretch")
-    assert data.images.shape == (2000, 14, 20, 1)
+    assert data.x.shape == (2000, 14, 20, 1)
     assert (data.provenance["shape"], data.provenance["subset"]) == ([14, 20, 1], True)
     full = load_images("fashion_mnist", "test")
     assert data.provenance["sha256"] != full.provenance["sha256"]
-    assert abs(data.images.mean() - full.images.mean()) < 1
+    assert abs(data.x.mean() - full.x.mean()) < 1
 
 
 def test_import_is_light():

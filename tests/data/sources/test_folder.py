@@ -18,10 +18,10 @@ def test_folder_of_classes_with_splits(tmp_path):
     (root / "train/.hidden").mkdir()
     (root / "train/dog/._0.png").write_bytes(b"no image")
     train, test = load_images(root), load_images(str(root), "test")
-    np.testing.assert_array_equal(train.images, np.stack([picture(2), picture(1), picture(0)]))
-    np.testing.assert_array_equal(test.images[0], picture(3))
+    np.testing.assert_array_equal(train.x, np.stack([picture(2), picture(1), picture(0)]))
+    np.testing.assert_array_equal(test.x[0], picture(3))
     assert (train.labels.tolist(), test.labels.tolist()) == ([0, 0, 1], [1])
-    assert train.class_names == test.class_names == ("cat", "dog")
+    assert train.names == test.names == ("cat", "dog")
     assert train.provenance["shape"] == [6, 5, 3]
     assert (train.name, train.provenance["number"]) == ("pets", 3)
 
@@ -31,10 +31,10 @@ def test_flat_folder_is_split_nine_to_one(tmp_path, monkeypatch):
         save(tmp_path / f"flat/{i:02}.png", picture(i, (4, 4, 3)))
     monkeypatch.chdir(tmp_path)
     train, test = load_images("flat"), load_images("flat", "test")
-    assert (len(train.images), len(test.images), train.labels, train.class_names) == (23, 2, None, None)
-    everything = {x.tobytes() for x in (*train.images, *test.images)}
+    assert (len(train.x), len(test.x), train.labels, train.names) == (23, 2, None, ())
+    everything = {x.tobytes() for x in (*train.x, *test.x)}
     assert everything == {picture(i, (4, 4, 3)).tobytes() for i in range(25)}
-    np.testing.assert_array_equal(load_images("flat").images, train.images)
+    np.testing.assert_array_equal(load_images("flat").x, train.x)
 
 
 def test_grey_colour_and_transparency(tmp_path):
@@ -42,7 +42,7 @@ def test_grey_colour_and_transparency(tmp_path):
     save(tmp_path / "grey/a.png", grey)
     save(tmp_path / "grey/b.webp", grey, lossless=True)
     save(tmp_path / "grey/c.png", grey.astype(np.uint16) * 257)
-    both = [*load_images(tmp_path / "grey").images, *load_images(tmp_path / "grey", "test").images]
+    both = [*load_images(tmp_path / "grey").x, *load_images(tmp_path / "grey", "test").x]
     np.testing.assert_array_equal(both, [grey] * 3)
     shutil.copytree(tmp_path / "grey", tmp_path / "mixed")
     rgba = np.full((4, 4, 4), (200, 0, 0, 0), np.uint8)
@@ -50,8 +50,8 @@ def test_grey_colour_and_transparency(tmp_path):
     save(tmp_path / "mixed/train/a.png", rgba)
     save(tmp_path / "mixed/test/a.png", grey)
     train, test = load_images(tmp_path / "mixed"), load_images(tmp_path / "mixed", "test")
-    assert train.images[0, 0, :2].tolist() == [[200, 0, 0], [255, 255, 255]]
-    np.testing.assert_array_equal(test.images[0], grey.repeat(3, axis=-1))
+    assert train.x[0, 0, :2].tolist() == [[200, 0, 0], [255, 255, 255]]
+    np.testing.assert_array_equal(test.x[0], grey.repeat(3, axis=-1))
 
 
 def test_image_size_smooths(tmp_path):
@@ -59,7 +59,7 @@ def test_image_size_smooths(tmp_path):
     stripes[:, ::2] = 255
     save(tmp_path / "sizes/a.png", stripes)
     save(tmp_path / "sizes/b.jpg", np.full((5, 7, 3), 100, np.uint8))
-    images_ = [load_images(tmp_path / "sizes", split, image_size=(4, 6)).images for split in ("train", "test")]
+    images_ = [load_images(tmp_path / "sizes", split, image_size=(4, 6)).x for split in ("train", "test")]
     assert [x.shape for x in images_] == [(1, 4, 6, 1)] * 2
     assert sorted(round(float(x.mean()), -1) for x in images_) == [100, 130]
     assert all(np.ptp(x) < 60 for x in images_)
@@ -107,8 +107,8 @@ def test_splits_have_their_usual_names(names, tmp_path, capsys):
     held_out = next(i for i, name in enumerate(names) if i and (len(names) == 2 or name.lower().startswith("test")))
     for split, i in (("train", 0), ("test", held_out)):
         data = load_images(tmp_path / "pets", split)
-        np.testing.assert_array_equal(data.images, [picture(10 * i + j) for j in (1, 2, 0)])
-        assert data.class_names == ("cat", "dog")
+        np.testing.assert_array_equal(data.x, [picture(10 * i + j) for j in (1, 2, 0)])
+        assert data.names == ("cat", "dog")
         assert data.provenance["source"].endswith(f"pets/{names[i]}")
     err = capsys.readouterr().err
     assert line in err if line else err == ""
@@ -130,7 +130,7 @@ def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
     refused("valid is the name of a split, but invalid is beside it", "invalid", "valid")
     save(tmp_path / "classes/train/train/0.png", picture(0))
     save(tmp_path / "classes/train/bicycle/0.png", picture(0))
-    assert load_images(tmp_path / "classes").class_names == ("bicycle", "train")
+    assert load_images(tmp_path / "classes").names == ("bicycle", "train")
 
 
 def test_what_is_not_read_is_named(tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_what_is_not_read_is_named(tmp_path, capsys):
     save(tmp_path / "pets/extra/0.png", picture(8))
     for name in ("train/labels.csv", "train/cat/2.heic", "readme.txt", "train/cat/.DS_Store"):
         (tmp_path / "pets" / name).write_text("no image")
-    np.testing.assert_array_equal(load_images(tmp_path / "pets").images, [picture(0), picture(2)])
+    np.testing.assert_array_equal(load_images(tmp_path / "pets").x, [picture(0), picture(2)])
     load_images(tmp_path / "pets", "test")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -158,7 +158,7 @@ def test_every_usual_format_is_read(tmp_path, capsys):
     for i, name in enumerate(names):
         options = {"jfif": {"format": "JPEG"}, "gif": {"save_all": True, "append_images": [as_image(0 * pixels)]}}
         save(tmp_path / "formats" / name, np.roll(pixels, i, 0), **options.get(name.split(".")[1], {}))
-    everything = [image for split in ("train", "test") for image in load_images(tmp_path / "formats", split).images]
+    everything = [image for split in ("train", "test") for image in load_images(tmp_path / "formats", split).x]
     means = sorted(tuple(np.asarray(image).mean((0, 1)).round(-1)) for image in everything)
     assert len(means) == len(names)
     assert {m[:2] for m in means} == {(120.0, 60.0)}

@@ -19,14 +19,14 @@ def grid(both):
     """Images in [0, 1], indexed by their factors."""
     pictures = np.full((*SIZES, 32, 32), np.nan)
     for data in both:
-        pictures[tuple(data.factors.T)] = data.images[..., 0] / 255
+        pictures[tuple(data.factors.T)] = data.x[..., 0] / 255
     return pictures
 
 
 def test_every_combination_is_drawn_once_and_looks_unique(both):
     train, test = both
-    assert (len(train.images), len(test.images)) == (13_608, 1_512)
-    factors, images = (np.concatenate([getattr(data, name) for data in both]) for name in ("factors", "images"))
+    assert (len(train.x), len(test.x)) == (13_608, 1_512)
+    factors, images = (np.concatenate([getattr(data, name) for data in both]) for name in ("factors", "x"))
     combinations = np.indices(SIZES).reshape(5, -1).T
     np.testing.assert_array_equal(np.unique(factors, axis=0), combinations)
     assert len({image.tobytes() for image in images}) == len(images) == len(combinations)
@@ -36,7 +36,7 @@ def test_every_combination_is_drawn_once_and_looks_unique(both):
 def test_labels_are_shapes_and_the_first_images_cover_all_values(both):
     for data in both:
         np.testing.assert_array_equal(data.labels, data.factors[:, 0])
-        assert data.class_names == ("ellipse", "triangle", "heart")
+        assert data.names == ("ellipse", "triangle", "heart")
         assert [len(np.unique(column)) for column in data.factors[:200].T] == list(SIZES)
 
 
@@ -68,7 +68,7 @@ def test_drawing_is_deterministic(both):
 
 def test_resized_images_keep_the_factors(both):
     small = load_images("sprites", "test", image_size=16)
-    assert small.images.shape == (1_512, 16, 16, 1)
+    assert small.x.shape == (1_512, 16, 16, 1)
     assert small.provenance["shape"] == [16, 16, 1]
     assert small.provenance["sha256"] != both[1].provenance["sha256"]
     np.testing.assert_array_equal(small.factors, both[1].factors)
@@ -82,4 +82,4 @@ def test_a_folder_of_that_name_is_a_path(tmp_path, monkeypatch):
     for i in range(2):
         Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"sprites/{i}.png")
     assert absolute("sprites") == str(tmp_path / "sprites")
-    assert load_images("sprites").images.shape == (1, 4, 4, 1)
+    assert load_images("sprites").x.shape == (1, 4, 4, 1)

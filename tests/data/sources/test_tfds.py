@@ -63,7 +63,7 @@ def check_fashion_mnist(tfds_set, pictures: np.ndarray, labels: np.ndarray) -> N
     examples = [{"image": as_image(x), "label": y} for x, y in zip(pictures, labels, strict=True)]
     tfds_set("fashion_mnist", features, {"train": examples[:1], "test": examples})
     data = load_images("fashion_mnist", "test")
-    np.testing.assert_array_equal(data.images[..., 0], pictures)
+    np.testing.assert_array_equal(data.x[..., 0], pictures)
     np.testing.assert_array_equal(data.labels, labels)
     assert data.labels[:4].tolist() == [9, 2, 1, 1]
     assert "TFDS" in data.provenance["source"]
@@ -85,7 +85,7 @@ def test_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path):
 def test_beginning_of_fashion_mnist_prepared_by_tfds(tfds_set, tmp_path, monkeypatch):
     """The first 300 images, with their own checksums."""
     subset = fashion_mnist.from_subset("test", "for tests")
-    pictures, labels = subset.images[:300, ..., 0], subset.labels[:300].astype(np.uint8)
+    pictures, labels = subset.x[:300, ..., 0], subset.labels[:300].astype(np.uint8)
     for name, array in zip(fashion_mnist.FILES["test"], (pictures, labels), strict=True):
         monkeypatch.setitem(fashion_mnist.SHA256, name, idx_sha256(array))
     check_fashion_mnist(tfds_set, pictures, labels)
@@ -117,11 +117,11 @@ def test_prepared_tfds_set(tfds_set, tmp_path, file_format):
         as_tfrecord(tmp_path / "tfds/my_pets/3.0.1")
     for split, images in pictures.items():
         data = load_images("my_pets", split)
-        assert data.images.shape == (len(images), 6, 5, 3)
-        assert sorted(x.tobytes() for x in data.images) == sorted(x.tobytes() for x in images)
+        assert data.x.shape == (len(images), 6, 5, 3)
+        assert sorted(x.tobytes() for x in data.x) == sorted(x.tobytes() for x in images)
         label = {x.tobytes(): i % 2 for i, x in enumerate(images)}
-        assert data.labels.tolist() == [label[x.tobytes()] for x in data.images]
-    assert data.class_names == ("cat", "dog")
+        assert data.labels.tolist() == [label[x.tobytes()] for x in data.x]
+    assert data.names == ("cat", "dog")
     assert "TFDS" in data.provenance["source"]
 
 
@@ -133,9 +133,9 @@ def test_tfds_set_prepared_for_reading_from_disk(tfds_set, tmp_path, splits):
     prepare_images("more_pets", tmp_path / "out")
     for split in ("train", "test"):
         expected, actual = load_images("more_pets", split), load_images(tmp_path / "out", split)
-        np.testing.assert_array_equal(actual.images, expected.images)
+        np.testing.assert_array_equal(actual.x, expected.x)
         np.testing.assert_array_equal(actual.labels, expected.labels)
-        assert actual.class_names == expected.class_names
+        assert actual.names == expected.names
         assert actual.provenance["sha256"] == expected.provenance["sha256"]
 
 
@@ -155,7 +155,7 @@ def test_tfds_set_of_one_split_and_several_sizes(tfds_set):
     with pytest.raises(UserError, match=r"image \d+ of my_sizes.*`image_size`"):
         load_images("my_sizes")
     train, test = load_images("my_sizes", "train", image_size=8), load_images("my_sizes", "test", image_size=8)
-    assert (train.images.shape, test.images.shape) == ((18, 8, 8, 3), (2, 8, 8, 3))
+    assert (train.x.shape, test.x.shape) == ((18, 8, 8, 3), (2, 8, 8, 3))
 
 
 def test_tfds_set_without_images(tfds_set):
@@ -169,8 +169,8 @@ def test_tfds_set_without_images(tfds_set):
 def test_tfds_set_is_prepared_on_demand(capfd):
     examples = [{"image": as_image(picture(i)), "label": 1} for i in range(4)]
     tfds_builder("willing_pets", image_features(), {"train": examples, "validation": examples[:1]}, registered=True)
-    assert load_images("willing_pets").images.shape == (4, 6, 5, 3)
-    np.testing.assert_array_equal(load_images("willing_pets", "test").images, [picture(0)])
+    assert load_images("willing_pets").x.shape == (4, 6, 5, 3)
+    np.testing.assert_array_equal(load_images("willing_pets", "test").x, [picture(0)])
     assert "tensorflow" not in sys.modules
 
 
@@ -216,8 +216,8 @@ def test_labels_of_tfds_are_read_whatever_their_type(tfds_set, tmp_path, kind):
               zip(pictures, values * 3, strict=True)}  # fmt: skip
     for split in ("train", "test"):
         for data in (load_images(f"pets_{kind}", split), load_images(tmp_path / "out", split)):
-            assert data.class_names == names
-            assert data.labels.tolist() == [number[x.tobytes()] for x in data.images]
+            assert data.names == names
+            assert data.labels.tolist() == [number[x.tobytes()] for x in data.x]
 
 
 def test_labels_of_tfds_that_are_no_classes_are_named(tfds_set, capsys):
@@ -239,4 +239,4 @@ def test_masks_of_tfds_are_black_and_white(tfds_set, tmp_path):
     tfds_set("pet_masks", image_features((6, 5, 1)), {"train": examples})
     prepare_images("pet_masks", tmp_path / "out")
     for name in ("pet_masks", tmp_path / "out"):
-        assert np.unique(load_images(name).images).tolist() == [0, 255]
+        assert np.unique(load_images(name).x).tolist() == [0, 255]

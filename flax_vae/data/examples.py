@@ -1,0 +1,196 @@
+"""The value that every source returns: examples with labels and provenance, and its split into two."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int32, UInt8
+
+from flax_vae.batches import Batch, OnDisk, StoredImages
+from flax_vae.data.arrays import idx_sha256, npy_sha256
+from flax_vae.system.errors import UserError
+from flax_vae.system.memory import require_memory
+
+Kind = Literal["images", "vectors", "counts"]
+MAX_CLASSES = 10_000  # of a conditional model
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A data set, or a split of one, as stored.
+
+    Attributes:
+        x: the examples, in memory or on disk; the first axis counts them.
+        labels: the class of each example, or None.
+        mask: True for each observed value of x; None if none is missing.
+        names: the names of the classes, if they have names.
+        kind: "images", uint8 "n h w c"; "vectors", floats "n v"; or "counts", whole numbers "n v".
+        name: the name of the set in messages.
+        provenance: JSON-serialisable: `name`, `source` (a description), `number`, `shape` (of one example) and
+            `sha256`, and `subset` for the bundled part of Fashion-MNIST. `sha256` is the checksum of images written as
+            one IDX file, header and pixels, so it covers their shape; for Fashion-MNIST it is that of the published
+            file. Other examples are written as one .npy file.
+        factors: the factors that generated each example if they are known, as indices of their values.
+        factor_names: the names of the columns of `factors`.
+    """
+
+    x: np.ndarray | OnDisk
+    labels: Int32[np.ndarray, " n"] | None = None
+    mask: Bool[np.ndarray, "n ..."] | None = None
+    names: tuple[str, ...] = ()
+    kind: Kind = "images"
+    name: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    factors: Int32[np.ndarray, "n f"] | None = None
+    factor_names: tuple[str, ...] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.x.shape[1:]
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.x)
+
+
+def make_examples(
+    x: np.ndarray | OnDisk,
+    labels: np.ndarray | None,
+    names: tuple[str, ...] | None,
+    name: str,
+    source: str,
+    sha256: str | None = None,
+    kind: Kind = "images",
+    **more: Any,
+) -> Examples:
+    """Return examples with their provenance. NaN in vectors are missing values.
+
+    Args:
+        x, labels, names, name, kind: see `Examples`.
+        source: a description of their origin.
+        sha256: the checksum of x; computed if None.
+        more: further entries of the provenance.
+
+    Raises:
+        UserError: a label is negative or exceeds int32.
+    """
+    if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() <= np.iinfo(np.int32).max:
+        raise UserError(
+            f"{name}: labels from {labels.min()} to {labels.max()}; number the classes from 0, or omit the labels."
+        )
+    checksum = sha256 or (idx_sha256 if kind == "images" else npy_sha256)(np.asarray(x))
+    provenance = {"name": name, "source": source, "number": len(x), "shape": list(x.shape[1:]), "sha256": checksum}
+    numbers = None if labels is None else labels.astype(np.int32)
+    return Examples(x, numbers, observed(x), names or (), kind, name, provenance | more)
+
+
+def observed(x: np.ndarray | OnDisk) -> Bool[np.ndarray, "n ..."] | None:
+    """Return the mask of values that are not NaN; None if none is NaN."""
+    if not np.issubdtype(x.dtype, np.floating):
+        return None
+    mask = ~np.isnan(np.asarray(x))
+    return None if mask.all() else mask
+
+
+def as_batch(data: Examples, class_names: tuple[str, ...]) -> Batch:
+    """Return the examples as a batch, for a conditional model with one-hot labels as contexts.
+
+    Args:
+        data: the examples.
+        class_names: the classes of a conditional model; empty for other models.
+
+    Raises:
+        UserError: labels are missing, or a label is not one of the classes.
+    """
+    if not class_names:
+        return Batch(data.x, mask=data.mask)
+    if data.labels is None:
+        raise UserError(f"{data.name} has no labels, which a conditional model needs.")
+    low, high, classes = data.labels.min(), data.labels.max(), len(class_names)
+    if low < 0 or high >= classes:
+        raise UserError(f"{data.name}: labels from {low} to {high}, but the model's classes are 0 to {classes - 1}.")
+    size = 4 * len(data.labels) * classes
+    require_memory(size, f"{data.name}: one-hot labels of {classes:,} classes", "train without `conditional`")
+    return Batch(data.x, one_hot(data.labels, classes), data.mask)
+
+
+def class_names(data: Examples) -> tuple[str, ...]:
+    """Return the class names of the labels, their numbers if they have no names; empty without labels.
+
+    Raises:
+        UserError: more than `MAX_CLASSES` classes, whose one-hot labels would exhaust memory.
+    """
+    if data.labels is None:
+        return ()
+    if (count := int(data.labels.max()) + 1) > MAX_CLASSES:
+        raise UserError(
+            f"{data.name}: labels up to {count - 1}, but a conditional model takes at most {MAX_CLASSES:,} classes; "
+            "number the classes from 0 without gaps."
+        )
+    return data.names or tuple(map(str, range(count)))
+
+
+def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:
+    """Return the one-hot vector of each label."""
+    return np.eye(classes, dtype=np.float32)[labels]
+
+
+def draw_binary(images: StoredImages, seed: tuple[int, int]) -> UInt8[np.ndarray, "n h w c"]:
+    """Binarise images once: each pixel is drawn from {0, 255}, with its grey value as the probability of 255."""
+    random, blocks = np.random.default_rng(seed), np.array_split(np.asarray(images), -(-len(images) // 1000))
+    return np.concatenate([np.uint8(255) * (random.random(block.shape, np.float32) * 255 < block) for block in blocks])
+
+
+def is_binary(images: np.ndarray | OnDisk) -> bool:
+    """Return True if all pixels of the first 1,000 images are 0 or 255, or all values of other examples 0 or 1."""
+    return bool(np.isin(images[:1000], (0, 255) if images.dtype == np.uint8 else (0, 1)).all())
+
+
+def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
+    """Return the mask of a split, for a set without splits.
+
+    A fixed permutation, independent of the run's seed, holds out a tenth of the images, at least one.
+
+    Args:
+        number: the number of images.
+        split: "train" or "test".
+        where: the name of the set in error messages.
+
+    Raises:
+        UserError: fewer than two images.
+    """
+    if number < 2:
+        raise UserError(f"{where}: a single image; at least two are needed, for training and for testing.")
+    held_out = _held_out(number, max(1, number // 10))
+    return held_out if split == "test" else ~held_out
+
+
+def _held_out(number: int, count: int) -> Bool[np.ndarray, " n"]:
+    """Return a mask of `count` held-out images, by a fixed permutation."""
+    held_out = np.zeros(number, bool)
+    held_out[np.random.default_rng(0).permutation(number)[:count]] = True
+    return held_out
+
+
+def split_validation(data: Examples, share: float) -> tuple[Examples, Examples]:
+    """Split off a share of the training set; the split does not depend on the run's seed.
+
+    Returns:
+        The remaining training set, and the validation set.
+
+    Raises:
+        UserError: one side would be empty.
+    """
+    count = round(share * len(data.x))
+    if not 0 < count < len(data.x):
+        raise UserError(f"`validation` is {share:g}: a part of {len(data.x):,} {data.kind} would be empty; change it.")
+    held_out = _held_out(len(data.x), count)
+
+    def part(mask: Bool[np.ndarray, " n"]) -> Examples:
+        arrays = (data.labels, data.mask, data.factors)
+        labels, observed, factors = (None if array is None else array[mask] for array in arrays)
+        x = data.x.only(mask) if isinstance(data.x, OnDisk) else data.x[mask]
+        return replace(data, x=x, labels=labels, mask=observed, factors=factors)
+
+    return part(~held_out), part(held_out)
