@@ -55,9 +55,9 @@ def test_the_first_picture_comes_at_once_and_dragging_is_smooth(
     script = """
       const [plane, here] = ["plane", "here"].map((id) => document.getElementById(id)), end = arguments[0];
       const {left, top, width, height} = plane.getBoundingClientRect(), context = here.getContext("2d");
-      const put = context.putExamples.bind(context);
+      const put = context.putImageData.bind(context);
       let decoded = 0;
-      context.putExamples = (...all) => (decoded++, put(...all));
+      context.putImageData = (...all) => (decoded++, put(...all));
       const send = (kind, t) => plane.dispatchEvent(new PointerEvent(kind, {
         pointerId: 1, isPrimary: true, bubbles: true,
         clientX: left + width * (0.5 + 0.3 * Math.cos(9 * t)), clientY: top + height * (0.5 + 0.3 * Math.sin(9 * t))}));
@@ -66,7 +66,7 @@ def test_the_first_picture_comes_at_once_and_dragging_is_smooth(
       const began = performance.now();
       const frame = () => {
         const t = (performance.now() - began) / 1000;
-        if (t > 1) return (send("pointerup", t), delete context.putExamples, end(decoded / t));
+        if (t > 1) return (send("pointerup", t), delete context.putImageData, end(decoded / t));
         send("pointermove", t);
         requestAnimationFrame(frame);
       };
