@@ -3,16 +3,20 @@
 from flax_vae.data.examples import Examples, as_batch, class_names, draw_binary, is_binary, one_hot, split_validation
 from flax_vae.data.load import absolute, load_images
 from flax_vae.data.sources import SOURCES
+from flax_vae.data.sources.in_memory import ARRAYS, from_arrays, write_arrays
 
 __all__ = [
+    "ARRAYS",
     "SOURCES",
     "Examples",
     "absolute",
     "as_batch",
     "class_names",
     "draw_binary",
+    "from_arrays",
     "is_binary",
     "load_images",
     "one_hot",
     "split_validation",
+    "write_arrays",
 ]

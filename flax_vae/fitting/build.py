@@ -17,7 +17,7 @@ from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
-from flax_vae.runs.data import load_data
+from flax_vae.runs.data import Arrays, load_data
 from flax_vae.runs.models import make_model, model_of, parameter_shapes
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
@@ -41,18 +41,19 @@ class Own(NamedTuple):
 NOTHING = Own()
 
 
-def build(config: Config, own: Own = NOTHING, members: int = 1) -> Training:
+def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays | None = None) -> Training:
     """Load the data and make model, objective and optimiser; nothing is written.
 
     Args:
         config: model, data, objective and recipe.
         own: the values that replace parts of the configuration.
         members: number of trainings in the program.
+        arrays: the training and test images, if they are in memory already.
 
     Raises:
         UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
-    data = load_data(config)
+    data = load_data(config, arrays)
     images, count = data.train.x, len(data.train.x)
     config = config.fitted_to(count)
     batch_size = min(config.batch_size, count)

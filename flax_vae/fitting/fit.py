@@ -9,6 +9,8 @@ import flax.linen as nn
 import optax
 
 from flax_vae.calls import describe
+from flax_vae.data import ARRAYS, from_arrays, write_arrays
+from flax_vae.data.resizing import make_size
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import Own, build, description_of, starting_from
@@ -20,7 +22,7 @@ from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.models.binding import join_objective
 from flax_vae.objectives import Objective
 from flax_vae.runs.config import PARTS, SWEPT, Config
-from flax_vae.runs.data import refuse_other_data
+from flax_vae.runs.data import Arrays, refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
@@ -37,6 +39,8 @@ def fit(
     config: Config | None = None,
     out: str | Path | None = None,
     *,
+    data: Any = None,
+    labels: Any = None,
     model: nn.Module | None = None,
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -48,6 +52,9 @@ def fit(
     Args:
         config: model, data, objective and recipe; the default ones if None.
         out: a new or empty directory; default `runs/<preset>-<time>`.
+        data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1].
+            A tenth is held out for testing. They are stored in the run directory, for resuming and evaluating.
+        labels: one class per image, a non-negative integer or a text; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
         optimizer: any Optax transformation instead of the configuration's optimiser, schedule and clipping.
@@ -65,7 +72,13 @@ def fit(
     """
     own = Own(model, objective, optimizer)
     config = (config or Config()).naming(*own)
-    (run,) = _start(free_directory(config, out), {"": config}, own, callbacks, init)
+    directory, arrays = free_directory(config, out), None
+    if data is not None:
+        arrays = from_arrays(data, labels, make_size(config.image_size, config.resize))
+        config = config.naming_data(str(directory.path.absolute() / ARRAYS))
+    elif labels is not None:
+        raise UserError("`labels` has no effect without `data`: pass the images, too.")
+    (run,) = _start(directory, {"": config}, own, callbacks, init, arrays)
     return run
 
 
@@ -190,10 +203,11 @@ def _start(
     own: Own,
     callbacks: Sequence[Callback],
     init: StoredRun | None,
+    arrays: Arrays | None = None,
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
     config = next(iter(configs.values()))
-    training = build(config, own, len(configs))
+    training = build(config, own, len(configs), arrays)
     made_of: Record = {"model": description_of(config, own, training), "init": None}
     if init is not None:
         training = starting_from(training, init)
@@ -204,6 +218,8 @@ def _start(
 
     def create() -> None:
         with new_directory(directory.path) as folder:
+            if arrays is not None:
+                write_arrays(folder / ARRAYS, *arrays)
             for name, member in trainings.items():
                 made_of["objective"] = describe(member.objective_at(member.config.beta))
                 RunDirectory(folder / name).create(member.config, member.data, made_of)

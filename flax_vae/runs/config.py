@@ -257,6 +257,18 @@ class Config:
             own |= {"optimizer": written(optimizer)} | dict.fromkeys(OF_OPTIMIZER)
         return replace(self, **own)
 
+    def naming_data(self, file: str) -> "Config":
+        """Return the configuration of the same training on arrays that a file holds.
+
+        Raises:
+            UserError: another data set is named.
+        """
+        usual = usual_settings(self.preset)
+        for name in ("dataset", "data_dir"):
+            if (value := getattr(self, name)) != usual[name]:
+                raise UserError(f"`{name}` {value} has no effect beside `data`. Leave it out.")
+        return replace(self, dataset=file)
+
     def part(self, kind: str) -> Call | None:
         """Return a part as it is written; None if it is left to a preset of the user's."""
         text = getattr(self, kind)

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from flax_vae.data import ARRAYS
 from flax_vae.runs.config import Config
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
@@ -42,7 +43,10 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
         raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or another program wrote it.") from None
-    return parse_config(content, path)
+    config, shape = parse_config(content, path)
+    if Path(config.dataset).name == ARRAYS and path.with_name(ARRAYS).exists():  # wherever the run has moved
+        config = replace(config, dataset=str(path.with_name(ARRAYS).absolute()))
+    return config, shape
 
 
 def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:

@@ -8,6 +8,8 @@ from flax_vae.data import Examples, as_batch, class_names, draw_binary, load_ima
 from flax_vae.runs.config import Config
 from flax_vae.system.errors import UserError
 
+Arrays = tuple[Examples, Examples]  # of training and test images
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -34,13 +36,17 @@ class Data:
         return as_batch(images, self.class_names)
 
 
-def load_data(config: Config) -> Data:
+def load_data(config: Config, arrays: Arrays | None = None) -> Data:
     """Load the images that a configuration names.
+
+    Args:
+        config: the configuration.
+        arrays: the training and test images, if they are in memory already.
 
     Raises:
         UserError: the images cannot be loaded, or the splits do not match.
     """
-    train, test = (
+    train, test = arrays or (
         load_images(config.dataset, split, config.data_dir, config.image_size, config.resize)
         for split in ("train", "test")
     )

@@ -31,16 +31,17 @@ def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
     where = str(path)
     training, images, labels, source = _read_arrays(path, split)
     pixels = check_images(training if images is None else images, where)
-    numbers, class_names = _number(labels, "train" if images is None else split, len(pixels), where)
+    numbers, class_names = number_labels(labels, "train" if images is None else split, len(pixels), where)
     if images is None:
         wanted = nine_to_one(len(pixels), split, where)
         pixels, numbers = pixels[wanted], None if numbers is None else numbers[wanted]
-    white = white_of(_blocks(check_images(training, where)), where)
+    white = white_of(blocks(check_images(training, where)), where)
     resized = resize_all(to_bytes(pixels, white, where), size)
     return make_examples(resized, numbers, class_names, path.stem, source)
 
 
-def _blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the images in parts that are looked at together."""
     for start in range(0, len(images), _BLOCK):
         yield images[start : start + _BLOCK]
 
@@ -124,7 +125,7 @@ def check_images(array: np.ndarray, where: str) -> np.ndarray:
     return array[..., None] if array.ndim == 3 else array
 
 
-def _number(
+def number_labels(
     labels: Mapping[str, np.ndarray], part: str, number: int, where: str
 ) -> tuple[Int[np.ndarray, " n"] | None, tuple[str, ...] | None]:
     """Return the class number of each image of a part, and the names of the classes if the labels are texts.

@@ -1,0 +1,51 @@
+"""Images from arrays of the user's own, which a run stores beside its other files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
+from flax_vae.data.pixels import to_bytes, white_of
+from flax_vae.data.resizing import Size, resize_all
+from flax_vae.data.sources.array_file import blocks, check_images, number_labels
+from flax_vae.system.errors import UserError
+
+ARRAYS = "data.npz"  # the file in a run directory
+_WHERE = "`data`"
+
+
+def from_arrays(images: Any, labels: Any = None, size: Size | None = None) -> tuple[Examples, Examples]:
+    """Return images as a training and a test set: a tenth is held out, as of a file of arrays without splits.
+
+    Args:
+        images: "n h w" or "n h w c": bytes, booleans or floats in [0, 1].
+        labels: one class per image, a non-negative integer or a text; or None.
+        size: the size of the images, or None to keep theirs.
+
+    Raises:
+        UserError: not images, or labels of another number.
+    """
+    if isinstance(images, tuple):
+        raise UserError(f"{_WHERE} is a tuple; pass the images as one array, and their labels as `labels`.")
+    pixels = check_images(np.asarray(images), _WHERE)
+    given = {} if labels is None else {"train": np.asarray(labels)}
+    numbers, class_names = number_labels(given, "train", len(pixels), _WHERE)
+    pixels = np.asarray(resize_all(to_bytes(pixels, white_of(blocks(pixels), _WHERE), _WHERE), size))
+
+    def part(split: str) -> Examples:
+        wanted = nine_to_one(len(pixels), split, _WHERE)
+        chosen = None if numbers is None else numbers[wanted]
+        return make_examples(pixels[wanted], chosen, class_names, "data", "arrays in memory")
+
+    return part("train"), part("test")
+
+
+def write_arrays(path: Path, train: Examples, test: Examples) -> None:
+    """Write both sets as a .npz file, which `load_images` reads as the same sets."""
+    arrays = {}
+    for split, part in (("train", train), ("test", test)):
+        arrays[f"x_{split}"] = np.asarray(part.x)
+        if part.labels is not None:
+            arrays[f"y_{split}"] = np.array(part.names)[part.labels] if part.names else part.labels
+    np.savez(path, allow_pickle=False, **arrays)

@@ -1,0 +1,61 @@
+"""Images from arrays: they train, resume and are evaluated as those of a file, wherever the run is moved.
+
+The kind of fault is a run that finds other images than it was trained on, or none.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flax_vae import Config, UserError, fit, load_images, resume
+from flax_vae.data import from_arrays, write_arrays
+from flax_vae.runs.run import run_data
+
+pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+GREY = np.random.default_rng(0).integers(0, 256, (40, 8, 6), np.uint8)
+
+
+@pytest.mark.parametrize("images", [GREY, GREY[..., None], GREY / 255, GREY > 127], ids=["n h w", "c", "float", "bool"])
+@pytest.mark.parametrize("labels", [None, np.arange(40) % 3, [f"class {i % 3}" for i in range(40)]])
+def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: Path) -> None:
+    parts = from_arrays(images, labels)
+    write_arrays(tmp_path / "data.npz", *parts)
+    assert [len(part.x) for part in parts] == [36, 4]
+    for part, split in zip(parts, ("train", "test"), strict=True):
+        read = load_images(tmp_path / "data.npz", split)
+        np.testing.assert_array_equal(read.x, part.x)
+        np.testing.assert_array_equal(read.labels, part.labels)
+        assert read.names == part.names
+        assert read.provenance["sha256"] == part.provenance["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": (GREY, np.arange(40))}, "`data` is a tuple; pass the images as one array, and their labels as"),
+        ({"data": GREY.astype(np.int32)}, "`data`: images of type int32, whose scale is unknown"),
+        ({"data": GREY, "labels": [1, 2]}, "`data`: labels of shape .* for 40 images"),
+        ({"data": GREY[0]}, "`data`: images of shape"),
+        ({"labels": [1, 2]}, "`labels` has no effect without `data`"),
+        ({"data": GREY, "config": Config(dataset="sprites")}, "`dataset` sprites has no effect beside `data`"),
+    ],
+)
+def test_what_is_not_a_data_set_is_refused(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(out=tmp_path / "run", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_arrays_is_moved_and_resumed_and_finds_its_images(tmp_path: Path) -> None:
+    config = Config(preset="tutorial_dense(features=(20,))", batch_size=12, epochs=1, conditional=True)
+    run = fit(config, tmp_path / "run", data=GREY, labels=np.arange(40) % 3)
+    moved = shutil.move(run.directory, tmp_path / "moved")
+    opened = resume(moved, epochs=2)
+    assert opened.step == 6
+    assert opened.class_names == ("0", "1", "2")
+    for part, given in zip((run_data(opened).train, run_data(opened).test), from_arrays(GREY), strict=True):
+        np.testing.assert_array_equal(part.x, given.x)
+    assert opened.sample(3, labels=2).shape == (3, 8, 6, 1)
