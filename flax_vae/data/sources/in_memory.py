@@ -19,7 +19,7 @@ def from_arrays(images: Any, labels: Any = None, size: Size | None = None) -> tu
     """Return images as a training and a test set: a tenth is held out, as of a file of arrays without splits.
 
     Args:
-        images: "n h w" or "n h w c": bytes, booleans or floats in [0, 1].
+        images: "n h w" or "n h w c": bytes, booleans or floats in [0, 1]; or `Examples`, with their labels.
         labels: one class per image, a non-negative integer or a text; or None.
         size: the size of the images, or None to keep theirs.
 
@@ -28,6 +28,8 @@ def from_arrays(images: Any, labels: Any = None, size: Size | None = None) -> tu
     """
     if isinstance(images, tuple):
         raise UserError(f"{_WHERE} is a tuple; pass the images as one array, and their labels as `labels`.")
+    if isinstance(images, Examples):
+        images, labels = images.x, _written(images) if labels is None else labels
     pixels = check_images(np.asarray(images), _WHERE)
     given = {} if labels is None else {"train": np.asarray(labels)}
     numbers, class_names = number_labels(given, "train", len(pixels), _WHERE)
@@ -46,6 +48,11 @@ def write_arrays(path: Path, train: Examples, test: Examples) -> None:
     arrays = {}
     for split, part in (("train", train), ("test", test)):
         arrays[f"x_{split}"] = np.asarray(part.x)
-        if part.labels is not None:
-            arrays[f"y_{split}"] = np.array(part.names)[part.labels] if part.names else part.labels
+        if (labels := _written(part)) is not None:
+            arrays[f"y_{split}"] = labels
     np.savez(path, allow_pickle=False, **arrays)
+
+
+def _written(part: Examples) -> np.ndarray | None:
+    """Return the labels of examples, as texts if the classes have names."""
+    return part.labels if part.labels is None or not part.names else np.array(part.names)[part.labels]

@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 
 from flax_vae import Config, UserError, fit, load_images, resume
-from flax_vae.data import from_arrays, write_arrays
+from flax_vae.data import Examples, from_arrays, write_arrays
 from flax_vae.runs.run import run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 GREY = np.random.default_rng(0).integers(0, 256, (40, 8, 6), np.uint8)
+
+
+def written(part: Examples) -> Any:
+    return [part.names[label] for label in part.labels] if part.names else part.labels
 
 
 @pytest.mark.parametrize("images", [GREY, GREY[..., None], GREY / 255, GREY > 127], ids=["n h w", "c", "float", "bool"])
@@ -24,6 +28,9 @@ def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: P
     parts = from_arrays(images, labels)
     write_arrays(tmp_path / "data.npz", *parts)
     assert [len(part.x) for part in parts] == [36, 4]
+    for part, again in zip(from_arrays(parts[0]), from_arrays(parts[0].x, written(parts[0])), strict=True):
+        np.testing.assert_array_equal(part.labels, again.labels)
+        assert (part.names, part.provenance) == (again.names, again.provenance)
     for part, split in zip(parts, ("train", "test"), strict=True):
         read = load_images(tmp_path / "data.npz", split)
         np.testing.assert_array_equal(read.x, part.x)
