@@ -103,10 +103,14 @@ class Parts(Mapping[str, Callable[..., Any]]):
         """Return True if the maker takes this argument, supplied by the package or typed by the user."""
         return argument in inspect.signature(self.maker(part)).parameters
 
-    def needs(self, part: str | Call) -> tuple[str, ...]:
-        """Return the requirements that a part declares: `needs` in its class, or in its registration."""
+    def declared(self, part: str | Call, name: str, default: Any) -> Any:
+        """Return a fact that a part declares in its registration, or as an attribute of its class."""
         facts = self.facts.get(part if isinstance(part, str) else part.name, {})
-        return facts.get("needs", getattr(self.maker(part), "needs", ()))
+        return facts.get(name, getattr(self.maker(part), name, default))
+
+    def needs(self, part: str | Call) -> tuple[str, ...]:
+        """Return the requirements that a part declares."""
+        return self.declared(part, "needs", ())
 
     def hyperparameters(self, part: str | Call) -> dict[str, inspect.Parameter]:
         """Return the arguments that users may write."""

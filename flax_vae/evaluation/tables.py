@@ -108,7 +108,7 @@ def _aligned(cells: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:
 def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]:
     """Return the cells of a run, for its best epoch."""
     config = directory.config()
-    best = best_record(metrics)
+    best = best_record(metrics, config.monitored)
     if best is None:
         raise UserError(f"{directory} has no finished epoch yet.")
     terms = [f"{held_out_set(best)}_{term}" for term in ("loss", "rate", "distortion")]

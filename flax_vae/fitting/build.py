@@ -1,6 +1,7 @@
 """Build what a configuration names: data, model, objective and recipe."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -60,6 +61,10 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
     steps_per_epoch = count // batch_size
     beta_from_config = own.objective is None and config.beta is not None
     objective = own.objective or make_objective(config, steps_per_epoch, count)
+    if (
+        config.has_own("objective") and config.monitor is None
+    ):  # recorded: opening the run does not import the objective
+        config = replace(config, monitor=getattr(objective, "monitor", None))
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
     model = make_model(config, images.shape[1:], images) if own.model is None else own.model
     if config.precision != "float32" and not hasattr(model, "dtype"):
@@ -113,6 +118,16 @@ def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Obj
         return objective
     settings = {name: getattr(config, name) for name in ("beta", "num_samples")}
     return replace(objective, **{name: value for name, value in settings.items() if value is not None})
+
+
+def refuse_unknown_monitor(training: Training, metrics: Iterable[str]) -> None:
+    """Raise UserError if the objective does not report the metric that chooses the best checkpoint."""
+    reported = set(metrics) - {"gradient_norm", "skipped"}  # those of the train step
+    if training.config.monitored not in reported:
+        raise UserError(
+            f"`monitor` {training.config.monitored}: {training.config.name_of('objective')} reports "
+            f"{', '.join(sorted(reported))}."
+        )
 
 
 def _refuse_uneven_parts(training: Training) -> None:

@@ -13,7 +13,7 @@ from flax_vae.data import ARRAYS, from_arrays, write_arrays
 from flax_vae.data.resizing import make_size
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import Own, build, description_of, starting_from
+from flax_vae.fitting.build import Own, build, description_of, refuse_unknown_monitor, starting_from
 from flax_vae.fitting.loop import Callback, train
 from flax_vae.fitting.members import Member, member_names, restore_members
 from flax_vae.fitting.report import write_summary
@@ -213,8 +213,10 @@ def _start(
         training = starting_from(training, init)
         made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
-    count = len(training.data.train.x)
-    trainings = {name: replace(training, config=config.fitted_to(count)) for name, config in configs.items()}
+    refuse_unknown_monitor(training, totals)
+    count, monitor = len(training.data.train.x), training.config.monitor
+    fitted = {name: replace(config.fitted_to(count), monitor=monitor) for name, config in configs.items()}
+    trainings = {name: replace(training, config=config) for name, config in fitted.items()}
 
     def create() -> None:
         with new_directory(directory.path) as folder:

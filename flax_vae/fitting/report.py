@@ -18,6 +18,8 @@ from flax_vae.system.console import log, print_table, stdout_console
 from flax_vae.system.files import write_json
 from flax_vae.system.processes import is_first_process
 
+_FEW_STEPS = 36
+
 
 def log_start(directory: RunDirectory, members: Sequence[Member], first_step: int) -> None:
     """Log what is trained, on what and where, before the first step.
@@ -46,6 +48,8 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     steps = f"{training.total_steps:,} steps of {training.batch_size} images in {epochs}"
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
+    if training.total_steps < _FEW_STEPS:
+        log(f"WARNING: {training.total_steps} steps are few: a model hardly learns. Train for more epochs.")
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
     if levels == 2 and not is_binary(data.held_out.x):
         log(
@@ -71,6 +75,7 @@ class Report:
         training, first_step, records = members[0].training, int(furthest.state.step), furthest.directory.metrics()
         self.clock = Clock(records[-1]["seconds"] if records else 0.0)
         self.members = members_by_label([member.training.config for member in members])
+        self.directories, self.monitor = [member.directory for member in members], training.config.monitored
         self.epochs, self.steps_per_epoch = training.config.epochs, training.steps_per_epoch
         self.logs = [_RunLog(member.directory, first_step) for member in members if is_first_process()]
         self.console = stdout_console()
@@ -114,8 +119,10 @@ class Report:
         for member, record in records.items():
             self.logs[member].write(record)
         for label, members in self.members.items():
-            if group := [records[member] for member in members if member in records]:
-                self.console.print(epoch_line(group, label, self.epochs), highlight=False, soft_wrap=True)
+            if group := {member: records[member] for member in members if member in records}:
+                best = all(self.directories[member].best_step() == group[member]["step"] for member in group)
+                line = epoch_line([*group.values()], label, self.epochs, self.monitor, best)
+                self.console.print(line, highlight=False, soft_wrap=True)
                 self.console.file.flush()
 
 
@@ -158,8 +165,16 @@ def _progress_bar(console: Any, visible: bool) -> Any:
     )
 
 
-def epoch_line(records: Sequence[Record], label: str, epochs: int) -> str:
-    """Return the line of an epoch: metrics, or their mean ± standard deviation over the seeds of a label."""
+def epoch_line(records: Sequence[Record], label: str, epochs: int, monitor: str, best: bool) -> str:
+    """Return the line of an epoch: metrics, or their mean ± standard deviation over the seeds of a label.
+
+    Args:
+        records: the epoch of each seed.
+        label: what distinguishes the seeds from other members.
+        epochs: the number of epochs of the training.
+        monitor: the metric that chooses the best epoch.
+        best: True if this epoch is the best so far.
+    """
     first, held_out = records[0], held_out_set(records[0])
     names = [name for name in first if name.startswith(("train_", f"{held_out}_"))]
     value = {name: mean_and_deviation([record[name] for record in records]) for name in names}
@@ -171,6 +186,8 @@ def epoch_line(records: Sequence[Record], label: str, epochs: int) -> str:
         label,
         f"train loss {value['train_loss']}",
         f"{held_out} loss {value[f'{held_out}_loss']}" + (f" ({shown})" if shown else ""),
+        f"{held_out} {monitor} {value[f'{held_out}_{monitor}']}" if monitor != "loss" else "",
+        "best" if best else "",
         f"{len(records)} seeds" if len(records) > 1 else "",
         f"{skipped:.2%} of the steps skipped" if skipped else "",
         f"{first['images_per_second']:,.0f} images/s",

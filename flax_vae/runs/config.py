@@ -85,8 +85,11 @@ class Config:
     min_steps: int = setting("optimisation", 2000, least=0)
     """If the number of epochs is left out and the images are few, train for more epochs, until there are this many
     steps, in batches of at most an eighth of the images."""
+    monitor: str | None = setting("optimisation", None)
+    """Metric on the held-out images that chooses the best checkpoint and stops early, such as elbo; by default the one
+    that the objective declares, or else the loss. A higher elbo is better, and a lower value of any other."""
     early_stopping: int = setting("optimisation", 0, least=0)
-    """Epochs without a better validation loss after which training stops; 0 for never."""
+    """Epochs without a better validation loss, or `monitor`, after which training stops; 0 for never."""
     batch_size: int = setting("optimisation", 128, least=1)
     """Images per step."""
     optimizer: str = setting("optimisation", "adam")
@@ -296,6 +299,13 @@ class Config:
         """Return the text that imports a part of the user's own, or an example if no text stands for it."""
         text = getattr(self, kind)
         return text if parse(text).is_importable else example_of(kind)
+
+    @property
+    def monitored(self) -> str:
+        """The metric that chooses the best checkpoint: `monitor`, or what the objective declares, or the loss."""
+        if self.monitor is not None or self.has_own("objective"):
+            return self.monitor or "loss"
+        return str(OBJECTIVES.declared(parse(self.objective), "monitor", "loss"))
 
     @property
     def has_own_model(self) -> bool:

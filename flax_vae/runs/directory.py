@@ -193,7 +193,7 @@ class RunDirectory:
 
     def best_step(self) -> int | None:
         """Return the step of the best epoch so far."""
-        best = best_record(self.metrics())
+        best = best_record(self.metrics(), self.config().monitored)
         return None if best is None else best["step"]
 
     def restore_best(self, items: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -227,7 +227,7 @@ class RunDirectory:
 
     def stopped_early(self, config: Config) -> bool:
         """Return True if early stopping has ended the training."""
-        return 0 < config.early_stopping <= epochs_since_best(self.metrics())
+        return 0 < config.early_stopping <= epochs_since_best(self.metrics(), config.monitored)
 
     def evaluation(self, step: int) -> Record | None:
         """Return the results of `flax-vae evaluate` for the parameters of a step, or None."""

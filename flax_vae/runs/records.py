@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Record = dict[str, Any]
+HIGHER_IS_BETTER = ("elbo",)  # of the metrics that can choose the best epoch
 
 
 def parse_record(line: str) -> Record:
@@ -38,12 +39,22 @@ def held_out_set(record: Mapping[str, Any]) -> str:
     return "validation" if "validation_loss" in record else "test"
 
 
-def best_record(records: Sequence[Record]) -> Record | None:
-    """Return the epoch with the lowest loss on the held-out set, the last one at a tie; None without epochs."""
-    return min(reversed(records), key=lambda record: record[f"{held_out_set(record)}_loss"], default=None)
+def best_record(records: Sequence[Record], monitor: str = "loss") -> Record | None:
+    """Return the epoch with the best value of a metric on the held-out set, the last one at a tie; None without epochs.
+
+    Args:
+        records: the epochs.
+        monitor: the metric. Lower is better, except for those in `HIGHER_IS_BETTER`.
+    """
+    sign = -1 if monitor in HIGHER_IS_BETTER else 1
+    return min(
+        reversed(records),
+        key=lambda record: sign * record[f"{held_out_set(record)}_{monitor}"],
+        default=None,
+    )
 
 
-def epochs_since_best(records: Sequence[Record]) -> int:
+def epochs_since_best(records: Sequence[Record], monitor: str = "loss") -> int:
     """Return the number of epochs after the best one."""
-    best = best_record(records)
+    best = best_record(records, monitor)
     return records[-1]["epoch"] - best["epoch"] if best else 0

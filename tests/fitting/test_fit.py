@@ -5,6 +5,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -214,6 +215,33 @@ def test_parts_are_written_as_calls_and_stored_in_one_form(few_images: Path, tmp
     assert run.params["prior"]["loc"].shape == (4, 2)
     assert run.params["encoder"]["ReluDense_1"]["Dense_0"]["kernel"].shape == (20, 10)
     assert json.loads((run.directory / "provenance.json").read_text())["objective"] == "Renyi(alpha=0.0, num_samples=3)"
+
+
+class Adversary:
+    """A loss that falls as the model gets worse: that of the ELBO, negated at the last step's weights."""
+
+    monitor = "elbo"
+
+    def __call__(self, model: Any, x: Any, key: Any, step: Any) -> Any:
+        loss, metrics = ELBO()(model, x, key, step)
+        return loss - 2 * jax.lax.stop_gradient(loss), metrics
+
+
+def test_a_metric_chooses_the_best_checkpoint(
+    config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one that the objective declares, recorded with the run, and marked in the lines of the epochs."""
+    config = replace(config, ema_decay=0.0)
+    run = fit(config, tmp_path / "run", objective=Adversary())
+    elbos, losses = ([record[f"test_{name}"] for record in run.metrics] for name in ("elbo", "loss"))
+    assert (np.argmax(elbos), np.argmin(losses)) == (2, 0)  # they disagree
+    assert run.step == run.metrics[2]["step"]
+    assert load_run(run.directory).config.monitor == "elbo"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert f"test elbo {elbos[2]:.2f}  best" in last
+    with pytest.raises(UserError, match=r"`monitor` accuracy: .*Adversary.* reports distortion, elbo, loss, rate\."):
+        fit(replace(config, monitor="accuracy"), tmp_path / "refused", objective=Adversary())
+    assert not (tmp_path / "refused").exists()
 
 
 def test_an_optimiser_for_a_part_that_the_model_lacks_is_refused(config: Config, tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ def test_a_start_names_data_model_and_place(few_images: Path, capsys: pytest.Cap
     ]
 
 
+def test_a_start_warns_of_few_steps(few_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50)
+    assert "WARNING: 12 steps are few: a model hardly learns. Train for more epochs." in start_lines(config, capsys)
+
+
 def test_a_start_names_what_was_held_out_resized_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, validation=0.5, epochs=2)
     data, model, training, *_ = start_lines(config, capsys, members=2, step=1234)

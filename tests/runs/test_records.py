@@ -18,6 +18,15 @@ def test_the_last_of_equally_good_epochs_is_the_best() -> None:
     assert (best_record([]), epochs_since_best([])) == (None, 0)
 
 
+def test_a_metric_chooses_the_best_epoch_in_its_direction() -> None:
+    """A higher elbo is better; a lower value of any other metric."""
+    terms = [(-9.0, 5.0), (-7.0, 6.0), (-8.0, 4.0)]
+    records = [record(i, 1.0) | {"test_elbo": elbo, "test_mmd": mmd} for i, (elbo, mmd) in enumerate(terms)]
+    assert best_record(records, "elbo") == records[1]
+    assert epochs_since_best(records, "elbo") == 1
+    assert best_record(records, "mmd") == best_record(records, "loss") == records[2]
+
+
 def test_a_validation_set_selects_if_there_is_one() -> None:
     records = [record(1, 3.0, "validation") | {"test_loss": 1.0}, record(2, 2.0, "validation") | {"test_loss": 9.0}]
     assert held_out_set(records[0]) == "validation"
