@@ -61,9 +61,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
     steps_per_epoch = count // batch_size
     beta_from_config = own.objective is None and config.beta is not None
     objective = own.objective or make_objective(config, steps_per_epoch, count)
-    if (
-        config.has_own("objective") and config.monitor is None
-    ):  # recorded: opening the run does not import the objective
+    if config.has_own("objective") and config.monitor is None:  # recorded, since an opened run does not import it
         config = replace(config, monitor=getattr(objective, "monitor", None))
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
     model = make_model(config, images.shape[1:], images) if own.model is None else own.model

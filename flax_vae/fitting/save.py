@@ -40,7 +40,7 @@ def save_run(
         out: a new or empty directory.
         params: the trained parameters, such as `state.best_params`; or Linen's whole tree.
         metrics: their metrics: `step`, the number of updates; `test_loss`, or `validation_loss` if the configuration
-            has a validation set; and any others, such as `train_loss` or `seconds`.
+            has a validation set; the `monitor` of the configuration likewise; and any others, such as `train_loss`.
         config: the training: the data set, which is read, and the settings that hold; the default ones if None.
         model, objective, optimizer: those of your own, as for `fit`.
 
@@ -71,7 +71,7 @@ def _record(metrics: Mapping[str, Any], config: Config) -> Record:
     """Return the line of metrics.jsonl."""
     numbers = {name: float(value) for name, value in metrics.items()}
     held_out = "validation" if config.validation else "test"
-    for name in ("step", f"{held_out}_loss"):
+    for name in ("step", f"{held_out}_loss", f"{held_out}_{config.monitored}"):
         if name not in numbers:
             raise UserError(f"`metrics` has no {name}, only {', '.join(metrics) or 'nothing'}: add it.")
     whole = {"epoch": int(numbers.pop("epoch", config.epochs)), "step": int(numbers.pop("step"))}
