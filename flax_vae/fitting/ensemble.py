@@ -185,8 +185,9 @@ class Ensemble:
         return means
 
     def first_state(self) -> TrainState:
-        """Return the state of the first member."""
-        return self.unstack((self.state, self.totals))[0][0]
+        """Return the state of the first member, which one process can read on its own; all of them call this."""
+        state, _ = self.unstack((self.state, self.totals))[0]
+        return state if jax.process_count() == 1 else self.replicate(state)
 
     def save(self) -> None:
         """Write a checkpoint of each member that still trains and has none of this step.

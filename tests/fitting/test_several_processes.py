@@ -88,17 +88,23 @@ sys.exit(train())
 
 
 def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:
-    """`fit` returns the same in all of them; only the first one writes."""
+    """`fit` returns the same in all of them; only the first one writes, and calls callbacks, which read the state."""
     program = """
 import sys, jax
 from flax_vae import Cluster, Config, fit, sample, use_machine
+
+def call(epoch, metrics, state):
+    jax.device_get(state.params)
+    print("called after step", int(state.step))
+
 images, out, _, where, _, count, _, number = sys.argv[1:]
 use_machine(1, Cluster(where, int(count), int(number)))
-run = fit(Config(preset="tutorial_dense", dataset=images, epochs=1, batch_size=50), out)
+run = fit(Config(preset="tutorial_dense", dataset=images, epochs=1, batch_size=50), out, callbacks=[call])
 print(run.metrics[-1]["test_loss"], float(sample(run.model, run.params, jax.random.key(0), 9).sum()))
 """
     (tmp_path / "program.py").write_text(program)
     done = together(2, tmp_path / "program.py", few_images, tmp_path / "run", cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
-    first, second = (out.splitlines()[-1] for _, out, _ in done)
-    assert first == second
+    first, second = (out.splitlines() for _, out, _ in done)
+    assert first[-1] == second[-1]
+    assert [[line for line in out if "called" in line] for out in (first, second)] == [["called after step 12"], []]
