@@ -15,6 +15,7 @@ from flax_vae.cli.main import main
 pytestmark = pytest.mark.quick_compile
 
 
+@pytest.mark.slow
 def test_evaluate_and_compare(
     trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,7 @@ def deviation(values: list[np.ndarray]) -> float:
     return float(np.sqrt(np.var(values, axis=0, ddof=1).mean()))
 
 
+@pytest.mark.slow
 def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     def elbos(seed: int, binarize_seed: int) -> np.ndarray:
         images = run_data(run, "fixed", binarize_seed).test.x

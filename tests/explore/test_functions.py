@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from explored import random_params
+from quick import first_quick
 
 from flax_vae import Config, UserError, bind
 from flax_vae.evaluation.run import load_run
@@ -26,7 +27,6 @@ Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)
 DENSE = {"preset": "tutorial_dense(features=(8,))"}
 LADDER = "ladder(widths=(4, 6), depths=(1, 1), channels=2)"
-LARGEST = ("gated_mlp", "ladder")
 HEADS = ("bernoulli", "beta_binomial", "categorical", "continuous_bernoulli", "discretized_logistic",
          "logistic_mixture", "per_pixel_normal")  # fmt: skip
 
@@ -57,9 +57,7 @@ def check_parts(open_page: Open, names: str, **parts: Any) -> None:
     check(open_page, model, random_params(model, SMALL), SMALL, names)
 
 
-@pytest.mark.parametrize(
-    "preset", [pytest.param(preset, marks=pytest.mark.slow) if preset in LARGEST else preset for preset in PRESETS]
-)
+@pytest.mark.parametrize("preset", first_quick(sorted(PRESETS, key="tutorial_dense".__ne__)))
 def test_presets(preset: str, open_page: Open) -> None:
     """Presets have their full size. `test_conditional_models` and test_page.py have small ones of the largest."""
     model = make_model(Config(preset=preset), LARGE)
@@ -69,30 +67,31 @@ def test_presets(preset: str, open_page: Open) -> None:
 @pytest.mark.parametrize(
     ("preset", "levels"), [("tutorial_dense(features=(8,))", 1), ("ladder(widths=(4,), depths=(1,), channels=2)", 2)]
 )
-@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("prior", first_quick(PRIORS))
 def test_priors(prior: str, preset: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "sample", preset=preset, prior=prior, levels=levels)
 
 
 @pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize("posterior", POSTERIORS)
+@pytest.mark.parametrize("posterior", first_quick(POSTERIORS))
 def test_posteriors(posterior: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "encode", posterior=posterior, levels=levels)
 
 
 @pytest.mark.parametrize(
     "likelihood",
-    [*LIKELIHOODS, *(pytest.param(f"autoregressive(reach=2, head={h!r})", marks=pytest.mark.slow) for h in HEADS)],
+    first_quick([*LIKELIHOODS, *(f"autoregressive(reach=2, head={h!r})" for h in HEADS)], 2),
 )
 def test_likelihoods(likelihood: str, open_page: Open) -> None:
     check_parts(open_page, "decode", likelihood=likelihood)
 
 
+@pytest.mark.slow
 def test_a_ladder_with_autoregressive_pixels(open_page: Open) -> None:
     check_parts(open_page, "decode", preset=LADDER, likelihood="autoregressive(reach=1)")
 
 
-@pytest.mark.parametrize("preset", ["tutorial_dense", LADDER])
+@pytest.mark.parametrize("preset", first_quick(["tutorial_dense", LADDER]))
 def test_conditional_models(preset: str, open_page: Open) -> None:
     """Conditional models take a context as an additional input."""
     model = make_model(Config(preset=preset, conditional=True), SMALL)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from explored import ABOUT, CONFIGS, Make, Read, Reader, images_of, same
 from PIL import Image
+from quick import first_quick
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
@@ -21,7 +22,7 @@ from flax_vae.runs.models import make_model
 pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_functions.py compares numbers
 
 
-@pytest.mark.parametrize("name", ["tutorial", *CONFIGS])
+@pytest.mark.parametrize("name", first_quick(["tutorial", *CONFIGS]))
 def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> None:
     """Under the pointer, for a test image, for samples and along an axis; for every kind of model."""
     explored, reader = make(name), read(name)
@@ -46,6 +47,7 @@ def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> 
     assert np.abs(row[0] - row[-1]).max() > 3
 
 
+@pytest.mark.slow
 def test_the_first_picture_comes_at_once_and_dragging_is_smooth(
     read: Read, record_property: Callable[[str, object], None]
 ) -> None:
@@ -80,6 +82,7 @@ def test_the_first_picture_comes_at_once_and_dragging_is_smooth(
     assert rate > 15
 
 
+@pytest.mark.slow
 def test_classes_can_be_hidden_and_themes_chosen(read: Read) -> None:
     reader = read("tutorial", color_scheme="dark")
     assert brightness(reader) < 60
@@ -107,6 +110,7 @@ def brightness(reader: Reader) -> float:
     return float(np.mean([int(part) for part in colour[4:-1].split(",")]))
 
 
+@pytest.mark.slow
 def test_two_of_many_dimensions_are_chosen(read: Read) -> None:
     """Sliders hold the other dimensions, principal axes are available, and the most active dimensions come first."""
     reader = read("gated, of ten")
@@ -140,6 +144,7 @@ def name_of(i: int) -> str:
     return f"z{i + 1}".translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
 
 
+@pytest.mark.slow
 def test_a_conditional_model_gets_the_chosen_class(read: Read) -> None:
     reader = read("conditional")
     explored, label = reader.explored, int(reader.explored.content["labels"][0])

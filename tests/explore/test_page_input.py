@@ -58,6 +58,7 @@ def assert_ellipse(reader: Reader, centre: np.ndarray, scale: np.ndarray) -> Non
         assert np.abs(near[:, :3] - colour).sum(1).min() < 60, (angle, x, y)
 
 
+@pytest.mark.slow
 def test_keys_do_what_the_pointer_does(read: Read) -> None:
     reader = read("tutorial")
     for _ in range(3):  # the skip link, the theme, the plane
@@ -96,6 +97,7 @@ def test_keys_do_what_the_pointer_does(read: Read) -> None:
     assert reader.browser.execute_script(unnamed) == []
 
 
+@pytest.mark.slow
 def test_touch_on_the_plane_moves_the_point_but_not_the_page(read: Read) -> None:
     """Outside the plane the page scrolls, and nothing is wider than the screen."""
     reader = read("tutorial", 360, 740, touch=True)
@@ -123,6 +125,7 @@ def swipe(reader: Reader, way: list[tuple[float, float]]) -> None:
     reader.settle()
 
 
+@pytest.mark.slow
 def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     reader, drawing = read("tutorial"), lambda: reader("drawing")
     explored = reader.explored
@@ -155,6 +158,7 @@ def test_a_drawing_is_encoded_at_each_stroke(read: Read) -> None:
     same(reader.image("redrawn"), reader.image("reconstruction"))
 
 
+@pytest.mark.slow
 def test_temperature_changes_samples_of_the_same_noise(read: Read) -> None:
     reader = read("tutorial")
     reader.settle(30)
@@ -172,7 +176,8 @@ def test_temperature_changes_samples_of_the_same_noise(read: Read) -> None:
     assert np.abs(reader.every("samples") - at_one).max() > 100
 
 
-@pytest.mark.parametrize("motion", ["no-preference", pytest.param("reduce", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_the_path_from_a_to_b_plays(motion: str, read: Read) -> None:
     reader = read("tutorial", reduced_motion=motion)
     ends = []

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported_models import CLASSES, Case, make_case
+from quick import first_quick
 
 from flax_vae import bind, log_weights
 from flax_vae.export.functions import ModelFunction
@@ -67,7 +68,7 @@ FLAT = flat_cases() | {
 }
 
 
-@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("name", first_quick(FLAT.keys(), 2))
 def test_functions_of_noise_agree_with_the_model(name: str) -> None:
     """Compare encoder, decoder and sampler at the same noise, and the bound at the encoder's draws.
 
@@ -129,6 +130,7 @@ def test_functions_of_noise_agree_with_a_ladder() -> None:
     np.testing.assert_allclose(bounds, log_likelihood, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_sampler_of_a_ladder_agrees_with_generate_at_the_same_noise() -> None:
     case = make_case(preset=LADDER)
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import first_quick
 from run_directories import untimed
 
 from flax_vae import (
@@ -242,7 +243,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
 
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.parametrize("setting", SAME)
-@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("name", first_quick(sorted(USES, key="samples".__ne__)))
 def test_results_have_the_same_bits(name: str, setting: str, expected: Callable[[str], Any], tmp_path: Path) -> None:
     at_default = expected(name)
     with settings(SAME[setting]):
@@ -251,6 +252,7 @@ def test_results_have_the_same_bits(name: str, setting: str, expected: Callable[
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", OTHERS)
 def test_other_settings_run(setting: str, tmp_path: Path) -> None:
     with settings(OTHERS[setting]):
@@ -265,10 +267,10 @@ PARTS = {
 } | {"levels": {"levels": 2}}
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_part_is_traced_as_by_default(part: str) -> None:
+@pytest.mark.parametrize("part", first_quick(PARTS, 3))
+def test_every_part_is_traced_as_by_default(part: dict[str, Any]) -> None:
     """In a program of the user's; only shapes are computed."""
-    vae = make_model(Config(preset="gated_mlp", **PARTS[part]), SHAPE)
+    vae = make_model(Config(preset="gated_mlp", **part), SHAPE)
     params = jax.eval_shape(lambda: init(vae, jax.random.key(0), SHAPE))
     x, key = jax.ShapeDtypeStruct((2, *SHAPE), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
 

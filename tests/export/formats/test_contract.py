@@ -15,12 +15,9 @@ EVERY_PRESET = list(CASES)[: len(PRESETS)]
 ONNX, OTHERS = ([files for files in FILES if (files.suffix == ".onnx") == is_onnx] for is_onnx in (True, False))
 # ONNX, which lacks many operations, gets every part. The other formats get every preset, with other parts in turn.
 CONTRACTS = [
-    *(pytest.param(ONNX, name, id=name) for name in CASES),
-    *(pytest.param(ONNX, name, id=name, marks=pytest.mark.slow) for name in MORE_CASES),
-    *(
-        pytest.param(OTHERS, name, id=f"{name}-others", marks=[] if "tutorial_dense" in name else pytest.mark.slow)
-        for name in EVERY_PRESET
-    ),
+    pytest.param(formats, name, id=name + suffix, marks=() if "tutorial_dense" in name else pytest.mark.slow)
+    for formats, names, suffix in ((ONNX, [*CASES, *MORE_CASES], ""), (OTHERS, EVERY_PRESET, "-others"))
+    for name in names
 ]
 
 

@@ -1,0 +1,15 @@
+"""The parameters of a test that the default run of pytest leaves out."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def first_quick(values: Iterable[Any], count: int = 1) -> list[Any]:
+    """Return values, or those of a dictionary by their names, as parameters; all but the first `count` are slow."""
+    items = values.items() if isinstance(values, dict) else ((None, value) for value in values)
+    return [
+        pytest.param(value, id=name, marks=() if number < count else pytest.mark.slow)
+        for number, (name, value) in enumerate(items)
+    ]
