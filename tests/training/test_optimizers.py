@@ -171,6 +171,30 @@ def test_a_frozen_encoder_keeps_its_bits(images: np.ndarray) -> None:
     assert not np.array_equal(jax.tree.leaves(apart["decoder"])[0], jax.tree.leaves(before["decoder"])[0])
 
 
+class Multiplier(nn.Module):
+    """The ELBO with a learned weight of the rate."""
+
+    @nn.compact
+    def __call__(self, model: Any, x: Any, key: Any, step: Any) -> Any:
+        weight = self.param("weight", nn.initializers.ones, ())
+        loss, metrics = ELBO(weight)(model, x, key, step)
+        return {"model": loss, "objective": -loss}, metrics
+
+
+def test_the_parameters_of_an_objective_have_an_optimiser_of_their_own(images: np.ndarray) -> None:
+    """Of the name `objective`: here they move at steps 1 and 3 only, and the model not at all."""
+    small, objective = images[:, ::4, ::4], Multiplier()
+    tx = make_optimizer("split(frozen(), objective=every(adam(0.1), steps=2, start=1))", 1e-2, 30)
+    state = init_state(VAE, tx, jax.random.key(0), small.shape[1:], objective=objective)
+    before, step, weights = jax.tree.map(np.array, state.params), make_train_step(VAE, objective, tx), []
+    for _ in range(4):
+        state, _ = step(state, small)
+        weights.append(float(state.params["objective"]["weight"]))
+    np.testing.assert_allclose(weights, [1.0, 1.1, 1.1, 1.2], rtol=1e-2)
+    for part in before.keys() - {"objective"}:
+        jax.tree.map(np.testing.assert_array_equal, state.params[part], before[part])
+
+
 SLOW = pytest.mark.slow
 
 
