@@ -145,7 +145,11 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def _typed(self, call: Call) -> dict[str, Any]:
         """Return the arguments of a call by their names, converted to their types; parts among them as `Call`."""
-        parameters, maker = self.hyperparameters(call), self.maker(call)
+        maker = self.maker(call)
+        try:
+            parameters = self.hyperparameters(call)
+        except ValueError as error:  # a builtin has no signature
+            raise UserError(f"`{self.kind}` {call}: {error}.") from None
         try:
             signature = inspect.Signature(list(parameters.values()))
             arguments = signature.bind_partial(*call.args, **dict(call.kwargs)).arguments

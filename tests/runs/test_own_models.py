@@ -313,6 +313,7 @@ def test_every_part_of_the_users_own_does_what_a_registered_one_does(
     [
         ({"prior": "own_model:make_number"}, "`prior` own_model:make_number made a int, not a Linen module"),
         ({"posterior": "own_model:absent"}, "`posterior` own_model:absent: .* has no function or class absent"),
+        ({"prior": "builtins:max"}, "`prior` builtins:max: no signature found for builtin"),
         ({"likelihood": "own_model:make_number"}, "made a int, not a likelihood"),
         ({"optimizer": "own_model:make_number"}, "made a int, not an Optax transformation"),
         ({"schedule": "own_model:make_number"}, r"called as make_number\(count\), but 3 is not a callable object"),
