@@ -48,6 +48,7 @@ class Compress:
         stdin = sys.stdin.buffer.read() if self.images == (PIPE,) else None
         use_machine()
         run = self.own.load_run(self.run)
+        run.require_images("Compression")
         if self.images:
             images = _with_labels(run, read_images(self.images, run.examples.shape[-1], stdin))
         else:

@@ -36,9 +36,9 @@ class Sample:
     )
     request: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
     out: OutPath = Path("samples.png")
-    """PNG file to write."""
+    """PNG file to write; a run of vectors writes a .npy file instead."""
     npy: Path | None = None
-    """Also write the images to this .npy file, as a float32 array "n h w c"."""
+    """Also write the images to this .npy file, as a float32 array "n h w c", or "n v" of vectors."""
     overwrite: Overwrite = False
     own: OwnParts = field(default_factory=OwnParts)
 
@@ -57,11 +57,15 @@ class Sample:
             require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
         run = self.own.load_run(self.run)
-        images, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
-        save_image_grid(self.out, images, columns)
-        if self.npy:
-            write_atomically(self.npy, lambda temporary: np.save(temporary, images))
-        print_result(self.out)
+        array = None if run.kind == "images" else self.npy or self.out.with_suffix(".npy")
+        if array and array != self.npy:
+            require_writable(array, self.overwrite or self.out == Sample.out)
+        rows, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
+        if array is None:
+            save_image_grid(self.out, rows, columns)
+        if written := array or self.npy:
+            write_atomically(written, lambda temporary: np.save(temporary, rows))
+        print_result(array or self.out)
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,15 @@
-"""Images for a VAE: Fashion-MNIST, sprites, image sets of TensorFlow Datasets, and the user's own files."""
+"""Data for a VAE: Fashion-MNIST, sprites, image sets of TensorFlow Datasets, and the user's own files."""
 
-from flax_vae.data.examples import Examples, as_batch, class_names, draw_binary, is_binary, one_hot, split_validation
+from flax_vae.data.examples import (
+    Examples,
+    as_batch,
+    class_names,
+    draw_binary,
+    is_binary,
+    observed,
+    one_hot,
+    split_validation,
+)
 from flax_vae.data.load import absolute, load_images
 from flax_vae.data.sources import SOURCES
 from flax_vae.data.sources.in_memory import ARRAYS, from_arrays, write_arrays
@@ -16,6 +25,7 @@ __all__ = [
     "from_arrays",
     "is_binary",
     "load_images",
+    "observed",
     "one_hot",
     "split_validation",
     "write_arrays",

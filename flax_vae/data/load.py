@@ -25,7 +25,7 @@ def load_images(
     image_size: int | tuple[int, int] | None = None,
     resize: Resize = "crop",
 ) -> Examples:
-    """Load one split of an image set as uint8 pixels.
+    """Load one split of a data set: images as uint8 pixels, or vectors or counts from a .npy or .npz file.
 
     Args:
         name_or_path: a source of `SOURCES`, as a name or a call, such as "fashion_mnist" (from a cache, this machine,
@@ -39,8 +39,9 @@ def load_images(
         resize: "crop" images of another shape to the middle, or "stretch" them.
 
     Returns:
-        The images "n h w c", with labels, class names and factors if there are any. The images of a large prepared set
-        stay on disk and are read by index.
+        The images "n h w c", or the vectors "n v", with labels, class names and factors if there are any; for vectors
+        with NaN, also the mask of values that are not missing. The images of a large prepared set stay on disk and are
+        read by index.
 
     Raises:
         UserError: unknown name or path, or data that are damaged or not images.

@@ -38,6 +38,9 @@ def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Arra
 def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
     vae, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
+    yield "curves", plots.plot_curves(run.metrics)
+    if run.kind != "images":
+        return
     batch = as_batch(test, run.class_names)
     first, contexts = take(batch, slice(10)), contexts_of(run, None, 10)
     images = reconstruct(vae, params, first, reconstruct_key)
@@ -46,7 +49,6 @@ def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
         plots.plot_reconstructions(test.x[:10], images, "Test images and their reconstructions"),
     )
     yield "samples", plots.plot_samples(sample(vae, params, sample_key, 10, 1.0, contexts))
-    yield "curves", plots.plot_curves(run.metrics)
     if provides(vae, "ladder"):
         yield "layers", _layers(vae, params, first, reconstruct_key)
         yield "temperatures", _temperatures(vae, params, sample_key, contexts)
@@ -89,7 +91,7 @@ def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds:
     Args:
         directory: the directory of the pictures.
         record: the contents of evaluation.json.
-        images: the images for the bound, uint8 "n h w c".
+        images: the images for the bound, uint8 "n h w c", or vectors, which are not drawn.
         bounds: the bound "n" on log p(x) of each.
     """
     directory.mkdir(exist_ok=True)
@@ -98,5 +100,7 @@ def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds:
     evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity)
     plots.save_figure(directory / "evaluation.png", evaluation)
     order = np.argsort(-bounds)
+    if images.ndim != 4:  # vectors
+        return
     shown = np.concatenate([order[:10], order[-10:]])
     plots.save_figure(directory / "extremes.png", plots.plot_extremes(images[shown], bounds[shown], quantity))

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flax_vae import sampling
-from flax_vae.batches import Batch, Images
+from flax_vae.batches import Batch, X
+from flax_vae.data import observed
 from flax_vae.distributions import LatentDistribution
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
@@ -32,7 +33,8 @@ class Run(StoredRun):
         run.reconstruct(x, key=1)
 
     A method passes the model, its parameters and a key to the function of its name. Keys may be integers, which are
-    seeds: the same one gives the same result. `x` are images "n h w c", by default the test images in `examples`.
+    seeds: the same one gives the same result. `x` are images "n h w c" or vectors "n v", in which NaN is a missing
+    value; by default the test examples in `examples`.
     `labels` are the classes of a conditional model, which other models do not take: one for each image or one for all,
     as names or as numbers from 0. A name takes precedence over a number in quotes.
 
@@ -46,33 +48,29 @@ class Run(StoredRun):
         temperature: float | Float[Array, ""] = 1.0,
         labels: Labels = None,
         pixel_key: Seed | None = None,
-    ) -> Float[Array, "n h w c"]:
+    ) -> X:
         """Sample images; see `flax_vae.sample`. Without labels, they cycle through the classes."""
         context, pixel_key = contexts_of(self, labels, num_samples), _key("pixel_key", pixel_key)
         key = _key("key", key)
         return sampling.sample(self.model, self.params, key, num_samples, temperature, context, pixel_key)
 
-    def encode(self, x: Images | None = None, labels: Labels = None) -> LatentDistribution:
+    def encode(self, x: X | None = None, labels: Labels = None) -> LatentDistribution:
         """Return the posterior of each image; see `flax_vae.encode`."""
         return sampling.encode(self.model, self.params, self._batch(x, labels))
 
-    def decode(
-        self, z: Float[Array | np.ndarray, "n d"], labels: Labels = None, pixel_key: Seed | None = None
-    ) -> Float[Array, "n h w c"]:
+    def decode(self, z: Float[Array | np.ndarray, "n d"], labels: Labels = None, pixel_key: Seed | None = None) -> X:
         """Decode latents into images; see `flax_vae.decode`."""
         context, pixel_key = self._contexts(labels, len(z)), _key("pixel_key", pixel_key)
         return sampling.decode(self.model, self.params, z, context, pixel_key)
 
-    def reconstruct(
-        self, x: Images | None = None, key: Seed = 0, labels: Labels = None, pixel_key: Seed | None = None
-    ) -> Float[Array, "n h w c"]:
+    def reconstruct(self, x: X | None = None, key: Seed = 0, labels: Labels = None, pixel_key: Seed | None = None) -> X:
         """Encode images, draw a latent for each, and decode it; see `flax_vae.reconstruct`."""
         key, pixel_key = _key("key", key), _key("pixel_key", pixel_key)
         return sampling.reconstruct(self.model, self.params, self._batch(x, labels), key, pixel_key)
 
     def log_likelihood(
         self,
-        x: Images | None = None,
+        x: X | None = None,
         num_samples: int = 1000,
         key: Seed = 0,
         labels: Labels = None,
@@ -93,13 +91,13 @@ class Run(StoredRun):
         """Return the parameters of each module, the metrics of their epoch, and the last evaluation, as text."""
         return summary(self)
 
-    def _batch(self, x: Images | None, labels: Labels) -> Batch:
+    def _batch(self, x: X | None, labels: Labels) -> Batch:
         """Return the images, with their contexts if the model is conditional; the stored ones if `x` is None."""
         if x is None:
             x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
         else:
             contexts = self._contexts(labels, len(x))
-        return Batch(x, contexts)
+        return Batch(x, contexts, observed(x))
 
     def _contexts(self, labels: Labels, count: int) -> np.ndarray | None:
         if self.class_names and labels is None:

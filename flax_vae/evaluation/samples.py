@@ -1,6 +1,7 @@
 """Images of a run, as `flax-vae sample` writes them; each mode is a function that scripts can call.
 
-A mode takes a run and a request. It returns images "n h w c" and the number of columns to show them in.
+A mode takes a run and a request. It returns images "n h w c", or vectors "n v" of a run of vectors, and the number of
+columns to show images in.
 """
 
 import math
@@ -12,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from flax_vae.batches import Batch
-from flax_vae.data import one_hot
+from flax_vae.batches import Batch, unpack
+from flax_vae.data import observed, one_hot
 from flax_vae.parts import Parts
 from flax_vae.runs.config import refuse_seed
 from flax_vae.runs.run import StoredRun, run_data
@@ -25,7 +26,7 @@ from flax_vae.system.memory import require_memory
 
 _BYTES = 16  # memory per pixel value while floats are rounded and tiled
 Labels = str | int | Sequence[str | int] | Integer[np.ndarray, " n"] | None  # names or numbers of classes
-ImageRows = tuple[Float[np.ndarray, "n h w c"], int]
+ImageRows = tuple[Float[np.ndarray, "n ..."], int]
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
 
@@ -99,9 +100,9 @@ def reconstructions(run: StoredRun, request: Request) -> ImageRows:
         raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test images.")
     chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
-    batch = Batch(originals, None if run.contexts is None else run.contexts[chosen])
+    batch = Batch(originals, None if run.contexts is None else run.contexts[chosen], observed(originals))
     images = np.asarray(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
-    return np.concatenate([originals.astype(np.float32) / 255, images]), count
+    return np.concatenate([np.asarray(unpack(batch, run.model)[0]), images]), count
 
 
 @MODES.register("interpolate")
@@ -132,7 +133,8 @@ def _require_memory_for(run: StoredRun, request: Request, rows: int = 1) -> None
 def _two_examples(run: StoredRun, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
     """Return two random test images, and their contexts if the run is conditional."""
     chosen = np.random.default_rng(request.seed).choice(len(run.examples), 2)
-    return run.examples[chosen], None if run.contexts is None else run.contexts[chosen]
+    x = np.nan_to_num(run.examples[chosen])  # missing values are 0, as the model sees them
+    return x, None if run.contexts is None else run.contexts[chosen]
 
 
 def contexts_of(run: StoredRun, labels: Labels, count: int) -> Float[np.ndarray, "n k"] | None:

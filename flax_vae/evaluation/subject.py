@@ -210,7 +210,7 @@ def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
     """
     data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
-    if is_binary(test.x) and not is_binary(train.x):  # training binarises them in each step
+    if test.kind == "images" and is_binary(test.x) and not is_binary(train.x):  # training binarises them in each step
         train = replace(train, x=draw_binary(train.x, (run.config.binarize_seed, 0)))
     rebinarized, chosen = None, random_indices(test, plan.num_images, plan.seed)
     if len(chosen) < 2:

@@ -25,6 +25,7 @@ def write_explorer(run: Run, path: str | Path) -> Path:
     Raises:
         UserError: the test images are unavailable, or the page does not support the model.
     """
+    run.require_images("The explorer")
     data = run_data(run)
     test = data.test
     with spinner("encoding test images"):

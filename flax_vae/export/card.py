@@ -47,7 +47,7 @@ def model_card(
 
 # {title}
 
-A variational autoencoder for {_described(run.examples.shape[1:])} images from {_dataset(run)}, trained by flax_vae.
+A variational autoencoder for {_described(run.examples.shape[1:])} from {_dataset(run)}, trained by flax_vae.
 
 {gallery}
 ## Model
@@ -146,5 +146,8 @@ def _dataset(run: Run) -> str:
 
 
 def _described(shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return f"vectors of {shape[0]} values"
     height, width, channels = shape
-    return f"{height}x{width} {'grey' if channels == 1 else 'colour' if channels == 3 else f'{channels}-channel'}"
+    colours = "grey" if channels == 1 else "colour" if channels == 3 else f"{channels}-channel"
+    return f"{height}x{width} {colours} images"

@@ -54,10 +54,11 @@ def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
     """Write the files of an export to an empty folder, `export.json` last."""
     functions = model_functions(run.model, run.params, run.examples.shape[1:], len(run.class_names))
     files = format.write(folder, run, functions)
+    pictures = _PICTURES if run.kind == "images" else {}
     with spinner("drawing"):
-        for name, make in _PICTURES.items():
+        for name, make in pictures.items():
             save_image_grid(folder / name, *make(run, Request(min(10, len(run.examples)))))
-    (folder / "README.md").write_text(model_card(run, title, format, functions, files, _PICTURES))
+    (folder / "README.md").write_text(model_card(run, title, format, functions, files, pictures))
     signatures: dict[str, Record] = {
         name: {"arguments": [asdict(argument) for argument in function.arguments], "result": asdict(function.result)}
         for name, function in files.items()

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import optax
 
+from flax_vae.batches import refuse_outside, unpack
 from flax_vae.calls import describe
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
@@ -69,6 +70,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
         raise UserError(f"`precision` {config.precision} has no effect: {type(model).__name__} has no field dtype.")
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
     training = Training(config, model, objective, data, batch_size, steps_per_epoch, beta_from_config, own.optimizer)
+    _refuse_other_values(training)
     _refuse_uneven_parts(training)
     _refuse_too_large(training, members)
     return training
@@ -126,6 +128,22 @@ def refuse_unknown_monitor(training: Training, metrics: Iterable[str]) -> None:
             f"`monitor` {training.config.monitored}: {training.config.name_of('objective')} reports "
             f"{', '.join(sorted(reported))}."
         )
+
+
+def _refuse_other_values(training: Training) -> None:
+    """Raise UserError for vectors or counts that the likelihood does not take; images are pixels in any case."""
+    data, model = training.data, training.model
+    for part in (data.train, data.test, data.validation):
+        if part is None or part.kind == "images":
+            continue
+        batch = data.batch(part)
+        try:
+            refuse_outside(batch, model)
+            jax.eval_shape(lambda batch: unpack(batch, model), batch)
+        except UserError as error:
+            raise UserError(
+                f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts."
+            ) from None
 
 
 def _refuse_uneven_parts(training: Training) -> None:

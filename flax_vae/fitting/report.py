@@ -35,10 +35,10 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     config, data = training.config, training.data
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     counts = " + ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
-    size = " x ".join(map(str, data.train.x.shape[1:]))
+    size = " x ".join(map(str, data.train.shape))
     resized = f", resized ({config.resize})" if config.image_size else ""
     sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
-    log(f"Data: {counts} images of {size}{resized}; {sources}.")
+    log(f"Data: {counts} {data.train.kind} of {size}{resized}; {sources}.")
     preset, objective = (config.name_of(kind) for kind in ("preset", "objective"))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""

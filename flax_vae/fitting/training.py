@@ -134,7 +134,9 @@ class Training:
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
-        batch = Batch(jax.ShapeDtypeStruct((self.batch_size, *self.data.train.x.shape[1:]), jnp.uint8))
+        train = self.data.train
+        x = jax.ShapeDtypeStruct((self.batch_size, *train.shape), train.x.dtype)
+        batch = Batch(x, mask=None if train.mask is None else jax.ShapeDtypeStruct(x.shape, bool))
         if self.data.class_names:
             context = jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
             batch = replace(batch, context=context)

@@ -16,6 +16,7 @@ from flax_vae.system.errors import UserError
 @preset(
     recipe=CONVOLUTIONAL_RECIPE | {"epochs": 4, "batch_size": 64, "latent_dim": 16, "kl_warmup_epochs": 1.0},
     flat=False,
+    needs=("images",),
 )
 def ladder(
     spec: ModelSpec,

@@ -55,7 +55,7 @@ class ResidualDecoder(Module):
         return layers.depth_to_space(h, 2)[:, :height, :width]
 
 
-@preset(recipe=CONVOLUTIONAL_RECIPE | {"epochs": 3})
+@preset(recipe=CONVOLUTIONAL_RECIPE | {"epochs": 3}, needs=("images",))
 def residual_conv(spec: ModelSpec, features: tuple[int, ...] = (32, 64)) -> VAE:
     """Residual blocks of 32 and 64 channels at half and a quarter of the image's size, and back."""
     return spec.assemble(VAE, ResidualEncoder(features), partial(ResidualDecoder, features=features))

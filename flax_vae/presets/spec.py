@@ -9,10 +9,9 @@ from typing import Any, TypeVar, get_type_hints
 import flax.linen as nn
 import numpy as np
 
-from flax_vae.batches import StoredImages
+from flax_vae.batches import OnDisk
 from flax_vae.models import BernoulliLikelihood, DiagonalNormal, StandardNormal
 from flax_vae.models.likelihoods import Mean
-from flax_vae.nn.layers import ImageShape
 from flax_vae.parts import Parts
 
 PRESETS = Parts(
@@ -38,13 +37,14 @@ class ModelSpec:
     """Everything in a model except its networks.
 
     Args:
-        image_shape: "h w c".
+        image_shape: the shape of an example, "h w c" or "v".
         latent_dim: number of latent dimensions of the default posterior and prior.
         posterior, prior, likelihood: the distributions; by default a diagonal normal, N(0, I) and Bernoulli pixels.
-        mean: mean of each channel of the images, in [0, 1], which the untrained decoder returns; see `channel_means`.
+        mean: mean of each channel of the images, in [0, 1], or of each value of the vectors: the untrained decoder
+            returns it; see `channel_means`.
     """
 
-    image_shape: ImageShape
+    image_shape: tuple[int, ...]
     latent_dim: int = 2
     posterior: Part = None
     prior: Part = None
@@ -65,12 +65,14 @@ class ModelSpec:
             encoder=encoder,
             posterior=self.posterior or DiagonalNormal(self.latent_dim),
             prior=self.prior or StandardNormal(self.latent_dim),
-            decoder=decoder(image_shape=(*self.image_shape[:2], len(start)), output_bias=start),
+            decoder=decoder(image_shape=(*self.image_shape[:-1], len(start)), output_bias=start),
             likelihood=head,
         )
 
 
-def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[..., M]], Callable[..., M]]:
+def preset(
+    recipe: Mapping[str, Any], flat: bool = True, needs: tuple[str, ...] = ()
+) -> Callable[[Callable[..., M]], Callable[..., M]]:
     """Register a function (spec, **hyperparameters) -> model as a preset, under its name.
 
     The preset takes the arguments of `ModelSpec` in place of `spec`.
@@ -78,6 +80,7 @@ def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[.
     Args:
         recipe: the settings of `Config` that differ from the defaults.
         flat: False if the latents are not one vector.
+        needs: ("images",) if the networks do not take vectors.
     """
 
     def register(build: Callable[..., M]) -> Callable[..., M]:
@@ -92,14 +95,17 @@ def preset(recipe: Mapping[str, Any], flat: bool = True) -> Callable[[Callable[.
         signature = inspect.Signature([*common.values(), *hyperparameters])
         make.__signature__ = signature  # type: ignore[attr-defined]  # read by `Parts` and by help()
         make.__annotations__ = get_type_hints(ModelSpec) | get_type_hints(build, include_extras=True)
-        return PRESETS.register(build.__name__, recipe=recipe, flat=flat)(make)
+        return PRESETS.register(build.__name__, recipe=recipe, flat=flat, needs=needs)(make)
 
     return register
 
 
-def channel_means(images: StoredImages) -> Mean:
-    """Return the mean of each channel, in [0, 1]."""
+def channel_means(images: np.ndarray | OnDisk) -> Mean:
+    """Return the mean of each channel of uint8 images, in [0, 1]; for vectors, of each observed value."""
     step = max(1, len(images) // 10_000)  # enough for a mean, and little to read from a large file
+    if images.dtype != np.uint8:
+        mask = ~np.isnan(vectors := np.asarray(images[::step], np.float64))
+        return tuple((np.where(mask, vectors, 0).sum(0) / np.maximum(mask.sum(0), 1)).tolist())
     blocks = [images[i : i + 500 * step : step] for i in range(0, len(images), 500 * step)]
     count = sum(block[..., 0].size for block in blocks)
     return tuple(float(total / count) / 255 for total in sum(block.sum((0, 1, 2), np.int64) for block in blocks))

@@ -53,7 +53,7 @@ class TutorialConvDecoder(Module):
         return h[:, :height, :width]
 
 
-@preset(recipe=CONVOLUTIONAL_RECIPE)
+@preset(recipe=CONVOLUTIONAL_RECIPE, needs=("images",))
 def tutorial_conv(spec: ModelSpec) -> VAE:
     """The convolutional VAE of the tutorial: 134,165 parameters for 28x28x1 images and two latent dimensions."""
     return spec.assemble(VAE, TutorialConvEncoder(), TutorialConvDecoder)

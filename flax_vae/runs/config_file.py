@@ -14,24 +14,24 @@ from flax_vae.system.files import write_json
 _FORMAT = 2  # of `config.json`; raised when an older program could misread a newer file
 
 
-def write_config(path: Path, config: Config, image_shape: tuple[int, int, int]) -> None:
+def write_config(path: Path, config: Config, image_shape: tuple[int, ...]) -> None:
     """Write `config.json`: everything needed to rebuild the model."""
     write_json(path, config_content(config, image_shape))
 
 
-def config_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def config_content(config: Config, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the content that `parse_config` reads."""
     return {"format": _FORMAT, "image_shape": image_shape, **asdict(config)}
 
 
-def shared_content(config: Config, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+def shared_content(config: Config, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Return the content for others to read: a data set on disk has its own name, without the folders that it is in."""
     path = Path(config.dataset)
     dataset = f"./{path.name}" if path.is_absolute() else config.dataset
     return config_content(replace(config, dataset=dataset, data_dir=None), image_shape)
 
 
-def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
+def read_config(path: Path) -> tuple[Config, tuple[int, ...]]:
     """Read `config.json`.
 
     Raises:
@@ -49,8 +49,8 @@ def read_config(path: Path) -> tuple[Config, tuple[int, int, int]]:
     return config, shape
 
 
-def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]]:
-    """Return the configuration and the image shape in the content of a file.
+def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, ...]]:
+    """Return the configuration and the shape of an example in the content of a file.
 
     Args:
         content: the parsed JSON.
@@ -64,7 +64,8 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
         raise UserError(f"{path} has format {version}, this version of flax_vae reads format {_FORMAT}.")
     shape = content.get("image_shape")
     settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
-    if not (isinstance(shape, list) and len(shape) == 3 and all(type(n) is int and 0 < n < 2**16 for n in shape)):
+    sizes = 2**16 if isinstance(shape, list) and len(shape) == 3 else 2**31  # of images, or of vectors
+    if not (isinstance(shape, list) and len(shape) in (1, 3) and all(type(n) is int and 0 < n < sizes for n in shape)):
         raise UserError(f"{path} is damaged: image_shape is {shape!r:.100}, not three integers from 1 to 65,535.")
     settings.setdefault("resize", "stretch")  # of earlier versions
     names = [field.name for field in fields(Config)]
@@ -73,7 +74,7 @@ def parse_config(content: Any, path: Path) -> tuple[Config, tuple[int, int, int]
             near = difflib.get_close_matches(name, names, 1)
             raise UserError(f"{path} has the unknown entry {name!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
     try:
-        return Config(**settings), (shape[0], shape[1], shape[2])
+        return Config(**settings), tuple(shape)
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
     except RecursionError:  # printing a value can recurse deeper than parsing it

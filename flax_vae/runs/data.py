@@ -50,11 +50,13 @@ def load_data(config: Config, arrays: Arrays | None = None) -> Data:
         load_images(config.dataset, split, config.data_dir, config.image_size, config.resize)
         for split in ("train", "test")
     )
-    if test.x.shape[1:] != train.x.shape[1:]:
+    if (test.kind, test.shape) != (train.kind, train.shape):
         raise UserError(
-            f"{config.dataset}: training images have shape {train.x.shape[1:]}, but test images have shape "
-            f"{test.x.shape[1:]}."
+            f"{config.dataset}: training {train.kind} have shape {train.shape}, but test {test.kind} have shape "
+            f"{test.shape}."
         )
+    if config.binarize != "none" and train.kind != "images":
+        raise UserError(f"`binarize` {config.binarize} samples pixels, but {config.dataset} holds {train.kind}.")
     if config.binarize != "none" and any(isinstance(part.x, OnDisk) for part in (train, test)):
         raise UserError(
             f"`binarize` {config.binarize} samples pixels in memory, but {config.dataset} is too large for that: "

@@ -146,7 +146,7 @@ class RunDirectory:
         return sorted(runs, key=lambda run: [getattr(configs[run], name) or 0 for name in SWEPT])
 
     def examples(self) -> np.ndarray:
-        """Read a few test images, uint8 "n h w c"."""
+        """Read a few test examples: uint8 images "n h w c", or vectors "n v"."""
         return self._read("examples.npy", lambda path: np.array(read_npy(path)))
 
     def labels(self) -> tuple[tuple[str, ...], np.ndarray]:

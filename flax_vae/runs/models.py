@@ -7,12 +7,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
-from flax_vae.batches import StoredImages
+from flax_vae.batches import OnDisk
 from flax_vae.calls import parse
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
-from flax_vae.nn.layers import ImageShape
+from flax_vae.parts import Parts
 from flax_vae.presets import PRESETS, channel_means
 from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, UNSET_OBJECTIVE, Config, example_of, refuse_unconditional
 from flax_vae.system.errors import UserError
@@ -22,13 +23,14 @@ _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the 
 _UNRECORDED: dict[str, dict[str, Any]] = {"preset": dict.fromkeys(OF_PRESET), "objective": UNSET_OBJECTIVE}
 
 
-def make_model(config: Config, image_shape: ImageShape, images: StoredImages | None = None) -> nn.Module:
+def make_model(config: Config, image_shape: tuple[int, ...], images: np.ndarray | OnDisk | None = None) -> nn.Module:
     """Make the preset's model with the configured likelihood, prior and posterior.
 
     Args:
         config: the configuration.
-        image_shape: "h w c".
-        images: training images, to initialise the decoder's output and pseudo-inputs; not needed for a trained model.
+        image_shape: the shape of an example, "h w c" or "v".
+        images: training images or vectors, to initialise the decoder's output and pseudo-inputs; not needed for a
+            trained model.
 
     Raises:
         UserError: an unknown part, or one of the user's own that cannot be imported or does not fit the settings.
@@ -36,6 +38,8 @@ def make_model(config: Config, image_shape: ImageShape, images: StoredImages | N
     if config.conditional and config.has_own("prior"):
         refuse_unconditional(str(config.prior))
     filled_in: Any = Config(**{name: getattr(config, name) for name in OF_PRESET})  # defaults where they are None
+    if len(image_shape) != 3:
+        _refuse_parts_of_images(config)
     latent_dims = (filled_in.latent_dim,) * filled_in.levels
     supplied: dict[str, Any] = {
         "latent_dim": filled_in.latent_dim,
@@ -58,6 +62,16 @@ def make_model(config: Config, image_shape: ImageShape, images: StoredImages | N
     return with_dtype(PRESETS.make(config.preset, **supplied), config.precision)
 
 
+def _refuse_parts_of_images(config: Config) -> None:
+    """Raise UserError for a part that needs images, for data of another kind."""
+    kinds: dict[str, Parts] = {"preset": PRESETS, "likelihood": LIKELIHOODS, "prior": PRIORS}
+    for kind, parts in kinds.items():
+        text = getattr(config, kind)
+        if text is not None and "images" in parts.needs(parse(text)):
+            others = ", ".join(name for name in parts if "images" not in parts.needs(name))
+            raise UserError(f"`{kind}` {text} needs images, but {config.dataset} holds vectors: choose {others}.")
+
+
 def _taken(config: Config, supplied: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a preset of the user's own is supplied with.
 
@@ -75,7 +89,7 @@ def _taken(config: Config, supplied: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in supplied.items() if name not in kept}
 
 
-def model_of(run: str, config: Config, image_shape: ImageShape, parts: Mapping[str, Any]) -> nn.Module:
+def model_of(run: str, config: Config, image_shape: tuple[int, ...], parts: Mapping[str, Any]) -> nn.Module:
     """Return the model of a trained run; arguments and errors as for `opened`."""
     config, model = opened(run, config, parts), parts.get("preset")
     return with_dtype(model, config.precision) if isinstance(model, nn.Module) else make_model(config, image_shape)
@@ -112,6 +126,6 @@ def opened(run: str, config: Config, parts: Mapping[str, Any], kinds: Iterable[s
     return replace(config, **texts)
 
 
-def parameter_shapes(model: nn.Module, image_shape: ImageShape, class_names: tuple[str, ...]) -> Params:
+def parameter_shapes(model: nn.Module, image_shape: tuple[int, ...], class_names: tuple[str, ...]) -> Params:
     """Return the shapes and dtypes of a model's parameters."""
     return jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, len(class_names)))

@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from flax_vae.calls import describe
 from flax_vae.data import one_hot
 from flax_vae.models.binding import Collections, Params, bind, split_objective
-from flax_vae.nn.layers import ImageShape
 from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
@@ -58,7 +57,7 @@ class StoredRun:
         step: the training step of the parameters.
         metrics: one record per epoch; for a model loaded from files, only the record of its parameters.
         data: checksums of the training and test images.
-        examples: a few uint8 test images "n h w c".
+        examples: a few test examples: uint8 images "n h w c", or vectors "n v".
         class_names: the classes of a conditional model; empty for other models.
         labels: the labels of the examples, for a conditional model.
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
@@ -82,16 +81,25 @@ class StoredRun:
 
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
-        height, width, channels = self.examples.shape[1:]
         model, objective = (self.config.name_of(kind) for kind in ("preset", "objective"))
         held_out = held_out_set(self.record)
         lines = {
-            "model": f"{model}, {objective}, images {height} x {width} x {channels}",
+            "model": f"{model}, {objective}, {self.kind} {' x '.join(map(str, self.examples.shape[1:]))}",
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
             "step": f"{self.step:,}, {held_out} loss {self.record.get(f'{held_out}_loss', math.nan):.2f}",
             "directory": f"{self.directory}",
         }
         return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
+
+    @property
+    def kind(self) -> str:
+        """The kind of the examples: "images" or "vectors", which may be counts."""
+        return "images" if self.examples.ndim == 4 else "vectors"
+
+    def require_images(self, what: str) -> None:
+        """Raise UserError if `what` needs images, and the run was trained on vectors."""
+        if self.kind != "images":
+            raise UserError(f"{what} needs images, but {self.name} was trained on {self.kind}.")
 
     @property
     def latent_dims(self) -> tuple[int, ...]:
@@ -195,7 +203,7 @@ def _warn_of_another_model(run: StoredRun, description: Any) -> None:
             return
 
 
-def read_files(path: Path) -> tuple[dict[str, np.ndarray], ImageShape, Any, dict[str, Any]]:
+def read_files(path: Path) -> tuple[dict[str, np.ndarray], tuple[int, ...], Any, dict[str, Any]]:
     """Read the parameters by their names, the shape of the images, the description of an own model, and other fields.
 
     Raises:
@@ -241,7 +249,7 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
     path, dtype = Path(path).expanduser().with_suffix(_SUFFIX), np.float16 if half else np.float32
     params = flatten_by_name(jax.device_get(run.params))
     arrays = {
-        _PARAMS + name: np.ascontiguousarray(array, dtype if np.issubdtype(array.dtype, np.floating) else array.dtype)
+        _PARAMS + name: np.asarray(array, dtype if np.issubdtype(array.dtype, np.floating) else array.dtype, order="C")
         for name, array in params.items()
     }
     arrays[_EXAMPLES] = run.examples

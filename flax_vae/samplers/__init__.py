@@ -1,16 +1,15 @@
 """Samplers: ways to draw the latents of new images, one file each.
 
-A registered function returns a sampler: `sampler(vae, params, key, num_samples, pixel_key)` returns images "n h w c",
-means of p(x | z), or draws from it given a `pixel_key`.
+A registered function returns a sampler: `sampler(vae, params, key, num_samples, pixel_key)` returns images "n h w c" or
+vectors "n v": means of p(x | z), or draws from it given a `pixel_key`.
 """
 
 from collections.abc import Callable
 
-from jaxtyping import Array, Float
-
+from flax_vae.batches import X
 from flax_vae.parts import Parts, import_siblings
 
-Sampler = Callable[..., Float[Array, "n h w c"]]
+Sampler = Callable[..., X]
 SAMPLERS = Parts(
     "sampler",
     supplied=("temperature", "context", "images"),

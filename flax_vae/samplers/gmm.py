@@ -3,8 +3,9 @@
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Key
 
+from flax_vae.batches import X
 from flax_vae.models import Params, require
 from flax_vae.samplers import SAMPLERS, Sampler
 from flax_vae.sampling import PixelKey, decode, encode
@@ -14,11 +15,11 @@ MAX_IMAGES = 10_000  # images to which the mixture is fitted, at most
 
 
 @SAMPLERS.register("gmm")
-def gmm(images: UInt8[np.ndarray, "m h w c"], components: int = 10) -> Sampler:
+def gmm(images: np.ndarray, components: int = 10) -> Sampler:
     """Draws latents from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
 
     Args:
-        images: uint8 training images "m h w c".
+        images: training images or vectors, "m ...".
         components: number of normals in the mixture.
     """
     return lambda vae, params, key, num_samples, pixel_key=None: sample_gmm(
@@ -30,12 +31,12 @@ def gmm(images: UInt8[np.ndarray, "m h w c"], components: int = 10) -> Sampler:
 def sample_gmm(
     vae: nn.Module,
     params: Params,
-    images: UInt8[np.ndarray, "m h w c"],
+    images: np.ndarray,
     key: Key[Array, ""],
     num_samples: int,
     pixel_key: PixelKey = None,
     components: int = 10,
-) -> Float[Array, "n h w c"]:
+) -> X:
     """Sample images whose latents come from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
 
     Args:

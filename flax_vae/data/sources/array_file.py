@@ -1,4 +1,4 @@
-"""Images in a .npy or .npz file."""
+"""Images, vectors or counts in a .npy or .npz file."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.examples import Examples, make_examples, nine_to_one
+from flax_vae.data.examples import Examples, Kind, make_examples, nine_to_one
 from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.resizing import Size, resize_all
 from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
@@ -23,20 +23,28 @@ _BLOCK = 1024  # images looked at together
 
 
 def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
-    """Load a split of the images in a .npy or .npz file: "n h w" or "n h w c", bytes, booleans or floats in [0, 1].
+    """Load a split of the examples in a .npy or .npz file.
 
-    A .npz file holds images and optionally labels by their usual names: `x_train`, `y_train`, `x_test`, `y_test`, as in
-    Keras; or `images`, `labels`; or a single array. Without a test split, a tenth of the images is held out.
+    Images are "n h w" or "n h w c", bytes, booleans or floats in [0, 1]. Vectors are "n v": floats, where NaN is a
+    missing value, or whole numbers, which are counts. A .npz file holds examples and optionally labels by their usual
+    names: `x_train`, `y_train`, `x_test`, `y_test`, as in Keras; or `images`, `labels`; or a single array. Without a
+    test split, a tenth of the examples is held out.
     """
     where = str(path)
-    training, images, labels, source = _read_arrays(path, split)
-    pixels = check_images(training if images is None else images, where)
-    numbers, class_names = number_labels(labels, "train" if images is None else split, len(pixels), where)
-    if images is None:
-        wanted = nine_to_one(len(pixels), split, where)
-        pixels, numbers = pixels[wanted], None if numbers is None else numbers[wanted]
+    training, chosen, labels, source = _read_arrays(path, split)
+    check = check_vectors if training.ndim == 2 else check_images
+    x = check(training if chosen is None else chosen, where)
+    numbers, class_names = number_labels(labels, "train" if chosen is None else split, len(x), where)
+    if chosen is None:
+        wanted = nine_to_one(len(x), split, where)
+        x, numbers = x[wanted], None if numbers is None else numbers[wanted]
+    if training.ndim == 2:
+        if size is not None:
+            raise UserError(f"`image_size` resizes images, but {where} holds vectors of shape {x.shape}.")
+        kind: Kind = "vectors" if x.dtype == np.float32 else "counts"
+        return make_examples(x, numbers, class_names, path.stem, source, kind=kind)
     white = white_of(blocks(check_images(training, where)), where)
-    resized = resize_all(to_bytes(pixels, white, where), size)
+    resized = resize_all(to_bytes(x, white, where), size)
     return make_examples(resized, numbers, class_names, path.stem, source)
 
 
@@ -98,6 +106,28 @@ def _names(names: tuple[str, ...], where: str) -> tuple[dict[str, str], dict[str
     classes = {part: targets[split] for part, split in splits.items() if split in targets}
     log_unused(set(names) - set(parts.values()) - set(classes.values()), where)
     return parts, classes
+
+
+def check_vectors(array: np.ndarray, where: str) -> np.ndarray:
+    """Return vectors "n v" as float32, or counts as int32.
+
+    Raises:
+        UserError: the array has another rank than the training vectors, is empty, or holds neither floats nor counts.
+    """
+    if array.ndim != 2 or not array.size:
+        raise UserError(f"{where}: vectors of shape {array.shape}; save them as (n, v).")
+    if np.issubdtype(array.dtype, np.floating):
+        array = array.astype(np.float32)
+        if np.isinf(array).any():
+            raise UserError(f"{where}: vectors with infinite values; save NaN for missing values.")
+        return array
+    if array.dtype != bool and not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{where}: vectors of type {array.dtype}; save floats, or whole numbers for counts.")
+    if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        raise UserError(
+            f"{where}: whole numbers from {array.min()} to {array.max()}, which are no counts; save them as floats."
+        )
+    return array.astype(np.int32)
 
 
 def check_images(array: np.ndarray, where: str) -> np.ndarray:

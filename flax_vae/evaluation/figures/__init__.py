@@ -43,6 +43,7 @@ METRICS: Parts = Parts("metric", supplied=("subject",))
 REQUIREMENTS: dict[str, Callable[[Subject], bool]] = {
     "classes": lambda subject: subject.has_classes,
     "factors": lambda subject: subject.test.factors is not None,
+    "images": lambda subject: subject.run.kind == "images",
     "posterior_means": lambda subject: "posterior_mean" in subject.statistics,
     "single_layer": lambda subject: provides(subject.run.model, "single_layer"),
 }

@@ -29,7 +29,7 @@ def _figures(record: Record) -> Figures:
         yield Figure("", None, note=f"classifier: {note}")
 
 
-@METRICS.register("frechet", figures=_figures, needs=("classes",))
+@METRICS.register("frechet", figures=_figures, needs=("images", "classes"))
 def frechet(subject: Subject) -> Record:
     """Return the distance between samples and test images and, for comparison, between training and test images."""
     train, test = subject.train, subject.test

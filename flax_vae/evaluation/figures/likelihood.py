@@ -115,7 +115,7 @@ def _bits_figures(record: Record) -> Figures:
         title = "Bits per dimension"
         yield Figure("bits per dimension", record["bits_per_dim"], format=".4f", key="bits_per_dim", title=title)
     elif not record["not_a_likelihood"]:
-        yield Figure("bits per dimension", None, note="none: the likelihood is a density of continuous pixels")
+        yield Figure("bits per dimension", None, note="none: the likelihood has no levels of pixels")
 
 
 @METRICS.register("bits_per_dim", figures=_bits_figures)
@@ -128,12 +128,12 @@ def bits_per_dim(subject: Subject) -> float | None:
 
 def _reconstruction_figures(record: Record) -> Figures:
     title, error = "Reconstruction error", record["reconstruction_mse"]
-    yield Figure("reconstruction error", error, "squared, per pixel", format=".4f", key="mse", title=title)
+    yield Figure("reconstruction error", error, "squared, per value", format=".4f", key="mse", title=title)
 
 
 @METRICS.register("reconstruction_mse", figures=_reconstruction_figures)
 def reconstruction_mse(subject: Subject) -> float:
-    """Return the mean squared error per pixel of images decoded from one draw of their posterior."""
+    """Return the mean squared error per value of examples decoded from one draw of their posterior."""
     return subject.mean("squared_error")
 
 

@@ -40,7 +40,8 @@ def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:
     def register(head: Head) -> Head:
         head.pixel_levels = distribution.pixel_levels  # type: ignore[attr-defined]
         head.support = getattr(distribution, "support", UNIT)  # type: ignore[attr-defined]
-        return LIKELIHOODS.register(name)(head)
+        needs = ("images",) if (distribution.pixel_levels or 0) > 2 else ()
+        return LIKELIHOODS.register(name, needs=needs)(head)
 
     return register
 

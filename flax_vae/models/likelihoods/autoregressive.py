@@ -13,7 +13,7 @@ from flax_vae.models.likelihoods import LIKELIHOODS, Mean
 from flax_vae.nn.module import Module
 
 
-@LIKELIHOODS.register("autoregressive")
+@LIKELIHOODS.register("autoregressive", needs=("images",))
 class AutoregressiveLikelihood(Module):
     """Each pixel given the previous ones in a window, and z (PixelVAE, Gulrajani et al. 2017).
 

@@ -47,7 +47,7 @@ class VampPrior(Module):
         return logit(jnp.asarray(np.frombuffer(self.start, np.uint8).reshape(shape) / np.float32(255)).clip(0.02, 0.98))
 
 
-@PRIORS.register("vamp", tables=("pseudo_inputs",))
+@PRIORS.register("vamp", tables=("pseudo_inputs",), needs=("images",))
 def vamp(image_shape: ImageShape, images: StoredImages | None = None, components: int = 128) -> VampPrior:
     """The mean of the model's own posteriors at learned images (VampPrior, Tomczak & Welling 2018)."""
     if images is None:
