@@ -61,13 +61,12 @@ def make_examples(
     name: str,
     source: str,
     sha256: str | None = None,
-    kind: Kind = "images",
     **more: Any,
 ) -> Examples:
-    """Return examples with their provenance. NaN in vectors are missing values.
+    """Return examples with their kind and provenance. NaN in vectors are missing values.
 
     Args:
-        x, labels, names, name, kind: see `Examples`.
+        x, labels, names, name: see `Examples`.
         source: a description of their origin.
         sha256: the checksum of x; computed if None.
         more: further entries of the provenance.
@@ -79,6 +78,7 @@ def make_examples(
         raise UserError(
             f"{name}: labels from {labels.min()} to {labels.max()}; number the classes from 0, or omit the labels."
         )
+    kind: Kind = "images" if len(x.shape) == 4 else "vectors" if np.issubdtype(x.dtype, np.floating) else "counts"
     checksum = sha256 or (idx_sha256 if kind == "images" else npy_sha256)(np.asarray(x))
     provenance = {"name": name, "source": source, "number": len(x), "shape": list(x.shape[1:]), "sha256": checksum}
     numbers = None if labels is None else labels.astype(np.int32)

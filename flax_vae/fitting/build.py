@@ -142,7 +142,8 @@ def _refuse_other_values(training: Training) -> None:
             jax.eval_shape(lambda batch: unpack(batch, model), batch)
         except UserError as error:
             raise UserError(
-                f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts."
+                f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts; "
+                "flattened images need the shape (n, h, w)."
             ) from None
 
 

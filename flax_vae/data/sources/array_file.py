@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from flax_vae.data.arrays import open_npz, read_npy
-from flax_vae.data.examples import Examples, Kind, make_examples, nine_to_one
+from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.resizing import Size, resize_all
 from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
@@ -32,20 +32,17 @@ def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
     """
     where = str(path)
     training, chosen, labels, source = _read_arrays(path, split)
-    check = check_vectors if training.ndim == 2 else check_images
-    x = check(training if chosen is None else chosen, where)
+    x = training if chosen is None else chosen
+    x = check_vectors(x, where, size) if training.ndim == 2 else check_images(x, where)
     numbers, class_names = number_labels(labels, "train" if chosen is None else split, len(x), where)
     if chosen is None:
         wanted = nine_to_one(len(x), split, where)
         x, numbers = x[wanted], None if numbers is None else numbers[wanted]
-    if training.ndim == 2:
-        if size is not None:
-            raise UserError(f"`image_size` resizes images, but {where} holds vectors of shape {x.shape}.")
-        kind: Kind = "vectors" if x.dtype == np.float32 else "counts"
-        return make_examples(x, numbers, class_names, path.stem, source, kind=kind)
-    white = white_of(blocks(check_images(training, where)), where)
-    resized = resize_all(to_bytes(x, white, where), size)
-    return make_examples(resized, numbers, class_names, path.stem, source)
+    if training.ndim > 2:
+        white = white_of(blocks(check_images(training, where)), where)
+        resized = resize_all(to_bytes(x, white, where), size)
+        return make_examples(resized, numbers, class_names, path.stem, source)
+    return make_examples(x, numbers, class_names, path.stem, source)
 
 
 def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -108,12 +105,15 @@ def _names(names: tuple[str, ...], where: str) -> tuple[dict[str, str], dict[str
     return parts, classes
 
 
-def check_vectors(array: np.ndarray, where: str) -> np.ndarray:
+def check_vectors(array: np.ndarray, where: str, size: Size | None) -> np.ndarray:
     """Return vectors "n v" as float32, or counts as int32.
 
     Raises:
-        UserError: the array has another rank than the training vectors, is empty, or holds neither floats nor counts.
+        UserError: the array has another rank than the training vectors, is empty, or holds neither floats nor counts;
+            or a size for images was given.
     """
+    if size is not None:
+        raise UserError(f"`image_size` resizes images, but {where} holds vectors of shape {array.shape}.")
     if array.ndim != 2 or not array.size:
         raise UserError(f"{where}: vectors of shape {array.shape}; save them as (n, v).")
     if np.issubdtype(array.dtype, np.floating):

@@ -1,4 +1,4 @@
-"""Images from arrays of the user's own, which a run stores beside its other files."""
+"""Examples from arrays of the user's own, which a run stores beside its other files."""
 
 from pathlib import Path
 from typing import Any
@@ -8,37 +8,41 @@ import numpy as np
 from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.resizing import Size, resize_all
-from flax_vae.data.sources.array_file import blocks, check_images, number_labels
+from flax_vae.data.sources.array_file import blocks, check_images, check_vectors, number_labels
 from flax_vae.system.errors import UserError
 
 ARRAYS = "data.npz"  # the file in a run directory
 _WHERE = "`data`"
 
 
-def from_arrays(images: Any, labels: Any = None, size: Size | None = None) -> tuple[Examples, Examples]:
-    """Return images as a training and a test set: a tenth is held out, as of a file of arrays without splits.
+def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[Examples, Examples]:
+    """Return examples as a training and a test set: a tenth is held out, as of a file of arrays without splits.
 
     Args:
-        images: "n h w" or "n h w c": bytes, booleans or floats in [0, 1]; or `Examples`, with their labels.
-        labels: one class per image, a non-negative integer or a text; or None.
+        x: images "n h w" or "n h w c": bytes, booleans or floats in [0, 1]; vectors "n v": floats, where NaN is a
+            missing value, or counts; or `Examples`, with their labels.
+        labels: one class per example, a non-negative integer or a text; or None.
         size: the size of the images, or None to keep theirs.
 
     Raises:
-        UserError: not images, or labels of another number.
+        UserError: neither images nor vectors, or labels of another number.
     """
-    if isinstance(images, tuple):
-        raise UserError(f"{_WHERE} is a tuple; pass the images as one array, and their labels as `labels`.")
-    if isinstance(images, Examples):
-        images, labels = images.x, _written(images) if labels is None else labels
-    pixels = check_images(np.asarray(images), _WHERE)
+    if isinstance(x, tuple):
+        raise UserError(f"{_WHERE} is a tuple; pass the images or vectors as one array, and their labels as `labels`.")
+    if isinstance(x, Examples):
+        labels = _written(x) if labels is None else labels
+        x = x.x if x.mask is None else np.where(x.mask, x.x, np.float32(np.nan))
+    x = np.asarray(x)
+    x, are_images = check_vectors(x, _WHERE, size) if x.ndim == 2 else check_images(x, _WHERE), x.ndim > 2
     given = {} if labels is None else {"train": np.asarray(labels)}
-    numbers, class_names = number_labels(given, "train", len(pixels), _WHERE)
-    pixels = np.asarray(resize_all(to_bytes(pixels, white_of(blocks(pixels), _WHERE), _WHERE), size))
+    numbers, class_names = number_labels(given, "train", len(x), _WHERE)
+    if are_images:
+        x = np.asarray(resize_all(to_bytes(x, white_of(blocks(x), _WHERE), _WHERE), size))
 
     def part(split: str) -> Examples:
-        wanted = nine_to_one(len(pixels), split, _WHERE)
+        wanted = nine_to_one(len(x), split, _WHERE)
         chosen = None if numbers is None else numbers[wanted]
-        return make_examples(pixels[wanted], chosen, class_names, "data", "arrays in memory")
+        return make_examples(x[wanted], chosen, class_names, "data", "arrays in memory")
 
     return part("train"), part("test")
 

@@ -1,4 +1,4 @@
-"""Images from arrays: they train, resume and are evaluated as those of a file, wherever the run is moved.
+"""Examples from arrays: they train, resume and are evaluated as those of a file, wherever the run is moved.
 
 The kind of fault is a run that finds other images than it was trained on, or none.
 """
@@ -16,13 +16,18 @@ from flax_vae.runs.run import run_data
 
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
 GREY = np.random.default_rng(0).integers(0, 256, (40, 8, 6), np.uint8)
+VECTORS = np.random.default_rng(1).normal(size=(40, 5))
+IMAGES = {"n h w": GREY, "c": GREY[..., None], "float": GREY / 255, "bool": GREY > 127, "vectors": VECTORS} | {
+    "missing": np.where(VECTORS > 1, np.nan, VECTORS),
+    "counts": GREY[:, 0],
+}
 
 
 def written(part: Examples) -> Any:
     return [part.names[label] for label in part.labels] if part.names else part.labels
 
 
-@pytest.mark.parametrize("images", [GREY, GREY[..., None], GREY / 255, GREY > 127], ids=["n h w", "c", "float", "bool"])
+@pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("labels", [None, np.arange(40) % 3, [f"class {i % 3}" for i in range(40)]])
 def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: Path) -> None:
     parts = from_arrays(images, labels)
@@ -42,10 +47,13 @@ def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"data": (GREY, np.arange(40))}, "`data` is a tuple; pass the images as one array, and their labels as"),
+        (
+            {"data": (GREY, np.arange(40))},
+            "`data` is a tuple; pass the images or vectors as one array, and their labels as",
+        ),
         ({"data": GREY.astype(np.int32)}, "`data`: images of type int32, whose scale is unknown"),
         ({"data": GREY, "labels": [1, 2]}, "`data`: labels of shape .* for 40 images"),
-        ({"data": GREY[0]}, "`data`: images of shape"),
+        ({"data": GREY[0, 0]}, "`data`: images of shape"),
         ({"labels": [1, 2]}, "`labels` has no effect without `data`"),
         ({"data": GREY, "config": Config(dataset="sprites")}, "`dataset` sprites has no effect beside `data`"),
     ],
