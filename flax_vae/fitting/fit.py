@@ -53,7 +53,8 @@ def fit(
         config: model, data, objective and recipe; the default ones if None.
         out: a new or empty directory; default `runs/<preset>-<time>`.
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
-            vectors "n v": floats, with NaN for missing values, or counts; or `Examples`. A tenth is held out. They are stored in the run directory, for resuming and evaluating.
+            vectors "n v": floats, with NaN for missing values, or counts; or `Examples`. A tenth is held out. They are
+            stored in the run directory, for resuming and evaluating.
         labels: one class per example, a non-negative integer or a text; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
