@@ -28,7 +28,7 @@ def stablehlo() -> Format:
 
 
 def to_stablehlo(function: ModelFunction) -> bytes:
-    """Serialise a function, parameters included."""
+    """Serialise a function and its gradient, parameters included."""
     shapes = free_shapes(function)
     operations = jaxpr_as_fun(flat_graph(function.call, shapes))
 
@@ -36,7 +36,7 @@ def to_stablehlo(function: ModelFunction) -> bytes:
         return operations(*args)[0]
 
     call.__name__ = function.name
-    return bytes(export.export(jax.jit(call), platforms=_PLATFORMS)(*shapes).serialize())
+    return bytes(export.export(jax.jit(call), platforms=_PLATFORMS)(*shapes).serialize(vjp_order=1))
 
 
 def run_stablehlo(content: bytes) -> Callable[..., np.ndarray]:

@@ -1,11 +1,13 @@
 """StableHLO files have signatures and platforms; test_contract.py runs them."""
 
 import jax
+import numpy as np
 import pytest
 from exported_models import make_case
 from jax import export
 
 from flax_vae.export.formats.stablehlo import to_stablehlo
+from flax_vae.export.function_files import random_arguments
 
 # test_export_functions.py checks types; checking them here would take most of the time.
 pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
@@ -25,4 +27,12 @@ def test_a_file_holds_only_the_parameters_that_its_function_needs() -> None:
     content = to_stablehlo(case.functions["decoder"])
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(case.params["decoder"]))
     assert size > 200_000
-    assert size < len(content) < size + 10_000
+    assert 2 * size < len(content) < 2 * size + 20_000  # once for the function, once for its gradient
+
+
+def test_a_file_has_the_gradient_of_its_function() -> None:
+    function = make_case().functions["log_likelihood"]
+    call = export.deserialize(bytearray(to_stablehlo(function))).call
+    x, noise = random_arguments(function, {"b": 4, "k": 3})
+    got, expected = (jax.grad(lambda x, f=f: f(x, noise).sum())(x) for f in (call, function.call))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
