@@ -3,11 +3,11 @@
 `with_train` tells a network whether it trains. `from_nnx` and `from_equinox` take networks written in Flax NNX and
 Equinox. Each takes a class and its arguments rather than an object, because an ensemble and a new seed need fresh
 parameters.
-The parameters become entries of the model's pytree, named by their place in the network. Networks with other state, or
-that draw, are refused: BatchNorm and Dropout.
+The parameters become entries of the model's pytree, named by their place in the network. NNX networks may have dropout
+and statistics of batches, Equinox networks may not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -23,6 +23,8 @@ from flax_vae.system.errors import UserError
 
 def from_nnx(network: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
     """Return the NNX network `network(*args, **kwargs, rngs=...)` as a Linen module.
+
+    It is in training mode in a train step and in evaluation mode elsewhere, as by `network.train()` and `eval()`.
 
     Args:
         network: a subclass of `flax.nnx.Module`, or a function that returns an object of one.
@@ -83,40 +85,63 @@ class _Adapter(Module):
     def _make(self, **random: Any) -> Any:
         return self.network(*self.args, **self.kwargs, **random)
 
-    def _parameters(self, fresh: Callable[[Key[Array, ""]], Any], shapes: Any) -> Any:
-        """Return the parameters as a tree like `shapes`; `fresh(key)` draws them if there are none yet."""
-        values = flatten_by_name(fresh(self.make_rng("params"))) if self.has_rng("params") else {}
+    def _initial(self, draw: Callable[[Key[Array, ""]], dict[str, Array]]) -> dict[str, Array]:
+        """Return the arrays of a fresh network by their names; nothing if there are parameters already."""
+        return draw(self.make_rng("params")) if self.has_rng("params") else {}
+
+    def _parameters(self, initial: Mapping[str, Array], shapes: Any) -> Any:
+        """Return the parameters as a tree like `shapes`."""
 
         def parameter(name: str, shape: jax.ShapeDtypeStruct) -> Array:
-            return self.param(name, lambda _: values.get(name, jnp.zeros(shape.shape, shape.dtype)))
+            return self.param(name, lambda _: initial.get(name, jnp.zeros(shape.shape, shape.dtype)))
 
         return jax.tree.map(parameter, names_tree(shapes), shapes)
 
-    def _refuse(self, kinds: set[str]) -> None:
-        if kinds:
-            name = getattr(self.network, "__name__", self.network)
-            raise UserError(
-                f"{name} has {', '.join(sorted(kinds))}, and only parameters are trained and saved: leave out dropout "
-                "and statistics of the batch."
-            )
-
 
 class _FromNNX(_Adapter):
-    """An NNX network, whose `nnx.Param` are the parameters."""
+    """An NNX network, whose `nnx.Param` are the parameters; its other variables are the collection "nnx"."""
 
     @nn.compact
     def __call__(self, x: Array) -> Any:
-        """Call the network."""
+        """Call the network, in training or evaluation mode."""
         from flax import nnx
 
-        def fresh(key: Key[Array, ""]) -> Any:
-            return nnx.to_pure_dict(nnx.split(self._make(rngs=nnx.Rngs(key)), nnx.Param, ...)[1])
+        def split(network: Any) -> tuple[Any, ...]:
+            return nnx.split(network, nnx.Param, nnx.RngState, ...)  # type: ignore[misc]
 
-        network = nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0)))
-        graph, state, others = nnx.split(network, nnx.Param, ...)  # type: ignore[misc]
-        self._refuse({type(variable).__name__ for _, variable in nnx.to_flat_state(others)})
-        nnx.replace_by_pure_dict(state, self._parameters(fresh, nnx.to_pure_dict(state)))
-        return nnx.merge(graph, state)(x)
+        def draw(key: Key[Array, ""]) -> dict[str, Array]:
+            _, params, _, others = split(self._make(rngs=nnx.Rngs(key)))
+            return flatten_by_name(nnx.to_pure_dict(params)) | flatten_by_name(nnx.to_pure_dict(others))
+
+        graph, params, streams, others = split(nnx.eval_shape(lambda: self._make(rngs=nnx.Rngs(0))))
+        initial = self._initial(draw)
+        nnx.replace_by_pure_dict(params, self._parameters(initial, nnx.to_pure_dict(params)))
+        shapes = nnx.to_pure_dict(others)
+        kept = jax.tree.map(lambda name: self.variable("nnx", name, initial.get, name), names_tree(shapes))
+        nnx.replace_by_pure_dict(others, jax.tree.map(lambda variable: variable.value, kept))
+        trains = self.has_rng("dropout")
+        nnx.replace_by_pure_dict(
+            streams, _streams(nnx.to_pure_dict(streams), self.make_rng("dropout") if trains else None)
+        )
+        network = nnx.merge(graph, params, streams, others)
+        (network.train if trains else network.eval)()
+        result = network(x)
+        if trains:
+            updated = nnx.to_pure_dict(split(network)[3])
+            jax.tree.map(lambda variable, value: setattr(variable, "value", value), kept, updated)
+        return result
+
+
+def _streams(shapes: Any, key: Key[Array, ""] | None) -> Any:
+    """Return the state of a network's random streams; without a key, nothing is drawn from them."""
+    names = {name: number for number, name in enumerate(flatten_by_name(shapes))}
+
+    def fill(name: str, shape: jax.ShapeDtypeStruct) -> Array:
+        if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0) if key is None else jax.random.fold_in(key, names[name])
+        return jnp.zeros(shape.shape, shape.dtype)  # the number of draws
+
+    return jax.tree.map(fill, names_tree(shapes), shapes)
 
 
 class _FromEquinox(_Adapter):
@@ -127,15 +152,23 @@ class _FromEquinox(_Adapter):
         """Call the network on each example."""
         import equinox
 
-        def fresh(key: Key[Array, ""]) -> Any:
-            return equinox.filter(self._make(key=key), equinox.is_inexact_array)
+        def draw(key: Key[Array, ""]) -> dict[str, Array]:
+            return flatten_by_name(equinox.filter(self._make(key=key), equinox.is_inexact_array))
 
         network = equinox.filter_eval_shape(lambda: self._make(key=jax.random.key(0)))
         others = (equinox.nn.Dropout, equinox.nn.StateIndex)
         leaves = jax.tree.leaves(network, is_leaf=lambda leaf: isinstance(leaf, others))
-        self._refuse({type(leaf).__name__ for leaf in leaves if isinstance(leaf, others)})
+        _refuse(self.network, {type(leaf).__name__ for leaf in leaves if isinstance(leaf, others)})
         shapes, static = equinox.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        self._refuse(
-            {f"{leaf.dtype} arrays" for leaf in jax.tree.leaves(shapes) if not jnp.issubdtype(leaf, jnp.inexact)}
+        fixed = {f"{leaf.dtype} arrays" for leaf in jax.tree.leaves(shapes) if not jnp.issubdtype(leaf, jnp.inexact)}
+        _refuse(self.network, fixed)
+        return jax.vmap(equinox.combine(self._parameters(self._initial(draw), shapes), static))(x)
+
+
+def _refuse(network: Any, kinds: set[str]) -> None:
+    if kinds:
+        name = getattr(network, "__name__", network)
+        raise UserError(
+            f"{name} has {', '.join(sorted(kinds))}, and of an Equinox network only parameters are trained and saved: "
+            "leave out dropout and statistics of the batch."
         )
-        return jax.vmap(equinox.combine(self._parameters(fresh, shapes), static))(x)

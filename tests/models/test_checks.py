@@ -148,14 +148,6 @@ def nnx_object() -> Any:
     return NNXNetwork(72, 5, rngs=nnx.Rngs(0))
 
 
-class WithBatchNorm(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs) -> None:
-        self.norm = nnx.BatchNorm(72, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.norm(flat(x))
-
-
 class WithDropout(equinox.Module):
     dropout: equinox.nn.Dropout
 
@@ -196,7 +188,6 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
         (lambda: {"decoder": EquinoxNetwork(2, SHAPE, key=KEY)}, "`decoder` of VAE .* of equinox, .*from_equinox"),
         (lambda: {"encoder": flat}, "`encoder` of VAE is a function, whose parameters would not be trained"),
         (lambda: {"likelihood": nnx_object()}, "VAE.likelihood is an object of flax.nnx"),
-        (lambda: {"encoder": from_nnx(WithBatchNorm)}, "WithBatchNorm has BatchStat"),
         (lambda: {"encoder": from_equinox(WithDropout)}, "WithDropout has Dropout"),
         (
             lambda: {"encoder": Trained()},

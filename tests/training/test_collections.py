@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from stateful_models import DROPPED, MOMENTUM, Adversary, stateful_vae
 
 from flax_vae import (
@@ -23,6 +24,8 @@ from flax_vae import (
     UserError,
     VampPrior,
     encode,
+    from_nnx,
+    init,
     init_state,
     log_likelihood,
     make_train_step,
@@ -118,20 +121,39 @@ def test_networks_are_functions_of_their_input_outside_of_training(
     assert np.isfinite(log_likelihood(VAE_, params, images[:4], KEY, 2)[0]).all()
 
 
-def test_dropout_drops_in_training_only(images: np.ndarray) -> None:
+class NNXEncoder(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.dense, self.norm = (
+            nnx.Linear(49, 16, use_bias=False, rngs=rngs),
+            nnx.BatchNorm(16, rngs=rngs, momentum=MOMENTUM),
+        )
+        self.dropout = nnx.Dropout(DROPPED, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.dropout(nnx.relu(self.norm(self.dense(x.reshape(len(x), -1)))))
+
+
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_dropout_and_statistics_in_training_only(library: str, images: np.ndarray) -> None:
     """The share of features that are 0 rises by the rate of dropout, and depends on the key."""
 
     def objective(model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         return (model.features(x) == 0).astype(x.dtype).mean(-1), {}
 
-    tree, batch = init_state(VAE_, TX, KEY, SHAPE).tree, np.tile(images, (8, 1, 1, 1))
-    always = apply_objective(VAE_, objective, tree, batch, KEY, 0)["loss"].mean()
-    a, b, again = (train_objective(VAE_, objective, tree, batch, jax.random.key(i), 0)[0]["loss"] for i in (0, 1, 1))
+    vae = VAE_ if library == "linen" else VAE_.clone(encoder=from_nnx(NNXEncoder))
+    tree, batch = init(vae, KEY, SHAPE), np.tile(images, (8, 1, 1, 1))
+    always = apply_objective(vae, objective, tree, batch, KEY, 0)["loss"].mean()
+    trained = [train_objective(vae, objective, tree, batch, jax.random.key(i), 0) for i in (0, 1, 1)]
+    a, b, again = (terms["loss"] for terms, _ in trained)
     assert (a != b).any()
     np.testing.assert_array_equal(b, again)
     # BatchNorm by the batch's own statistics leaves about half of the features positive.
     assert abs(a.mean() - (0.5 + 0.5 * DROPPED)) < 0.1
     assert abs(always - a.mean()) > 0.01
+    mean, var = (leaf for leaf in jax.tree.leaves(trained[0][1]))
+    assert mean.shape == var.shape == (16,)
+    assert (abs(mean) > 0).all()
+    assert (abs(var - MOMENTUM) < 0.1).all()
 
 
 @pytest.mark.parametrize("objective", [STL(), DReG(1)], ids=["stl", "dreg"])
