@@ -12,8 +12,6 @@ import pytest
 from flax_vae import Config, UserError, init_state, make_train_step, tutorial_dense
 from flax_vae.objectives import OBJECTIVES
 
-pytestmark = pytest.mark.quick_compile
-
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 (BLOCK,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 WRITTEN = "squared_rate(weight=0.02)"

@@ -22,8 +22,6 @@ from flax_vae.cli.train import Train
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.presets import PRESETS
 
-pytestmark = pytest.mark.quick_compile
-
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 COMMANDS = {

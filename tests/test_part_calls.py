@@ -19,8 +19,6 @@ from flax_vae.runs.config import PARTS
 from flax_vae.samplers import SAMPLERS
 from flax_vae.system.errors import UserError
 
-pytestmark = pytest.mark.quick_compile
-
 COMPUTED = (METRICS, MODES)  # to make one of these is to compute it
 REGISTRIES = (*PARTS.values(), WEIGHTS, SAMPLERS, FORMATS, *COMPUTED)
 REQUIRED = {

@@ -14,7 +14,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 SCRIPT, OBJECTIVE, NETWORK = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 BAR = r"\|"  # escaped, inside a table
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def parts_table() -> str:

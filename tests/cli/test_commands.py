@@ -22,8 +22,6 @@ from flax_vae.data.sources.fashion_mnist import USUAL_PLACES
 from flax_vae.runs.config import PARTS
 from flax_vae.runs.run import run_data
 
-pytestmark = pytest.mark.quick_compile
-
 FLAGS = ["preset", "dataset", "data-dir", "objective", "epochs", "batch-size", "latent-dim", "seed", "out", "resume"]
 IWAE = (ROOT / "tests" / "known_models.py").read_text()
 

@@ -9,8 +9,6 @@ from flax_vae import Config
 from flax_vae.cli.main import main
 from flax_vae.runs.config_file import write_config
 
-pytestmark = pytest.mark.quick_compile
-
 EVALUATION = {"importance_weighted": [{"log_likelihood": -228.85}], "latent_dim": 40, "active_units": 32}
 
 

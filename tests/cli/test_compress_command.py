@@ -16,7 +16,7 @@ from flax_vae.cli.main import main
 from flax_vae.compression import Header, compress, read_header
 from flax_vae.data.image_files import NamedImages, read_images
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 MODEL = "pretrained:mlp"
 

@@ -12,8 +12,6 @@ from PIL import Image
 from flax_vae import load_run, log_likelihood
 from flax_vae.cli.main import main
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.slow
 def test_evaluate_and_compare(

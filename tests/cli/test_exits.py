@@ -10,8 +10,6 @@ from saved_files import unpack_saved_files
 from flax_vae.cli.exits import run_command
 from flax_vae.system.errors import UserError
 
-pytestmark = pytest.mark.quick_compile
-
 
 def test_an_error_names_flags_where_python_names_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:

@@ -14,8 +14,6 @@ from flax_vae.cli.main import main
 from flax_vae.explore.write import about
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile
-
 
 def content_of(path: Path) -> dict:
     return json.loads(path.read_text().split('id="content">')[1].split("</script>")[0])

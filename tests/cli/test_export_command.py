@@ -10,8 +10,6 @@ from flax_vae import load_run, verify_export
 from flax_vae.cli.main import main
 from flax_vae.export.formats import FORMATS
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.slow
 def test_exported_onnx_files_run_in_onnx_runtime(

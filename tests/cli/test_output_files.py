@@ -8,8 +8,6 @@ import pytest
 from flax_vae.cli.main import main
 from flax_vae.compression import Header, container
 
-pytestmark = pytest.mark.quick_compile
-
 NOTHING = "absent is not a run directory"
 WRITERS = {
     "sample": ["sample", "absent", "-o", "mine.png"],

@@ -11,8 +11,6 @@ from programs import ROOT
 from flax_vae.cli import main
 from flax_vae.export.formats import FORMATS
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.slow
 def test_every_command_works_or_names_an_extra(few_images: Path, tmp_path: Path) -> None:

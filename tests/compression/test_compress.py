@@ -13,8 +13,6 @@ from flax_vae import Config, UserError, bind, init, log_weights
 from flax_vae.compression import Header, blocks, compress, container, decompress, read_header
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile  # test_machines.py compresses with models compiled as for users
-
 KEY = jax.random.key(0)
 SHAPE, CLASSES = (6, 5, 1), 3
 LADDER = "ladder(widths=(4, 4), depths=(1, 2), channels=1)"

@@ -14,6 +14,8 @@ from flax_vae import bind, load_run, log_weights
 from flax_vae.compression import compress, container, decompress, read_header
 from flax_vae.runs.run import run_data
 
+pytestmark = pytest.mark.optimized
+
 MODELS = ("mlp", pytest.param("tutorial_conv", marks=pytest.mark.slow))
 Compress = Callable[[str], Path]
 MACHINES = {

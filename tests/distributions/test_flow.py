@@ -13,6 +13,8 @@ from latents import FLOWS, InverseAutoregressiveFlow, with_random_params
 
 from flax_vae.models import CouplingFlow
 
+pytestmark = pytest.mark.optimized
+
 
 @pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
 def test_a_flow_is_inverted_and_its_log_determinant_equals_that_of_its_jacobian(make: Callable) -> None:

@@ -8,6 +8,8 @@ import scipy.stats
 
 from flax_vae.distributions import MultivariateNormal, Normal
 
+pytestmark = pytest.mark.optimized
+
 RNG = np.random.default_rng(0)
 
 

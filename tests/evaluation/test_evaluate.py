@@ -14,7 +14,7 @@ from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.classifier import Classifier, features
 from flax_vae.runs.run import run_data
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from flax_vae import (
 from flax_vae.evaluation.figures import METRICS, in_order
 from flax_vae.evaluation.samples import contexts_of
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 KEY, OTHER = jax.random.key(3), jax.random.key(4)
 
 

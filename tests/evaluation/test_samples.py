@@ -8,8 +8,6 @@ import pytest
 from flax_vae import load_run
 from flax_vae.evaluation.samples import contexts_of
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.parametrize(("label", "name"), [("2", "2"), ("12", "12"), ("1", "1"), ("0", "1"), ("shirt", "shirt")])
 def test_the_name_of_a_class_takes_precedence_over_a_number(label: str, name: str) -> None:

@@ -14,7 +14,7 @@ from flax_vae.evaluation.subject import make_subject
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.runs.run import run_data
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 SEEDS, SAMPLES = range(8), 5
 PLAN = Plan(num_samples=(SAMPLES,), num_images=60)

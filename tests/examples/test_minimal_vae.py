@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-pytestmark = pytest.mark.quick_compile
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_vae.py"
 

@@ -14,8 +14,6 @@ from flax_vae.export.function_files import FunctionFiles
 EXAMPLE = Path(__file__).parents[2] / "examples" / "stablehlo.py"
 BLOCKED = "import runpy, sys; sys.modules['flax_vae'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
 
-pytestmark = pytest.mark.quick_compile
-
 
 def test_it_draws_samples_and_their_reconstructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples of `pretrained:mlp` are close to their reconstructions."""

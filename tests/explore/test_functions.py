@@ -21,7 +21,7 @@ from flax_vae.presets import PRESETS
 from flax_vae.runs.models import make_model
 
 # JAX computes the expected numbers; the page's engine is tested. test_page.py checks types; here it would take long.
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 Open = Callable[[dict[str, Any]], Callable[..., list[np.ndarray]]]
 SMALL, LARGE = (5, 4, 2), (28, 28, 1)

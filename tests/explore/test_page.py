@@ -19,8 +19,6 @@ from flax_vae.explore import page
 from flax_vae.explore.page import _sprite_count, png
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_functions.py compares numbers
-
 
 @pytest.mark.parametrize("name", first_quick(["tutorial", *CONFIGS]))
 def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> None:

@@ -8,8 +8,6 @@ from selenium.webdriver.common.by import By
 
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 
-pytestmark = pytest.mark.quick_compile  # images are compared as bytes; test_functions.py compares numbers
-
 
 def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
     """The panels show its original, reconstruction, posterior and neighbours."""

@@ -21,7 +21,7 @@ from flax_vae.export.formats import FORMATS
 from flax_vae.export.function_files import FunctionFiles
 from flax_vae.plots import save_image_grid
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 FILES = {name: FORMATS.make(name).write for name in FORMATS}
 FUNCTION_FILES = {name: files for name, files in FILES.items() if isinstance(files, FunctionFiles)}
 FUNCTIONS = ("decoder", "encoder", "log_likelihood", "sampler")

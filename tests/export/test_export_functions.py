@@ -15,8 +15,6 @@ from flax_vae.export.functions import ModelFunction
 from flax_vae.models import POSTERIORS, PRIORS
 from flax_vae.models.layerwise import layer_shapes
 
-pytestmark = pytest.mark.quick_compile
-
 RANDOM = np.random.default_rng(0)
 B, K = 3, 2
 LADDER = "ladder(widths=(3, 4), depths=(1, 1), channels=2)"

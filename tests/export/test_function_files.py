@@ -12,8 +12,6 @@ from flax_vae.export.formats import FORMATS
 from flax_vae.export.function_files import FunctionFiles, random_arguments
 from flax_vae.export.functions import Argument, ModelFunction
 
-pytestmark = pytest.mark.quick_compile
-
 Z = Argument("z", ("b", 2), "latents")
 
 

@@ -12,8 +12,6 @@ from jax.extend.core import jaxpr_as_fun
 from flax_vae import UserError
 from flax_vae.export.graphs import flat_graph
 
-pytestmark = pytest.mark.quick_compile
-
 X = jax.ShapeDtypeStruct((3,), jnp.float32)
 TABLE = np.arange(3, dtype=np.float32)
 

@@ -11,8 +11,6 @@ from flax_vae import Config, UserError
 from flax_vae.cli.sample import make_samples
 from flax_vae.runs.config_file import config_content, read_config
 
-pytestmark = pytest.mark.quick_compile
-
 NESTED = "[" * 200_000
 
 

@@ -21,8 +21,6 @@ from flax_vae.evaluation.figures import in_order
 from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.subject import PartialResults, Subject
 
-pytestmark = pytest.mark.quick_compile
-
 PIXELS = bytes(4 * 28 * 28)
 
 

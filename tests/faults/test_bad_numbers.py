@@ -12,8 +12,6 @@ from flax_vae.cli.sample import make_samples
 from flax_vae.cli.train import train
 from flax_vae.fitting.build import build
 
-pytestmark = pytest.mark.quick_compile
-
 HUGE = str(10**9)
 
 

@@ -11,8 +11,6 @@ from refusals import assert_refused
 
 from flax_vae.cli.train import train
 
-pytestmark = pytest.mark.quick_compile
-
 OBJECTIVES = """
 import jax
 import jax.numpy as jnp

@@ -18,8 +18,6 @@ from flax_vae.fitting.members import Member, restore_members
 from flax_vae.fitting.training import Training
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = pytest.mark.quick_compile
-
 Damage = Callable[[Path], object]
 
 

@@ -14,10 +14,7 @@ from programs import ROOT, start, within, words_of
 
 from flax_vae import Config
 
-pytestmark = [
-    pytest.mark.quick_compile,
-    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc"),
-]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 
 SLOW_SIGINT, SLOW_SIGTERM = (pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGTERM))
 PROGRAMS = {

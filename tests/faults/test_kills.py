@@ -13,7 +13,7 @@ from run_directories import assert_same_run
 from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 EPOCHS, LONGEST = 60, 7.0  # seconds, from the first import to the pictures
 
 

@@ -13,7 +13,7 @@ from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 EPOCHS, LONGEST = 20, 8.0  # seconds, from the first import to the pictures
 SILENCE = 45  # seconds: after 30 without a heartbeat JAX considers a process dead
 

@@ -13,8 +13,6 @@ from flax_vae import Config
 from flax_vae.cli.main import main
 from flax_vae.runs.config_file import write_config
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

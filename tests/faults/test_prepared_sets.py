@@ -15,8 +15,6 @@ from flax_vae import prepare_images
 from flax_vae.cli.main import main
 from flax_vae.data import load_images
 
-pytestmark = pytest.mark.quick_compile
-
 SHAPE = (12, 8, 3)
 SHARD = "train-00001.array_record"
 

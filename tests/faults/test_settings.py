@@ -61,7 +61,6 @@ from flax_vae.nn.module import Module
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
 CHECKS = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise", "jax_debug_key_reuse": True}

@@ -12,7 +12,7 @@ from run_directories import assert_same_run
 
 from flax_vae import Config, Run, load_run
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from programs import ROOT, call, start, words_of
 
 from flax_vae import Config, UserError, load_run, resume
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_in_training_can_be_sampled_but_not_trained_twice(config: Config, tmp_path: Path) -> None:

@@ -14,8 +14,6 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.schedules import at
 from flax_vae.runs.config_file import config_content, parse_config
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.parametrize(
     ("flags", "text"),

@@ -17,7 +17,7 @@ from flax_vae import ELBO, Config, Run, UserError, Warmup, fit, load_run, resume
 from flax_vae.fitting.build import build
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture(scope="module")

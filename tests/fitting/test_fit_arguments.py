@@ -20,7 +20,7 @@ from flax_vae import ELBO, Config, Run, UserError, fit, fit_many, load_run, resu
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.training.step import TrainState
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def schedule_free() -> optax.GradientTransformation:

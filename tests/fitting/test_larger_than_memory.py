@@ -21,8 +21,6 @@ from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
 from flax_vae.runs.run import run_data
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.fixture(scope="module")
 def prepared(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -15,7 +15,7 @@ from flax_vae import Config, Run, UserError, fit, fit_many, load_run, resume_man
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 STEPS = 12  # of an epoch
 

@@ -11,8 +11,6 @@ from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import log_start
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = pytest.mark.quick_compile
-
 
 def start_lines(config: Config, capsys: pytest.CaptureFixture[str], members: int = 1, step: int = 0) -> list[str]:
     training = build(config, members=members)

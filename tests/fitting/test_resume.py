@@ -22,7 +22,7 @@ from flax_vae.metrics.objective_means import Spans
 from flax_vae.runs.checkpoints import restore
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 @pytest.fixture(scope="module")

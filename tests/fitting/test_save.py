@@ -33,7 +33,7 @@ from flax_vae.presets import tutorial_dense
 from flax_vae.runs.data import load_data
 from flax_vae.runs.models import make_model
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 TX = optax.adam(1e-2)
 MODEL = tutorial_dense((28, 28, 1), latent_dim=3)
 

@@ -11,7 +11,7 @@ from flax_vae import prepare_images
 from flax_vae.runs import checkpoints
 from flax_vae.runs.directory import RunDirectory
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 # On 600 images, 36 steps.
 TRAINING = ["--preset", "tutorial_dense", "--learning-rate", "3e-3", "--batch-size", "48", "--epochs", "3"]
 

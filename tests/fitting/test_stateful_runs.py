@@ -18,7 +18,7 @@ from flax_vae import Config, Run, fit, fit_many, load_run, resume, sample, write
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 OWN = {"model": stateful_vae((28, 28, 1)), "objective": Adversary()}
 
 

@@ -13,7 +13,6 @@ from flax_vae.cli.main import main
 from flax_vae.explore.write import write_explorer
 from flax_vae.export.directory import export_run
 
-pytestmark = pytest.mark.quick_compile
 RNG = np.random.default_rng(0)
 Z = RNG.normal(size=(300, 2))
 VECTORS = (10 + Z @ RNG.normal(size=(2, 6)) + 0.3 * RNG.normal(size=(300, 6))).astype(np.float32)

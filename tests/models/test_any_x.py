@@ -47,7 +47,6 @@ from flax_vae.models.binding import model_of
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.base import apply_objective
 
-pytestmark = pytest.mark.quick_compile
 KEY, RNG, N = jax.random.key(0), np.random.default_rng(0), 6
 
 

@@ -34,7 +34,7 @@ from flax_vae import (
 )
 from flax_vae.objectives.base import apply_objective
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 KEY, SHAPE = jax.random.key(0), (4, 6, 3)
 
 

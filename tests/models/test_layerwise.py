@@ -21,8 +21,6 @@ from flax_vae.models.layerwise import (
 from flax_vae.pytrees import pytree
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile
-
 SHAPE, KEY = (2, 2, 1), jax.random.key(0)
 DENSE = "tutorial_dense(features=(4,))"
 

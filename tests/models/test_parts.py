@@ -17,7 +17,7 @@ from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.base import apply_objective
 from flax_vae.runs.models import make_model
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 

@@ -33,8 +33,6 @@ from flax_vae import (
 from flax_vae.models.protocol import provides, require
 from flax_vae.objectives.base import apply_objective
 
-pytestmark = pytest.mark.quick_compile
-
 KEY = jax.random.key(0)
 IMAGES = np.random.default_rng(0).normal(size=(5, 2, 3, 1)).astype(np.float32)
 NOISE = 0.5  # standard deviation of each of the two steps, z_1 -> z_2 -> x

@@ -51,6 +51,8 @@ from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models import CouplingFlow
 
+pytestmark = pytest.mark.optimized
+
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)
 IMAGE_SHAPE, DRAWS, SURGERY_ROWS = (4, 4, 1), 8, 1000  # elbo_surgery compares every two rows
 CATEGORICAL_NUMBERS = 120_000  # of 256 logits each

@@ -18,6 +18,8 @@ from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.runs.models import make_model
 
+pytestmark = pytest.mark.optimized
+
 
 class Parameters:
     """Random float32 arrays of a given scale."""

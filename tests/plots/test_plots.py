@@ -12,8 +12,6 @@ from PIL import Image
 from flax_vae import plots
 from flax_vae.plots import style
 
-pytestmark = pytest.mark.quick_compile
-
 
 def images_of(n, h=28, w=28, c=1, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, h, w, c), dtype=np.uint8)

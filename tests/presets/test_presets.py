@@ -27,7 +27,7 @@ from flax_vae.models.binding import with_remat
 from flax_vae.objectives.base import apply_objective
 from flax_vae.presets import PRESETS, channel_means
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 Model = tuple[VAE, TrainState, Callable, np.ndarray]

@@ -13,8 +13,6 @@ import pytest
 from flax_vae import Config, UserError
 from flax_vae.runs.config_file import config_content, parse_config
 
-pytestmark = pytest.mark.quick_compile
-
 
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -15,7 +15,7 @@ from flax_vae.runs import hub as hub_files
 from flax_vae.runs.run import pretrained
 
 # The client uploads files in a way that httpx deprecates.
-pytestmark = [pytest.mark.quick_compile, pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 
 NAME = "someone/a-model"
 UNREACHABLE = "http://127.0.0.1:9"

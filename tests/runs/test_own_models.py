@@ -28,7 +28,7 @@ from flax_vae.cli.main import main
 from flax_vae.explore.write import write_explorer
 from flax_vae.export.directory import export_run
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 MODULE = """
 from dataclasses import dataclass
 import flax.linen as nn

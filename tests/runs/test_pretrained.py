@@ -12,6 +12,8 @@ from flax_vae.data import draw_binary
 from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.runs.run import pretrained
 
+pytestmark = pytest.mark.optimized
+
 # The number of draws, and the bound in nats on the first 100 and the first 500 test images. The first was measured with
 # the parameters as shipped. The second was measured with the float32 parameters of the runs, except for `ladder` and
 # `grey`, in which float16 changes it by 0.028.

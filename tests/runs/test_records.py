@@ -6,8 +6,6 @@ import pytest
 
 from flax_vae.runs.records import best_record, epochs_since_best, held_out_set, parse_record
 
-pytestmark = pytest.mark.quick_compile
-
 
 def record(epoch: int, loss: float, held_out: str = "test") -> dict:
     return {"epoch": epoch, "step": 10 * epoch, f"{held_out}_loss": loss}

@@ -15,7 +15,7 @@ from flax_vae.batches import Batch
 from flax_vae.cli.main import main
 from flax_vae.runs.run import pretrained, run_data
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 KEY = jax.random.key(0)
 
 

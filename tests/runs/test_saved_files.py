@@ -18,7 +18,7 @@ from flax_vae import Run, decode, evaluate, load_run, resume, resume_many, sampl
 from flax_vae.evaluation.evaluate import Plan
 from flax_vae.export.formats.stablehlo import run_stablehlo
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures", "unchecked_types")]
+pytestmark = pytest.mark.usefixtures("without_pictures", "unchecked_types")
 
 RUNS = ["plain", "hierarchy", "members/seed-0", "members/seed-1"]
 

@@ -36,8 +36,6 @@ from flax_vae.models.binding import OF_OBJECTIVE, join_tree, split_tree
 from flax_vae.objectives.base import LOSSES, apply_objective, train_objective
 from flax_vae.training.step import make_gradient
 
-pytestmark = pytest.mark.quick_compile
-
 KEY, SHAPE = jax.random.key(0), (7, 7, 1)
 VAE_, TX = stateful_vae(SHAPE), optax.sgd(1e-3)
 

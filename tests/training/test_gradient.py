@@ -12,8 +12,6 @@ import pytest
 
 from flax_vae.training.gradient import average_gradient, largest_divisor
 
-pytestmark = pytest.mark.quick_compile
-
 PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[3])

@@ -13,8 +13,6 @@ from flax_vae import ELBO, TrainState, init_state, make_optimizer, make_train_st
 from flax_vae.batches import epoch_indices
 from flax_vae.training.step import MAX_SKIPS, make_train_steps
 
-pytestmark = pytest.mark.quick_compile
-
 KEY = jax.random.key(0)
 INDICES = jnp.asarray(epoch_indices(64, 8, seed=0, epoch=0))
 SHAPE = (7, 7, 1)

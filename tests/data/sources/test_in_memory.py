@@ -14,7 +14,7 @@ from flax_vae import Config, UserError, fit, load_images, resume
 from flax_vae.data import Examples, from_arrays, write_arrays
 from flax_vae.runs.run import run_data
 
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("without_pictures")]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 GREY = np.random.default_rng(0).integers(0, 256, (40, 8, 6), np.uint8)
 VECTORS = np.random.default_rng(1).normal(size=(40, 5))
 IMAGES = {"n h w": GREY, "c": GREY[..., None], "float": GREY / 255, "bool": GREY > 127, "vectors": VECTORS} | {

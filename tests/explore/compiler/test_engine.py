@@ -12,8 +12,6 @@ from jax import lax
 
 from flax_vae.explore import graph, program
 
-pytestmark = pytest.mark.quick_compile  # JAX computes the expected numbers; the page's engine is tested
-
 Run = Callable[..., list[np.ndarray]]
 RANDOM = np.random.default_rng(0)
 X, Y = (RANDOM.normal(size=(2, 3, 4)).astype(np.float32) for _ in range(2))

@@ -13,8 +13,6 @@ from flax_vae import Config
 from flax_vae.explore import ENGINE, graph, graphs, halved, program
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile
-
 HALVES = np.float16([0, 1, -2.5, 65504, 6e-8, -3e-5, 1 / 3, np.inf, -np.inf]).astype(np.float32)
 SINGLES = np.float32([1 / 3, 70000, 1e-9, -3.4e38, 0, 1e-44])
 

@@ -10,8 +10,6 @@ from jax import lax
 from flax_vae import UserError
 from flax_vae.explore import graph
 
-pytestmark = pytest.mark.quick_compile
-
 
 def test_constants_are_folded_and_broadcasts_stay_small() -> None:
     """Masked weights are weights, a broadcast number is stored once, and unused results are dropped."""

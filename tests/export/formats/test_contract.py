@@ -8,7 +8,7 @@ from flax_vae.export.function_files import FunctionFiles, largest_error, random_
 from flax_vae.presets import PRESETS
 
 # test_export_functions.py checks types; checking them here would take most of the time.
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 FILES = [files for files in (FORMATS.make(name).write for name in FORMATS) if isinstance(files, FunctionFiles)]
 EVERY_PRESET = list(CASES)[: len(PRESETS)]

@@ -13,7 +13,7 @@ from flax_vae.export.formats.onnx import run_onnx, to_onnx
 from flax_vae.export.functions import Argument, ModelFunction
 
 # test_export_functions.py checks types; checking them here would take most of the time.
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 
 def test_a_file_describes_its_inputs_and_output() -> None:

@@ -10,7 +10,7 @@ from flax_vae.export.formats.stablehlo import to_stablehlo
 from flax_vae.export.function_files import random_arguments
 
 # test_export_functions.py checks types; checking them here would take most of the time.
-pytestmark = [pytest.mark.quick_compile, pytest.mark.usefixtures("unchecked_types")]
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 
 def test_a_file_has_a_signature_and_every_platform() -> None:

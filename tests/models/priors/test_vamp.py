@@ -10,8 +10,6 @@ import scipy.stats
 from flax_vae import Config, bind, encode, init, latent_grid
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.quick_compile
-
 KEY = jax.random.key(0)
 
 
