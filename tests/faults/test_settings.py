@@ -63,8 +63,12 @@ from flax_vae.runs.models import make_model
 
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
-CHECKS = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise", "jax_debug_key_reuse": True}
-SAME = {"x64": {"jax_enable_x64": True}, "checks": CHECKS}
+SAME = {
+    "jax_enable_x64": True,
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+    "jax_debug_key_reuse": True,
+}
 OTHERS = {
     "precision": {"jax_default_matmul_precision": "bfloat16"},
     "prng": {"jax_default_prng_impl": "rbg"},
@@ -234,18 +238,11 @@ def assert_same_bits(results: Any, expected: Any) -> None:
         np.testing.assert_array_equal(one, other, strict=True)
 
 
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Return the results of a use with JAX's default settings."""
-    return cache(lambda name: jax.device_get(USES[name](tmp_path_factory.mktemp(name) / "default")))
-
-
 @pytest.mark.usefixtures("without_pictures")
-@pytest.mark.parametrize("setting", SAME)
 @pytest.mark.parametrize("name", first_quick(sorted(USES, key="samples".__ne__)))
-def test_results_have_the_same_bits(name: str, setting: str, expected: Callable[[str], Any], tmp_path: Path) -> None:
-    at_default = expected(name)
-    with settings(SAME[setting]):
+def test_results_have_the_same_bits(name: str, tmp_path: Path) -> None:
+    at_default = jax.device_get(USES[name](tmp_path / "default"))
+    with settings(SAME):
         results = jax.device_get(USES[name](tmp_path / "changed"))
     assert_same_bits(results, at_default)
 
@@ -277,7 +274,7 @@ def test_every_part_is_traced_as_by_default(part: dict[str, Any]) -> None:
         return jax.eval_shape(jax.grad(partial(losses, vae), has_aux=True), params, x, key)
 
     at_default = shapes()
-    with settings(SAME["x64"] | CHECKS):
+    with settings(SAME):
         assert shapes() == at_default
 
 
