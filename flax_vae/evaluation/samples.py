@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from flax_vae.batches import Batch, unpack
+from flax_vae.batches import Batch
 from flax_vae.data import observed, one_hot
 from flax_vae.parts import Parts
 from flax_vae.runs.config import refuse_seed
@@ -102,7 +102,9 @@ def reconstructions(run: StoredRun, request: Request) -> ImageRows:
     originals = run.examples[chosen]
     batch = Batch(originals, None if run.contexts is None else run.contexts[chosen], observed(originals))
     images = np.asarray(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
-    return np.concatenate([np.asarray(unpack(batch, run.model)[0]), images]), count
+    scale = 255 if run.kind == "images" else 1
+    shown = np.nan_to_num(originals).astype(np.float32) / scale  # missing values are 0, as the model sees them
+    return np.concatenate([shown, images]), count
 
 
 @MODES.register("interpolate")
