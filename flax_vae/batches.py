@@ -52,13 +52,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @pytree
 class Batch:
-    """Examples as a model takes them. Functions that take a batch also take x alone.
+    """The input of a model. Functions that take a batch also take x alone.
 
     Args:
         x: an array whose first axis is "b", or a pytree of such arrays, the views of a model of your own. Values of
             uint8 are pixels from 0 to 255, unless the likelihood takes counts.
         context: the input "b v" of a conditional model: labels as one-hot vectors, or vectors of any meaning.
-        mask: True for each value of x that was observed, False for a missing one; of the shape of x, view by view.
+        mask: True for each value of x that was observed, False for a missing one; has the structure and shapes of x.
     """
 
     x: Any
@@ -76,7 +76,7 @@ class Support(NamedTuple):
 
     Attributes:
         low, high: the least and the greatest value.
-        whole: True if only whole numbers are taken, such as counts.
+        whole: True if only whole numbers are in the support, such as counts.
     """
 
     low: float
@@ -94,14 +94,14 @@ REAL, UNIT, COUNTS = Support(-math.inf, math.inf), Support(0.0, 1.0), Support(0.
 
 
 def support_of(model: Any) -> Support:
-    """Return the support of a model's likelihood; all real numbers if the model has none of this package."""
+    """Return the support of a model's likelihood; all real numbers if the likelihood does not declare one."""
     return Support(*getattr(getattr(model, "likelihood", None), "support", REAL))
 
 
 def to_float(x: Any, support: Support = UNIT) -> Float[Array, "..."]:
     """Convert an array to the floats that a model sees.
 
-    uint8 pixels x become x / 255 in [0, 1], and bool 0 and 1. Counts keep their values. Floats are returned unchanged.
+    uint8 pixels x become x / 255 in [0, 1], and bools 0 or 1. Counts keep their values. Floats are returned unchanged.
 
     Raises:
         UserError: another dtype, such as int32 for pixels, whose scale is unknown.
@@ -119,7 +119,7 @@ def to_float(x: Any, support: Support = UNIT) -> Float[Array, "..."]:
 def refuse_outside(batch: BatchLike, model: Any) -> None:
     """Raise UserError for observed values in NumPy arrays that the likelihood of a model does not take.
 
-    Without a likelihood of this package, all finite numbers pass.
+    All finite numbers pass if the likelihood does not declare its support.
     """
     batch, support = to_batch(batch), support_of(model)
     _refuse_other_mask(batch)
@@ -147,11 +147,11 @@ def _refuse_other_mask(batch: Batch) -> None:
         return
     of_mask, of_x = (jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (batch.mask, batch.x))
     if of_mask != of_x or any(leaf.dtype != bool for leaf in jax.tree.leaves(batch.mask)):
-        raise UserError(f"A mask is bool and has the shape of x, here {of_x}, not {of_mask}.")
+        raise UserError(f"`mask` must be bool and have the shape of x, which is {of_x}, not {of_mask}.")
 
 
 def checked(*names: str) -> Callable[[Function], Function]:
-    """Decorate a jitted function of a model: `refuse_outside` checks what comes from the host, before it is traced.
+    """Decorate a jitted function of a model, so that `refuse_outside` checks its batches before they are traced.
 
     Args:
         names: the arguments that are batches.
@@ -179,22 +179,22 @@ class _Checked:
 
 
 def to_batch(batch: BatchLike) -> Batch:
-    """Return a batch, also for x alone."""
+    """Wrap x alone in a `Batch`; return a `Batch` unchanged."""
     return batch if isinstance(batch, Batch) else Batch(batch)
 
 
 def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
     """Return x as floats, with 0 for missing values; the context; and the mask. The last two may be None.
 
-    Missing values are set to 0 before anything sees x: to leave them out of a sum is not enough, since the gradient of
-    a term that is NaN is NaN.
+    Missing values are set to 0 before x is used: leaving them out of a sum is not enough, since the gradient of a term
+    that is NaN is NaN.
 
     Args:
         batch: the batch.
         model: the model that takes it, whose likelihood decides on the meaning of integers.
 
     Raises:
-        UserError: a dtype of unknown scale, or a mask that is not bool or not of the shape of x.
+        UserError: a dtype of unknown scale, or a mask that is not bool or has another shape than x.
     """
     batch, support = to_batch(batch), support_of(model)
     _refuse_other_mask(batch)
@@ -211,7 +211,7 @@ def blank(shape: ExampleShape, lead: tuple[Any, ...] = (1,)) -> X:
     Args:
         shape: the shape of one example, such as (784,); for several views, a pytree of shapes, or of anything that has
             a shape.
-        lead: the axes before it.
+        lead: the leading axes.
     """
 
     def is_shape(node: Any) -> bool:

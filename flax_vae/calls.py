@@ -69,7 +69,7 @@ def parse(text: str) -> Call:
 
 
 def _value(node: ast.expr) -> Any:
-    """Return the literal or the `Call` that a syntax tree stands for; raises SyntaxError or ValueError for others."""
+    """Return the literal or the `Call` that a syntax tree stands for; raise SyntaxError or ValueError for others."""
     if not isinstance(node, ast.Call):
         return ast.literal_eval(node)
     names = [word.arg for word in node.keywords]
@@ -94,7 +94,7 @@ def import_maker(call: Call) -> Callable[..., Any]:
     except ModuleNotFoundError as error:
         if error.name and not (module_name + ".").startswith(error.name + "."):
             raise  # the user's module exists; the traceback names the missing import
-        raise UserError(f"no module {module_name} in {folder} or installed.") from None
+        raise UserError(f"no module {module_name} in {folder} or among the installed packages.") from None
     except SystemExit:
         raise UserError(
             f"{module_name} calls sys.exit when it is imported; move that call below if __name__ == '__main__'."
@@ -131,5 +131,5 @@ def written(part: Any) -> str:
 
 
 def describe(part: Any) -> str:
-    """Return a part as text, without addresses in memory."""
+    """Return a part as text, without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(part))

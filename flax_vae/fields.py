@@ -30,7 +30,7 @@ def setting(group: str, usual: Any, **bounds: int | float) -> Any:
     Args:
         group: the group of its flag in the help.
         usual: its default.
-        bounds: of a number: `least` and `most` include the bound, `above` and `below` exclude it.
+        bounds: the bounds of a number: `least` and `most` include the bound, `above` and `below` exclude it.
     """
     return field(default=None, metadata={"group": group, "usual": usual, "bounds": bounds})
 

@@ -46,8 +46,8 @@ class Evaluate:
     """Draw a fifth of the samples from the posterior widened by this factor.
     Pareto k then reveals where the posterior is too narrow. Try 2 to 5."""
     metrics: tuple[str, ...] = ()
-    """Also measure these, my_module:my_metric: functions of your own, from a flax_vae.evaluation.subject.Subject to a
-    number or a dictionary of numbers."""
+    """Further metrics, such as my_module:my_metric: functions of your own, which map a
+    flax_vae.evaluation.subject.Subject to a number or a dictionary of numbers."""
     seed: int = 0
     """Seed of the draws."""
     binarize: Binarize | None = None

@@ -13,7 +13,7 @@ from flax_vae.system.memory import is_out_of_memory
 from flax_vae.system.processes import detect_lost_processes
 from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrupts, signal_of
 
-# Where flag and argument differ: a command takes the name of a model's maker, and one class for all images.
+# Arguments whose flags have another name: a command takes the name of a model's maker, and one class for all images.
 _FLAGS = {"model": "preset", "labels": "label"}
 
 

@@ -42,7 +42,7 @@ class Export:
 
     def __call__(self) -> None:
         """Run the command."""
-        FORMATS.load(self.format)  # imports one of the user's own before work starts
+        FORMATS.load(self.format)  # imports a format of the user's own before work starts
         refuse_used(self.out)
         if self.push is not None:
             hub.refuse_unpushable(self.push)

@@ -45,7 +45,7 @@ class Sample:
     def __call__(self) -> None:
         """Run the command."""
         mode, sampler = MODES.read(self.mode).name, SAMPLERS.read(self.sampler).name
-        MODES.load(self.mode)  # imports one of the user's own before work starts
+        MODES.load(self.mode)  # imports a part of the user's own before work starts
         SAMPLERS.load(self.sampler)
         if sampler != "prior" and mode != "prior":
             raise UserError(f"--sampler {sampler} makes new images: leave out --mode {mode}.")

@@ -23,13 +23,13 @@ class Examples:
         x: the examples, in memory or on disk; the first axis counts them.
         labels: the class of each example, or None.
         mask: True for each observed value of x; None if none is missing.
-        names: the names of the classes, if they have names.
+        names: the names of the classes; empty if they have none.
         kind: "images", uint8 "n h w c"; "vectors", floats "n v"; or "counts", whole numbers "n v".
         name: the name of the set in messages.
         provenance: JSON-serialisable: `name`, `source` (a description), `number`, `shape` (of one example) and
             `sha256`, and `subset` for the bundled part of Fashion-MNIST. `sha256` is the checksum of images written as
             one IDX file, header and pixels, so it covers their shape; for Fashion-MNIST it is that of the published
-            file. Other examples are written as one .npy file.
+            file. For other examples it is the checksum of one .npy file.
         factors: the factors that generated each example if they are known, as indices of their values.
         factor_names: the names of the columns of `factors`.
     """
@@ -184,7 +184,7 @@ def split_validation(data: Examples, share: float) -> tuple[Examples, Examples]:
     """
     count = round(share * len(data.x))
     if not 0 < count < len(data.x):
-        raise UserError(f"`validation` is {share:g}: a part of {len(data.x):,} {data.kind} would be empty; change it.")
+        raise UserError(f"`validation` {share:g} leaves one part of {len(data.x):,} {data.kind} empty: change it.")
     held_out = _held_out(len(data.x), count)
 
     def part(mask: Bool[np.ndarray, " n"]) -> Examples:

@@ -34,7 +34,7 @@ def load_images(
             file. A name is a path if it exists on disk, contains a separator, or ends in .npy or .npz;
             `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
-        data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; their default places if None.
+        data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; by default their usual ones.
         image_size: the side, or (height, width), in pixels, to resize every image to, with antialiasing.
         resize: "crop" images of another shape to the middle, or "stretch" them.
 
@@ -44,7 +44,7 @@ def load_images(
         read by index.
 
     Raises:
-        UserError: unknown name or path, or data that are damaged or not images.
+        UserError: an unknown name or path, or data that are damaged or of no supported kind.
     """
     if split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', not {split!r}")

@@ -35,7 +35,7 @@ def evaluate(
     The bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
 
     Args:
-        where: a run, or its place, as for `load_run`.
+        where: a run, or its location, as for `load_run`.
         plan: the settings.
         model: the model, if it is one of your own; as for `load_run`.
         part: the file of partial results; by default one in the run directory. Nothing is stored for a model of your

@@ -76,7 +76,7 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     if run.class_names and not SAMPLERS.accepts(call, "context"):
         raise UserError(f"`sampler` {call.name} ignores labels: it works for unconditional runs only.")
     if request.temperature != 1.0 and not SAMPLERS.accepts(call, "temperature"):
-        raise UserError(f"`temperature` scales the prior, from which `sampler` {call.name} does not draw.")
+        raise UserError(f"`temperature` scales the prior, which `sampler` {call.name} does not use: leave it out.")
     context = contexts_of(run, request.label, request.num_samples)
     images = run_data(run).train.x[:MAX_IMAGES] if SAMPLERS.accepts(call, "images") else None
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
@@ -144,18 +144,18 @@ def contexts_of(run: StoredRun, labels: Labels, count: int) -> Float[np.ndarray,
 
     Args:
         run: the trained model.
-        labels: a class for each image or one for all: its name, or its number, as text unless another class has that
-            name; None to cycle through the classes.
+        labels: a class for each image or one for all: its name, or its number, also as text if no class has that name;
+            None to cycle through the classes.
         count: number of images.
 
     Raises:
-        UserError: no such class, or another number of labels than of images.
+        UserError: an unknown class, a number of labels that differs from that of images, or an unconditional model.
     """
     names = run.class_names
     if labels is None:
         return one_hot(np.arange(count) % len(names), len(names)) if names else None
     if not names:
-        raise UserError(f"`labels` {labels}: the run is not conditional.")
+        raise UserError(f"`labels` {labels}: the run is not conditional: leave them out.")
     each = [labels] * count if isinstance(labels, str | int | np.integer) else list(labels)
     if len(each) != count:
         raise UserError(f"`labels` has {len(each)} classes for {count} images: pass one for each, or one for all.")

@@ -87,7 +87,7 @@ def starting_from(training: Training, run: StoredRun) -> Training:
 
 
 def refuse_other_params(where: str, params: Params, training: Training) -> None:
-    """Raise UserError at the first array of a tree that is not one of the model's."""
+    """Raise UserError if the names or the shapes of parameters are not those of the model."""
     expected = parameter_shapes(training.model, training.data.train.x.shape[1:], training.data.class_names)
     refuse_other_model(where, flatten_by_name(params), flatten_by_name(expected))
 
@@ -125,8 +125,8 @@ def refuse_unknown_monitor(training: Training, metrics: Iterable[str]) -> None:
     reported = set(metrics) - {"gradient_norm", "skipped"}  # those of the train step
     if training.config.monitored not in reported:
         raise UserError(
-            f"`monitor` {training.config.monitored}: {training.config.name_of('objective')} reports "
-            f"{', '.join(sorted(reported))}."
+            f"`monitor` {training.config.monitored} is not a metric of `objective` "
+            f"{training.config.name_of('objective')}: choose from {', '.join(sorted(reported))}."
         )
 
 
@@ -143,7 +143,7 @@ def _refuse_other_values(training: Training) -> None:
         except UserError as error:
             raise UserError(
                 f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts; "
-                "flattened images need the shape (n, h, w)."
+                "reshape flattened images to (n, h, w)."
             ) from None
 
 

@@ -185,7 +185,7 @@ class Ensemble:
         return means
 
     def first_state(self) -> TrainState:
-        """Return the state of the first member, which one process can read on its own; all of them call this."""
+        """Return the state of the first member, readable in a single process. Every process must call this."""
         state, _ = self.unstack((self.state, self.totals))[0]
         return state if jax.process_count() == 1 else self.replicate(state)
 

@@ -55,14 +55,14 @@ def fit(
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
             vectors "n v": floats, with NaN for missing values, or counts; or `Examples`. A tenth is held out. They are
             stored in the run directory, for resuming and evaluating.
-        labels: one class per example, a non-negative integer or a text; or None.
+        labels: one class per example, a non-negative integer or a string; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
         optimizer: any Optax transformation instead of the configuration's optimiser, schedule and clipping.
         callbacks: functions `(epoch, metrics, state)`, called after the evaluation and the checkpoint of each epoch, in
             the first process. `epoch` counts from 1, `metrics` is the record of metrics.jsonl, and `state` the
             `TrainState`, which is valid during the call only.
-        init: a run whose parameters are the first ones, instead of random ones.
+        init: a run from whose parameters the training starts, instead of random ones.
 
     Returns:
         The finished run, with its best parameters.
@@ -95,8 +95,8 @@ def fit_many(
 ) -> list[Run]:
     """Train configurations that differ in their seed, beta or learning rate, in one program.
 
-    Each gets its own run directory in `out`, named after what differs, beside `summary.json` with the mean and standard
-    deviation over the seeds. A diverging one stops; the others continue.
+    Each gets its own run directory in `out`, named after the settings that differ, beside `summary.json` with the mean
+    and standard deviation over the seeds. A training that diverges stops; the others continue.
 
     Args:
         configs: the configurations.
@@ -104,7 +104,7 @@ def fit_many(
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configurations'.
         optimizer: any Optax transformation instead of the configurations' optimiser; the learning rate cannot differ.
-        init: a run whose parameters are the first ones of each, instead of random ones.
+        init: a run from whose parameters each training starts, instead of random ones.
 
     Returns:
         The finished runs, in the order of their configurations.
@@ -145,7 +145,7 @@ def resume(
         callbacks: as for `fit`.
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
             images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
-            hold this time only. Other parts of your own, such as `prior`, are named again here.
+            apply to this call only. Other parts of your own, such as `prior`, have to be named here again.
 
     Returns:
         The finished run, with its best parameters.
@@ -194,7 +194,7 @@ def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> C
     if isinstance(optimizer, str):
         return config.resumed_with(optimizer=optimizer, **changes)
     if optimizer is not None and not config.has_own("optimizer"):
-        raise UserError(f"{run} is trained by `optimizer` {config.optimizer}, and cannot change it: leave it out.")
+        raise UserError(f"{run} was trained with `optimizer` {config.optimizer}, which cannot change: leave it out.")
     return config.resumed_with(**changes)
 
 
@@ -250,7 +250,9 @@ def _resume(
     values = (None if isinstance(given[kind], str) else given[kind] for kind in ("preset", "objective", "optimizer"))
     for member, changed in configs.items():
         if member.provenance().get("objective", "") is None:
-            raise UserError(f"{member} is from a loop of your own, and has no state to resume: pass it as `init`.")
+            raise UserError(
+                f"{member} was trained by a loop of your own, without a state to resume: pass it as `init`."
+            )
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
     with directory.locked():

@@ -49,7 +49,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
     if training.total_steps < _FEW_STEPS:
-        log(f"WARNING: {training.total_steps} steps are few: a model hardly learns. Train for more epochs.")
+        log(f"WARNING: a model hardly learns in {training.total_steps} steps. Train for more epochs.")
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
     if levels == 2 and not is_binary(data.held_out.x):
         log(

@@ -34,15 +34,15 @@ def save_run(
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
 ) -> Run:
-    """Write a run directory from what a loop of your own has trained, so that everything opens it that opens a run.
+    """Write the run directory of a model that a loop of your own has trained, for `load_run` and every command.
 
     Args:
         out: a new or empty directory.
         params: the trained parameters, such as `state.best_params`; or Linen's whole tree.
         metrics: their metrics: `step`, the number of updates; `test_loss`, or `validation_loss` if the configuration
             has a validation set; the `monitor` of the configuration likewise; and any others, such as `train_loss`.
-        config: the training: the data set, which is read, and the settings that hold; the default ones if None.
-        model, objective, optimizer: those of your own, as for `fit`.
+        config: the configuration: its data set is read, and its settings are recorded; the default one if None.
+        model, objective, optimizer: as for `fit`, if they are your own.
 
     Returns:
         The run. It cannot be resumed, but another one can start from it, by `fit(init=run)`.
@@ -62,17 +62,17 @@ def save_run(
         with checkpoints.open_checkpoints(run.checkpoints) as manager:
             checkpoints.save(manager, record["step"], {parameter_item(run, config): jax.device_get(params)})
         run.metrics_file.write_text(json.dumps(record) + "\n")
-        run.create(config, training.data, made_of)  # marks a run directory, and is therefore last
+        run.create(config, training.data, made_of)  # last, since its files mark the directory as a run
     directory.point_latest()
     return Run(**vars(read_directory(directory, training.model)))
 
 
 def _record(metrics: Mapping[str, Any], config: Config) -> Record:
-    """Return the line of metrics.jsonl."""
+    """Return the record of metrics.jsonl."""
     numbers = {name: float(value) for name, value in metrics.items()}
     held_out = "validation" if config.validation else "test"
     for name in ("step", f"{held_out}_loss", f"{held_out}_{config.monitored}"):
         if name not in numbers:
-            raise UserError(f"`metrics` has no {name}, only {', '.join(metrics) or 'nothing'}: add it.")
+            raise UserError(f"`metrics` ({', '.join(metrics) or 'empty'}) has no {name}: add it.")
     whole = {"epoch": int(numbers.pop("epoch", config.epochs)), "step": int(numbers.pop("step"))}
     return parse_record(json.dumps(whole | {"seconds": 0.0} | numbers))

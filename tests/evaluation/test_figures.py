@@ -46,7 +46,7 @@ def test_a_metric_of_the_users_own_is_measured_and_reported(monkeypatch: pytest.
     record = {text: measure(text, subject)}
     assert json.loads(json.dumps(record)) == {text: {"mean": 3.0, "largest": 2.0}}
     assert [(figure.name, figure.value) for figure in report(record)] == [(f"{text} mean", 3), (f"{text} largest", 2)]
-    with pytest.raises(UserError, match=r"own:labels returned \['a'\]: return numbers"):
+    with pytest.raises(UserError, match=r"own:labels returned \['a'\]: return a number"):
         measure("own:labels", subject)
     for metric, message in {
         "elbo": "elbo is always measured",

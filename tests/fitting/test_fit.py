@@ -239,7 +239,9 @@ def test_a_metric_chooses_the_best_checkpoint(
     assert load_run(run.directory).config.monitor == "elbo"
     last = capsys.readouterr().out.splitlines()[-1]
     assert f"test elbo {elbos[2]:.2f}  best" in last
-    with pytest.raises(UserError, match=r"`monitor` accuracy: .*Adversary.* reports distortion, elbo, loss, rate\."):
+    with pytest.raises(
+        UserError, match=r"`monitor` accuracy is not .*Adversary.*: choose from distortion, elbo, .*rate\."
+    ):
         fit(replace(config, monitor="accuracy"), tmp_path / "refused", objective=Adversary())
     assert not (tmp_path / "refused").exists()
 

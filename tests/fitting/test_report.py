@@ -34,7 +34,7 @@ def test_a_start_names_data_model_and_place(few_images: Path, capsys: pytest.Cap
 
 def test_a_start_warns_of_few_steps(few_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=1, batch_size=50)
-    assert "WARNING: 12 steps are few: a model hardly learns. Train for more epochs." in start_lines(config, capsys)
+    assert "WARNING: a model hardly learns in 12 steps. Train for more epochs." in start_lines(config, capsys)
 
 
 def test_a_start_names_what_was_held_out_resized_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def test_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_cannot_be_resumed_but_started_from(run: Run, config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is from a loop of your own, and has no state to resume: pass it as `init`"):
+    with pytest.raises(UserError, match="by a loop of your own, without a state to resume: pass it as `init`"):
         resume(run.directory, model=MODEL, optimizer=TX, epochs=3)
     assert load_run(run.directory, MODEL).step == 6
     assert fit(config, tmp_path / "more", model=MODEL, init=run).step == 6
@@ -105,8 +105,8 @@ def test_it_cannot_be_resumed_but_started_from(run: Run, config: Config, tmp_pat
             {"model": tutorial_dense((28, 28, 1), latent_dim=4)},
             r"stored as \(3, 128\), but the model expects \(4, 128\)",
         ),
-        ({"metrics": {"step": 1, "loss": 3.0}}, "`metrics` has no test_loss, only step, loss"),
-        ({"metrics": {}}, "`metrics` has no step, only nothing"),
+        ({"metrics": {"step": 1, "loss": 3.0}}, r"`metrics` \(step, loss\) has no test_loss: add it"),
+        ({"metrics": {}}, r"`metrics` \(empty\) has no step: add it"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(

@@ -110,7 +110,7 @@ def test_settings_of_images_are_refused(name: str, settings: dict, message: str,
 @pytest.mark.parametrize(
     ("x", "message"),
     [
-        (COUNTS - 5, "which are no counts; save them as floats"),
+        (COUNTS - 5, "are not counts; save them as floats"),
         (np.where(VECTORS > 10, np.inf, VECTORS), "infinite values; save NaN for missing values"),
         (VECTORS.astype(complex), "save floats, or whole numbers for counts"),
         (np.zeros((0, 4)), r"vectors of shape \(0, 4\)"),

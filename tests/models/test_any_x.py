@@ -198,7 +198,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     x = np.zeros((N, 7), np.float32)
     for mask in (batch.mask[:, :1], batch.mask.astype(np.float32), {"x": batch.mask}):
         for use in (encode, jax.jit(encode, static_argnums=0)):  # on the host, and while tracing
-            with pytest.raises(UserError, match="A mask is bool and has the shape of x"):
+            with pytest.raises(UserError, match="`mask` must be bool and have the shape of x"):
                 use(model, params, Batch(x, mask=mask))
     with pytest.raises(UserError, match="pass finite floats"):  # NaN where it was observed
         encode(model, params, replace(batch, mask=np.ones_like(batch.mask)))

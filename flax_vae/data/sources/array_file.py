@@ -19,7 +19,7 @@ _IMAGES = ("", "x", "image", "images", "img", "imgs", "data", "pixels")
 _LABELS = ("y", "label", "labels", "target", "targets")
 _CHANNELS = (1, 2, 3, 4)
 _LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2)}  # others than "n h w c", with their transposes to it
-_BLOCK = 1024  # images looked at together
+_BLOCK = 1024  # images that are checked at a time
 
 
 def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
@@ -46,7 +46,7 @@ def load_arrays(path: Path, split: str, size: Size | None) -> Examples:
 
 
 def blocks(images: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the images in parts that are looked at together."""
+    """Yield the images in the blocks in which they are checked."""
     for start in range(0, len(images), _BLOCK):
         yield images[start : start + _BLOCK]
 
@@ -110,10 +110,10 @@ def check_vectors(array: np.ndarray, where: str, size: Size | None) -> np.ndarra
 
     Raises:
         UserError: the array has another rank than the training vectors, is empty, or holds neither floats nor counts;
-            or a size for images was given.
+            or a size of images is given.
     """
     if size is not None:
-        raise UserError(f"`image_size` resizes images, but {where} holds vectors of shape {array.shape}.")
+        raise UserError(f"`image_size` resizes images, but {where} holds vectors: leave it out.")
     if array.ndim != 2 or not array.size:
         raise UserError(f"{where}: vectors of shape {array.shape}; save them as (n, v).")
     if np.issubdtype(array.dtype, np.floating):
@@ -125,7 +125,7 @@ def check_vectors(array: np.ndarray, where: str, size: Size | None) -> np.ndarra
         raise UserError(f"{where}: vectors of type {array.dtype}; save floats, or whole numbers for counts.")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise UserError(
-            f"{where}: whole numbers from {array.min()} to {array.max()}, which are no counts; save them as floats."
+            f"{where}: whole numbers from {array.min()} to {array.max()} are not counts; save them as floats."
         )
     return array.astype(np.int32)
 

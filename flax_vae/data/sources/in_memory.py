@@ -16,16 +16,16 @@ _WHERE = "`data`"
 
 
 def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[Examples, Examples]:
-    """Return examples as a training and a test set: a tenth is held out, as of a file of arrays without splits.
+    """Split examples into a training and a test set, a tenth of them, as if read from a file without splits.
 
     Args:
         x: images "n h w" or "n h w c": bytes, booleans or floats in [0, 1]; vectors "n v": floats, where NaN is a
             missing value, or counts; or `Examples`, with their labels.
-        labels: one class per example, a non-negative integer or a text; or None.
+        labels: one class per example, a non-negative integer or a string; or None.
         size: the size of the images, or None to keep theirs.
 
     Raises:
-        UserError: neither images nor vectors, or labels of another number.
+        UserError: the array holds neither images nor vectors, or the number of labels differs.
     """
     if isinstance(x, tuple):
         raise UserError(f"{_WHERE} is a tuple; pass the images or vectors as one array, and their labels as `labels`.")
@@ -58,5 +58,5 @@ def write_arrays(path: Path, train: Examples, test: Examples) -> None:
 
 
 def _written(part: Examples) -> np.ndarray | None:
-    """Return the labels of examples, as texts if the classes have names."""
+    """Return the labels of examples, as strings if the classes have names."""
     return part.labels if part.labels is None or not part.names else np.array(part.names)[part.labels]

@@ -59,7 +59,7 @@ def refuse_unusable(metrics: Iterable[str]) -> None:
     for metric in metrics:
         METRICS.load(metric)
         if metric in METRICS:
-            raise UserError(f"`metrics` {metric} is always measured: name metrics of your own, my_module:my_metric.")
+            raise UserError(f"`metrics` {metric} is always measured: leave it out, and pass only metrics of your own.")
         if unknown := set(METRICS.needs(parse(metric))) - REQUIREMENTS.keys():
             raise UserError(f"`metrics` {metric} needs {unknown.pop()}: choose from {', '.join(REQUIREMENTS)}.")
 
@@ -80,7 +80,7 @@ def measure(metric: str, subject: Subject) -> Any:
         return {str(name): float(each) for name, each in value.items()} if isinstance(value, dict) else float(value)
     except (TypeError, ValueError):
         raise UserError(
-            f"`metrics` {metric} returned {value!r:.100}: return numbers, by name or a single one."
+            f"`metrics` {metric} returned {value!r:.100}: return a number or a dictionary of numbers."
         ) from None
 
 

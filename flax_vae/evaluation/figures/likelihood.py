@@ -115,7 +115,7 @@ def _bits_figures(record: Record) -> Figures:
         title = "Bits per dimension"
         yield Figure("bits per dimension", record["bits_per_dim"], format=".4f", key="bits_per_dim", title=title)
     elif not record["not_a_likelihood"]:
-        yield Figure("bits per dimension", None, note="none: the likelihood has no levels of pixels")
+        yield Figure("bits per dimension", None, note="none: the likelihood has no pixel levels")
 
 
 @METRICS.register("bits_per_dim", figures=_bits_figures)
