@@ -13,7 +13,7 @@ each other. `needs` declares requirements: `("factorised",)` on the posterior, a
 compares x itself with something, and cannot leave out missing values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +60,9 @@ def apply_objective(
         UserError: the objective needs all values of x; a network draws; the objective did not return a loss and a
             dictionary of metrics, all of them one float per example; or a metric has a name that the train step uses.
     """
-    return _apply(model, objective, params, batch, key, step, {})[0]
+    x, *given = unpack(batch, model)
+    bound, module = _bind(model, objective, params, given, {})
+    return _terms(objective, module, bound, x, key, step)
 
 
 @by_default
@@ -71,7 +73,15 @@ def train_objective(
 
     Networks draw dropout masks and update statistics of batches; see `flax_vae.nn.adapters.with_train`.
     """
-    return _apply(model, objective, params, batch, key, step, {"dropout": jax.random.fold_in(key, _OF_DROPOUT)})
+    x, *given = unpack(batch, model)
+    bound, module = _bind(model, objective, params, given, {"dropout": jax.random.fold_in(key, _OF_DROPOUT)})
+    terms = _terms(objective, module, bound, x, key, step)
+    collections = split_tree(params)[1]
+    updated = {name: {**bound.variables[name]} for name in collections}
+    if module is not None:
+        for name in [name for name in collections if OF_OBJECTIVE in collections[name]]:
+            updated[name][OF_OBJECTIVE] = module.variables[name]
+    return terms, updated
 
 
 @by_default
@@ -96,23 +106,23 @@ def _linen(objective: Any) -> nn.Module | None:
     return _linen(objective.objective) if hasattr(objective, "objective") else None
 
 
-def _apply(
-    model: nn.Module,
-    objective: Any,
-    params: Params,
-    batch: BatchLike,
-    key: RandomKey,
-    step: int | Step,
-    rngs: dict[str, RandomKey],
-) -> tuple[Metrics, Collections]:
-    x, context, mask = unpack(batch, model)
-    kept, of_objective = [*split_tree(params)[1]], split_objective(params)[1]
-    mutable: Any = kept if rngs else False
-    bound = model.bind(variables(model, params, context, mask), rngs=rngs, mutable=mutable)
-    if (module := _linen(objective)) is not None:
-        module = module.bind(of_objective, rngs=rngs, mutable=mutable)
+def _bind(
+    model: nn.Module, objective: Any, params: Params, given: Sequence[Any], rngs: dict[str, RandomKey]
+) -> tuple[Any, nn.Module | None]:
+    """Return the bound model and, if the objective has parameters, its bound module.
+
+    With `rngs` networks train: they draw, and may update their collections.
+    """
+    mutable: Any = [*split_tree(params)[1]] if rngs else False
+    bound, module = model.bind(variables(model, params, *given), rngs=rngs, mutable=mutable), _linen(objective)
+    if module is not None:
+        module = module.bind(split_objective(params)[1], rngs=rngs, mutable=mutable)
+    return bound, module
+
+
+def _terms(objective: Any, module: nn.Module | None, bound: Any, x: Any, key: RandomKey, step: int | Step) -> Metrics:
     name = getattr(objective, "__name__", type(objective).__name__)
-    if mask is not None and "complete" in getattr(objective, "needs", ()):
+    if bound.has_variable("mask", "value") and "complete" in getattr(objective, "needs", ()):
         raise UserError(f"objective {name} compares all values of x, so it takes no batch with a mask.")
     try:
         result = _with_module(objective, module)(bound, x, key, jnp.asarray(step))
@@ -122,14 +132,7 @@ def _apply(
             f"{reason}: networks draw dropout masks only, and in training only: wrap the network by "
             "flax_vae.with_train(network, train=True), with the name of its argument."
         ) from None
-    updated = {collection: bound.variables[collection] for collection in kept}
-    if module is not None:
-        updated |= {
-            collection: {**updated[collection], OF_OBJECTIVE: module.variables[collection]}
-            for collection in kept
-            if collection in of_objective
-        }
-    return _checked_terms(name, result, batch_size_of(x)), updated
+    return _checked_terms(name, result, batch_size_of(x))
 
 
 def _with_module(objective: Any, module: nn.Module | None) -> Any:
