@@ -16,6 +16,7 @@ from typing import Any
 from flax_vae.literals import LARGEST_FLOAT, LARGEST_INT
 from flax_vae.system.errors import UserError
 
+LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _BOUNDS = {  # keywords of `setting`, with the comparison that a value must satisfy and its name in errors
     "least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
@@ -43,6 +44,11 @@ def refuse_outside(name: str, value: Any, bounds: Mapping[str, int | float]) -> 
     broken = [f"{_BOUNDS[kind][1]} {bound:,}" for kind, bound in bounds.items() if not _BOUNDS[kind][0](value, bound)]
     if broken:
         raise UserError(f"`{name}` must be {' and '.join(broken)}, not {value}.")
+
+
+def refuse_seed(name: str, seed: int) -> None:
+    """Raise UserError if a seed is negative or too large for JAX."""
+    refuse_outside(name, seed, {"least": 0, "most": LARGEST_SEED})
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from flax_vae.fields import refuse_seed
 from flax_vae.metrics.likelihood import Defence
-from flax_vae.runs.config import Binarize, refuse_seed
+from flax_vae.runs.config import Binarize
 from flax_vae.system.errors import UserError
 
 

@@ -16,8 +16,8 @@ from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.samples import Labels, contexts_of
 from flax_vae.evaluation.tables import summary
+from flax_vae.fields import refuse_seed
 from flax_vae.metrics.likelihood import Defence, log_likelihood
-from flax_vae.runs.config import refuse_seed
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_run
 from flax_vae.system.errors import UserError

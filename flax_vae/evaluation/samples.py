@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Integer, Key
 
 from flax_vae.batches import Batch
 from flax_vae.data import observed, one_hot
+from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
-from flax_vae.runs.config import refuse_seed
 from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.samplers import SAMPLERS
 from flax_vae.samplers.gmm import MAX_IMAGES

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from flax_vae.calls import Call, parse, written
 from flax_vae.data.resizing import Resize
-from flax_vae.fields import document, refuse_outside, setting
+from flax_vae.fields import LARGEST_SEED, document, refuse_outside, setting
 from flax_vae.literals import MOST_LAYERS, as_type
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
+from flax_vae.models.priors import refuse_unconditional
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.presets import PRESETS
 from flax_vae.system.errors import UserError
@@ -16,7 +17,6 @@ from flax_vae.training.optimizers import OPTIMIZERS, SCHEDULES
 
 Binarize = Literal["none", "fixed", "dynamic"]
 _DEFAULT_PRESET = "gated_mlp"
-_LARGEST_SEED = 2**32 - 1  # JAX would truncate a larger one to 32 bits
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
 MODEL_PARTS = ("preset", "likelihood", "prior", "posterior")  # those that make the model
@@ -45,7 +45,7 @@ class Config:
     binarize: Binarize = setting("data", "none")
     """Sample every pixel as 0 or 1, its grey value being the probability of a 1: once (fixed) or in each step
     (dynamic). Test images are sampled once in both cases."""
-    binarize_seed: int = setting("data", 0, least=0, most=_LARGEST_SEED)
+    binarize_seed: int = setting("data", 0, least=0, most=LARGEST_SEED)
     """Seed of the pixels that are sampled once."""
     validation: float = setting("data", 0.0, least=0, below=1)
     """Share of the training images held out to choose the best checkpoint and to stop early. The test set is then
@@ -107,7 +107,7 @@ class Config:
     no limit."""
     ema_decay: float = setting("optimisation", 0.0, least=0, below=1)
     """Decay of the averaged parameters that evaluation and sampling use; 0 for none."""
-    seed: int = setting("optimisation", 0, least=0, most=_LARGEST_SEED)
+    seed: int = setting("optimisation", 0, least=0, most=LARGEST_SEED)
     """Seed of everything random: the same seed gives the same bits on the same machine."""
     microbatch_size: int = setting("machine", 0, least=0)
     """On CPUs, images per core at a time, chosen to fit its cache: faster for convolutions. With 0 all cores work on
@@ -336,18 +336,6 @@ def recipe_of(preset: str) -> Mapping[str, Any]:
 def usual_settings(preset: str) -> dict[str, Any]:
     """Return the settings of a preset's recipe, and the defaults of the others."""
     return {field.name: field.metadata["usual"] for field in fields(Config)} | dict(recipe_of(preset))
-
-
-def refuse_unconditional(prior: str) -> None:
-    """Raise UserError unless a prior can depend on the context of a conditional model."""
-    if not PRIORS.accepts(prior, "conditional"):
-        priors = " or ".join(name for name in PRIORS if PRIORS.accepts(name, "conditional"))
-        raise UserError(f"`conditional` requires `prior` {priors}, not {prior}.")
-
-
-def refuse_seed(name: str, seed: int) -> None:
-    """Raise UserError if a seed is negative or too large for JAX."""
-    refuse_outside(name, seed, {"least": 0, "most": _LARGEST_SEED})
 
 
 document(Config, usual_settings(_DEFAULT_PRESET))

@@ -13,9 +13,10 @@ from flax_vae.batches import OnDisk
 from flax_vae.calls import parse
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
+from flax_vae.models.priors import refuse_unconditional
 from flax_vae.parts import Parts
 from flax_vae.presets import PRESETS, channel_means
-from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, UNSET_OBJECTIVE, Config, example_of, refuse_unconditional
+from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, UNSET_OBJECTIVE, Config, example_of
 from flax_vae.system.errors import UserError
 
 _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the model

@@ -8,8 +8,18 @@ module of this folder is imported, so a new prior, registered in `PRIORS`, needs
 import flax.linen as nn
 
 from flax_vae.parts import Parts, import_siblings
+from flax_vae.system.errors import UserError
 
 PRIORS = Parts(
     "prior", supplied=("latent_dim", "image_shape", "images", "conditional"), made=(nn.Module, "a Linen module")
 )
+
+
+def refuse_unconditional(prior: str) -> None:
+    """Raise UserError unless a prior can depend on the context of a conditional model."""
+    if not PRIORS.accepts(prior, "conditional"):
+        priors = " or ".join(name for name in PRIORS if PRIORS.accepts(name, "conditional"))
+        raise UserError(f"`conditional` requires `prior` {priors}, not {prior}.")
+
+
 import_siblings(__name__, __path__)
