@@ -10,6 +10,7 @@ from flax_vae.distributions.counts import Poisson
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
 from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.levels import BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
+from flax_vae.distributions.masked import Masked, masked
 from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
@@ -28,6 +29,7 @@ __all__ = [
     "Flow",
     "FromNoise",
     "LatentDistribution",
+    "Masked",
     "Mixture",
     "MixtureOfLogistics",
     "MultivariateNormal",
@@ -35,5 +37,6 @@ __all__ = [
     "Poisson",
     "has_kl",
     "kl_divergence",
+    "masked",
     "register_kl",
 ]

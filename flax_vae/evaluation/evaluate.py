@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from flax_vae.evaluation.figures import METRICS, in_order, measure, refuse_unusable
+from flax_vae.evaluation.figures import METRICS, REQUIREMENTS, in_order, measure, refuse_unusable
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.evaluation.pictures import draw_evaluation
 from flax_vae.evaluation.plan import Plan
@@ -21,6 +21,11 @@ from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
 from flax_vae.system.settings import by_default
+
+_REASONS = {  # why a metric is left out, by the need of data that is not met
+    "classes": "have no labels, or labels of one class only",
+    "images": "are not images",
+}
 
 
 @by_default
@@ -77,9 +82,10 @@ def _measure_all(subject: Subject) -> Record:
     record |= {name: measure(name, subject) for name in metrics if not METRICS.needs(name)}
     means = subject.statistics.get("posterior_mean", np.zeros(()))
     _require_finite(run, record | {"posterior_means": float(means.sum(dtype=np.float64))})
-    if not subject.has_classes:
-        names = ", ".join(name for name in metrics if "classes" in METRICS.needs(name))
-        log(f"Left out ({names}): the training images have no labels, or labels of one class only.")
+    for need, why in _REASONS.items():
+        if not REQUIREMENTS[need](subject):
+            names = ", ".join(name for name in metrics if need in METRICS.needs(name))
+            log(f"Left out ({names}): the training {subject.train.kind} {why}.")
     record |= {name: measure(name, subject) for name in (*plan.metrics, *metrics) if name not in record}
     _require_finite(run, record)
     record["alarm"] = collapse_warning(record["elbo"]["rate"], record["dimension_rates"], record["layer_rates"])

@@ -6,7 +6,7 @@ objectives, for bounds and for samples. Features that call more methods check fo
 A model may have a field `dtype`, the type its networks compute in, and fields `encoder` and `decoder`; see `with_dtype`
 and `with_remat`. A conditional model reads its context by `self.get_variable("context", "value")`.
 A model for missing values has a method `mask`, which reads `self.get_variable("mask", "value")`, and returns
-likelihoods of the observed values; see `masked`.
+likelihoods of the observed values; see `flax_vae.distributions.masked`.
 """
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 The kind of fault is a command that takes every data set for images.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +38,12 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return resume(folder / "run", epochs=8)
 
 
-def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path) -> None:
+def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys) -> None:
     """The loss falls, the figures are finite, and a file of the run gives the same samples."""
     assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"] - 1
     record = evaluate(run.directory, Plan(num_samples=(20,), num_images=20))
     assert record["frechet"] is None
+    assert re.search(r"Left out \(frechet\): the training (vectors|counts) are not images", capsys.readouterr().err)
     assert record["bits_per_dim"] is None
     assert record["accuracy"].keys() == {"nearest_neighbours", "linear"}
     samples = np.asarray(run.sample(200))
