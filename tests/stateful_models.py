@@ -1,4 +1,4 @@
-"""Models and objectives with state of their own: statistics of batches, dropout, a discriminator, running averages."""
+"""A model and an objective with state of their own: batch statistics, dropout, a codebook, a discriminator."""
 
 from typing import Any
 
@@ -12,18 +12,37 @@ from flax_vae.objectives.terms import elbo_terms
 MOMENTUM, DROPPED = 0.9, 0.25
 
 
+class Codebook(nn.Module):
+    """The nearest of `size` codes, each a running mean of the features nearest to it (van den Oord et al. 2017)."""
+
+    size: int
+
+    @nn.compact
+    def __call__(self, h: jax.Array, train: bool) -> jax.Array:
+        codes = self.variable("codebook", "codes", jax.random.normal, jax.random.key(0), (self.size, h.shape[-1]))
+        counts = self.variable("codebook", "counts", jnp.ones, (self.size,))
+        nearest = jnp.square(h[:, None] - codes.value).sum(-1).argmin(-1)
+        if train:
+            chosen = jax.nn.one_hot(nearest, self.size)
+            sums = MOMENTUM * counts.value[:, None] * codes.value + (1 - MOMENTUM) * chosen.T @ h / len(h)
+            counts.value = MOMENTUM * counts.value + (1 - MOMENTUM) * chosen.mean(0)
+            codes.value = sums / counts.value[:, None]
+        return h + jax.lax.stop_gradient(codes.value[nearest] - h)
+
+
 class Encoder(nn.Module):
-    """Dense, BatchNorm, dropout, as in any tutorial of Linen."""
+    """Dense, BatchNorm and dropout, as in any tutorial of Linen, and a codebook."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         h = nn.Dense(16, use_bias=False)(x.reshape(x.shape[0], -1))
         h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM)(h))
-        return nn.Dropout(DROPPED, deterministic=not train)(h)
+        h = nn.Dropout(DROPPED, deterministic=not train)(h)
+        return jnp.concatenate([h, Codebook(4)(h, train)], axis=-1)
 
 
 def stateful_vae(image_shape: tuple[int, int, int], latent_dim: int = 2) -> VAE:
-    """Return a dense VAE whose encoder has statistics of batches, and dropout."""
+    """Return a dense VAE whose encoder has statistics of batches, dropout and a codebook."""
     return tutorial_dense(image_shape, latent_dim, features=(16,)).clone(encoder=with_train(Encoder(), train=True))
 
 

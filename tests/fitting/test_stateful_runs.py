@@ -56,7 +56,7 @@ def test_a_run_resumes_with_its_state(
 
 def test_a_run_is_opened_with_its_statistics(run: Run, tmp_path: Path) -> None:
     """From its directory and from a file: the same samples. The objective's parameters stay in the directory."""
-    assert set(run.params) == {"params", "batch_stats"}
+    assert set(run.params) == {"params", "batch_stats", "codebook"}
     assert set(run.objective_params) == {"params", "averages"}
     (path, key), model = (write_run(run, tmp_path / "shared"), jax.random.key(1)), OWN["model"]
     for opened in (load_run(run.directory, model=model), load_run(path, model=model)):
