@@ -41,11 +41,11 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
         Args:
             kind: the argument of `Config` that names a part of this kind, such as "prior".
-            supplied: arguments that the package supplies; each part gets those in its signature.
-            unless_written: arguments that the package supplies if users do not write them.
+            supplied: arguments that the package supplies; each maker gets those in its signature.
+            unless_written: arguments that the package supplies unless users write them.
             made: the type of the parts, and its name in errors: `(nn.Module, "a Linen module")`.
             called_with: the arguments of the parts, if these are functions: "model, x, key, step". A function of the
-                user's own then is a part itself, or makes one if everything that it needs is supplied or written.
+                user's own is then a part itself, or makes one if all arguments that it needs are supplied or written.
         """
         self.kind, self.supplied, self.unless_written = kind, supplied, unless_written
         self.made, self.called_with = made, called_with
@@ -55,7 +55,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
     def register(self, name: str, **facts: Any) -> Callable[[Maker], Maker]:
         """Register the decorated maker under a name; `facts` are further attributes of the part.
 
-        The fact `inside` is a function (supplied, **arguments) -> supplied: what the parts among the arguments get.
+        The fact `inside` is a function (supplied, **arguments) -> the arguments supplied to nested parts.
         """
 
         def add(maker: Maker) -> Maker:
@@ -133,9 +133,9 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return "\n".join(f"- {self.signature(name)}: {self.meaning(name)}" for name in self)
 
     def read(self, part: str | Call) -> Call:
-        """Read a call; the arguments of a registered part become keywords, converted to their types.
+        """Parse a part; the arguments of a registered one become keywords, converted to their types.
 
-        Nothing is imported: the arguments of a part of the user's own are checked by `load`.
+        Nothing is imported: `load` checks the arguments of a part of the user's own.
 
         Raises:
             UserError: an unknown name, or an argument that the part does not take.
@@ -144,7 +144,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return call if call.is_imported else Call(call.name, (), tuple(self._typed(call).items()))
 
     def _typed(self, call: Call) -> dict[str, Any]:
-        """Return the arguments of a call by their names, converted to their types; parts among them as `Call`."""
+        """Return the arguments of a call by name, converted to their types; nested parts as `Call`."""
         maker = self.maker(call)
         try:
             parameters = self.hyperparameters(call)
@@ -174,7 +174,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return typed
 
     def make(self, part: str | Call, **supplied: Any) -> Any:
-        """Make the part that is written, passing it the supplied arguments that it takes.
+        """Make a part from its text or `Call`, with those supplied arguments that its maker takes.
 
         Raises:
             UserError: as for `load`, or a value that the part refuses.
@@ -182,9 +182,9 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return self.load(part)(**supplied)
 
     def load(self, part: str | Call) -> Callable[..., Any]:
-        """Return a function that makes a part from the supplied arguments, those that the part takes.
+        """Return a function that makes a part from supplied arguments, of which the maker gets those that it takes.
 
-        A part of the user's own is imported. A caller can load a part before long work, and make it afterwards.
+        A part of the user's own is imported. Loading refuses bad input before long work; the part is made after it.
 
         Raises:
             UserError: an unknown name, one that cannot be imported, or an argument that the part does not take.
@@ -224,7 +224,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return False
 
     def _bound(self, call: Call) -> Callable[..., Any]:
-        """Return a function of the user's own with the written arguments, which follow those of the call."""
+        """Bind the written arguments of a function of the user's own; they come after those of `called_with`."""
         function, names = self.maker(call), self.called_with.split(", ")
         if not call.args and not call.kwargs:
             return self._checked(call, function)
@@ -242,7 +242,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
             except (TypeError, ValueError) as error:
                 raise self._called_wrongly(call, error) from None
         if not isinstance(made, self.made[0]):
-            raise UserError(f"`{self.kind}` {call} made a {type(made).__name__}, not {self.made[1]}.")
+            raise UserError(f"`{self.kind}` {call} made an object of type {type(made).__name__}, not {self.made[1]}.")
         return made
 
     def _called_wrongly(self, call: Call, error: Exception) -> UserError:
@@ -269,7 +269,7 @@ def _hints(maker: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hint(maker: Callable[..., Any], key: str) -> Any:
-    """Return the type of an argument, possibly one that `**others` collects."""
+    """Return the type of an argument, also of one that `**others` collects."""
     parameters = inspect.signature(maker).parameters
     others = next((name for name, p in parameters.items() if p.kind is inspect.Parameter.VAR_KEYWORD), key)
     return _hints(maker).get(key if key in parameters else others, Any)
@@ -287,7 +287,7 @@ def _registry(hint: Any) -> Any:
 
 
 def _takes_literals(hint: Any) -> bool:
-    """Return False if an argument is always a part, True if it may be or is a literal."""
+    """Return True if an argument may be a literal, False if it is always a part."""
     return _registry(hint) is None or any(option in PLAIN for option in get_args(get_args(hint)[0]))
 
 

@@ -42,14 +42,14 @@ class Encoder(nn.Module):
 
 
 def stateful_vae(image_shape: tuple[int, int, int], latent_dim: int = 2) -> VAE:
-    """Return a dense VAE whose encoder has statistics of batches, dropout and a codebook."""
+    """Return a dense VAE whose encoder has batch statistics, dropout and a codebook."""
     return tutorial_dense(image_shape, latent_dim, features=(16,)).clone(encoder=with_train(Encoder(), train=True))
 
 
 class Adversary(nn.Module):
-    """ELBO, and a discriminator that tells latents from draws of the prior, whose logits the model lowers.
+    """ELBO, and a discriminator between latents and draws of the prior; the model raises the logits of its latents.
 
-    The discriminator has a running average of its mean logit.
+    The discriminator has a running average of that logit.
     """
 
     @nn.compact

@@ -1,8 +1,8 @@
 """Parameters of a model, and the model bound to them.
 
-The parameters are a pytree. A model with other collections, such as statistics of batches, has Linen's whole tree
-instead, `{"params": ..., "batch_stats": ...}`; every function with an argument `params` takes both. An objective with
-parameters has the entry "objective" in each collection, which the model ignores.
+The parameters are a pytree. A model with other collections, such as batch statistics, has Linen's whole tree instead,
+`{"params": ..., "batch_stats": ...}`; every function with an argument `params` takes both. The parameters of an
+objective are the entry "objective" of each collection, which the model ignores.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from flax_vae.system.machine import warn_of_wrong_sums
 from flax_vae.system.settings import by_default
 
 Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules; or Linen's whole tree
-Collections = dict[str, Any]  # what a model keeps besides its parameters, such as {"batch_stats": ...}
+Collections = dict[str, Any]  # variables other than parameters, such as {"batch_stats": ...}
 OF_OBJECTIVE = "objective"
 _BOUND = {"context", "mask", "intermediates"}  # collections that are not kept
 Context = Float[Array | np.ndarray, "b v"] | None
@@ -41,7 +41,7 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
         context_dim: size of the context of a conditional model.
 
     Raises:
-        UserError: not a Linen module, one that cannot be hashed, or one that updates statistics in evaluation too.
+        UserError: the model is not a Linen module, cannot be hashed, or updates statistics in evaluation too.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
@@ -86,19 +86,19 @@ def _refuse_updates(model: nn.Module, tree: Params, x: X, context_dim: int) -> N
 
 
 def split_tree(tree: Params) -> tuple[Params, Collections]:
-    """Return the parameters and the other collections of a whole tree; a pytree of parameters has no others."""
+    """Return the parameters and the other collections of a whole tree; {} for a pytree of parameters alone."""
     if "params" not in tree:
         return tree, {}
     return tree["params"], {name: collection for name, collection in tree.items() if name != "params"}
 
 
 def join_tree(params: Params, others: Collections) -> Params:
-    """Return the whole tree, or the parameters alone if there is nothing else: the inverse of `split_tree`."""
+    """Return the whole tree, or the parameters alone if there are no others: the inverse of `split_tree`."""
     return {"params": params, **others} if others else params
 
 
 def split_objective(tree: Params) -> tuple[Params, Collections]:
-    """Return a model's parameters or whole tree without the objective's, and the whole tree of the objective."""
+    """Split the tree of a model and its objective: the model's parameters or whole tree, and the objective's tree."""
     params, others = split_tree(tree)
     own = {name: {**collection} for name, collection in {"params": params, **others}.items()}
     of_objective = {name: part.pop(OF_OBJECTIVE) for name, part in own.items() if OF_OBJECTIVE in part}
@@ -115,7 +115,7 @@ def join_objective(tree: Params, of_objective: Collections) -> Params:
     collections = {"params": params, **others}
     for name, collection in of_objective.items():
         if OF_OBJECTIVE in collections.get(name, {}):
-            raise UserError("The model has a part named objective, as the parameters of the objective are: rename it.")
+            raise UserError("The model has a part named objective, the name of the objective's parameters: rename it.")
         collections[name] = {**collections.get(name, {}), OF_OBJECTIVE: collection}
     return join_tree(collections.pop("params"), collections)
 
@@ -151,9 +151,9 @@ def bind(model: nn.Module, params: Params, context: Context = None, mask: Any = 
 
 
 def again(model: Any, change: Callable[[Any], Any] = lambda variables: variables) -> Any:
-    """Return a bound model as it is now, bound once more: in training, it draws the same dropout masks again.
+    """Bind a bound model once more, with its present variables: in training, it draws the same dropout masks again.
 
-    Statistics that its methods update are dropped.
+    Updates of statistics by its methods are dropped.
 
     Args:
         model: the bound model.
@@ -169,7 +169,7 @@ def model_of(prior: nn.Module) -> Any:
     """Return the model that owns a prior, bound as in evaluation and without the mask of the batch.
 
     `model.prior()` is part of the model's protocol, so a prior cannot receive its model as an argument. The images that
-    a prior encodes are its own: they have no missing values, and do not belong to the statistics of the batch.
+    a prior encodes are its own: they have no missing values, and do not enter the batch statistics.
 
     Raises:
         RuntimeError: the model no longer exists.

@@ -147,7 +147,7 @@ def refuse_other_output(likelihood: Any, output: tuple[int, ...], x: tuple[int, 
     """Raise UserError if a decoder's output does not fit x.
 
     Args:
-        likelihood: the head, whose `start` has a value for each channel of the output; of others, only the number of
+        likelihood: the head, whose `start` has a value for each channel of the output; for others, only the number of
             axes is checked.
         output: the shape of the output for one latent, such as "h w o" or "o".
         x: the shape of an example, such as "h w c" or "v".

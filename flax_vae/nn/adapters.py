@@ -1,10 +1,9 @@
 """Networks of other kinds as Linen modules of one input: `VAE(encoder=from_nnx(MyEncoder, 300), ...)`.
 
-`with_train` tells a network whether it trains. `from_nnx` and `from_equinox` take networks written in Flax NNX and
-Equinox. Each takes a class and its arguments rather than an object, because an ensemble and a new seed need fresh
-parameters.
-The parameters become entries of the model's pytree, named by their place in the network. NNX networks may have dropout
-and statistics of batches, Equinox networks may not.
+`with_train` sets the arguments of a network that tell training from evaluation. `from_nnx` and `from_equinox` take
+networks written in Flax NNX and Equinox, as a class and its arguments rather than an object, because an ensemble and a
+new seed need fresh parameters. The parameters become entries of the model's pytree, named by their path in the network.
+NNX networks may have dropout and batch statistics, Equinox networks may not.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +23,7 @@ from flax_vae.system.errors import UserError
 def from_nnx(network: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.Module:
     """Return the NNX network `network(*args, **kwargs, rngs=...)` as a Linen module.
 
-    It is in training mode in a train step and in evaluation mode elsewhere, as by `network.train()` and `eval()`.
+    The network is in training mode in a train step, as by `network.train()`, and in evaluation mode elsewhere.
 
     Args:
         network: a subclass of `flax.nnx.Module`, or a function that returns an object of one.
@@ -46,10 +45,10 @@ def from_equinox(network: Callable[..., Any], *args: Any, **kwargs: Any) -> nn.M
 
 
 def with_train(network: nn.Module, **in_training: bool) -> nn.Module:
-    """Return a network that is told whether it trains: `with_train(MyEncoder(), train=True)`.
+    """Wrap a network whose arguments tell training from evaluation: `with_train(MyEncoder(), train=True)`.
 
-    In a train step, dropout masks are drawn and statistics of batches are updated; in all other uses of the parameters
-    the network is a function of its input.
+    In a train step, dropout masks are drawn and batch statistics are updated; in all other uses the network is a
+    function of its parameters and its input.
 
     Args:
         network: a Linen module, such as one with `nn.Dropout` or `nn.BatchNorm`.
@@ -72,7 +71,7 @@ class _WithTrain(Module):
     in_training: Any
 
     def __call__(self, *inputs: Array) -> Any:
-        """Call the network; a train step is what has a stream of dropout masks."""
+        """Call the network, in training mode if there is a random stream for dropout, as in a train step only."""
         trains = self.has_rng("dropout")
         return self.network(*inputs, **{name: value is trains for name, value in self.in_training.items()})
 
@@ -86,7 +85,7 @@ class _Adapter(Module):
         return self.network(*self.args, **self.kwargs, **random)
 
     def _initial(self, draw: Callable[[Key[Array, ""]], dict[str, Array]]) -> dict[str, Array]:
-        """Return the arrays of a fresh network by their names; nothing if there are parameters already."""
+        """Return the arrays of a fresh network by name; {} if there are parameters already."""
         return draw(self.make_rng("params")) if self.has_rng("params") else {}
 
     def _parameters(self, initial: Mapping[str, Array], shapes: Any) -> Any:
@@ -169,6 +168,6 @@ def _refuse(network: Any, kinds: set[str]) -> None:
     if kinds:
         name = getattr(network, "__name__", network)
         raise UserError(
-            f"{name} has {', '.join(sorted(kinds))}, and of an Equinox network only parameters are trained and saved: "
-            "leave out dropout and statistics of the batch."
+            f"{name} has {', '.join(sorted(kinds))}, but of an Equinox network only parameters are trained and saved: "
+            "leave out dropout and batch statistics."
         )

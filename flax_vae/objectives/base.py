@@ -5,8 +5,8 @@ built-in ones are frozen dataclasses, so that their hyperparameters are values. 
 
 An objective that is a Linen module, called as `__call__(self, model, x, key, step)`, has parameters of its own: a
 discriminator, or a learned multiplier. It returns one loss for all parameters, or the dictionary
-`{"model": loss "b", "objective": loss "b"}`: in the same step, the model's parameters follow the gradient of the first
-loss, and those of the objective the gradient of the second.
+`{"model": loss "b", "objective": loss "b"}`: in the same step, the model's parameters descend the first loss, and those
+of the objective the second.
 
 Two class attributes are optional. `whole_batch = True` declares that an objective compares the examples of a batch with
 each other. `needs` declares requirements: `("factorised",)` on the posterior, and `("complete",)` for an objective that
@@ -35,8 +35,8 @@ Metrics = dict[str, Array]
 Step = Int[Array, ""]
 LossAndMetrics = tuple[Float[Array, " b"], Metrics]
 Objective = Callable[[Any, Array, Array, Array], tuple[Array, Metrics]]
-LOSSES = ("loss", "objective_loss")  # metrics that are minimised; the second by the parameters of an objective only
-_OF_DROPOUT = 2**31 - 1  # folded into a step's key, for the dropout masks; no objective counts this far
+LOSSES = ("loss", "objective_loss")  # metrics that are minimised, the second only by an objective's parameters
+_OF_DROPOUT = 2**31 - 1  # folded into a step's key for the dropout masks; objectives fold in smaller numbers
 OBJECTIVES = Parts(
     "objective", supplied=("num_images", "total_steps", "steps_per_epoch"), called_with="model, x, key, step"
 )
@@ -46,7 +46,7 @@ OBJECTIVES = Parts(
 def apply_objective(
     model: nn.Module, objective: Objective, params: Params, batch: BatchLike, key: RandomKey, step: int | Step
 ) -> Metrics:
-    """Return the loss "b" and the metrics "b" of an objective, for a model with its parameters, as in an evaluation.
+    """Return the loss "b" and the metrics "b" of an objective for a model with its parameters, in evaluation mode.
 
     Args:
         model: the Linen module.
@@ -69,9 +69,9 @@ def apply_objective(
 def train_objective(
     model: nn.Module, objective: Objective, params: Params, batch: BatchLike, key: RandomKey, step: int | Step
 ) -> tuple[Metrics, Collections]:
-    """Return the terms of `apply_objective`, and the other collections of the whole tree as they are afterwards.
+    """Return the terms of `apply_objective` in training mode, and the updated collections other than parameters.
 
-    Networks draw dropout masks and update statistics of batches; see `flax_vae.nn.adapters.with_train`.
+    Networks draw dropout masks and update batch statistics; see `flax_vae.nn.adapters.with_train`.
     """
     x, *given = unpack(batch, model)
     bound, module = _bind(model, objective, params, given, {"dropout": jax.random.fold_in(key, _OF_DROPOUT)})
@@ -88,7 +88,7 @@ def train_objective(
 def init_objective(
     model: nn.Module, objective: Objective | None, params: Params, batch: BatchLike, key: RandomKey
 ) -> Params:
-    """Return the tree of a model with that of its objective, if that is a Linen module, initialised for a batch."""
+    """Return the tree of a model with the initial tree of its objective, if the objective is a Linen module."""
     module = _linen(objective)
     if module is None:
         return params
@@ -123,14 +123,14 @@ def _bind(
 def _terms(objective: Any, module: nn.Module | None, bound: Any, x: Any, key: RandomKey, step: int | Step) -> Metrics:
     name = getattr(objective, "__name__", type(objective).__name__)
     if bound.has_variable("mask", "value") and "complete" in getattr(objective, "needs", ()):
-        raise UserError(f"objective {name} compares all values of x, so it takes no batch with a mask.")
+        raise UserError(f"objective {name} compares all values of x, so it takes no mask: choose another.")
     try:
         result = _with_module(objective, module)(bound, x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
         reason = str(error).partition(" (http")[0]
         raise UserError(
-            f"{reason}: networks draw dropout masks only, and in training only: wrap the network by "
-            "flax_vae.with_train(network, train=True), with the name of its argument."
+            f"{reason}: a network draws nothing but dropout masks, and only in training. Wrap it as "
+            "flax_vae.with_train(network, train=True), with the name of its own argument."
         ) from None
     return _checked_terms(name, result, batch_size_of(x))
 
@@ -145,7 +145,7 @@ def _with_module(objective: Any, module: nn.Module | None) -> Any:
 
 
 def _checked_terms(name: str, result: Any, count: int) -> Metrics:
-    """Return the losses and the metrics of an objective by name, once they are one float per example."""
+    """Return the losses and the metrics of an objective by name, each checked to be one float per example."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
             f"objective {name} must return (loss, metrics): an array of one loss per example and a dictionary."

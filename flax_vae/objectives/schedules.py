@@ -68,7 +68,7 @@ def cyclical(steps_per_epoch: int, total_steps: int, epochs: float, cycles: int 
 
 
 def _steps(epochs: float, steps_per_epoch: int) -> int:
-    """Return a number of epochs in steps."""
+    """Convert a number of epochs to steps."""
     if epochs < 0:
         raise ValueError("epochs must be at least 0")
     return round(epochs * steps_per_epoch)

@@ -204,7 +204,7 @@ def _reason(error: Exception) -> str:
 def refuse_other_model(
     where: str, stored: Mapping[str, Any], expected: Mapping[str, Any], owner: str = "model"
 ) -> None:
-    """Raise UserError at the first named array that does not have the shape that its owner expects, or is not one."""
+    """Raise UserError if the names or the shapes of stored arrays are not those that their owner expects."""
     for name in {**expected, **stored}:
         found, wanted = (tuple(tree[name].shape) if name in tree else "nothing" for tree in (stored, expected))
         if found != wanted:

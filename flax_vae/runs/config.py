@@ -20,9 +20,9 @@ _DEFAULT_PRESET = "gated_mlp"
 _MOST_DEVICES = 1024  # on CPUs each device is created up front, with its own threads
 PARTS = {parts.kind: parts for parts in (PRESETS, LIKELIHOODS, PRIORS, POSTERIORS, OBJECTIVES, OPTIMIZERS, SCHEDULES)}
 MODEL_PARTS = ("preset", "likelihood", "prior", "posterior")  # those that make the model
-OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to a preset of the user's
-OF_OPTIMIZER = ("learning_rate", "warmup_steps", "schedule", "clip_norm")  # None beside one that is a value
-UNSET_OBJECTIVE = {"beta": None, "num_samples": None, "kl_warmup_epochs": 0.0, "kl_cycles": 1}  # of the user's own
+OF_PRESET = ("latent_dim", "likelihood", "prior", "posterior", "levels")  # None leaves them to the user's own preset
+OF_OPTIMIZER = ("learning_rate", "warmup_steps", "schedule", "clip_norm")  # None if it is a Python value
+UNSET_OBJECTIVE = {"beta": None, "num_samples": None, "kl_warmup_epochs": 0.0, "kl_cycles": 1}  # if user-defined
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ class Config:
     steps, in batches of at most an eighth of the images."""
     monitor: str | None = setting("optimisation", None)
     """Metric on the held-out images that chooses the best checkpoint and stops early, such as elbo; by default the one
-    that the objective declares, or else the loss. A higher elbo is better, and a lower value of any other."""
+    that the objective declares, or else the loss. A higher elbo is better; of any other metric, a lower value."""
     early_stopping: int = setting("optimisation", 0, least=0)
-    """Epochs without a better validation loss, or `monitor`, after which training stops; 0 for never."""
+    """Epochs without a better validation loss, or `monitor` metric, after which training stops; 0 for never."""
     batch_size: int = setting("optimisation", 128, least=1)
     """Images per step."""
     optimizer: str = setting("optimisation", "adam")
@@ -193,7 +193,7 @@ class Config:
             refuse_unconditional(self.prior)
         if (self.kl_warmup_epochs, self.kl_cycles) != (0.0, 1) and self.beta is None:
             schedule = isinstance(dict(parse(self.objective).kwargs).get("beta"), Call)
-            why = "schedules itself" if schedule else "does not have"
+            why = f"{'schedules itself' if schedule else 'does not have'}: leave them out"
             raise UserError(f"`kl_warmup_epochs` and `kl_cycles` raise beta, which {self.objective} {why}.")
         if self.early_stopping and not self.validation:
             raise UserError("`early_stopping` requires `validation`: the test set must not decide when to stop.")
@@ -229,7 +229,7 @@ class Config:
         return replace(self, batch_size=batch, epochs=epochs, min_steps=0, kl_warmup_epochs=warmup)
 
     def resumed_with(self, **changes: Any) -> "Config":
-        """Return the configuration with which a run is resumed; parts of the user's own may have another name by now.
+        """Return the configuration with which a run is resumed; parts of the user's own may have been renamed.
 
         Raises:
             UserError: a setting that cannot change, since it decides what was trained up to now.
@@ -245,7 +245,7 @@ class Config:
         Settings that would describe parts of the package become None.
 
         Raises:
-            UserError: a setting of the optimiser is not the usual one, and would have no effect.
+            UserError: a setting of the optimiser is not the default, and would have no effect.
         """
         own: dict[str, Any] = {}
         if model is not None:
@@ -273,7 +273,7 @@ class Config:
         return replace(self, dataset=file)
 
     def part(self, kind: str) -> Call | None:
-        """Return a part as it is written; None if it is left to a preset of the user's."""
+        """Return a part as it is written; None if it is left to the user's own preset."""
         text = getattr(self, kind)
         return None if text is None else parse(text)
 
@@ -291,7 +291,7 @@ class Config:
         return call is not None and call.is_imported and not call.is_importable
 
     def name_of(self, kind: str) -> str:
-        """Return a part as it is written; the type of a value from Python."""
+        """Return a part as it is written; for a value from Python, its type."""
         written = getattr(self, kind)
         return f"{written[1:]} (own)" if written.startswith(":") else written
 

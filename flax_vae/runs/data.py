@@ -56,7 +56,9 @@ def load_data(config: Config, arrays: Arrays | None = None) -> Data:
             f"{test.shape}."
         )
     if config.binarize != "none" and train.kind != "images":
-        raise UserError(f"`binarize` {config.binarize} samples pixels, but {config.dataset} holds {train.kind}.")
+        raise UserError(
+            f"`binarize` {config.binarize} samples pixels, but {config.dataset} holds {train.kind}: leave it out."
+        )
     if config.binarize != "none" and any(isinstance(part.x, OnDisk) for part in (train, test)):
         raise UserError(
             f"`binarize` {config.binarize} samples pixels in memory, but {config.dataset} is too large for that: "

@@ -74,7 +74,7 @@ def _refuse_parts_of_images(config: Config) -> None:
 
 
 def _taken(config: Config, supplied: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a preset of the user's own is supplied with.
+    """Return the arguments that are supplied to a preset of the user's own.
 
     An argument with a default keeps it, unless the configuration sets it.
     """
@@ -104,10 +104,10 @@ def opened(run: str, config: Config, parts: Mapping[str, Any], kinds: Iterable[s
         config: its configuration.
         parts: by kind, the parts of the user's own: each a value, the text "my_module:my_part" that imports it, or
             None.
-        kinds: the kinds of parts that are about to be used; a model that is a value has its own prior and so on.
+        kinds: the kinds of parts that are needed; a model that is a value contains its own prior and so on.
 
     Raises:
-        UserError: a part is the user's own and not passed: no code that a run names is imported.
+        UserError: a part of the user's own is not passed: no code that a run names is imported.
     """
     given = {kind: part for kind, part in parts.items() if part is not None and kind in kinds}
     inside = MODEL_PARTS if isinstance(given.get("preset"), nn.Module) else ()

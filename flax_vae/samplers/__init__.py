@@ -1,7 +1,7 @@
 """Samplers: ways to draw the latents of new images, one file each.
 
-A registered function returns a sampler: `sampler(vae, params, key, num_samples, pixel_key)` returns images "n h w c" or
-vectors "n v": means of p(x | z), or draws from it given a `pixel_key`.
+A registered function returns a sampler, `(model, params, key, num_samples, pixel_key)` -> images "n h w c" or vectors
+"n v": means of p(x | z), or draws from it given a `pixel_key`.
 """
 
 from collections.abc import Callable

@@ -19,8 +19,8 @@ If the microbatches of a part cannot be dealt evenly to the devices, each microb
 
 Parameters are gathered on every device for the gradient (ZeRO); the gradient is sharded as the parameters are.
 
-Statistics of batches are computed for each microbatch, all from the same start, and averaged with its gradient. So they
-depend on how a batch is cut, unless it is not cut at all.
+Batch statistics are updated for each microbatch, all from the same values, and averaged like its gradient. They
+therefore depend on how a batch is cut.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ from flax_vae.models.binding import Collections, Params
 from flax_vae.objectives.base import Metrics
 from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, batch_devices, constrain, inside_shard_map
 
-# (params, batch, key, step) -> (gradient, metrics, other collections of the whole tree as they are afterwards)
+# (params, batch, key, step) -> (gradient, metrics, updated collections other than parameters)
 Gradient = Callable[[Params, BatchLike, Array, Array], tuple[Params, Metrics, Collections]]
 
 

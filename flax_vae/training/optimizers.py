@@ -6,7 +6,7 @@ Each is a function registered under the name that users type, with the defaults 
     split(encoder=frozen(), decoder=adam(), posterior=adam(1e-4))
     split(adamw(), objective=every(adam(1e-4), steps=2, start=1000))
 
-An optimiser follows the scheduled learning rate unless its own is written.
+An optimiser follows the scheduled learning rate unless a rate of its own is written.
 """
 
 import math
@@ -36,7 +36,7 @@ SCHEDULES = Parts("schedule", supplied=("peak", "steps"), called_with="count")
 # Coefficients of the quintic c0·s + c1·s³ + c2·s⁵, whose iteration drives every singular value s in (0, 1] towards 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
-_OTHERS = "*"  # the label of parameters that `split` does not name; no module has this name
+_OTHERS = "*"  # the label of the parameters that `split` does not name; it cannot be the name of a module
 
 
 @OPTIMIZERS.register("adam")
@@ -123,19 +123,19 @@ def orthogonalize(update: Float[Array, "*i o"]) -> Float[Array, "*i o"]:
 
 @OPTIMIZERS.register("frozen")
 def frozen() -> optax.GradientTransformation:
-    """No update: the parameters keep their bits."""
+    """No update: the parameters stay as they are."""
     return optax.set_to_zero()
 
 
 def _rate_of_updates(supplied: Mapping[str, Any], steps: int, start: int = 0, **_: Any) -> dict[str, Any]:
-    """Supply an optimiser, which counts its own updates, with the rate of the step at which it makes each."""
+    """Map the count of an optimiser's own updates to the step, so that the learning rate is that of the step."""
     rate = supplied.get("learning_rate")
     return {**supplied, "learning_rate": (lambda count: rate(start + steps * count)) if callable(rate) else rate}
 
 
 @OPTIMIZERS.register("every", inside=_rate_of_updates)
 def every(optimizer: Optimizer, steps: int, start: StepIndex = 0) -> optax.GradientTransformation:
-    """An optimiser that updates at step `start` and every `steps` steps after it, and rests at the others."""
+    """An optimiser that updates only at step `start` and every `steps` steps after it."""
     return optax.conditionally_mask(optimizer, lambda step: (step >= start) & ((step - start) % steps == 0))
 
 
@@ -148,9 +148,9 @@ def split(
     """An optimiser for each part of the model, by its name: `split(adam(), encoder=frozen(), posterior=adam(1e-4))`.
 
     Args:
-        others: the optimiser of the parts that are not named; without it, all have to be.
-        clip_norm: the largest norm of the gradient of each part; 0 for no limit. The others are one part.
-        **parts: optimisers by the names at the top level of the parameters. `objective` names those of an objective.
+        others: the optimiser of the parts that are not named; if None, every part has to be named.
+        clip_norm: the largest norm of the gradient of each part; 0 for no limit. The others count as one part.
+        **parts: optimisers by the names at the top level of the parameters. `objective` names an objective's own.
     """
     optimizers = {name: _clipped(part, clip_norm) for name, part in parts.items()}
     if others is not None:
@@ -174,7 +174,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _clipped(optimizer: optax.GradientTransformation, clip_norm: float) -> optax.GradientTransformation:
-    """Return an optimiser of gradients whose norm is clipped; 0 for no limit."""
+    """Return the optimiser with the norm of its gradient clipped; 0 for no limit."""
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer) if clip_norm else optimizer
 
 
@@ -219,7 +219,7 @@ def make_optimizer(
     """
     call = OPTIMIZERS.read(name)
     if "learning_rate" in dict(call.kwargs):
-        raise UserError(f"`optimizer` {call}: pass `learning_rate` itself; only the parts of split have their own.")
+        raise UserError(f"`optimizer` {call}: set `learning_rate` instead; only the parts of split have their own.")
     rate = SCHEDULES.make(schedule, peak=learning_rate, steps=max(total_steps - warmup_steps, 1))
     if warmup_steps:
         rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, warmup_steps), rate], [warmup_steps])

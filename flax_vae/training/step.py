@@ -37,12 +37,12 @@ class TrainState:
 
     Attributes:
         step: number of updates, int32.
-        params: parameters of the model; and under "objective", those of an objective that is a Linen module.
+        params: parameters of the model and, under "objective", those of an objective that is a Linen module.
         opt_state: state of the Optax optimiser.
         averaged_params: exponential moving average of the parameters, or None.
         skips: number of consecutive steps skipped up to now, int32.
         key: never changes; step t draws from `fold_in(key, t)`, so resuming needs no stored randomness.
-        collections: what networks keep besides their parameters, such as statistics of batches.
+        collections: variables of the networks other than parameters, such as batch statistics.
         averaged_collections: exponential moving average of the collections, or None.
     """
 
@@ -234,7 +234,7 @@ def make_train_step(
 
     Args:
         model: the Linen module.
-        objective: the loss of each image; see `flax_vae.objectives`.
+        objective: the loss of each example; see `flax_vae.objectives`.
         tx: the Optax optimiser.
         ema_decay: decay of the averaged parameters, if the state has any.
         microbatch_size: largest number of images per gradient computation on a device; 0 for no limit. Each microbatch

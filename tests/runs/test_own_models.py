@@ -207,7 +207,7 @@ def test_a_preset_of_the_users_own(own: ModuleType, config: Config, tmp_path: Pa
         ({"preset": "own_model:make_model", "prior": "vamp"}, "`prior` vamp.* has no effect: .* does not take `prior`"),
         ({"preset": "own_model:make_model", "levels": 2}, "`levels` 2 has no effect"),
         ({"preset": "own_model:make_model(depth=2)"}, "unexpected keyword argument 'depth'; the signature is"),
-        ({"preset": "own_model:make_number"}, "made a int, not a model, which is a Linen module"),
+        ({"preset": "own_model:make_number"}, "made an object of type int, not a model, which is a Linen module"),
         ({"preset": "own_model:absent"}, "has no function or class absent"),
         ({"preset": ":VAE"}, "choose from .*, or write my_module:my_preset"),
     ],
@@ -311,11 +311,14 @@ def test_every_part_of_the_users_own_does_what_a_registered_one_does(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"prior": "own_model:make_number"}, "`prior` own_model:make_number made a int, not a Linen module"),
+        (
+            {"prior": "own_model:make_number"},
+            "`prior` own_model:make_number made an object of type int, not a Linen module",
+        ),
         ({"posterior": "own_model:absent"}, "`posterior` own_model:absent: .* has no function or class absent"),
         ({"prior": "builtins:max"}, "`prior` builtins:max: no signature found for builtin"),
-        ({"likelihood": "own_model:make_number"}, "made a int, not a likelihood"),
-        ({"optimizer": "own_model:make_number"}, "made a int, not an Optax transformation"),
+        ({"likelihood": "own_model:make_number"}, "made an object of type int, not a likelihood"),
+        ({"optimizer": "own_model:make_number"}, "made an object of type int, not an Optax transformation"),
         ({"schedule": "own_model:make_number"}, r"called as make_number\(count\), but 3 is not a callable object"),
         ({"prior": "own_model:make_number", "conditional": True}, "`conditional` requires `prior` normal"),
         (

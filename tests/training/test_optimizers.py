@@ -147,7 +147,7 @@ def test_an_optimiser_updates_at_every_so_many_steps() -> None:
         ("split(encoder=adan())", r"encoder is adan\(\), which is not one of adam, "),
         ("every(adam())", r"missing a required argument: 'steps'; the signature is every\(optimizer, steps, start=0\)"),
         ("every(adam(), steps=0)", "steps must be at least 1"),
-        ("adam(0.1)", r"`optimizer` adam\(learning_rate=0.1\): pass `learning_rate` itself"),
+        ("adam(0.1)", r"`optimizer` adam\(learning_rate=0.1\): set `learning_rate` instead"),
     ],
 )
 def test_an_optimiser_that_cannot_be_made_is_refused(name: str, message: str) -> None:

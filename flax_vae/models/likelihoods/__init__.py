@@ -47,7 +47,7 @@ def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:
 
 
 def with_event_ndim(distribution: Any, event_ndim: int) -> Any:
-    """Return a head's distribution with events of as many axes as an example has: heads are written for images."""
+    """Set the number of event axes of a head's distribution to that of an example: heads are written for images."""
     if getattr(distribution, "event_ndim", event_ndim) == event_ndim:
         return distribution
     return replace(distribution, event_ndim=event_ndim)

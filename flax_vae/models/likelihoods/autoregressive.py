@@ -50,7 +50,7 @@ class AutoregressiveLikelihood(Module):
 
     @property
     def support(self) -> Support:
-        """The values of a pixel, which are the head's."""
+        """The support of a pixel: that of the head."""
         return self._head().support
 
     def start(self, mean: Mean) -> Mean:
