@@ -53,7 +53,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say that the default run omits tests."""
+    """Report that the default run omits tests."""
     if config.option.markexpr == "not slow":
         terminalreporter.write_line("Slow tests are left out. Run them with: pytest -m slow")
 

@@ -7,7 +7,7 @@ import pytest
 
 
 def first_quick(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Return values, or those of a dictionary by their names, as parameters; all but the first `count` are slow."""
+    """Return values, or the items of a dictionary, as parameters of a test; all but the first `count` are slow."""
     items = values.items() if isinstance(values, dict) else ((None, value) for value in values)
     return [
         pytest.param(value, id=name, marks=() if number < count else pytest.mark.slow)

@@ -99,7 +99,7 @@ def test_scripts_call_use_machine() -> None:
 
 
 def test_public_names_suffice() -> None:
-    """The pages, the notebook and the examples import from `flax_vae` itself, never from the files within."""
+    """The pages, the notebook and the examples import from `flax_vae` itself, never from its modules."""
     texts = [*PAGES.values(), (ROOT / "docs" / "notebook.ipynb").read_text()]
     texts += [path.read_text() for path in ROOT.glob("examples/*.py")]
     assert not [line for text in texts for line in re.findall(r"(?:from|import) flax_vae\..*", text)]

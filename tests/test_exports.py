@@ -34,7 +34,7 @@ def test_a_star_import_leaves_the_names_of_subpackages_alone() -> None:
 
 
 def test_no_exported_name_is_that_of_a_module() -> None:
-    """Importing the module, anywhere in the program, would put it in the place of the name."""
+    """Importing a module of that name, anywhere in the program, would replace the exported value."""
     modules = {path.stem for path in Path(flax_vae.__file__).parent.iterdir()}
     assert not modules & set(flax_vae.__all__)
 

@@ -94,7 +94,7 @@ def test_text_that_is_not_a_part_is_refused_in_one_line(boxes: Parts, text: str,
 
 
 def test_parts_are_arguments_of_parts(boxes: Parts) -> None:
-    """Each is made with what the package supplies, and text is read only once."""
+    """Nested parts get the supplied arguments as well, and text is parsed only once."""
     shelves = Parts("shelf", supplied=("height",))
 
     def shelf(
@@ -144,7 +144,7 @@ def test_every_part_has_a_meaning_and_a_signature_that_reads_back(parts: Parts, 
 def test_a_part_of_the_users_own_is_made_like_a_registered_one(
     parts: Parts, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every argument written, and with those that the package supplies."""
+    """The part is made from text with its required arguments only, and with all of them."""
     monkeypatch.setitem(sys.modules, "mirror", SimpleNamespace(**parts))
     written = name + REQUIRED.get(name, "")
     full = written if name in REQUIRED else parts.signature(name)

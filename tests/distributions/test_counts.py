@@ -15,7 +15,7 @@ COUNTS = np.array([0, 1, 2, 15, 16, 17, 255, 10_000, 1_000_000], np.float32)
 
 @pytest.mark.parametrize("ratio", [1e-4, 0.5, 1.0, 1.001, 3.0])
 def test_poisson_counts_have_scipys_probabilities(ratio: float) -> None:
-    """Also large counts: x log λ and log x! alone have errors of a nat there."""
+    """Large counts are included, for which x log λ and log x! alone have errors of a nat."""
     log_rate = np.log(ratio * np.maximum(COUNTS, 0.3)).astype(np.float32)
     result = Poisson(jnp.asarray(log_rate), event_ndim=0).log_prob(jnp.asarray(COUNTS))
     reference = scipy.stats.poisson.logpmf(COUNTS.astype(np.float64), np.exp(log_rate.astype(np.float64)))

@@ -40,7 +40,7 @@ DISTRIBUTIONS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_mask_leaves_values_out_of_the_sum(name: str) -> None:
-    """All masks of one value add up to the whole; a masked value has no effect, and no gradient."""
+    """The masks of single values add up to the full density; a masked value has no effect and no gradient."""
     p = DISTRIBUTIONS[name]
     np.testing.assert_allclose(Masked(p, jnp.ones(SHAPE, bool)).log_prob(X), p.log_prob(X), rtol=1e-5)
     both = Masked(p, OBSERVED).log_prob(X) + Masked(p, ~OBSERVED).log_prob(X)

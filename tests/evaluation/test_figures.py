@@ -26,7 +26,7 @@ def test_metrics_without_requirements_come_first() -> None:
 
 
 def test_a_metric_of_the_users_own_is_measured_and_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is refused before the evaluation if it cannot be measured, and if it returns no numbers."""
+    """A metric that cannot be measured is refused before the evaluation, one that returns no numbers after it."""
 
     def brightness(subject: Any, scale: float = 1.0) -> Any:
         return {"mean": scale * subject.images.mean(), "largest": subject.images.max()}

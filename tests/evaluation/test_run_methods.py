@@ -1,4 +1,4 @@
-"""The methods of a run: each equals the function that it is short for."""
+"""The methods of a run: each equals the function that it calls."""
 
 import sys
 from collections.abc import Callable

@@ -265,7 +265,7 @@ PARTS = {
 
 @pytest.mark.parametrize("part", first_quick(PARTS, 3))
 def test_every_part_is_traced_as_by_default(part: dict[str, Any]) -> None:
-    """In a program of the user's; only shapes are computed."""
+    """The parts are traced inside a program of the user's; only shapes are computed."""
     vae = make_model(Config(preset="gated_mlp", **part), SHAPE)
     params = jax.eval_shape(lambda: init(vae, jax.random.key(0), SHAPE))
     x, key = jax.ShapeDtypeStruct((2, *SHAPE), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))

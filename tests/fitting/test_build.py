@@ -1,4 +1,4 @@
-"""Objectives as they are built: with schedules, and of the user's own by name."""
+"""Objectives that a configuration builds: with schedules, and of the user's own by name."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from flax_vae.runs.config_file import config_content, parse_config
     ],
 )
 def test_a_schedule_as_an_argument_equals_the_flags(flags: dict[str, Any], text: str, few_images: Path) -> None:
-    """In each step of the training, in config.json too."""
+    """The weights are equal in each step of the training, after config.json has been read as well."""
     weights = []
     for settings in (flags, {"objective": text}):
         config = Config(dataset=str(few_images), epochs=4, batch_size=50, **settings)

@@ -218,7 +218,7 @@ def test_parts_are_written_as_calls_and_stored_in_one_form(few_images: Path, tmp
 
 
 class Adversary:
-    """A loss that falls as the model gets worse: that of the ELBO, negated at the last step's weights."""
+    """A loss with the gradient of the ELBO's and minus its value, which rises as the model improves."""
 
     monitor = "elbo"
 
@@ -230,7 +230,7 @@ class Adversary:
 def test_a_metric_chooses_the_best_checkpoint(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The one that the objective declares, recorded with the run, and marked in the lines of the epochs."""
+    """The objective declares the metric, the run records it, and the lines of the epochs mark the best one."""
     config = replace(config, ema_decay=0.0)
     run = fit(config, tmp_path / "run", objective=Adversary())
     elbos, losses = ([record[f"test_{name}"] for record in run.metrics] for name in ("elbo", "loss"))
@@ -247,7 +247,7 @@ def test_a_metric_chooses_the_best_checkpoint(
 
 
 def test_an_optimiser_for_a_part_that_the_model_lacks_is_refused(config: Config, tmp_path: Path) -> None:
-    """Before anything is written."""
+    """The error names the part, and nothing is written."""
     with pytest.raises(UserError, match="no parameters are called encodr, only decoder, encoder, posterior"):
         fit(replace(config, optimizer="split(adam(), encodr=frozen())"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -255,7 +255,7 @@ def test_an_optimiser_for_a_part_that_the_model_lacks_is_refused(config: Config,
 
 @pytest.mark.slow
 def test_a_frozen_part_keeps_its_initial_bits(config: Config, tmp_path: Path) -> None:
-    """In a training that is resumed, too, which equals one without interruption."""
+    """The training is interrupted and resumed, and equals one without interruption."""
     optimizer = "split(adam(), encoder=frozen(), posterior=every(adam(0.001), steps=2))"
     config = replace(config, optimizer=optimizer, schedule="constant", warmup_steps=0, epochs=2)
     whole = fit(config, tmp_path / "whole")

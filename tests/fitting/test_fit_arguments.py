@@ -1,4 +1,4 @@
-"""An optimiser of the user's own, functions called after each epoch, and trainings that start from another run.
+"""An optimiser of the user's own, callbacks after each epoch, and trainings that start from another run.
 
 The kind of fault is a run that misdescribes how it was trained, or that cannot be resumed as it was.
 """
@@ -34,7 +34,7 @@ def config(few_images: Path) -> Config:
 
 
 class Recorder:
-    """A callback that keeps what it is given."""
+    """A callback that records its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, dict[str, float]]] = []
@@ -75,7 +75,7 @@ def test_the_parameters_are_those_that_were_evaluated(run: Run, recorder: Record
 def test_the_optimiser_is_recorded_and_resumes_bit_for_bit(
     run: Run, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No setting describes another optimiser; one of another kind damages no checkpoint."""
+    """No recorded setting describes another optimiser, and resuming with another one damages no checkpoint."""
     written = json.loads((run.directory / "config.json").read_text())
     assert written["optimizer"].startswith(":GradientTransformation")
     assert {written[name] for name in ("learning_rate", "schedule", "warmup_steps", "clip_norm")} == {None}
@@ -115,7 +115,7 @@ def test_settings_without_effect_are_refused(
 
 
 def test_an_ensemble_of_own_parts_alone(config: Config, tmp_path: Path) -> None:
-    """No setting is left that could differ between members, except the seed."""
+    """Members of an ensemble with an optimiser of the user's own can differ in the seed only."""
     configs = [replace(config, epochs=1, seed=seed) for seed in (0, 1)]
     first, second = fit_many(configs, tmp_path / "runs", objective=ELBO(), optimizer=optax.adam(1e-2))
     alone = fit(configs[0], tmp_path / "alone", objective=ELBO(), optimizer=optax.adam(1e-2))
@@ -132,7 +132,7 @@ def test_an_error_of_a_callback_leaves_a_run_that_can_be_resumed(run: Run, confi
 
 
 def test_a_training_starts_from_the_parameters_of_another_run(run: Run, config: Config, tmp_path: Path) -> None:
-    """They stay what they were, and the provenance names their run."""
+    """The parameters of the first run do not change, and the provenance of the second one names it."""
     before = jax.device_get(run.params)
     config = replace(config, epochs=1, learning_rate=1e-12)
     tuned = fit(config, tmp_path / "tuned", init=run)

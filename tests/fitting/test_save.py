@@ -1,4 +1,4 @@
-"""A model that a loop of the user's own has trained: everything opens its run directory that opens a run.
+"""A model that a loop of the user's own has trained: its run directory opens like any other.
 
 The kind of fault is a directory that some command cannot read, or that describes another training.
 """
@@ -70,7 +70,7 @@ def test_the_directory_holds_what_was_trained(run: Run, trained: tuple[Any, dict
 
 
 def test_a_run_of_a_preset_opens_by_itself(config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With averaged parameters and labels, which fit stores elsewhere."""
+    """The parameters are averaged and the data have labels, which `fit` stores in other files."""
     (tmp_path / "run").mkdir()
     config = Config(preset="tutorial_dense", dataset=config.dataset, ema_decay=0.9, conditional=True)
     params = init_state(make_model(config, (28, 28, 1)), TX, jax.random.key(0), (28, 28, 1), context_dim=10).params

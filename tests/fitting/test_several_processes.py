@@ -88,7 +88,7 @@ sys.exit(train())
 
 
 def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:
-    """`fit` returns the same in all of them; only the first one writes, and calls callbacks, which read the state."""
+    """`fit` returns the same in all processes; only the first one writes, and calls callbacks, which read the state."""
     program = """
 import sys, jax
 from flax_vae import Cluster, Config, fit, sample, use_machine

@@ -1,4 +1,4 @@
-"""Runs of models and objectives with state of their own: what is saved, resumed, shared and opened again.
+"""Runs of models and objectives with state of their own: they are saved, resumed, written as files and opened.
 
 The kind of fault is state that a checkpoint, a file or a member of an ensemble lacks.
 """
@@ -35,7 +35,7 @@ def run(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_resumes_with_its_state(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends as if it had never stopped, to the bit: collections and the objective's parameters are saved."""
+    """A resumed run equals an uninterrupted one to the bit: collections and the objective's parameters are saved."""
     advance = Report.advance
 
     def advance_and_interrupt(self: Report, step: int, *arguments: object) -> None:
@@ -55,7 +55,7 @@ def test_a_run_resumes_with_its_state(
 
 
 def test_a_run_is_opened_with_its_statistics(run: Run, tmp_path: Path) -> None:
-    """From its directory and from a file: the same samples. The objective's parameters stay in the directory."""
+    """A directory and a file give the same samples. Only the directory holds the objective's parameters."""
     assert set(run.params) == {"params", "batch_stats", "codebook"}
     assert set(run.objective_params) == {"params", "averages"}
     (path, key), model = (write_run(run, tmp_path / "shared"), jax.random.key(1)), OWN["model"]
@@ -65,7 +65,7 @@ def test_a_run_is_opened_with_its_statistics(run: Run, tmp_path: Path) -> None:
 
 
 def test_members_of_an_ensemble_have_their_own_state(run: Run, config: Config, tmp_path: Path) -> None:
-    """Each of three equals the run alone, to the bit."""
+    """A member equals the run with its seed alone, to the bit; each has an objective of its own."""
     runs = fit_many([replace(config, seed=seed) for seed in (1, 0, 2)], tmp_path / "three", **OWN)
     assert_same_run(runs[1], run)
     averages = {float(member.objective_params["averages"]["logit"]) for member in runs}

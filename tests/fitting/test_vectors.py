@@ -1,6 +1,6 @@
 """Runs of vectors and of counts, from the file to the evaluation.
 
-The kind of fault is a command that takes every data set for images.
+The kind of fault is a command that assumes images.
 """
 
 import re

@@ -63,7 +63,7 @@ def half(x: Any) -> Any:
 
 
 def with_gaps(x: Any) -> Batch:
-    """Return x with NaN, where the dtype has one, in place of about half of the values."""
+    """Return x with about half of its values missing: NaN, or 0 if the dtype has no NaN."""
     mask = half(x)
 
     def fill(leaf: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def test_initial_parameters_need_a_shape_or_an_array() -> None:
 
 
 def test_counts_are_read_as_numbers() -> None:
-    """Counts of any integer type, and as floats, are the same counts; pixels of the same type are scaled."""
+    """Counts are the same as integers of any type and as floats; pixels of type uint8 are scaled."""
     model, shape, _ = CASES["counts"]
     params = init(model, KEY, shape)
     means = [encode(model, params, COUNTS.astype(kind)).mean() for kind in (np.uint8, np.int32, np.float32)]
@@ -167,7 +167,7 @@ def test_values_that_are_no_counts_are_refused(x: np.ndarray) -> None:
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_decoder_of_another_shape_than_x_is_refused() -> None:
-    """Vectors for images, images for vectors, and vectors of another length."""
+    """The decoder returns vectors for images, images for vectors, or vectors of another length."""
     model, _, _ = CASES["counts"]
     for shape in ((6,), (7, 1, 1)):
         encoder = nn.Sequential([lambda x: x.reshape(x.shape[0], -1), nn.Dense(5)])
@@ -176,7 +176,7 @@ def test_a_decoder_of_another_shape_than_x_is_refused() -> None:
 
 
 def test_a_missing_value_changes_nothing() -> None:
-    """Whatever stands in for a missing value, NaN included, all results and gradients are the same."""
+    """No result or gradient depends on the value in place of a missing one, not even on NaN."""
     for name in ("normal vectors, half of them missing", "an image and a vector, half missing"):
         model, shape, batch = CASES[name]
         params = init(model, KEY, shape)
@@ -206,7 +206,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_an_objective_that_compares_x_takes_complete_examples_only() -> None:
-    """Not only one written as a class: a function may have the attribute as well."""
+    """A function declares `needs` as an attribute, as a class does."""
 
     def squared_error(model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         return jnp.square(model.infer(x, key).likelihood.mean()[0] - x).sum(-1), {}
@@ -221,7 +221,7 @@ def test_an_objective_that_compares_x_takes_complete_examples_only() -> None:
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_model_that_does_not_declare_masks_takes_none() -> None:
-    """Otherwise it would learn from the zeros that stand in for missing values."""
+    """Such a model would learn from the zeros in place of missing values."""
 
     _, shape, batch = CASES["an image and a vector, half missing"]
     model = nn.Sequential([nn.Dense(3)])
@@ -230,7 +230,7 @@ def test_a_model_that_does_not_declare_masks_takes_none() -> None:
 
 
 class MaskEncoder(VAE):
-    """Encodes x together with its mask; x without one counts as complete."""
+    """An encoder of x together with its mask; without a mask, x counts as complete."""
 
     def features(self, x: jax.Array) -> jax.Array:
         mask = self.mask()
@@ -238,7 +238,7 @@ class MaskEncoder(VAE):
 
 
 class PseudoInputs(nn.Module):
-    """The posterior at one learned vector, in place of several images."""
+    """A prior that is the posterior at one learned vector."""
 
     @nn.compact
     def __call__(self) -> Normal:
@@ -248,7 +248,7 @@ class PseudoInputs(nn.Module):
 
 
 def test_a_prior_encodes_its_own_inputs_without_a_mask() -> None:
-    """The mask is that of the batch, and does not fit pseudo-inputs."""
+    """The mask belongs to the batch, and does not fit pseudo-inputs."""
     model = MaskEncoder(nn.Dense(5), DiagonalNormal(2), PseudoInputs(), nn.Dense(7), NormalLikelihood())
     params, batch = init(model, KEY, (7,)), CASES["normal vectors, half of them missing"][2]
     plain, masked = bind(model, params), bind(model, params, mask=batch.mask)

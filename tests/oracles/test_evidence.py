@@ -150,7 +150,7 @@ def test_annealed_importance_sampling_agrees() -> None:
 
 
 def test_of_half_of_the_values_it_is_the_evidence_of_the_observed_ones() -> None:
-    """log p(x_observed) = log N(x_observed; 0, (WᵀW + σ²I)_observed), and so is the gradient of the IWAE bound.
+    """log p(x_observed) = log N(x_observed; 0, (WᵀW + σ²I)_observed), also for the gradient of the IWAE bound.
 
     The bound on masked values is MIWAE's (Mattei & Frellsen 2019). The encoder sees zeros for missing values.
     """

@@ -139,7 +139,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_picture(tmp_path, name):
-    """A picture of usual size, no text of which overlaps another or leaves it, panel by panel or between panels."""
+    """The picture has the usual size, and no text overlaps another or leaves the picture, within and between panels."""
     path, figure = tmp_path / "picture.png", PICTURES[name]()
     plots.save_figure(path, figure)
     boxes = text_boxes(figure)

@@ -94,7 +94,7 @@ def test_a_small_training_set_gets_smaller_batches_and_more_epochs(
 
 
 def test_the_signature_shows_the_defaults() -> None:
-    """None in its place would say nothing: the fields are None until the preset's recipe fills them."""
+    """The fields are None until the preset's recipe fills them, but a signature full of None would not help."""
     shown = {name: setting.default for name, setting in inspect.signature(Config).parameters.items()}
     assert (shown["epochs"], shown["optimizer"], shown["latent_dim"]) == (8, "adam", 2)
     assert Config(**shown) == Config()

@@ -268,7 +268,7 @@ def brightness(subject, scale=1.0):
 def test_every_part_of_the_users_own_does_what_a_registered_one_does(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Train by name, open, resume, sample: the same numbers, and nothing is imported that is not named again."""
+    """Training, opening, resuming and sampling give the same numbers; only parts that are named again are imported."""
     (tmp_path / "own_parts.py").write_text(PARTS_MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

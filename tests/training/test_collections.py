@@ -1,6 +1,6 @@
-"""State besides the model's parameters: statistics of batches, dropout, and objectives with parameters.
+"""State besides the model's parameters: batch statistics, dropout, and objectives with parameters.
 
-The kind of fault is a network or an objective whose own state is not trained, not kept, or changes outside of training.
+The kind of fault is a network or an objective whose own state is not updated or saved, or changes outside of training.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_a_skipped_step_keeps_statistics(images: np.ndarray) -> None:
 
 
 def test_pieces_of_a_batch_start_from_the_same_statistics_which_are_averaged(images: np.ndarray) -> None:
-    """Two microbatches, and each of them alone."""
+    """A step on two microbatches is compared with a step on each of them alone."""
     tree = first().tree
     gradient = jax.jit(make_gradient(VAE_, Adversary(), microbatch_size=32))
     whole, alone = (statistics(gradient(tree, batch, KEY, 0)[2])["var"] for batch in (images, images[:32]))
@@ -113,7 +113,7 @@ def test_pieces_of_a_batch_start_from_the_same_statistics_which_are_averaged(ima
 def test_networks_are_functions_of_their_input_outside_of_training(
     step: Callable[..., Any], images: np.ndarray
 ) -> None:
-    """One image alone is encoded as among others: neither statistics of its batch nor dropout."""
+    """An image is encoded in the same way alone and among others: neither its batch nor dropout matters."""
     params = step(first(), images)[0].best_params
     together, alone = encode(VAE_, params, images).mean(), encode(VAE_, params, images[:1]).mean()
     np.testing.assert_allclose(together[:1], alone, rtol=1e-4, atol=1e-6)
@@ -182,7 +182,7 @@ def test_each_of_two_losses_is_for_its_own_parameters(images: np.ndarray) -> Non
 
 
 class Weighted(nn.Module):
-    """Both losses in one: a learned weight of the rate, as a multiplier would be."""
+    """An objective with a single loss and a learned weight of the rate, as a multiplier would be."""
 
     @nn.compact
     def __call__(self, model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:

@@ -113,7 +113,7 @@ PARAMS = {"encoder": {"kernel": jnp.ones((2, 3))}, "decoder": {"bias": jnp.ones(
 
 
 def test_each_part_has_the_optimiser_of_its_name() -> None:
-    """A frozen part rests, and each of the others moves as it does with its optimiser alone, at its own rate."""
+    """A frozen part does not move, and each of the others moves as with its optimiser alone, at its own rate."""
     settings = {"schedule": "linear", "warmup_steps": 2, "clip_norm": 1.0}
     found = updates("split(adam(), encoder=frozen(), prior=adamw(3e-4, weight_decay=0.5))", 5, PARAMS, **settings)
     scheduled = updates("adam", 5, {"decoder": PARAMS["decoder"]}, **settings)
@@ -126,7 +126,7 @@ def test_each_part_has_the_optimiser_of_its_name() -> None:
 
 
 def test_an_optimiser_updates_at_every_so_many_steps() -> None:
-    """At each of them at the scheduled rate of that step; the steps between do not move its state either."""
+    """Each update has the scheduled rate of its step; the steps between do not change the optimiser's state either."""
     found = updates("every(adam(), steps=3, start=2)", 9, PARAMS, schedule="linear")
     rates = np.linspace(0.1, 0, 101)
     state = optax.scale_by_adam().init(jnp.ones(2))
@@ -182,7 +182,7 @@ class Multiplier(nn.Module):
 
 
 def test_the_parameters_of_an_objective_have_an_optimiser_of_their_own(images: np.ndarray) -> None:
-    """Of the name `objective`: here they move at steps 1 and 3 only, and the model not at all."""
+    """The optimiser named `objective` moves them at steps 1 and 3 only; the model does not move."""
     small, objective = images[:, ::4, ::4], Multiplier()
     tx = make_optimizer("split(frozen(), objective=every(adam(0.1), steps=2, start=1))", 1e-2, 30)
     state = init_state(VAE, tx, jax.random.key(0), small.shape[1:], objective=objective)
