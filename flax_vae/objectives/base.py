@@ -123,7 +123,7 @@ def _bind(
 def _terms(objective: Any, module: nn.Module | None, bound: Any, x: Any, key: RandomKey, step: int | Step) -> Metrics:
     name = getattr(objective, "__name__", type(objective).__name__)
     if bound.has_variable("mask", "value") and "complete" in getattr(objective, "needs", ()):
-        raise UserError(f"objective {name} compares all values of x, so it takes no mask: choose another.")
+        raise UserError(f"`objective` {name} compares all values of x, so it takes no mask: choose another.")
     try:
         result = _with_module(objective, module)(bound, x, key, jnp.asarray(step))
     except InvalidRngError as error:  # its first line ends in a link
@@ -148,28 +148,28 @@ def _checked_terms(name: str, result: Any, count: int) -> Metrics:
     """Return the losses and the metrics of an objective by name, each checked to be one float per example."""
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise UserError(
-            f"objective {name} must return (loss, metrics): an array of one loss per example and a dictionary."
+            f"`objective` {name} must return (loss, metrics): an array of one loss per example and a dictionary."
         )
     loss, metrics = result
     losses = {"loss": loss}
     if isinstance(loss, dict):
         if loss.keys() != {"model", "objective"}:
             raise UserError(
-                f"objective {name} returned losses of {', '.join(map(str, loss))}: return one for each of model and "
+                f"`objective` {name} returned losses of {', '.join(map(str, loss))}: return one for each of model and "
                 "objective."
             )
         losses = dict(zip(LOSSES, (loss["model"], loss["objective"]), strict=True))
     if taken := {*LOSSES, "gradient_norm", "skipped"} & metrics.keys():
         raise UserError(
-            f"objective {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
+            f"`objective` {name} returned a metric named {taken.pop()}, which the train step reports: rename it."
         )
     terms = {**losses, **metrics}
     for term, value in terms.items():
         if jnp.shape(value) != (count,):
             raise UserError(
-                f"objective {name} returned {term} of shape {jnp.shape(value)} for {count} examples; "
+                f"`objective` {name} returned {term} of shape {jnp.shape(value)} for {count} examples; "
                 f"it must be ({count},), one value per example: the train step averages over the batch."
             )
         if not jnp.issubdtype(kind := jnp.result_type(value), jnp.floating):
-            raise UserError(f"objective {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")
+            raise UserError(f"`objective` {name} returned {term} of type {kind}: return floats, by .astype(x.dtype).")
     return terms

@@ -215,7 +215,7 @@ def test_an_objective_that_compares_x_takes_complete_examples_only() -> None:
     model, shape, batch = CASES["normal vectors, half of them missing"]
     params = init(model, KEY, shape)
     assert apply_objective(model, squared_error, params, np.nan_to_num(batch.x), KEY, 0)["loss"].shape == (N,)
-    with pytest.raises(UserError, match="objective squared_error compares all values of x"):
+    with pytest.raises(UserError, match="`objective` squared_error compares all values of x"):
         apply_objective(model, squared_error, params, batch, KEY, 0)
 
 

@@ -201,8 +201,8 @@ def test_an_objective_with_one_loss_trains_its_parameters_too(images: np.ndarray
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ({"model": 0.0, "critic": 0.0}, "objective Wrong returned losses of model, critic: return one for each of"),
-        ({"model": 0.0, "objective": 0.0}, r"objective Wrong returned loss of shape \(\) for 2 examples"),
+        ({"model": 0.0, "critic": 0.0}, "`objective` Wrong returned losses of model, critic: return one for each of"),
+        ({"model": 0.0, "objective": 0.0}, r"`objective` Wrong returned loss of shape \(\) for 2 examples"),
     ],
 )
 def test_other_losses_are_refused(result: dict[str, float], message: str) -> None:
