@@ -1,4 +1,4 @@
-"""Read jaxprs: interpret one equation by equation, and drop the equations that no result needs."""
+"""Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and name the last one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ _CALLS = {
     "jit": "jaxpr",
     "remat2": "jaxpr",
 }
+_SHAPES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "transpose"}
 
 
 def interpret(
@@ -59,3 +60,22 @@ def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
     keep = [False] * len(closed.consts) + [True] * len(closed.in_avals)
     jaxpr, used, _ = dce_jaxpr_consts(closed.jaxpr, [True] * len(closed.out_avals), keep)
     return ClosedJaxpr(jaxpr, [const for const, is_used in zip(closed.consts, used, strict=True) if is_used])
+
+
+def last_operation(closed: ClosedJaxpr | Jaxpr, output: int = 0) -> str | None:
+    """Return the name of the primitive that computes an output, apart from changes of shape and type.
+
+    None if there is no such output, or it is an input.
+    """
+    jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
+    equations = {variable: eqn for eqn in jaxpr.eqns for variable in eqn.outvars}
+    atom: Any = dict(enumerate(jaxpr.outvars)).get(output)
+    while isinstance(atom, Var) and atom in equations:
+        eqn = equations[atom]
+        name = eqn.primitive.name
+        if name in _CALLS:
+            return last_operation(eqn.params[_CALLS[name]], eqn.outvars.index(atom))
+        if name not in _SHAPES:
+            return name
+        atom = eqn.invars[0]
+    return None

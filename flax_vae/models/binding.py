@@ -13,10 +13,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ModifyScopeVariableError
+from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import ExampleShape, X, blank
+from flax_vae.jaxprs import last_operation
 from flax_vae.models.checks import refuse_unhashable
 from flax_vae.models.protocol import require
 from flax_vae.system.errors import UserError
@@ -41,15 +42,16 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
         context_dim: size of the context of a conditional model.
 
     Raises:
-        UserError: the model is not a Linen module, cannot be hashed, or updates statistics in evaluation too.
+        UserError: the model is not a Linen module, or cannot be hashed; or a network of your own draws or updates
+            statistics in evaluation too, or ends in a sigmoid before a likelihood that takes logits.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
     refuse_unhashable(model)
     x = blank(shape)
     tree = _init(model, key, x, context_dim)
-    if split_tree(tree)[1]:
-        _refuse_updates(model, tree, x, context_dim)
+    if _has_own_networks(model):
+        _refuse_bad_evaluation(model, tree, x, context_dim)
     return tree
 
 
@@ -68,21 +70,33 @@ def _init(model: nn.Module, key: Key[Array, ""], x: X, context_dim: int) -> Para
     return join_tree(created.get("params", {}), kept)
 
 
-def _refuse_updates(model: nn.Module, tree: Params, x: X, context_dim: int) -> None:
-    """Raise UserError if a model updates its statistics outside of training."""
+def _has_own_networks(model: nn.Module) -> bool:
+    """Return True unless model, encoder and decoder are the package's."""
+    parts = [model, *(getattr(model, name, model) for name in ("encoder", "decoder"))]
+    modules = {type(part).__module__ for part in parts}
+    return any(not name.startswith("flax_vae.") or name == "flax_vae.nn.adapters" for name in modules)
 
-    def evaluate() -> None:
+
+def _refuse_bad_evaluation(model: nn.Module, tree: Params, x: X, context_dim: int) -> None:
+    """Raise UserError if a model trains, but is not a function of x outside of training, or squashes logits."""
+
+    def logits(tree: Params) -> Any:
         bound = bind(model, tree, jnp.zeros((1, context_dim)) if context_dim else None)
-        bound(x, jax.random.key(0))
+        inference = bound(x, jax.random.key(0))
+        return getattr(getattr(inference, "likelihood", None), "logits", ())
 
+    advice = "give its network an argument train, as in {}, and wrap it as flax_vae.with_train(network, train=True)."
     try:
-        jax.eval_shape(evaluate)
+        last = last_operation(jax.make_jaxpr(logits)(tree))
     except ModifyScopeVariableError:
         kept = ", ".join(sorted(split_tree(tree)[1]))
-        raise UserError(
-            f"The model updates {kept} in evaluation too: give its network an argument train, as in "
-            "nn.BatchNorm(use_running_average=not train), and wrap it as flax_vae.with_train(network, train=True)."
-        ) from None
+        example = advice.format("nn.BatchNorm(use_running_average=not train)")
+        raise UserError(f"The model updates {kept} in evaluation too: {example}") from None
+    except InvalidRngError:
+        example = advice.format("nn.Dropout(rate, deterministic=not train)")
+        raise UserError(f"The model draws in evaluation too: {example}") from None
+    if last == "logistic":
+        raise UserError("The decoder ends in a sigmoid, but its likelihood takes logits: leave the sigmoid out.")
 
 
 def split_tree(tree: Params) -> tuple[Params, Collections]:
