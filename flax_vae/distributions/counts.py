@@ -12,7 +12,7 @@ from flax_vae.batches import COUNTS, Support
 from flax_vae.distributions.base import Factorised, sum_event
 from flax_vae.pytrees import pytree
 
-MAX_LOG_RATE = 15.0  # 3 million: bounds the gradient of the rate
+MAX_LOG_RATE = 15.0  # a rate of 3 million: bounds the gradient
 
 
 def _stirling_error(x: Float[Array, "..."]) -> Float[Array, "..."]:

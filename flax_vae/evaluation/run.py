@@ -32,11 +32,10 @@ class Run(StoredRun):
         run.sample(64)                  # sample(run.model, run.params, jax.random.key(0), 64)
         run.reconstruct(x, key=1)
 
-    A method passes the model, its parameters and a key to the function of its name. Keys may be integers, which are
-    seeds: the same one gives the same result. `x` are images "n h w c" or vectors "n v", in which NaN is a missing
-    value; by default the test examples in `examples`.
-    `labels` are the classes of a conditional model, which other models do not take: one for each image or one for all,
-    as names or as numbers from 0. A name takes precedence over a number in quotes.
+    A method passes the model, its parameters and a key to the function of the same name. A key may be an integer, a
+    seed: the same seed gives the same result. `x` are images "n h w c" or vectors "n v", in which NaN is a missing
+    value; by default the test examples in `examples`. `labels`, for conditional models only, are classes: one for each
+    image or one for all, as names or as numbers from 0. A name takes precedence over a number in quotes.
 
     The fields are those of `StoredRun`.
     """
@@ -92,7 +91,7 @@ class Run(StoredRun):
         return summary(self)
 
     def _batch(self, x: X | None, labels: Labels) -> Batch:
-        """Return the images, with their contexts if the model is conditional; the stored ones if `x` is None."""
+        """Return x, by default the stored examples, with its contexts if the model is conditional."""
         if x is None:
             x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
         else:

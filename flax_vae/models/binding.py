@@ -42,8 +42,8 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
         context_dim: size of the context of a conditional model.
 
     Raises:
-        UserError: the model is not a Linen module, or cannot be hashed; or a network of your own draws or updates
-            statistics in evaluation too, or ends in a sigmoid before a likelihood that takes logits.
+        UserError: the model is not a Linen module, or cannot be hashed; a network of your own draws or updates
+            statistics in evaluation too; or your decoder ends in a sigmoid, but the likelihood takes logits.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
@@ -78,7 +78,7 @@ def _has_own_networks(model: nn.Module) -> bool:
 
 
 def _refuse_bad_evaluation(model: nn.Module, tree: Params, x: X, context_dim: int) -> None:
-    """Raise UserError if a model trains, but is not a function of x outside of training, or squashes logits."""
+    """Raise UserError if networks draw or update statistics in evaluation too, or the decoder squashes logits."""
 
     def logits(tree: Params) -> Any:
         bound = bind(model, tree, jnp.zeros((1, context_dim)) if context_dim else None)
@@ -94,7 +94,7 @@ def _refuse_bad_evaluation(model: nn.Module, tree: Params, x: X, context_dim: in
         raise UserError(f"The model updates {kept} in evaluation too: {example}") from None
     except InvalidRngError:
         example = advice.format("nn.Dropout(rate, deterministic=not train)")
-        raise UserError(f"The model draws in evaluation too: {example}") from None
+        raise UserError(f"The model draws random numbers in evaluation too: {example}") from None
     if last == "logistic":
         raise UserError("The decoder ends in a sigmoid, but its likelihood takes logits: leave the sigmoid out.")
 

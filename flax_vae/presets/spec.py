@@ -101,7 +101,7 @@ def preset(
 
 
 def channel_means(images: np.ndarray | OnDisk) -> Mean:
-    """Return the mean of each channel of uint8 images, in [0, 1]; for vectors, of each observed value."""
+    """Return the mean of each channel of uint8 images, in [0, 1]; for vectors, of the observed values of a column."""
     step = max(1, len(images) // 10_000)  # enough for a mean, and little to read from a large file
     if images.dtype != np.uint8:
         mask = ~np.isnan(vectors := np.asarray(images[::step], np.float64))

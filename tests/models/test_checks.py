@@ -202,7 +202,7 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
         ),
         (
             lambda: {"encoder": sequential(flat, nn.Dense(7), nn.Dropout(0.5, deterministic=False))},
-            "The model draws in evaluation too: .* flax_vae.with_train",
+            "The model draws random numbers in evaluation too: .* flax_vae.with_train",
         ),
         (
             lambda: {"decoder": sequential(nn.Dense(72), nn.sigmoid, image)},
