@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import optax
 
 from flax_vae.calls import describe
@@ -252,6 +253,11 @@ def _resume(
         if member.provenance().get("objective", "") is None:
             raise UserError(
                 f"{member} was trained by a loop of your own, without a state to resume: pass it as `init`."
+            )
+        trained, now = member.random_numbers(), jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+        if trained != now:
+            raise UserError(
+                f"{member} draws {trained} numbers, but `jax_default_prng_impl` is {now}: set it to {trained}."
             )
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")

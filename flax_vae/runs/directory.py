@@ -164,6 +164,10 @@ class RunDirectory:
         """Read the checksums of the training and test images."""
         return self._read("provenance.json", lambda path: dict(parse_object(path.read_text())["data"]))
 
+    def random_numbers(self) -> str:
+        """Return JAX's implementation of the keys of the training, such as "threefry2x32"."""
+        return str(self.provenance().get("random_numbers", "threefry2x32"))  # what versions without it had
+
     def provenance(self) -> Record:
         """Read the origin of the run."""
         return self._read("provenance.json", lambda path: parse_object(path.read_text()))
@@ -262,6 +266,7 @@ def _provenance(data: Data) -> Record:
         "command": sys.argv,
         "time": _now(),
         "data": data_checksums(data),
+        "random_numbers": jax.config.jax_default_prng_impl,  # type: ignore[attr-defined]
         "sources": {"train": data.train.provenance, "test": data.test.provenance},
         "device": {"platform": device.platform, "kind": device.device_kind, "count": jax.device_count()},
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
