@@ -153,15 +153,15 @@ def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
     A fixed permutation, independent of the run's seed, holds out a tenth of the images, at least one.
 
     Args:
-        number: the number of images.
+        number: the number of examples.
         split: "train" or "test".
         where: the name of the set in error messages.
 
     Raises:
-        UserError: fewer than two images.
+        UserError: fewer than two examples.
     """
     if number < 2:
-        raise UserError(f"{where}: a single image; at least two are needed, for training and for testing.")
+        raise UserError(f"{where}: a single example; save at least two, for training and for testing.")
     held_out = _held_out(number, max(1, number // 10))
     return held_out if split == "test" else ~held_out
 

@@ -45,7 +45,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
-    steps = f"{training.total_steps:,} steps of {training.batch_size} images in {epochs}"
+    steps = f"{training.total_steps:,} steps of {training.batch_size} {data.train.kind} in {epochs}"
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
     if training.total_steps < _FEW_STEPS:

@@ -50,7 +50,7 @@ def test_a_metric_of_the_users_own_is_measured_and_reported(monkeypatch: pytest.
         measure("own:labels", subject)
     for metric, message in {
         "elbo": "elbo is always measured",
-        "own:needy": "own:needy needs luck: choose from classes",
+        "own:needy": "own:needy has the unknown need luck: choose from classes",
         "own:brightness(size=2)": "unexpected keyword argument 'size'; the signature is",
         "own:absent": "has no function or class absent",
     }.items():

@@ -61,7 +61,9 @@ def refuse_unusable(metrics: Iterable[str]) -> None:
         if metric in METRICS:
             raise UserError(f"`metrics` {metric} is always measured: leave it out, and pass only metrics of your own.")
         if unknown := set(METRICS.needs(parse(metric))) - REQUIREMENTS.keys():
-            raise UserError(f"`metrics` {metric} needs {unknown.pop()}: choose from {', '.join(REQUIREMENTS)}.")
+            raise UserError(
+                f"`metrics` {metric} has the unknown need {unknown.pop()}: choose from {', '.join(REQUIREMENTS)}."
+            )
 
 
 def measure(metric: str, subject: Subject) -> Any:
