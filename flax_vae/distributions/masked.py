@@ -52,7 +52,7 @@ def masked(distribution: Distribution, observed: Bool[Array, "..."] | None) -> D
         return distribution
     if not hasattr(distribution, "marginals"):
         raise UserError(
-            f"A mask needs a likelihood of independent values, with `marginals`, which {type(distribution).__name__} "
-            "does not have: choose another `likelihood`, or fill in the missing values."
+            "A mask needs a likelihood of independent values, with a method marginals, which "
+            f"{type(distribution).__name__} does not have: choose another `likelihood`, or fill in the missing values."
         )
     return Masked(distribution, observed)

@@ -252,12 +252,12 @@ def _resume(
     for member, changed in configs.items():
         if member.provenance().get("objective", "") is None:
             raise UserError(
-                f"{member} was trained by a loop of your own, without a state to resume: pass it as `init`."
+                f"{member} was trained by a loop of your own, and has no state to resume: use fit(init=run)."
             )
         trained, now = member.random_numbers(), jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
         if trained != now:
             raise UserError(
-                f"{member} draws {trained} numbers, but `jax_default_prng_impl` is {now}: set it to {trained}."
+                f"{member} draws {trained} numbers, but jax_default_prng_impl is {now}: set it to {trained}."
             )
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")

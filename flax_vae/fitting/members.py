@@ -148,7 +148,7 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
 def _start_again(run: RunDirectory, training: Training) -> Member:
     """Return a member that was interrupted before its first checkpoint."""
     if init := run.provenance().get("init"):
-        raise UserError(f"{run} has no checkpoint yet, and starts from {init['run']}: start it again with `init`.")
+        raise UserError(f"{run} has no checkpoint yet, and starts from {init['run']}: start it again by fit(init=run).")
     if (epochs := len(run.metrics())) > 2:
         raise UserError(
             f"{run} has {epochs} epochs in its metrics.jsonl but no checkpoint: checkpoints were moved or deleted."

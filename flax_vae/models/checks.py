@@ -26,7 +26,8 @@ def freeze_networks(model: nn.Module, **inputs: int) -> None:
         inputs: the names of its networks, with their numbers of inputs.
 
     Raises:
-        UserError: a network is not a Linen module, or has further inputs without a default.
+        UserError: a network is not a Linen module, has further inputs without a default, or an argument that tells
+            training from evaluation.
     """
     for name, count in inputs.items():
         network = _require_linen(type(model).__name__, name, getattr(model, name))
@@ -34,13 +35,13 @@ def freeze_networks(model: nn.Module, **inputs: int) -> None:
         for argument in arguments:
             if argument.name in _FLAGS and type(network).__module__.partition(".")[0] != "flax":
                 raise UserError(
-                    f"`{name}` of {type(model).__name__} takes {argument.name}, which tells training from evaluation: "
+                    f"{type(model).__name__}.{name} takes {argument.name}, which tells training from evaluation: "
                     f"wrap it as flax_vae.with_train({type(network).__name__}(...), "
                     f"{argument.name}={_FLAGS[argument.name]})."
                 )
             if argument.default is argument.empty and argument.kind not in _VARIADIC:
                 raise UserError(
-                    f"`{name}` of {type(model).__name__} is called with its input only, but requires {argument.name}: "
+                    f"{type(model).__name__}.{name} is called with its input only, but requires {argument.name}: "
                     f"give {argument.name} a default."
                 )
         object.__setattr__(model, name, _frozen(network))
@@ -54,7 +55,7 @@ def _require_linen(owner: str, name: str, network: Any) -> nn.Module:
         adapter = _ADAPTERS.get(library)
         advice = f"wrap its class by flax_vae.{adapter}(MyNetwork, ...)" if adapter else advice
     kind = f"an object of {library}" if library else f"a {type(network).__name__}"
-    raise UserError(f"`{name}` of {owner} is {kind}, whose parameters would not be trained: {advice}.")
+    raise UserError(f"{owner}.{name} is {kind}, whose parameters would not be trained: {advice}.")
 
 
 def _library(value: Any) -> str | None:

@@ -104,7 +104,7 @@ def test_errors_name_the_figures_that_are_not_finite(
 ) -> None:
     run = load_run(shutil.copytree(trained[0], tmp_path / "copy"))
     run.params["decoder"]["Dense_0"]["bias"] = run.params["decoder"]["Dense_0"]["bias"].at[0].set(-np.inf)
-    monkeypatch.setattr("flax_vae.evaluation.evaluate.read_run", lambda *_: run)
+    monkeypatch.setattr("flax_vae.evaluation.run.read_run", lambda *_, **__: run)
     assert main(["evaluate", str(run.directory), "--num-samples", "5", "--num-images", "20"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "elbo.elbo is -inf" in error or "elbo.elbo is nan" in error

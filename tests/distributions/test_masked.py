@@ -70,5 +70,7 @@ def test_a_mask_broadcasts_over_samples_and_leaves_draws_and_means_complete() ->
 def test_values_that_depend_on_each_other_cannot_be_left_out() -> None:
     mixture = MixtureOfLogistics(jnp.zeros((2, 2, 5)), *jnp.zeros((2, 2, 2, 1, 5)), jnp.zeros((2, 2, 1, 1, 5)))
     assert masked(mixture, None) is mixture
-    with pytest.raises(UserError, match="independent values, with `marginals`, which MixtureOfLogistics does not have"):
+    with pytest.raises(
+        UserError, match="independent values, with a method marginals, which MixtureOfLogistics does not have"
+    ):
         masked(mixture, jnp.ones((2, 2, 1), bool))

@@ -262,7 +262,7 @@ def test_other_settings_run(setting: str, tmp_path: Path) -> None:
 def test_a_run_is_resumed_with_its_own_random_numbers(tmp_path: Path) -> None:
     """Keys follow from the seed, so that other numbers would continue another training."""
     fit(config(tmp_path / "run"), tmp_path / "run")
-    with settings(OTHERS["prng"]), pytest.raises(UserError, match="`jax_default_prng_impl` is rbg: set it to threefry"):
+    with settings(OTHERS["prng"]), pytest.raises(UserError, match="jax_default_prng_impl is rbg: set it to threefry"):
         resume(tmp_path / "run", epochs=3)
 
 

@@ -167,5 +167,7 @@ def test_a_start_that_is_lost_is_not_replaced_by_a_random_one(
     with pytest.raises((KeyboardInterrupt, Interrupted)):
         fit(config, tmp_path / "run", init=run)
     monkeypatch.undo()
-    with pytest.raises(UserError, match=r"has no checkpoint yet, and starts from .*whole: start it again with `init`"):
+    with pytest.raises(
+        UserError, match=r"has no checkpoint yet, and starts from .*whole: start it again by fit\(init=run\)"
+    ):
         resume(tmp_path / "run")

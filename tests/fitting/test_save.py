@@ -91,7 +91,7 @@ def test_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_cannot_be_resumed_but_started_from(run: Run, config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="by a loop of your own, without a state to resume: pass it as `init`"):
+    with pytest.raises(UserError, match=r"by a loop of your own, and has no state to resume: use fit\(init=run\)"):
         resume(run.directory, model=MODEL, optimizer=TX, epochs=3)
     assert load_run(run.directory, MODEL).step == 6
     assert fit(config, tmp_path / "more", model=MODEL, init=run).step == 6

@@ -182,14 +182,14 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (lambda: {"encoder": nnx_object()}, "`encoder` of VAE is an object of flax.nnx, .*from_nnx"),
-        (lambda: {"decoder": EquinoxNetwork(2, SHAPE, key=KEY)}, "`decoder` of VAE .* of equinox, .*from_equinox"),
-        (lambda: {"encoder": flat}, "`encoder` of VAE is a function, whose parameters would not be trained"),
+        (lambda: {"encoder": nnx_object()}, "VAE.encoder is an object of flax.nnx, .*from_nnx"),
+        (lambda: {"decoder": EquinoxNetwork(2, SHAPE, key=KEY)}, "VAE.decoder .* of equinox, .*from_equinox"),
+        (lambda: {"encoder": flat}, "VAE.encoder is a function, whose parameters would not be trained"),
         (lambda: {"likelihood": nnx_object()}, "VAE.likelihood is an object of flax.nnx"),
         (lambda: {"encoder": from_equinox(WithDropout)}, "WithDropout has Dropout"),
         (
             lambda: {"encoder": Trained()},
-            r"`encoder` of VAE takes train, .* flax_vae.with_train\(Trained\(...\), train=True",
+            r"VAE.encoder takes train, .* flax_vae.with_train\(Trained\(...\), train=True",
         ),
         (
             lambda: {"encoder": with_train(Trained(), training=True)},

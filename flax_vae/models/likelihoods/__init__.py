@@ -31,7 +31,7 @@ class LikelihoodHead(Protocol):
         """Return p(x | z) from the decoder's output."""
 
 
-LIKELIHOODS = Parts("likelihood", made=(LikelihoodHead, "a likelihood with `start`"))
+LIKELIHOODS = Parts("likelihood", made=(LikelihoodHead, "a likelihood with a method start"))
 
 
 def likelihood(name: str, distribution: Any) -> Callable[[Head], Head]:
