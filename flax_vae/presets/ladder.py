@@ -40,6 +40,6 @@ def ladder(
         UserError: `depths` and `widths` differ in length, or are empty.
     """
     if not widths or len(widths) != len(depths):
-        raise UserError(f"`widths` and `depths` need one number for each size, not {widths} and {depths}.")
+        raise UserError(f"widths and depths need one number for each size, not {widths} and {depths}.")
     decoder = partial(TopDown, widths=widths, depths=depths, channels=channels, patch=patch)
     return spec.assemble(Ladder, BottomUp(widths, blocks, patch), decoder)
