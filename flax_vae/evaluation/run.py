@@ -16,8 +16,9 @@ from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.samples import Labels, contexts_of
 from flax_vae.evaluation.tables import summary
-from flax_vae.fields import refuse_seed
+from flax_vae.fields import refuse_outside, refuse_seed
 from flax_vae.metrics.likelihood import Defence, log_likelihood
+from flax_vae.models import bind, require
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_run
 from flax_vae.system.errors import UserError
@@ -49,6 +50,9 @@ class Run(StoredRun):
         pixel_key: Seed | None = None,
     ) -> X:
         """Sample images; see `flax_vae.sample`. Without labels, they cycle through the classes."""
+        if not isinstance(num_samples, int | np.integer) or num_samples < 0:
+            raise UserError(f"`num_samples` is {num_samples!r}: pass a number of images.")
+        refuse_outside("temperature", temperature, {"above": 0})
         context, pixel_key = contexts_of(self, labels, num_samples), _key("pixel_key", pixel_key)
         key = _key("key", key)
         return sampling.sample(self.model, self.params, key, num_samples, temperature, context, pixel_key)
@@ -59,6 +63,7 @@ class Run(StoredRun):
 
     def decode(self, z: Float[Array | np.ndarray, "n d"], labels: Labels = None, pixel_key: Seed | None = None) -> X:
         """Decode latents into images; see `flax_vae.decode`."""
+        z = _array("z", z, self._latent_shape())
         context, pixel_key = self._contexts(labels, len(z)), _key("pixel_key", pixel_key)
         return sampling.decode(self.model, self.params, z, context, pixel_key)
 
@@ -95,8 +100,16 @@ class Run(StoredRun):
         if x is None:
             x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
         else:
+            x = _array("x", x, self.examples.shape[1:])
             contexts = self._contexts(labels, len(x))
-        return Batch(x, contexts, observed(x))
+        return Batch(x, contexts, observed(x) if x.ndim == 2 else None)
+
+    def _latent_shape(self) -> tuple[int, ...]:
+        """Return the shape of the latents that `decode` takes."""
+        require(self.model, "single_layer", what="decode")
+        context = np.zeros((1, len(self.class_names)), np.float32) if self.class_names else None
+        bound = bind(self.model, self.params, context)  # a prior has a weak reference to its model
+        return jax.eval_shape(lambda: bound.prior().mean()).shape[-1:]
 
     def _contexts(self, labels: Labels, count: int) -> np.ndarray | None:
         if self.class_names and labels is None:
@@ -129,9 +142,23 @@ def load_run(
     return Run(**vars(read_run(where, model, **parts)))
 
 
+def _array(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """Return an array of rows.
+
+    Raises:
+        UserError: the rows have another shape.
+    """
+    array = value if hasattr(value, "shape") else np.asarray(value, np.float32)
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+        raise UserError(f"`{name}` has shape {array.shape}, but this run takes (n, {', '.join(map(str, shape))}).")
+    return array
+
+
 def _key(name: str, key: Seed | None) -> Any:
     """Return the key of a seed; keys and None unchanged."""
-    if not isinstance(key, int | np.integer):
+    if key is None or isinstance(key, jax.Array):
         return key
+    if not isinstance(key, int | np.integer):
+        raise UserError(f"`{name}` is a {type(key).__name__}: pass a seed, such as 0, or a key.")
     refuse_seed(name, int(key))
     return jax.random.key(int(key))

@@ -1,9 +1,10 @@
 """Build what a configuration names: data, model, objective and recipe."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from inspect import signature
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -41,6 +42,49 @@ class Own(NamedTuple):
 
 
 NOTHING = Own()
+
+
+def own_parts(model: Any, objective: Any, optimizer: Any) -> Own:
+    """Return the values that replace parts of a configuration.
+
+    Raises:
+        UserError: a text or a class in place of a value, or an objective that takes other arguments.
+    """
+    for name, value in {"model": model, "objective": objective, "optimizer": optimizer}.items():
+        if isinstance(value, str):
+            field = "preset" if name == "model" else name
+            raise UserError(f"`{name}` is the text {value!r}: pass the value, or name it by Config({field}={value!r}).")
+        if isinstance(value, type):
+            raise UserError(f"`{name}` is the class {value.__name__}: make it, as {value.__name__}(...).")
+    if optimizer is not None and not hasattr(optimizer, "update"):
+        name = getattr(optimizer, "__name__", type(optimizer).__name__)
+        raise UserError(f"`optimizer` {name} is not an Optax transformation, such as optax.adam(1e-3).")
+    _refuse_other_signature("objective", objective, "model, x, key, step")
+    return Own(model, objective, optimizer)
+
+
+def refuse_other_start(init: Any, callbacks: Any) -> None:
+    """Raise UserError unless `init` is a run and `callbacks` are functions."""
+    if init is not None and not isinstance(init, StoredRun):
+        kind = f"a {type(init).__name__}"
+        raise UserError(f"`init` is {kind}: pass a run, such as load_run('runs/latest').")
+    if not isinstance(callbacks, Sequence):
+        raise UserError("`callbacks` is a list of functions (epoch, metrics, state).")
+    for callback in callbacks:
+        _refuse_other_signature("callbacks", callback, "epoch, metrics, state")
+
+
+def _refuse_other_signature(kind: str, function: Any, arguments: str) -> None:
+    """Raise UserError if a function is given that cannot be called with these arguments."""
+    if function is None:
+        return
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        signature(function).bind(*arguments.split(", "))
+    except TypeError as error:
+        raise UserError(f"`{kind}` {name} is called as {name}({arguments}), but {error}.") from None
+    except ValueError:  # a builtin has no signature
+        return
 
 
 def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays | None = None) -> Training:

@@ -14,7 +14,15 @@ from flax_vae.data import ARRAYS, from_arrays, write_arrays
 from flax_vae.data.resizing import make_size
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import Own, build, description_of, refuse_unknown_monitor, starting_from
+from flax_vae.fitting.build import (
+    Own,
+    build,
+    description_of,
+    own_parts,
+    refuse_other_start,
+    refuse_unknown_monitor,
+    starting_from,
+)
 from flax_vae.fitting.loop import Callback, train
 from flax_vae.fitting.members import Member, member_names, restore_members
 from flax_vae.fitting.report import write_summary
@@ -72,8 +80,9 @@ def fit(
         UserError: bad input, before anything is written; or the loss is NaN or infinite.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    own = Own(model, objective, optimizer)
-    config = (config or Config()).naming(*own)
+    own = own_parts(model, objective, optimizer)
+    refuse_other_start(init, callbacks)
+    (config,) = _configs([Config() if config is None else config], own)
     directory, arrays = free_directory(config, out), None
     if data is not None:
         arrays = from_arrays(data, labels, make_size(config.image_size, config.resize))
@@ -114,8 +123,9 @@ def fit_many(
         UserError: as for `fit`, or configurations that differ in something else or not at all.
         Interrupted: by SIGINT or SIGTERM, after saving.
     """
-    own = Own(model, objective, optimizer)
-    configs = [config.naming(*own) for config in configs]
+    own = own_parts(model, objective, optimizer)
+    refuse_other_start(init, ())
+    configs = _configs(configs, own)
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
     runs = _start(directory, members, own, (), init)
@@ -183,6 +193,20 @@ def resume_many(
     resumed = _resume(parent, good, {"preset": model, "objective": objective, "optimizer": optimizer} | changes)
     run_in_first_process(write_summary, parent)
     return resumed
+
+
+def _configs(configs: Sequence[Config], own: Own) -> list[Config]:
+    """Return configurations that name the parts of the user's own.
+
+    Raises:
+        UserError: another value in place of a configuration, or of a list of them.
+    """
+    if isinstance(configs, Config):
+        raise UserError("`configs` is a single configuration: pass a list of them, or call fit.")
+    for config in configs:
+        if not isinstance(config, Config):
+            raise UserError(f"The configuration is a {type(config).__name__}, not a Config.")
+    return [config.naming(*own) for config in configs]
 
 
 def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> Config:

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from flax_vae.evaluation.run import Run
-from flax_vae.fitting.build import Own, build, description_of, refuse_other_params
+from flax_vae.fitting.build import build, description_of, own_parts, refuse_other_params
 from flax_vae.models.binding import Params, split_objective
 from flax_vae.objectives import Objective
 from flax_vae.runs import checkpoints
@@ -21,6 +21,7 @@ from flax_vae.runs.run import parameter_item, read_directory
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
 from flax_vae.system.settings import by_default
+from flax_vae.training.step import TrainState
 
 
 @by_default
@@ -51,7 +52,9 @@ def save_run(
         UserError: the directory is not empty, the data cannot be loaded, the parameters are not those of the model, or
             a metric is missing.
     """
-    own = Own(model, objective, optimizer)
+    if isinstance(params, TrainState):
+        raise UserError("`params` is a TrainState: pass state.best_params.")
+    own = own_parts(model, objective, optimizer)
     config = (config or Config()).naming(*own)
     directory, record = free_directory(config, out), _record(metrics, config)
     training = build(config, own)

@@ -111,6 +111,14 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
             raise UserError(f"{where} is a {type(model).__name__}, which cannot be hashed: {advice}.") from None
 
 
+def refuse_other_latents(model: Any) -> None:
+    """Raise UserError if posterior and prior of a new model state different numbers of latents."""
+    sizes = [getattr(part, "latent_dim", None) for part in (model.posterior, model.prior)]
+    if None not in sizes and sizes[0] != sizes[1]:
+        kind = type(model).__name__
+        raise UserError(f"{kind}.posterior has {sizes[0]} latents, but {kind}.prior has {sizes[1]}: use one number.")
+
+
 def require_array(value: Any, ndim: int | None, axes: str, what: str) -> jax.Array:
     """Return the output of a network.
 

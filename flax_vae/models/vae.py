@@ -11,7 +11,13 @@ from flax_vae.batches import X
 from flax_vae.distributions.base import Distribution, Draw, LatentDistribution
 from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_output, require_array, require_one_array
+from flax_vae.models.checks import (
+    freeze_networks,
+    refuse_other_latents,
+    refuse_other_output,
+    require_array,
+    require_one_array,
+)
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods import with_event_ndim
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
@@ -44,6 +50,7 @@ class VAE(Module):
     def __post_init__(self) -> None:
         """Check the networks, and make them hashable."""
         freeze_networks(self, encoder=1, posterior=1, prior=0, decoder=1)
+        refuse_other_latents(self)
         super().__post_init__()
 
     def context(self) -> Float[Array, "b v"] | None:

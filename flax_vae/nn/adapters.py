@@ -58,6 +58,9 @@ def with_train(network: nn.Module, **in_training: bool) -> nn.Module:
     Raises:
         UserError: the network does not take such an argument.
     """
+    if not isinstance(network, nn.Module) or not in_training:
+        name = getattr(network, "__name__", type(network).__name__)
+        raise UserError(f"with_train takes a Linen module and an argument of its: with_train({name}(...), train=True).")
     taken = signature(type(network).__call__).parameters
     if unknown := [name for name in in_training if name not in taken]:
         raise UserError(f"{type(network).__name__} does not take {unknown[0]}: it takes {', '.join([*taken][1:])}.")

@@ -116,6 +116,8 @@ def _bind(
     mutable: Any = [*split_tree(params)[1]] if rngs else False
     bound, module = model.bind(variables(model, params, *given), rngs=rngs, mutable=mutable), _linen(objective)
     if module is not None:
+        if not split_objective(params)[1]:
+            raise UserError("The objective has parameters, but the state has none: pass `objective` to init_state.")
         module = module.bind(split_objective(params)[1], rngs=rngs, mutable=mutable)
     return bound, module
 

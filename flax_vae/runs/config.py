@@ -1,6 +1,6 @@
 """The configuration of a training: a value, the flags of `train.py`, and the file `config.json`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -245,20 +245,24 @@ class Config:
         Settings that would describe parts of the package become None.
 
         Raises:
-            UserError: a setting of the optimiser is not the default, and would have no effect.
+            UserError: a setting of the model or the optimiser is not the default, and would have no effect.
         """
         own: dict[str, Any] = {}
         if model is not None:
+            self._refuse_replaced(OF_PRESET, "a model of your own")
             own |= {"preset": written(model)} | dict.fromkeys(OF_PRESET)
         if objective is not None:
             own |= UNSET_OBJECTIVE | {"objective": written(objective)}
         if optimizer is not None:
-            usual = RECIPES.get(parse(self.preset).name, RECIPES[_DEFAULT_PRESET])
-            for name in ("optimizer", *OF_OPTIMIZER):
-                if (value := getattr(self, name)) not in (None, getattr(usual, name)):
-                    raise UserError(f"`{name}` {value} has no effect beside an optimiser of your own. Leave it out.")
+            self._refuse_replaced(("optimizer", *OF_OPTIMIZER), "an optimiser of your own")
             own |= {"optimizer": written(optimizer)} | dict.fromkeys(OF_OPTIMIZER)
         return replace(self, **own)
+
+    def _refuse_replaced(self, names: Iterable[str], by: str) -> None:
+        usual = RECIPES.get(parse(self.preset).name, RECIPES[_DEFAULT_PRESET])
+        for name in names:
+            if (value := getattr(self, name)) not in (None, getattr(usual, name)):
+                raise UserError(f"`{name}` {value} has no effect beside {by}. Leave it out.")
 
     def naming_data(self, file: str) -> "Config":
         """Return the configuration of the same training on arrays that a file holds.
@@ -266,10 +270,7 @@ class Config:
         Raises:
             UserError: another data set is named.
         """
-        usual = usual_settings(self.preset)
-        for name in ("dataset", "data_dir"):
-            if (value := getattr(self, name)) != usual[name]:
-                raise UserError(f"`{name}` {value} has no effect beside `data`. Leave it out.")
+        self._refuse_replaced(("dataset", "data_dir"), "`data`")
         return replace(self, dataset=file)
 
     def part(self, kind: str) -> Call | None:

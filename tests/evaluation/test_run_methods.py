@@ -88,10 +88,18 @@ def test_a_method_equals_its_function(run: Run, name: str) -> None:
         (lambda run: run.sample(3, labels="shoe"), "`labels` shoe: the classes are 0, 1, 2"),
         (lambda run: run.sample(3, labels=10), "`labels` 10: the classes are 0, 1, 2"),
         (lambda run: run.sample(3, -1), "`key` must be at least 0, not -1"),
+        (lambda run: run.sample(3, key="a"), "`key` is a str: pass a seed, such as 0, or a key"),
+        (lambda run: run.sample(-1), "`num_samples` is -1: pass a number of images"),
+        (lambda run: run.sample(3, temperature=-1.0), "`temperature` must be greater than 0"),
+        (lambda run: run.sample(3, temperature=np.nan), "`temperature` must be greater than 0"),
+        (lambda run: run.encode(run.examples[0], labels=1), r"`x` has shape \(28, 28, 1\), .* takes \(n, 28, 28, 1\)"),
+        (lambda run: run.encode(np.full((2, 28, 28, 1), np.nan), labels=1), "x holds float64 from nan"),
+        (lambda run: run.decode(np.ones((4, 3)), labels=1), r"`z` has shape \(4, 3\), .* takes \(n, 2\)"),
         (lambda run: load_run("pretrained:mlp").sample(3, labels=1), "`labels` 1: the run is not conditional"),
     ],
 )
-def test_labels_and_seeds_that_mean_nothing_are_refused(run: Run, call: Callable[[Run], Any], message: str) -> None:
+@pytest.mark.usefixtures("unchecked_types")
+def test_arguments_that_mean_nothing_are_refused(run: Run, call: Callable[[Run], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(run)
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 from run_directories import assert_same_run, untimed
 
-from flax_vae import ELBO, Config, Run, UserError, fit, fit_many, load_run, resume
+from flax_vae import ELBO, Config, Run, UserError, fit, fit_many, load_run, resume, tutorial_dense
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.training.step import TrainState
 
@@ -112,6 +112,38 @@ def test_settings_without_effect_are_refused(
     with pytest.raises(UserError, match=message):
         fit_many([replace(config, **change) for change in changes], tmp_path / "runs", optimizer=optax.sgd(0.1))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "tutorial_conv"}, r"`model` is the text 'tutorial_conv': .* Config\(preset='tutorial_conv'\)"),
+        ({"optimizer": "adam"}, r"`optimizer` is the text 'adam': .* Config\(optimizer='adam'\)"),
+        ({"optimizer": optax.adam}, r"`optimizer` adam is not an Optax transformation, such as optax.adam\(1e-3\)"),
+        ({"objective": ELBO}, r"`objective` is the class ELBO: make it, as ELBO\(...\)"),
+        (
+            {"objective": lambda model, x, key: 0},
+            r"is called as <lambda>\(model, x, key, step\), but too many",
+        ),
+        ({"callbacks": print}, "`callbacks` is a list of functions"),
+        ({"callbacks": [lambda epoch: 0]}, r"is called as <lambda>\(epoch, metrics, state\), but too many"),
+        ({"init": "runs/latest"}, r"`init` is a str: pass a run, such as load_run\('runs/latest'\)"),
+        ({"config": "tutorial_dense"}, "The configuration is a str, not a Config"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked_types")
+def test_arguments_of_another_kind_are_refused(
+    config: Config, tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(**{"config": config, "out": tmp_path / "run"} | arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_a_model_replaces_are_refused(config: Config, tmp_path: Path) -> None:
+    """Settings that describe another model than the one that is passed."""
+    with pytest.raises(UserError, match="`likelihood` normal has no effect beside a model of your own"):
+        fit(replace(config, likelihood="normal"), tmp_path / "run", model=tutorial_dense((28, 28, 1)))
 
 
 def test_an_ensemble_of_own_parts_alone(config: Config, tmp_path: Path) -> None:

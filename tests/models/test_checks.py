@@ -204,6 +204,8 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
             lambda: {"encoder": sequential(flat, nn.Dense(7), nn.Dropout(0.5, deterministic=False))},
             "The model draws random numbers in evaluation too: .* flax_vae.with_train",
         ),
+        (lambda: {"prior": StandardNormal(3)}, "VAE.posterior has 2 latents, but VAE.prior has 3: use one number"),
+        (lambda: {"encoder": with_train(Trained())}, r"with_train\(Trained\(...\), train=True\)"),
         (
             lambda: {"decoder": sequential(nn.Dense(72), nn.sigmoid, image)},
             "The decoder ends in a sigmoid, but its likelihood takes logits",

@@ -198,6 +198,11 @@ def test_an_objective_with_one_loss_trains_its_parameters_too(images: np.ndarray
     np.testing.assert_allclose(state.params[OF_OBJECTIVE]["log_weight"], -1e-3 * metrics["rate"], rtol=1e-4)
 
 
+def test_a_state_without_the_parameters_of_the_objective_is_refused(images: np.ndarray) -> None:
+    with pytest.raises(UserError, match="but the state has none: pass `objective` to init_state"):
+        make_train_step(VAE_, Adversary(), TX)(init_state(VAE_, TX, KEY, SHAPE), images)
+
+
 @pytest.mark.parametrize(
     ("result", "message"),
     [

@@ -120,8 +120,12 @@ def check_vectors(array: np.ndarray, where: str, size: Size | None) -> np.ndarra
         array = array.astype(np.float32)
         if np.isinf(array).any():
             raise UserError(f"{where}: vectors with infinite values; save NaN for missing values.")
+        if np.isnan(array).all():
+            raise UserError(f"{where}: vectors of NaN only, so that every value is missing.")
         return array
-    if array.dtype != bool and not np.issubdtype(array.dtype, np.integer):
+    if array.dtype == bool:
+        return array.astype(np.float32)
+    if not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{where}: vectors of type {array.dtype}; save floats, or whole numbers for counts.")
     if array.min() < 0 or array.max() > np.iinfo(np.int32).max:
         raise UserError(
