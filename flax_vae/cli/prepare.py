@@ -6,6 +6,7 @@ examples:
   flax-vae prepare images.npy prepared
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -44,5 +45,5 @@ class Prepare:
             raise UserError(f"{self.out} is inside {self.dataset}; choose a directory outside it.")
         splits = prepare_images(self.dataset, self.out, self.data_dir, self.image_size, self.resize)
         counts = ", ".join(f"{split.number:,} {name} images" for name, split in splits.items())
-        log(f"{counts}. Train on them with: flax-vae train --dataset {self.out}")
+        log(f"{counts}. Train on them with: flax-vae train --dataset {shlex.quote(str(self.out))}")
         print_result(self.out)

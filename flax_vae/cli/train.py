@@ -25,6 +25,7 @@ from flax_vae.fields import docstrings
 from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.models import command
 from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import cpu_cores, use_machine
@@ -142,8 +143,10 @@ class Train:
         """Run the command."""
         for run in self._resume(self.output.resume) if self.output.resume else self._start():
             if is_first_process():
-                name = printable(run.name)
-                print_result(f"{name}: pictures are in {Path(name) / 'pictures'}; sample with flax-vae sample {name}")
+                drawn = "pictures" if run.kind == "images" else "curves"
+                sample = command("flax-vae sample", run.name, run.config)
+                line = f"{run.name}: {drawn} are in {Path(run.name) / 'pictures'}; sample with {sample}"
+                print_result(printable(line))
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of `Config` that the command line gives, explicit zeros included."""
@@ -176,4 +179,4 @@ class Train:
 def train(argv: Sequence[str] | None = None) -> int:
     """Run `train.py` and return the exit code."""
     disallow_none = (tyro.conf.DisallowNone,)
-    return run_command(lambda: tyro.cli(Train, args=argv, prog="train", config=disallow_none), __doc__)
+    return run_command(lambda: tyro.cli(Train, args=argv, prog="train", config=disallow_none), Train)

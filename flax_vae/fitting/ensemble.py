@@ -193,7 +193,8 @@ class Ensemble:
         """Write a checkpoint of each member that still trains and has none of this step.
 
         Raises:
-            UserError: it cannot be written, or the run directory is gone; Orbax would recreate it.
+            OSError: it cannot be written.
+            UserError: the run directory is gone; Orbax would recreate it.
         """
         states = self.unstack((self.state, self.totals))
         for i in self.active():

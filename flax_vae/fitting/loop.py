@@ -1,10 +1,8 @@
 """The training loop: run steps, evaluate every epoch, save, and stop on a signal."""
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flax_vae.calls import parse
 from flax_vae.fitting.ensemble import Ensemble, open_ensemble
 from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
@@ -12,6 +10,7 @@ from flax_vae.fitting.report import Report, log_start
 from flax_vae.fitting.timing import Pace
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.models import resume_command
 from flax_vae.runs.records import Record
 from flax_vae.system.processes import maximum_over_processes, run_in_first_process
 from flax_vae.system.signals import deferred_signals
@@ -25,13 +24,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, directory: RunDirectory, config: Config) -> None:
         """Store the signal: by convention, the exit code is 128 + its number."""
-        own = config.own_parts
-        command = f"flax-vae train --resume {directory}"
-        command += "".join(f" --{kind} {shlex.quote(text)}" for kind, text in own.items())
-        if not all(parse(text).is_importable for text in own.values()):
-            given = "".join(f", {'model' if kind == 'preset' else kind}=..." for kind in own)
-            command = f"flax_vae.resume({str(directory)!r}{given})"
-        super().__init__(f"Stopped and saved. Resume with: {command}")
+        super().__init__(f"Stopped and saved. Resume with: {resume_command(directory, config)}")
         self.signum = signum
 
 

@@ -45,7 +45,7 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
         best: returns the step of one more to keep; called whenever a checkpoint is written.
 
     Raises:
-        UserError: a checkpoint cannot be written.
+        OSError: a checkpoint cannot be written.
     """
     with _writing(directory):
         manager = _new_manager(directory, keep, best)
@@ -84,7 +84,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     """Start writing one pytree of arrays per item, with checksums. Atomic: after a kill the previous one remains.
 
     Raises:
-        UserError: this checkpoint, or an earlier one, cannot be written.
+        OSError: this checkpoint, or an earlier one, cannot be written.
     """
     ocp = _orbax()
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
@@ -97,7 +97,7 @@ def finish(manager: Any) -> None:
     """Wait until all checkpoints are written.
 
     Raises:
-        UserError: a checkpoint cannot be written.
+        OSError: a checkpoint cannot be written.
     """
     with _writing(manager.directory):
         manager.wait_until_finished()
@@ -110,14 +110,7 @@ def _writing(directory: Any) -> Iterator[None]:
     except Exception as error:  # TensorStore has no exception type for a full disk
         if is_process_loss(error):
             raise
-        raise UserError(
-            f"{directory}: cannot write a checkpoint: {_reason(error)}. {resume_advice(Path(directory).parent)}"
-        ) from error
-
-
-def resume_advice(run: Path) -> str:
-    """Return the advice of an error that cuts a training short."""
-    return f"Earlier checkpoints are intact: fix this, then resume with flax-vae train --resume {run}."
+        raise OSError(0, f"cannot write a checkpoint: {_reason(error)}", str(directory)) from error
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -206,10 +199,11 @@ def refuse_other_model(
 ) -> None:
     """Raise UserError if the names or the shapes of stored arrays are not those that their owner expects."""
     for name in {**expected, **stored}:
-        found, wanted = (tuple(tree[name].shape) if name in tree else "nothing" for tree in (stored, expected))
+        found, wanted = (tuple(tree[name].shape) if name in tree else None for tree in (stored, expected))
         if found != wanted:
-            mismatch = f"{name} is stored as {found}, but the {owner} expects {wanted}"
-            raise UserError(f"{where} belongs to another {owner}: {mismatch}.")
+            stored_as = "is not stored; the" if found is None else f"is stored as {found}, but the"
+            expects = f"{owner} " + ("does not have it" if wanted is None else f"expects {wanted}")
+            raise UserError(f"{where} belongs to another {owner}: {name} {stored_as} {expects}.")
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flax_vae.data import ARRAYS
+from flax_vae.runs import hub
 from flax_vae.runs.config import Config
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_json
@@ -40,7 +41,9 @@ def read_config(path: Path) -> tuple[Config, tuple[int, ...]]:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.") from None
+        exported = path.with_name(hub.MODEL)
+        advice = f" Name the file {exported} instead." if exported.is_file() else ""
+        raise UserError(f"{path.parent} is not a run directory: it has no {path.name}.{advice}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or another program wrote it.") from None
     config, shape = parse_config(content, path)

@@ -21,6 +21,7 @@ from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.data import Data, data_checksums
+from flax_vae.runs.models import resume_command
 from flax_vae.runs.records import Record, best_record, epochs_since_best, parse_object, parse_record
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
@@ -66,7 +67,13 @@ class RunDirectory:
     @property
     def advice(self) -> str:
         """Advice after a training was cut short."""
-        return checkpoints.resume_advice(self.path)
+        return f"Earlier checkpoints are intact: fix this, then resume with {self.resume_command}."
+
+    @property
+    def resume_command(self) -> str:
+        """The command that resumes the run, or the runs that `fit_many` made here."""
+        run = next(iter(self.members()), self)
+        return resume_command(self, run.config())
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -227,7 +234,7 @@ class RunDirectory:
             return step, trees
         if damaged:
             raise UserError(f"{self}: all checkpoints are damaged.")
-        raise UserError(f"{self} has no checkpoint, since no epoch is finished: run flax-vae train --resume {self}.")
+        raise UserError(f"{self} has no checkpoint, since no epoch is finished: run {self.resume_command}.")
 
     def stopped_early(self, config: Config) -> bool:
         """Return True if early stopping has ended the training."""
@@ -283,7 +290,9 @@ def free_directory(config: Config, out: str | Path | None) -> RunDirectory:
         raise UserError("`out` is required if several processes train, and must be the same for all of them.")
     name = config.preset.partition("(")[0].rpartition(":")[2]
     directory = RunDirectory(Path(out or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
-    advice = f", or resume its run with flax-vae train --resume {directory}"
+    advice = ""
+    with contextlib.suppress(UserError):  # the directory does not hold a run
+        advice = f", or resume its run with {directory.resume_command}"
     run_in_first_process(refuse_used, directory.path, advice)
     return directory
 

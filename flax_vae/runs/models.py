@@ -1,6 +1,7 @@
 """Build the model of a configuration."""
 
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from inspect import Parameter, signature
 from typing import Any
@@ -16,7 +17,7 @@ from flax_vae.models.binding import Params, init, with_dtype
 from flax_vae.models.priors import refuse_unconditional
 from flax_vae.parts import Parts
 from flax_vae.presets import PRESETS, channel_means
-from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, UNSET_OBJECTIVE, Config, example_of
+from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, PARTS, UNSET_OBJECTIVE, Config, example_of
 from flax_vae.system.errors import UserError
 
 _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the model
@@ -112,8 +113,9 @@ def opened(run: str, config: Config, parts: Mapping[str, Any], kinds: Iterable[s
     given = {kind: part for kind, part in parts.items() if part is not None and kind in kinds}
     inside = MODEL_PARTS if isinstance(given.get("preset"), nn.Module) else ()
     if missing := [kind for kind in kinds if config.has_own(kind) and kind not in (*given, *inside)]:
-        what = " and ".join(f"{'an' if kind[0] in 'aeiou' else 'a'} {_ARGUMENTS.get(kind, kind)}" for kind in missing)
-        arguments = " and ".join(f"`{_ARGUMENTS.get(kind, kind)}` {config.text_of_own(kind)}" for kind in missing)
+        names = {kind: _ARGUMENTS.get(kind, kind) for kind in missing}
+        what = _listed([f"{'an' if kind[0] in 'aeiou' else 'a'} {name}" for kind, name in names.items()])
+        arguments = _listed([f"`{name}` {shlex.quote(config.text_of_own(kind))}" for kind, name in names.items()])
         raise UserError(f"{run} was trained with {what} of your own: pass {arguments}.")
     texts: dict[str, Any] = {kind: part for kind, part in given.items() if isinstance(part, str)}
     for kind, text in texts.items():
@@ -125,6 +127,33 @@ def opened(run: str, config: Config, parts: Mapping[str, Any], kinds: Iterable[s
         if not config.has_own(kind):
             texts = _UNRECORDED[kind] | texts
     return replace(config, **texts)
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Join words as in "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def command(words: str, where: object, config: Config, kinds: Iterable[str] = MODEL_PARTS) -> str:
+    """Return a command on a run as it is typed in a shell, with a flag for each part of the user's own.
+
+    Args:
+        words: the command without its arguments: "flax-vae sample".
+        where: the run.
+        config: its configuration.
+        kinds: the kinds of parts that the command needs.
+    """
+    own = {kind: shlex.quote(config.text_of_own(kind)) for kind in kinds if config.has_own(kind)}
+    return " ".join([words, shlex.quote(str(where)), *(f"--{kind} {text}" for kind, text in own.items())])
+
+
+def resume_command(where: object, config: Config) -> str:
+    """Return the command that resumes a run, or a call in Python if no text imports one of its parts."""
+    own = config.own_parts
+    if all(parse(text).is_importable for text in own.values()):
+        return command("flax-vae train --resume", where, config, PARTS)
+    given = "".join(f", {_ARGUMENTS.get(kind, kind)}=..." for kind in own)
+    return f"flax_vae.resume({str(where)!r}{given})"
 
 
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, ...], class_names: tuple[str, ...]) -> Params:

@@ -100,7 +100,7 @@ def test_it_cannot_be_resumed_but_started_from(run: Run, config: Config, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"params": {}}, r"`params` belongs to another model: decoder\.\S+ is stored as nothing"),
+        ({"params": {}}, r"`params` belongs to another model: decoder\.\S+ is not stored; the model expects \("),
         (
             {"model": tutorial_dense((28, 28, 1), latent_dim=4)},
             r"stored as \(3, 128\), but the model expects \(4, 128\)",

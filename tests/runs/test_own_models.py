@@ -144,10 +144,10 @@ def test_every_command_refuses_or_opens_the_own_model(
 
 
 def test_a_run_resumes_with_the_own_model_and_objective_only(run: Run, own: ModuleType) -> None:
-    both = r"a model and an objective of your own: pass `model` my_module:make_model and `objective` own_model:Mine\("
+    both = r"a model and an objective of your own: pass `model` my_module:make_model and `objective` 'own_model:Mine\("
     with pytest.raises(UserError, match=both):
         resume(run.directory)
-    with pytest.raises(UserError, match=r"own: pass `objective` own_model:Mine\(weight=2\.0\)\."):
+    with pytest.raises(UserError, match=r"own: pass `objective` 'own_model:Mine\(weight=2\.0\)'\."):
         resume(run.directory, model=own.make_model())
     assert resume(run.directory, model="own_model:make_model", objective=own.Mine(2.0)).step == run.step
     assert resume(run.directory, model=own.make_model(), objective="own_model:Mine(weight=2.0)").step == run.step
@@ -191,7 +191,7 @@ def test_a_preset_of_the_users_own(own: ModuleType, config: Config, tmp_path: Pa
         [Config(preset=model, latent_dim=4, seed=seed, **data) for seed in (0, 1)], tmp_path / "runs"
     )
     assert first.config.preset == second.config.preset == model
-    with pytest.raises(UserError, match=rf"pass `model` {re.escape(model)}\."):
+    with pytest.raises(UserError, match=rf"pass `model` '{re.escape(model)}'\."):
         load_run(first.directory)
     opened = load_run(first.directory, model)
     assert opened.latent_dims == (4,)
@@ -281,15 +281,11 @@ def test_every_part_of_the_users_own_does_what_a_registered_one_does(
 
     for module in ("own_parts",):
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(
-        UserError, match="a likelihood and a prior and a posterior of your own: pass `likelihood` own_p"
-    ):
+    with pytest.raises(UserError, match="a likelihood, a prior and a posterior of your own: pass `likelihood` own_p"):
         load_run(run.directory)
-    with pytest.raises(UserError, match=r"a prior of your own: pass `prior` own_parts:Prior\(scale=1.0\)\."):
+    with pytest.raises(UserError, match=r"a prior of your own: pass `prior` 'own_parts:Prior\(scale=1.0\)'\."):
         load_run(run.directory, likelihood=PARTS["likelihood"], posterior=PARTS["posterior"])
-    with pytest.raises(
-        UserError, match=r"an objective and an optimizer and a schedule of your own: pass `objective` o"
-    ):
+    with pytest.raises(UserError, match=r"an objective, an optimizer and a schedule of your own: pass `objective` 'o"):
         resume(run.directory, **MODEL)
     with pytest.raises(UserError, match="`prior` normal: write my_module:my_prior, a part of your own"):
         load_run(run.directory, **MODEL | {"prior": "normal"})
