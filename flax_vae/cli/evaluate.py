@@ -68,10 +68,11 @@ class Evaluate:
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
         part = self.json and self.json.with_suffix(".part.npz")
-        record = evaluate(self.own.load_run(self.run), plan, part=part)
+        run = self.own.load_run(self.run)
+        record = evaluate(run, plan, part=part)
         if self.json:
             write_json(self.json, record)
-        show(record)
+        show(record, run.kind)
 
     def _plan(self) -> Plan:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")

@@ -16,6 +16,7 @@ import tyro
 
 from flax_vae.cli.arguments import OutPath, Overwrite, OwnParts, RunPath, require_writable
 from flax_vae.cli.exits import run_command
+from flax_vae.evaluation.run import Run
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
 from flax_vae.samplers import SAMPLERS
@@ -36,7 +37,7 @@ class Sample:
     )
     request: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
     out: OutPath = Path("samples.png")
-    """PNG file to write; a run of vectors writes a .npy file instead."""
+    """PNG file to write; for a run of vectors a .npy file, by default samples.npy."""
     npy: Path | None = None
     """Also write the images to this .npy file, as a float32 array "n h w c", or "n v" of vectors."""
     overwrite: Overwrite = False
@@ -52,22 +53,34 @@ class Sample:
         if self.request.label is not None and mode in MODES and not MODES.facts[mode].get("uses_label"):
             modes = " and ".join(name for name in MODES if MODES.facts[name].get("uses_label"))
             raise UserError(f"--label is for --mode {modes}: the test images of {mode} have labels.")
-        require_writable(self.out, self.overwrite or self.out == Sample.out, ".png")
+        ending = ".npy" if self.out.suffix.lower() == ".npy" else ".png"  # a run of vectors has no picture
+        require_writable(self.out, self.overwrite or self.out == Sample.out, ending)
         if self.npy:
             require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
         run = self.own.load_run(self.run)
-        array = None if run.kind == "images" else self.npy or self.out.with_suffix(".npy")
-        if array and array != self.npy:
-            require_writable(array, self.overwrite or self.out == Sample.out)
+        picture, array = self._files(run)
         rows, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
-        if array is None:
-            save_image_grid(self.out, rows, columns)
-        if written := array or self.npy:
-            write_atomically(written, lambda temporary: np.save(temporary, rows))
-        print_result(array or self.out)
+        if picture:
+            save_image_grid(picture, rows, columns)
+        if array:
+            write_atomically(array, lambda temporary: np.save(temporary, rows))
+        print_result(picture or array)
+
+    def _files(self, run: Run) -> tuple[Path | None, Path | None]:
+        """Return the picture and the array to write; for vectors there is no picture, and --out names the array."""
+        is_default, ending = self.out == Sample.out, ".png" if run.kind == "images" else ".npy"
+        if not is_default and self.out.suffix.lower() != ending:
+            raise UserError(f"--out {self.out}: {run.name} makes {run.kind}: name a file that ends in {ending}.")
+        if run.kind == "images":
+            return self.out, self.npy
+        if not is_default and self.npy:
+            raise UserError(f"--out {self.out} and --npy {self.npy} both name the file of vectors: leave one out.")
+        array = self.npy or self.out.with_suffix(".npy")
+        require_writable(array, overwrite=True)  # a file that the user named has been checked already
+        return None, array
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:
     """Run `sample.py` and return the exit code."""
-    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), __doc__)
+    return run_command(lambda: tyro.cli(Sample, args=argv, prog="sample"), Sample)

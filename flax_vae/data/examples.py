@@ -131,6 +131,11 @@ def class_names(data: Examples) -> tuple[str, ...]:
     return data.names or tuple(map(str, range(count)))
 
 
+def example_noun(kind: str) -> str:
+    """Return the noun for one of the examples of a kind, in texts for users."""
+    return "image" if kind == "images" else "example"
+
+
 def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:
     """Return the one-hot vector of each label."""
     return np.eye(classes, dtype=np.float32)[labels]

@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 
 from flax_vae import plots
 from flax_vae.batches import Batch, take, unpack
-from flax_vae.data import Examples, as_batch
+from flax_vae.data import Examples, as_batch, example_noun
 from flax_vae.evaluation.samples import contexts_of
 from flax_vae.metrics.latents import most_active_plane, posterior_means
 from flax_vae.models.binding import Context, Params
@@ -38,7 +38,7 @@ def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Arra
 def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
     vae, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
-    yield "curves", plots.plot_curves(run.metrics)
+    yield "curves", plots.plot_curves(run.metrics, example_noun(run.kind))
     if run.kind != "images":
         return
     batch = as_batch(test, run.class_names)
@@ -97,7 +97,8 @@ def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds:
     directory.mkdir(exist_ok=True)
     quantity = "minus the cross-entropy" if record["not_a_likelihood"] else "log p(x)"
     rates = record["dimension_rates"], record["layer_rates"]
-    evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity)
+    example = example_noun("images" if images.ndim == 4 else "vectors")
+    evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity, example)
     plots.save_figure(directory / "evaluation.png", evaluation)
     order = np.argsort(-bounds)
     if images.ndim != 4:  # vectors

@@ -97,7 +97,7 @@ def reconstructions(run: StoredRun, request: Request) -> ImageRows:
     """Test images above their reconstructions."""
     count = request.num_samples
     if count > len(run.examples):
-        raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test images.")
+        raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test {run.kind}.")
     chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
     originals = run.examples[chosen]
     batch = Batch(originals, None if run.contexts is None else run.contexts[chosen], observed(originals))

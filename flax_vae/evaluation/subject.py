@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from flax_vae import __version__
 from flax_vae.batches import Batch, batch_size_of, take, unpack
-from flax_vae.data import Examples, draw_binary, is_binary
+from flax_vae.data import Examples, draw_binary, example_noun, is_binary
 from flax_vae.data.arrays import open_npz
 from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
@@ -214,7 +214,9 @@ def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
         train = replace(train, x=draw_binary(train.x, (run.config.binarize_seed, 0)))
     rebinarized, chosen = None, random_indices(test, plan.num_images, plan.seed)
     if len(chosen) < 2:
-        raise UserError(f"{test.name} has one test image: figures need at least two to have a standard error.")
+        raise UserError(
+            f"{test.name} has one test {example_noun(test.kind)}: figures need at least two to have a standard error."
+        )
     batch = data.batch(test)
     if (mode := plan.binarize or run.config.binarize) != "none":
         seed = run.config.binarize_seed if plan.binarize is None else plan.binarize_seed

@@ -18,12 +18,12 @@ _TITLES = ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active
 _IW_BOUND, _NO_FIGURE = _TITLES.index("IW bound"), "-"
 
 
-def show(record: Record) -> None:
-    """Print an evaluation as a table, one row for each figure."""
+def show(record: Record, kind: str = "images") -> None:
+    """Print an evaluation on examples of a kind as a table, one row for each figure."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, show_header=False)
-    for figure in report(record):
+    for figure in report(record, kind):
         table.add_row(figure.name, _value(figure), _remarks(figure))
     print_table(table)
     if record["alarm"]:
@@ -45,7 +45,7 @@ def summary(run: StoredRun) -> str:
         for module, arrays in modules.items()
     ]
     metrics = [(name, f"{value:.6g}", "") for name, value in run.record.items()]
-    figures = [(figure.name, _value(figure), _remarks(figure)) for figure in report(evaluation_of(run) or {})]
+    figures = [(figure.name, _value(figure), _remarks(figure)) for figure in report(evaluation_of(run) or {}, run.kind)]
     lines = [repr(run)]
     for title, rows in (("Parameters", parameters), ("Metrics", metrics), ("Evaluation", figures)):
         if rows:
@@ -78,6 +78,10 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
         print_result(line)
     if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
+    first, *others = runs
+    if differing := [printable(str(run)) for run in others if run.data_checksums() != first.data_checksums()]:
+        names = f"{printable(str(first))} and {', '.join(differing)}"
+        log(f"WARNING: the data checksums of {names} differ: losses on different data cannot be compared.")
     save_figure(picture, plot_comparison(curves))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_vae.data import example_noun
 from flax_vae.evaluation.figures import report
 from flax_vae.evaluation.run import Run
 from flax_vae.export.formats import Format
@@ -71,18 +72,18 @@ def _front_matter(run: Run, title: str, format: Format) -> str:
     """Return the metadata as YAML, with values written as JSON, which is a subset of YAML."""
     tags = ["variational-autoencoder", "vae", "jax", "flax", format.name]
     data: dict[str, Any] = {"license": "mit", "library_name": "flax_vae", "tags": tags, "pipeline_tag": _TASK}
-    if metrics := _metrics(evaluation_of(run)):
+    if metrics := _metrics(run):
         dataset = {"name": _dataset(run), "type": _dataset(run), "split": "test"}
         result = {"task": {"type": _TASK}, "dataset": dataset, "metrics": metrics}
         data["model-index"] = [{"name": title, "results": [result]}]
     return "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in data.items())
 
 
-def _metrics(evaluation: Record | None) -> list[Record]:
-    """Return the figures of an evaluation that have a type on the hub, in its format."""
+def _metrics(run: Run) -> list[Record]:
+    """Return the figures of a run's evaluation that have a type on the hub, in its format."""
     return [
         {"type": figure.key, "name": f"{figure.title or figure.name}, {figure.unit}".strip(", "), "value": figure.value}
-        for figure in report(evaluation or {})
+        for figure in report(evaluation_of(run) or {}, run.kind)
         if figure.key
     ]
 
@@ -94,9 +95,9 @@ def _figures(run: Run) -> str:
         return "Not evaluated."
     count, binarize = evaluation["images"], evaluation["binarize"]
     pixels = "" if binarize == "none" else f", binarised once with seed {evaluation['binarize_seed']}"
-    values = {metric["name"]: metric["value"] for metric in _metrics(evaluation)}
+    values = {metric["name"]: metric["value"] for metric in _metrics(run)}
     table = _table((name, f"{value:.4g}" if abs(value) < 10 else f"{value:.2f}") for name, value in values.items())
-    return f"Measured by `flax-vae evaluate` on {count:,} test images{pixels}.\n\n{table}"
+    return f"Measured by `flax-vae evaluate` on {count:,} test {example_noun(run.kind)}s{pixels}.\n\n{table}"
 
 
 def _model_rows(run: Run) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from flax_vae.data import is_binary
+from flax_vae.data import example_noun, is_binary
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
 from flax_vae.runs.config import Config
@@ -53,8 +53,9 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
     if levels == 2 and not is_binary(data.held_out.x):
         log(
-            "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, "
-            "but it is not a density; compare it only with the same loss, or choose another likelihood."
+            f"Bernoulli likelihood on {'grey' if data.train.kind == 'images' else 'continuous'} values: the loss is "
+            f"their cross-entropy, in nats per {example_noun(data.train.kind)}. It trains well, but it is not a "
+            "density; compare it only with the same loss, or choose another likelihood."
         )
 
 
@@ -74,6 +75,7 @@ class Report:
         """
         training, first_step, records = members[0].training, int(furthest.state.step), furthest.directory.metrics()
         self.clock = Clock(records[-1]["seconds"] if records else 0.0)
+        self.speed_unit = f"{example_noun(training.data.train.kind)}s/s"
         self.members = members_by_label([member.training.config for member in members])
         self.directories, self.monitor = [member.directory for member in members], training.config.monitored
         self.epochs, self.steps_per_epoch = training.config.epochs, training.steps_per_epoch
@@ -108,7 +110,7 @@ class Report:
         first = next(iter(metrics.values()), {})  # empty if the last member has just diverged
         names = [name for name in ("loss", "elbo", "rate", "distortion") if name in first]
         shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
-        terms = "  ".join([*shown, f"{self.clock.images_per_second():,.0f} images/s"])
+        terms = "  ".join([*shown, f"{self.clock.images_per_second():,.0f} {self.speed_unit}"])
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, epoch=epoch, terms=terms)
 
@@ -121,7 +123,7 @@ class Report:
         for label, members in self.members.items():
             if group := {member: records[member] for member in members if member in records}:
                 best = all(self.directories[member].best_step() == group[member]["step"] for member in group)
-                line = epoch_line([*group.values()], label, self.epochs, self.monitor, best)
+                line = epoch_line([*group.values()], label, self.epochs, self.monitor, best, self.speed_unit)
                 self.console.print(line, highlight=False, soft_wrap=True)
                 self.console.file.flush()
 
@@ -165,7 +167,9 @@ def _progress_bar(console: Any, visible: bool) -> Any:
     )
 
 
-def epoch_line(records: Sequence[Record], label: str, epochs: int, monitor: str, best: bool) -> str:
+def epoch_line(
+    records: Sequence[Record], label: str, epochs: int, monitor: str, best: bool, speed_unit: str = "images/s"
+) -> str:
     """Return the line of an epoch: metrics, or their mean ± standard deviation over the seeds of a label.
 
     Args:
@@ -174,6 +178,7 @@ def epoch_line(records: Sequence[Record], label: str, epochs: int, monitor: str,
         epochs: the number of epochs of the training.
         monitor: the metric that chooses the best epoch.
         best: True if this epoch is the best so far.
+        speed_unit: the unit of the speed.
     """
     first, held_out = records[0], held_out_set(records[0])
     names = [name for name in first if name.startswith(("train_", f"{held_out}_"))]
@@ -190,7 +195,7 @@ def epoch_line(records: Sequence[Record], label: str, epochs: int, monitor: str,
         "best" if best else "",
         f"{len(records)} seeds" if len(records) > 1 else "",
         f"{skipped:.2%} of the steps skipped" if skipped else "",
-        f"{first['images_per_second']:,.0f} images/s",
+        f"{first['images_per_second']:,.0f} {speed_unit}",
         f"{first['seconds']:.0f} s",
     ]
     return "  ".join(filter(None, parts))

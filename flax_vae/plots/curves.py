@@ -8,12 +8,13 @@ import numpy as np
 from flax_vae.plots.style import GREY, INK, SETS, Axes, Figure, add_heading, make_panels
 
 
-def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_curves(metrics: Sequence[Mapping[str, Any]], example: str = "image") -> Figure:
     """Draw the loss over epochs, and the rate and the distortion if they are reported, in nats per image.
 
     Args:
         metrics: the records of metrics.jsonl, with `epoch` and any of loss, rate and distortion of the sets, such as
             `train_loss` and `test_rate`.
+        example: the noun for an example.
     """
     terms = [name for name in ("rate", "distortion") if any(f"{s}_{name}" in row for s in SETS for row in metrics)]
     layout = [["loss", name] for name in terms] or [["loss"]]
@@ -25,7 +26,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         panels[name].set_xlabel("")
     if notes["loss"]:
         panels["loss"].legend(frameon=False, loc="upper right", labelcolor=INK)
-        notes["loss"] += f" nats per image after epoch {metrics[-1]['epoch']}"
+        notes["loss"] += f" nats per {example} after epoch {metrics[-1]['epoch']}"
     return add_heading(panels["loss"], "Loss", notes["loss"])
 
 
@@ -51,6 +52,7 @@ def plot_evaluation(
     dimension_rates: Sequence[float] | None,
     layer_rates: Sequence[float] = (),
     quantity: str = "log p(x)",
+    example: str = "image",
 ) -> Figure:
     """Draw the importance-weighted bound over its number of samples, and the rates of layers or dimensions.
 
@@ -59,6 +61,7 @@ def plot_evaluation(
         dimension_rates: rates of the latent dimensions, drawn if there is a single layer.
         layer_rates: rates of the layers, drawn if there are several.
         quantity: the quantity that is bounded.
+        example: the noun for an example.
     """
     by_layer = len(layer_rates) > 1
     rates = layer_rates if by_layer else sorted(dimension_rates or (), reverse=True)
@@ -69,14 +72,15 @@ def plot_evaluation(
     ax.set_xscale("log")
     ax.set_xticks(counts, [f"{count:,}" for count in counts])
     ax.set_xticks([], minor=True)
-    ax.set_xlabel("samples per image")
+    ax.set_xlabel(f"samples per {example}")
     if rates:
         panels["rates"].bar(range(1, len(rates) + 1), rates, color=SETS["train"], width=0.8)
         panels["rates"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
         panels["rates"].set_xlabel("layers, top first" if by_layer else "latent dimensions, highest rate first")
         title = f"Rate by {'layer' if by_layer else 'dimension'}"
-        add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per image in total")
-    note = f"{bounds[-1]['log_likelihood']:,.2f} nats per image, the mean over {bounds[-1]['images']:,} images"
+        add_heading(panels["rates"], title, f"{sum(rates):.2f} nats per {example} in total")
+    bound, count = bounds[-1]["log_likelihood"], bounds[-1]["images"]
+    note = f"{bound:,.2f} nats per {example}, the mean over {count:,} {example}s"
     return add_heading(ax, f"IW bound on {quantity}", note)
 
 

@@ -179,6 +179,7 @@ def test_seeds_are_trained_together_and_summarised(
         (["--resume", "absent", "--seeds", "3"], "leave out --out, --seeds"),
         (["--prior", "vampp"], "my_module:my_prior. Did you mean vamp?"),
         (["--kl-warmup-epochs", "99"], "do not fit in"),
+        (["--objective", "elbo(beta=warmup(steps=2))"], "--objective warmup(steps=2): got an unexpected keyword"),
         (["--coordinator", "host"], '--coordinator host: write "host:port"'),
         (["--num-processes", "2"], "--num-processes and --process-id need --coordinator"),
     ],
@@ -209,6 +210,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         (["RUN", "--temperature", "0"], "--temperature must be greater than 0"),
         (["RUN", "--label", "3"], "--label 3: the run is not conditional"),
         (["RUN", "--out", "a.jpeg"], "ends in .png"),
+        (["RUN", "--out", "a.npy"], "makes images: name a file that ends in .png"),
         (["RUN", "--out", "absent/a.png"], "not a directory to write a.png to"),
     ],
 )

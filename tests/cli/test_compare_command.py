@@ -12,10 +12,11 @@ from flax_vae.runs.config_file import write_config
 EVALUATION = {"importance_weighted": [{"log_likelihood": -228.85}], "latent_dim": 40, "active_units": 32}
 
 
-def make_run(name: str, *, evaluated: bool, **terms: float) -> str:
+def make_run(name: str, *, evaluated: bool, checksum: str = "a", **terms: float) -> str:
     """Make a run as far as `compare` reads it."""
     Path(name).mkdir(parents=True)
     write_config(Path(name, "config.json"), Config(epochs=400), (28, 28, 1))
+    Path(name, "provenance.json").write_text(json.dumps({"data": {"train": checksum, "test": checksum}}))
     record = {"epoch": 388, "step": 5, "seconds": 12345.0, "test_loss": 1234.5, **terms}
     Path(name, "metrics.jsonl").write_text(json.dumps(record) + "\n")
     if evaluated:
@@ -46,6 +47,23 @@ def test_names_and_numbers_are_whole_at_usual_widths(
     assert words == (beside if width >= 120 else above)
     assert len({len(line) for line in lines if "epoch" in line or "/400" in line}) == 1  # columns are aligned
     assert err == f"Not evaluated: {second}. flax-vae evaluate RUN measures the last three columns.\n"
+
+
+def test_runs_of_different_data_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their losses stand side by side as if they could be compared."""
+    monkeypatch.chdir(tmp_path)
+    for name, checksum in {"a": "1", "b": "1", "c": "2"}.items():
+        make_run(name, evaluated=True, checksum=checksum)
+    warnings = []
+    for runs in (["a", "b"], ["a", "b", "c"]):
+        assert main(["compare", *runs]) == 0
+        warnings.append(capsys.readouterr().err)
+    assert warnings == [
+        "",
+        "WARNING: the data checksums of a and c differ: losses on different data cannot be compared.\n",
+    ]
 
 
 def test_files_that_a_pattern_names_are_skipped(

@@ -4,6 +4,7 @@ The kind of fault is a command that assumes images.
 """
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from flax_vae import Config, Plan, UserError, evaluate, fit, load_images, load_run, resume, write_run
 from flax_vae.cli.main import main
+from flax_vae.evaluation.tables import show
 from flax_vae.explore.write import write_explorer
 from flax_vae.export.directory import export_run
 
@@ -42,8 +44,13 @@ def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys
     """The loss falls, the figures are finite, and a file of the run gives the same samples."""
     assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"] - 1
     record = evaluate(run.directory, Plan(num_samples=(20,), num_images=20))
+    show(record, run.kind)
+    out, err = capsys.readouterr()
+    assert "nats per example" in out
+    assert "choice of 20 examples" in out
+    assert "image" not in out
     assert record["frechet"] is None
-    assert re.search(r"Left out \(frechet\): the training (vectors|counts) are not images", capsys.readouterr().err)
+    assert re.search(r"Left out \(frechet\): the training (vectors|counts) are not images", err)
     assert record["bits_per_dim"] is None
     assert record["accuracy"].keys() == {"nearest_neighbours", "linear"}
     samples = np.asarray(run.sample(200))
@@ -61,11 +68,53 @@ def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys
 @pytest.mark.parametrize("mode", ["prior", "reconstruct", "interpolate", "traverse", "grid"])
 def test_samples_of_vectors_are_written_as_arrays(run, mode: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["sample", str(run.directory), "--mode", mode, "--num-samples", "4"]) == 0
+    words = [] if mode == "prior" else ["-o", f"{mode}.npy"]
+    assert main(["sample", str(run.directory), "--mode", mode, "--num-samples", "4", *words]) == 0
     (path,) = tmp_path.iterdir()
-    assert path.name == "samples.npy"
+    assert path.name == ("samples.npy" if mode == "prior" else f"{mode}.npy")
     assert np.load(path).shape[1:] == (6,)
     assert np.isfinite(np.load(path)).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-o", "v.png"], "--out v.png: .* makes vectors: name a file that ends in .npy"),
+        (["-o", "v.jpeg"], "--out v.jpeg: name a file that ends in .png"),
+        (["-o", "new.npy", "--npy", "other.npy"], "--out new.npy and --npy other.npy both name the file of vectors"),
+        (["-o", "v.npy"], "--out v.npy already exists"),
+    ],
+)
+def test_a_file_that_cannot_hold_vectors_is_refused(run, words: list[str], message: str, tmp_path, monkeypatch, capsys):
+    """No file that the user did not name is written or mentioned."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flax_vae.cli.sample.MODES.make", None)  # no work starts
+    Path("v.npy").write_text("mine")
+    assert main(["sample", str(run.directory), *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_training_on_vectors_counts_examples_and_names_a_command_that_works(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """With a part of the user's own, and names that a shell would take apart."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("jax.config.update", lambda *_: None)  # JAX has fixed the devices of this process
+    Path("own_prior.py").write_text(
+        "from flax_vae import StandardNormal\n\nclass Prior(StandardNormal):\n    a: int = 1\n"
+    )
+    np.save("table.npy", VECTORS)
+    words = ["--dataset", "table.npy", "--likelihood", "normal", "--prior", "own_prior:Prior(a=2)", "--epochs", "1"]
+    small = ["--preset", "tutorial_dense(features=(16,))", "--min-steps", "0"]
+    assert main(["train", *words, *small, "--out", "my run"]) == 0
+    out, err = capsys.readouterr()
+    assert "examples/s" in out
+    assert "image" not in out + err
+    line, _, command = out.splitlines()[-1].partition("; sample with flax-vae ")
+    assert line == "my run: curves are in my run/pictures"
+    assert main(shlex.split(command)) == 0
 
 
 def test_commands_of_images_are_refused(run, tmp_path: Path, capsys) -> None:
@@ -80,6 +129,8 @@ def test_an_export_of_vectors_has_no_pictures(run, tmp_path: Path) -> None:
     assert "model.safetensors" in files
     assert not {name for name in files if name.endswith(".png")}
     assert "vectors of 6 values" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(UserError, match=r"out is not a run directory: .* Name the file .*model\.safetensors instead"):
+        load_run(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

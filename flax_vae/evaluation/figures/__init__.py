@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from flax_vae.calls import parse
+from flax_vae.data import example_noun
 from flax_vae.evaluation.subject import Subject
 from flax_vae.models.protocol import provides
 from flax_vae.parts import Parts, import_siblings
@@ -86,11 +87,18 @@ def measure(metric: str, subject: Subject) -> Any:
         ) from None
 
 
-def report(record: Record) -> Figures:
-    """Yield the figures of an evaluation.json, which an earlier version may have written."""
+def report(record: Record, kind: str = "images") -> Figures:
+    """Yield the figures of an evaluation.json, which an earlier version may have written.
+
+    Args:
+        record: the contents of the file.
+        kind: the kind of the examples. Figures are written in terms of images, and count examples of another kind.
+    """
     for name in in_order():
         if name in record and (figures := METRICS.facts[name].get("figures")):
-            yield from figures(record)
+            for figure in figures(record):
+                unit, note = (text.replace("image", example_noun(kind)) for text in (figure.unit, figure.note))
+                yield figure._replace(unit=unit, note=note)
     for name in filter(lambda name: ":" in name, record):  # metrics of the user's own
         value = record[name]
         for part, number in value.items() if isinstance(value, dict) else [("", value)]:
