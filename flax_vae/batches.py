@@ -146,8 +146,10 @@ def _refuse_other_mask(batch: Batch) -> None:
     if batch.mask is None:
         return
     of_mask, of_x = (jax.tree.map(lambda leaf: tuple(leaf.shape), tree) for tree in (batch.mask, batch.x))
-    if of_mask != of_x or any(leaf.dtype != bool for leaf in jax.tree.leaves(batch.mask)):
+    if of_mask != of_x:
         raise UserError(f"`mask` must be bool and have the shape of x, which is {of_x}, not {of_mask}.")
+    if other := {str(leaf.dtype) for leaf in jax.tree.leaves(batch.mask)} - {"bool"}:
+        raise UserError(f"`mask` must be bool, True where x was observed, not {other.pop()}.")
 
 
 def checked(*names: str) -> Callable[[Function], Function]:

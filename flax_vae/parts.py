@@ -40,7 +40,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         """Start with an empty registry.
 
         Args:
-            kind: the argument of `Config` that names a part of this kind, such as "prior".
+            kind: the argument of `Config` in which a part of this kind is written, such as "prior".
             supplied: arguments that the package supplies; each maker gets those in its signature.
             unless_written: arguments that the package supplies unless users write them.
             made: the type of the parts, and its name in errors: `(nn.Module, "a Linen module")`.

@@ -1,9 +1,13 @@
 """Run a command and turn its errors into messages and exit codes."""
 
 import re
+import sys
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import jax
+import tyro
 
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.system.console import escape_unencodable_output, log, print_result
@@ -17,23 +21,24 @@ from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrup
 _FLAGS = {"model": "preset", "labels": "label"}
 
 
-def run_command(parse: Callable[[], Callable[[], None]], doc: str | None = None) -> int:
+def run_command(parse: Callable[[], Callable[[], None]], command: type | None = None) -> int:
     """Parse a command line, run the command and return the exit code: 2 for bad input, 128 + n after signal n.
 
     Args:
         parse: reads the arguments and returns the command; exits after printing the help or an error of syntax.
-        doc: the docstring of the command's module, whose examples are printed below the help.
+        command: the class of the command. Errors name its flags, and below its help are the examples in the docstring
+            of its module.
     """
     try:
         raise_interrupts()
         escape_unencodable_output()
         _call(parse)
     except SystemExit as done:
-        if done.code == 0 and doc:
-            print_result("\nexamples:" + doc.partition("\nexamples:")[2])
+        if done.code == 0 and command:
+            print_result("\nexamples:" + str(sys.modules[command.__module__].__doc__).partition("\nexamples:")[2])
         raise
     except UserError as error:
-        log(f"error: {with_flags(str(error))}")
+        log(f"error: {_with_flags(str(error), command)}")
         return 2
     except ProcessLost as error:
         log(f"error: {error}")
@@ -73,6 +78,24 @@ def _call(parse: Callable[[], Callable[[], None]]) -> None:
         raise
 
 
-def with_flags(message: str) -> str:
-    """Replace each argument name in backquotes by its flag: `batch_size` becomes --batch-size."""
-    return re.sub("`([a-z_]+)`", lambda name: "--" + _FLAGS.get(name[1], name[1].replace("_", "-")), message)
+def _flags_of(command: Any) -> set[str]:
+    """Return the names of a command's arguments that are flags; those of its groups are flags as well."""
+    names: set[str] = set()
+    for field in fields(command):
+        kind = getattr(field.type, "__origin__", field.type)
+        if is_dataclass(kind):
+            names |= _flags_of(kind)
+        elif tyro.conf.Positional not in getattr(field.type, "__metadata__", ()):
+            names.add(field.name)
+    return names
+
+
+def _with_flags(message: str, command: type | None) -> str:
+    """Replace each argument in backquotes that is a flag of the command: `batch_size` becomes --batch-size."""
+    flags = _flags_of(command) if command else ()
+
+    def flag(name: re.Match[str]) -> str:
+        argument = _FLAGS.get(name[1], name[1])
+        return "--" + argument.replace("_", "-") if argument in flags else name[0]
+
+    return re.sub("`([a-z_]+)`", flag, message)

@@ -28,5 +28,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = (tyro.conf.DisallowNone,)
     return run_command(
         lambda: tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="flax-vae", args=argv, config=config),
-        command and sys.modules[command.__module__].__doc__,
+        command,
     )

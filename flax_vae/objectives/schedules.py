@@ -11,7 +11,7 @@ from flax_vae.parts import Parts
 from flax_vae.system.errors import UserError
 from flax_vae.system.settings import by_default
 
-WEIGHTS = Parts("weight", supplied=("steps_per_epoch", "total_steps"))
+WEIGHTS = Parts("objective", supplied=("steps_per_epoch", "total_steps"))  # they are arguments of an objective
 Schedule = Annotated[float | Array | Callable[[Array], Array], WEIGHTS]
 
 
@@ -53,9 +53,13 @@ class Cyclical:
 
 
 @WEIGHTS.register("warmup")
-def warmup(steps_per_epoch: int, epochs: float, weight: float = 1.0) -> Warmup:
+def warmup(steps_per_epoch: int, total_steps: int, epochs: float, weight: float = 1.0) -> Warmup:
     """A rise from 0 to `weight` over the first `epochs` epochs (Bowman et al. 2016)."""
-    return Warmup(_steps(epochs, steps_per_epoch), weight)
+    steps = _steps(epochs, steps_per_epoch)
+    if steps > total_steps:
+        training = _epochs(total_steps, steps_per_epoch)
+        raise ValueError(f"a rise over {epochs:g} epochs does not fit in a training of {training}")
+    return Warmup(steps, weight)
 
 
 @WEIGHTS.register("cyclical")
@@ -63,7 +67,8 @@ def cyclical(steps_per_epoch: int, total_steps: int, epochs: float, cycles: int 
     """A rise from 0 to `weight` over `epochs` epochs, `cycles` times in the training (Fu et al. 2019)."""
     steps, period = _steps(epochs, steps_per_epoch), total_steps // cycles
     if steps > period:
-        raise ValueError(f"{cycles} cycles of {steps} steps do not fit in the {total_steps} steps of the training")
+        training = _epochs(total_steps, steps_per_epoch)
+        raise ValueError(f"{cycles} cycles of {epochs:g} epochs do not fit in a training of {training}")
     return Cyclical(steps, period, cycles, weight)
 
 
@@ -72,6 +77,12 @@ def _steps(epochs: float, steps_per_epoch: int) -> int:
     if epochs < 0:
         raise ValueError("epochs must be at least 0")
     return round(epochs * steps_per_epoch)
+
+
+def _epochs(total_steps: int, steps_per_epoch: int) -> str:
+    """Return the length of a training in words."""
+    epochs = total_steps // steps_per_epoch
+    return f"{epochs:,} epoch{'s' if epochs > 1 else ''}"
 
 
 def refuse_unfinished(objective: Any, total_steps: int) -> None:

@@ -2,22 +2,54 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tyro
 from saved_files import unpack_saved_files
 
+from flax_vae.cli.arguments import RunPath
 from flax_vae.cli.exits import run_command
 from flax_vae.system.errors import UserError
 
 
-def test_an_error_names_flags_where_python_names_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        raise UserError("`learning_rate` must be above 0, not -1: `A b` and `run.json` are no names of arguments.")
+@dataclass(frozen=True)
+class Group:
+    """Flags of a command that are shown together."""
 
-    assert run_command(lambda: fail) == 2
-    message = "error: --learning-rate must be above 0, not -1: `A b` and `run.json` are no names of arguments.\n"
-    assert capsys.readouterr().err == message
+    learning_rate: float = 1.0
+    label: str = ""
+    preset: str = ""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A command that fails."""
+
+    run: RunPath
+    message: str
+    objective: tyro.conf.OmitArgPrefixes[Group] = field(default_factory=Group)
+
+    def __call__(self) -> None:
+        """Fail."""
+        raise UserError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("`learning_rate` must be above 0", "--learning-rate must be above 0"),
+        ("`labels` and `model`", "--label and --preset"),
+        ("`A b`, `run.json`, `run`, `objective` and `mask`", "`A b`, `run.json`, `run`, `objective` and `mask`"),
+    ],
+)
+def test_an_error_names_flags_where_python_names_arguments(
+    message: str, shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name in backquotes becomes a flag only if the command has it."""
+    assert run_command(lambda: Failing(Path("run"), message), Failing) == 2
+    assert capsys.readouterr().err == f"error: {shown}\n"
 
 
 COMMANDS = [

@@ -196,9 +196,12 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     model, shape, batch = CASES["normal vectors, half of them missing"]
     params = init(model, KEY, shape)
     x = np.zeros((N, 7), np.float32)
-    for mask in (batch.mask[:, :1], batch.mask.astype(np.float32), {"x": batch.mask}):
+    shaped = "`mask` must be bool and have the shape of x"
+    typed = "`mask` must be bool, True where x was observed, not float32"
+    masks = [(batch.mask[:, :1], shaped), ({"x": batch.mask}, shaped), (batch.mask.astype(np.float32), typed)]
+    for mask, message in masks:
         for use in (encode, jax.jit(encode, static_argnums=0)):  # on the host, and while tracing
-            with pytest.raises(UserError, match="`mask` must be bool and have the shape of x"):
+            with pytest.raises(UserError, match=message):
                 use(model, params, Batch(x, mask=mask))
     with pytest.raises(UserError, match="pass finite floats"):  # NaN where it was observed
         encode(model, params, replace(batch, mask=np.ones_like(batch.mask)))

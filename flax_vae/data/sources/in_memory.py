@@ -1,5 +1,6 @@
 """Examples from arrays of the user's own, which a run stores beside its other files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[E
     Raises:
         UserError: the array holds neither images nor vectors, or the number of labels differs.
     """
+    if isinstance(x, str | Path | Mapping):
+        raise UserError(
+            f"{_WHERE} is a {type(x).__name__}; pass the images or vectors as one array; the name or the path of a "
+            "data set is Config(dataset=...)."
+        )
     if isinstance(x, tuple):
         raise UserError(f"{_WHERE} is a tuple; pass the images or vectors as one array, and their labels as `labels`.")
     if isinstance(x, Examples):
