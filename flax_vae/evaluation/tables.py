@@ -78,11 +78,17 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
         print_result(line)
     if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
-    first, *others = runs
-    if differing := [printable(str(run)) for run in others if run.data_checksums() != first.data_checksums()]:
-        names = f"{printable(str(first))} and {', '.join(differing)}"
-        log(f"WARNING: the data checksums of {names} differ: losses on different data cannot be compared.")
+    _warn_of_different_data([run for run in runs if (run.path / "provenance.json").exists()])
     save_figure(picture, plot_comparison(curves))
+
+
+def _warn_of_different_data(runs: Sequence[RunDirectory]) -> None:
+    """Name the runs that were trained on other data than the first one."""
+    checksums = {printable(str(run)): run.data_checksums() for run in runs}
+    first = next(iter(checksums), "")
+    if others := [name for name in checksums if checksums[name] != checksums[first]]:
+        names = f"{first} and {', '.join(others)}"
+        log(f"WARNING: the data checksums of {names} differ: losses on different data cannot be compared.")
 
 
 def _value(figure: Figure) -> str:

@@ -76,7 +76,7 @@ def test_bad_folders(tmp_path):
     (tmp_path / "bad/cat").rmdir()
     refused("bad: no images")
     save(tmp_path / "bad/a.png", picture(0))
-    refused("single image")
+    refused("a single example")
     save(tmp_path / "bad/b.png", picture(1, (3, 9, 3)))
     refused(r"a.png has height 6 and width 5, .*b.png has 3 and 9; pass `image_size`")
     (tmp_path / "bad/b.png").write_bytes(cut((tmp_path / "bad/a.png").read_bytes()))
