@@ -14,6 +14,7 @@ from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
 from flax_vae.models.checks import freeze_networks, refuse_other_latents, refuse_other_output, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
+from flax_vae.models.likelihoods import with_event_ndim
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
 from flax_vae.models.protocol import Inference, Layer, RandomKey, Temperature
 from flax_vae.nn import layers
@@ -117,7 +118,7 @@ class Ladder(Module):
         z, top = pair_with_priors(draw(self._top_posterior(maps)), self.prior())
         below, output = self.decoder(with_context(z, self.context()).astype(self.dtype), maps, choose)
         refuse_other_output(self.likelihood, output.shape[-3:], x.shape[1:])
-        return Inference(top + below, masked(self.likelihood(output), self.mask()))
+        return Inference(top + below, masked(with_event_ndim(self.likelihood(output), 3), self.mask()))
 
     def decode_top(self, z: Float[Array, "n d"], choose: Callable[[int, Normal], Array]) -> Distribution:
         """Return p(x | z), batch shape "n", for latents of the top.
@@ -130,7 +131,7 @@ class Ladder(Module):
             return z_l, prior.log_prob(z_l), prior
 
         _, output = self.decoder(with_context(z, self.context())[None].astype(self.dtype), None, choose_from_prior)
-        return self.likelihood(output[0])
+        return with_event_ndim(self.likelihood(output[0]), 3)
 
     def generate(self, key: RandomKey, num_samples: int, temperature: Temperature = 1.0) -> Distribution:
         """Return p(x | z) for `num_samples` draws z from the prior, with all scales times `temperature`."""

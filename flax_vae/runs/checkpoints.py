@@ -224,5 +224,6 @@ def _orbax() -> Any:
 
     sys.unraisablehook = show_others
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Task exception was "))
+    abandoned = ("Task exception was ", "unhandled exception during asyncio.run()")
+    logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith(abandoned))
     return orbax.checkpoint
