@@ -8,6 +8,7 @@ Text is read by `ast`, once, into a `Call`; nothing is evaluated. Only `import_m
 import ast
 import contextlib
 import functools
+import inspect
 import os
 import re
 import sys
@@ -104,6 +105,26 @@ def import_maker(call: Call) -> Callable[..., Any]:
         file = getattr(module, "__file__", module_name)  # a built-in module has no file
         raise UserError(f"{file} has no function or class {attribute}.")
     return maker
+
+
+def bind_arguments(what: str, function: Any, arguments: str, name: str, further: Call) -> dict[str, Any]:
+    """Return the arguments of a call of a function, by their names.
+
+    Args:
+        what: the function as the user gave it, for the message: "`objective` my_module:f".
+        function: the function, or an object that is called like one.
+        arguments: the names of its first arguments: "model, x, key, step".
+        name: its name in a call.
+        further: the arguments after them, as the user wrote them.
+
+    Raises:
+        UserError: the function cannot be called with these arguments.
+    """
+    try:
+        bound = inspect.signature(function).bind(*arguments.split(", "), *further.args, **dict(further.kwargs))
+    except (TypeError, ValueError) as error:  # a ValueError if a builtin has no signature
+        raise UserError(f"{what}: it is called as {name}({arguments}), but {error}.") from None
+    return dict(bound.arguments)
 
 
 def written(part: Any) -> str:

@@ -65,7 +65,7 @@ def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
 def last_operation(closed: ClosedJaxpr | Jaxpr, output: int = 0) -> str | None:
     """Return the name of the primitive that computes an output, apart from changes of shape and type.
 
-    Returns None if there is no such output, or if it is an input.
+    Return None if there is no such output, or if the output is an input.
     """
     jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
     equations = {variable: eqn for eqn in jaxpr.eqns for variable in eqn.outvars}

@@ -16,7 +16,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, TypeVar, get_args, get_type_hints
 
-from flax_vae.calls import OF_LINEN, Call, import_maker, parse
+from flax_vae.calls import OF_LINEN, Call, bind_arguments, import_maker, parse
 from flax_vae.literals import PLAIN, as_type, refuse_out_of_range
 from flax_vae.system.errors import UserError
 
@@ -228,26 +228,21 @@ class Parts(Mapping[str, Callable[..., Any]]):
         function, names = self.maker(call), self.called_with.split(", ")
         if not call.args and not call.kwargs:
             return self._checked(call, function)
-        try:
-            bound = inspect.signature(function).bind(*names, *call.args, **dict(call.kwargs))
-        except (TypeError, ValueError) as error:
-            raise self._called_wrongly(call, error) from None
-        return functools.partial(function, **dict(list(bound.arguments.items())[len(names) :]))
+        arguments = self._arguments(call, function, call)
+        return functools.partial(function, **dict(list(arguments.items())[len(names) :]))
 
     def _checked(self, call: Call, made: Any) -> Any:
         """Return a part if it has the type and the arguments of its kind."""
         if self.called_with and call.is_imported:
-            try:
-                inspect.signature(made).bind(*self.called_with.split(", "))
-            except (TypeError, ValueError) as error:
-                raise self._called_wrongly(call, error) from None
+            self._arguments(call, made, Call(call.name))
         if not isinstance(made, self.made[0]):
             raise UserError(f"`{self.kind}` {call} made an object of type {type(made).__name__}, not {self.made[1]}.")
         return made
 
-    def _called_wrongly(self, call: Call, error: Exception) -> UserError:
+    def _arguments(self, call: Call, function: Any, written: Call) -> dict[str, Any]:
+        """Return the arguments of a part that is a function: those of `called_with`, and those that are written."""
         name = call.name.partition(":")[2]
-        return UserError(f"`{self.kind}` {call}: it is called as {name}({self.called_with}), but {error}.")
+        return bind_arguments(f"`{self.kind}` {call}", function, self.called_with, name, written)
 
 
 def import_siblings(package: str, path: Iterable[str]) -> None:

@@ -68,7 +68,7 @@ class Sample:
         print_result(picture or array)
 
     def _files(self, run: Run) -> tuple[Path | None, Path | None]:
-        """Return the picture and the array to write; for vectors there is no picture, and --out names the array."""
+        """Return the paths of the picture and of the array; vectors have no picture, so --out names their array."""
         is_default, ending = self.out == Sample.out, ".png" if run.kind == "images" else ".npy"
         if not is_default and self.out.suffix.lower() != ending:
             raise UserError(f"--out {self.out}: {run.name} makes {run.kind}: name a file that ends in {ending}.")

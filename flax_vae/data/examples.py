@@ -86,8 +86,8 @@ def make_examples(
 
 
 def observed(x: np.ndarray | OnDisk) -> Bool[np.ndarray, "n ..."] | None:
-    """Return the mask of values that are not NaN; None if none is NaN."""
-    if not np.issubdtype(x.dtype, np.floating):
+    """Return the mask of values of vectors that are not NaN; None if none is NaN, and for images."""
+    if len(x.shape) != 2 or not np.issubdtype(x.dtype, np.floating):
         return None
     mask = ~np.isnan(np.asarray(x))
     return None if mask.all() else mask

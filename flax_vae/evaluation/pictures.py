@@ -97,11 +97,11 @@ def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds:
     directory.mkdir(exist_ok=True)
     quantity = "minus the cross-entropy" if record["not_a_likelihood"] else "log p(x)"
     rates = record["dimension_rates"], record["layer_rates"]
-    example = example_noun("images" if images.ndim == 4 else "vectors")
-    evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity, example)
+    kind = "images" if images.ndim == 4 else "vectors"
+    evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity, example_noun(kind))
     plots.save_figure(directory / "evaluation.png", evaluation)
-    order = np.argsort(-bounds)
-    if images.ndim != 4:  # vectors
+    if kind != "images":
         return
+    order = np.argsort(-bounds)
     shown = np.concatenate([order[:10], order[-10:]])
     plots.save_figure(directory / "extremes.png", plots.plot_extremes(images[shown], bounds[shown], quantity))

@@ -102,7 +102,7 @@ class Run(StoredRun):
         else:
             x = _array("x", x, self.examples.shape[1:])
             contexts = self._contexts(labels, len(x))
-        return Batch(x, contexts, observed(x) if x.ndim == 2 else None)
+        return Batch(x, contexts, observed(x))
 
     def _latent_shape(self) -> tuple[int, ...]:
         """Return the shape of the latents that `decode` takes."""

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from inspect import signature
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import jax
 import optax
 
 from flax_vae.batches import refuse_outside, unpack
-from flax_vae.calls import describe
+from flax_vae.calls import Call, bind_arguments, describe
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
 from flax_vae.models.binding import Params, with_dtype, with_remat
@@ -59,7 +58,8 @@ def own_parts(model: Any, objective: Any, optimizer: Any) -> Own:
     if optimizer is not None and not hasattr(optimizer, "update"):
         name = getattr(optimizer, "__name__", type(optimizer).__name__)
         raise UserError(f"`optimizer` {name} is not an Optax transformation, such as optax.adam(1e-3).")
-    _refuse_other_signature("objective", objective, "model, x, key, step")
+    if objective is not None:
+        _refuse_other_signature("objective", objective, OBJECTIVES.called_with)
     return Own(model, objective, optimizer)
 
 
@@ -75,16 +75,8 @@ def refuse_other_start(init: Any, callbacks: Any) -> None:
 
 
 def _refuse_other_signature(kind: str, function: Any, arguments: str) -> None:
-    """Raise UserError if a function is given that cannot be called with these arguments."""
-    if function is None:
-        return
     name = getattr(function, "__name__", type(function).__name__)
-    try:
-        signature(function).bind(*arguments.split(", "))
-    except TypeError as error:
-        raise UserError(f"`{kind}` {name} is called as {name}({arguments}), but {error}.") from None
-    except ValueError:  # a builtin has no signature
-        return
+    bind_arguments(f"`{kind}` {name}", function, arguments, name, Call(name))
 
 
 def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays | None = None) -> Training:

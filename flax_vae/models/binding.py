@@ -48,11 +48,7 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
     refuse_unhashable(model)
-    x = blank(shape)
-    tree = _init(model, key, x, context_dim)
-    if _has_own_networks(model):
-        _refuse_bad_evaluation(model, tree, x, context_dim)
-    return tree
+    return _init(model, key, blank(shape), context_dim)
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -67,7 +63,10 @@ def _init(model: nn.Module, key: Key[Array, ""], x: X, context_dim: int) -> Para
 
     created = nn.init(run_all, in_float32)({"params": init_key}, x)
     kept = {name: collection for name, collection in created.items() if name not in {"params", *_BOUND}}
-    return join_tree(created.get("params", {}), kept)
+    tree = join_tree(created.get("params", {}), kept)
+    if _has_own_networks(model):  # here, so that a model is traced for this once, not for each of its initialisations
+        _refuse_bad_evaluation(model, tree, x, context_dim)
+    return tree
 
 
 def _has_own_networks(model: nn.Module) -> bool:

@@ -47,7 +47,7 @@ class Failing:
 def test_an_error_names_flags_where_python_names_arguments(
     message: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A name in backquotes becomes a flag only if the command has it."""
+    """A name in backquotes becomes a flag only if the command has a flag of that name."""
     assert run_command(lambda: Failing(Path("run"), message), Failing) == 2
     assert capsys.readouterr().err == f"error: {shown}\n"
 
