@@ -31,7 +31,7 @@ _NAMES = "PNG, JPEG, WebP, BMP, GIF, TIFF or PPM"
 
 def is_visible(name: str) -> bool:
     """Return False for files and folders that programs hide beside the user's own, such as `.ipynb_checkpoints`."""
-    return not name.startswith(".") and name != "__MACOSX"
+    return not name.startswith(".") and name not in ("__MACOSX", "@eaDir")
 
 
 def list_images(folder: Path) -> list[tuple[Path, str | None]]:

@@ -9,8 +9,9 @@ from flax_vae.data.resizing import NamedImage
 from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 
-# Of white. Values of 4 bits in bytes, or of 12 bits in 16, are no brighter than this: their white is another number.
-_DARK = 17 / 255
+# Of white. Values of 4 bits in bytes, or of 12 bits in 16, are no brighter than the first: their white is another
+# number. Values of 6 bits in bytes, or of 14 in 16, are no brighter than the second: the images may also be dark.
+_BLACK, _DARK = 17 / 255, 64 / 255
 _CHUNK = 1024  # images converted at a time: the floats can exceed memory
 
 
@@ -24,7 +25,7 @@ def white_of(blocks: Iterable[np.ndarray], where: str) -> int:
         where: the name of the set in messages.
 
     Raises:
-        UserError: no pixel of the training images is bright.
+        UserError: the training images are nearly black.
     """
     brightest, white = 0.0, 255
     for block in blocks:
@@ -35,10 +36,12 @@ def white_of(blocks: Iterable[np.ndarray], where: str) -> int:
     if white == 255 and brightest == 1:
         log_once(f"{where}: all pixels are 0 or 1, which is read as black and white.")
         return 1
-    raise UserError(
-        f"{where}: the brightest training pixel is {brightest:.3g} of {white}, so the scale is unknown; multiply the "
-        f"pixels so that white is {white}{', or 65,535 in 16 bits' if white == 255 else ''}."
-    )
+    scale = f"{white}, or 65,535 in 16 bits" if white == 255 else str(white)
+    found = f"{where}: the brightest training pixel is {brightest:.3g} of {white}"
+    if brightest <= _BLACK * white:
+        raise UserError(f"{found}, so the scale is unknown; multiply the pixels so that white is {scale}.")
+    log_once(f"{found}. Unless the images are that dark, multiply the pixels so that white is {scale}.")
+    return white
 
 
 def to_bytes(images: np.ndarray, white: int, where: str) -> UInt8[np.ndarray, "n h w c"]:
@@ -56,7 +59,7 @@ def to_bytes(images: np.ndarray, white: int, where: str) -> UInt8[np.ndarray, "n
         if np.isnan(low):
             raise UserError(f"{where}: NaN among the pixels; replace them, or remove these images.")
         if images.dtype == np.uint8 and high > 1:
-            raise UserError(f"{where}: pixels up to {high}, though all training pixels are 0 or 1; use one scale.")
+            raise UserError(f"{where}: pixels up to {high}, but white is 1 in the training images; use one scale.")
         if low < 0 or high > 1:
             advice = "divide by the largest value" if low >= 0 else "map them there, from [-1, 1] by (x + 1) / 2"
             raise UserError(

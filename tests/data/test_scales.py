@@ -80,7 +80,7 @@ def test_the_training_images_decide(store: Callable, tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_images(store(tmp_path / "a", bright), "test").x[..., 0], MASKS[18:])
     mixed = MASKS.copy()
     mixed[18:] = 200
-    with pytest.raises(UserError, match="pixels up to 200, though all training pixels are 0 or 1"):
+    with pytest.raises(UserError, match="pixels up to 200, but white is 1 in the training images"):
         load_images(store(tmp_path / "b", mixed), "test")
 
 
@@ -101,6 +101,14 @@ def test_images_whose_white_is_unknown_are_refused(kind: str, tmp_path: Path) ->
     for read in (load_images, lambda name: prepare_images(name, tmp_path / "out")):
         with pytest.raises(UserError, match=f"the brightest training pixel is {line}"):
             read(name)
+
+
+@pytest.mark.parametrize("store", [npy, png])
+def test_dark_images_are_named(store: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """The kind: values of 14 bits in 16, or of 6 in 8, which may be dark images as well."""
+    images = DARK * 4 if store is png else (DARK // 64).astype(np.uint8)
+    load_images(store(tmp_path / "images", images))
+    assert "the brightest training pixel is 63 of 255. Unless the images are that dark, mult" in capsys.readouterr().err
 
 
 def test_16_bits_become_their_high_bytes(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from flax_vae.system.errors import UserError
 _IMAGES = ("", "x", "image", "images", "img", "imgs", "data", "pixels")
 _LABELS = ("y", "label", "labels", "target", "targets")
 _CHANNELS = (1, 2, 3, 4)
-_LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2)}  # others than "n h w c", with their transposes to it
+# Layouts other than "n h w c", with their transposes to it.
+_LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2), "c h w n": (3, 1, 2, 0)}
 _BLOCK = 1024  # images that are checked at a time
 
 
@@ -156,7 +157,24 @@ def check_images(array: np.ndarray, where: str) -> np.ndarray:
                     f"{where}: images of shape {array.shape} would have {array.shape[-1]} channels, and look like "
                     f'"{layout}"; save x.transpose{axes}, which is "n h w c".'
                 )
+    if array.ndim == 3:
+        _refuse_other_layout(array.shape, where)
     return array[..., None] if array.ndim == 3 else array
+
+
+def _refuse_other_layout(shape: tuple[int, ...], where: str) -> None:
+    """Raise UserError for grey images that look like "h w n", or flattened; as "n h w 1" they are accepted."""
+    number, height, width = shape
+    if number == height != width:
+        likely, advice = '"h w n"', "save x.transpose(2, 0, 1)"
+    elif 1 in (height, width):
+        likely, advice = "flattened images", "reshape them to (n, h, w)"
+    else:
+        return
+    raise UserError(
+        f"{where}: {number:,} images of {height}x{width} look like {likely}; {advice}, or x[..., None] if they are "
+        "what they seem."
+    )
 
 
 def number_labels(

@@ -50,6 +50,7 @@ def list_splits(root: Path) -> tuple[Files, Bool[np.ndarray, " n"]]:
     """
     parts = _split_folders(root)
     base = root / parts.get("train", "")
+    _refuse_splits_of_classes(base)
     files = list_images(base)
     if "test" not in parts:
         return files, nine_to_one(len(files), "test", str(base))
@@ -59,15 +60,19 @@ def list_splits(root: Path) -> tuple[Files, Bool[np.ndarray, " n"]]:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """Return the names of the folders that are the splits "train" and "test", if there are any."""
+    """Return the names of the folders that are the splits "train" and "test", if there are any.
+
+    Names with other words, such as `train2017`, are those of splits if all folders have such names.
+    """
     names, found = [path.name for path in sorted(root.iterdir()) if is_visible(path.name)], defaultdict(list)
-    for name in names:
-        split, rest = split_and_rest(name)
-        if split and rest in ("", "set", "data", "images") and (root / name).is_dir():
+    mentioned = {name: split_and_rest(name) for name in names if (root / name).is_dir()}
+    splits_only = len(mentioned) > 1 and all(split for split, _ in mentioned.values())
+    for name, (split, rest) in mentioned.items():
+        if split and (rest in ("", "set", "data", "images") or splits_only):
             found[split].append(name)
     splits = one_each(found, str(root))
     others = [name for name in names if name not in splits.values()]
-    other_folders = [name for name in others if (root / name).is_dir()]
+    other_folders = [name for name in others if name in mentioned]
     if not splits:
         return {}
     if other_folders and len(splits) == 1:
@@ -79,6 +84,18 @@ def _split_folders(root: Path) -> dict[str, str]:
     parts = train_and_test(splits, str(root))
     log_unused(others, str(root))
     return parts
+
+
+def _refuse_splits_of_classes(base: Path) -> None:
+    """Raise UserError for a class folder that holds splits, which would be read together as one class."""
+    for folder in sorted(path for path in base.iterdir() if path.is_dir() and is_visible(path.name)):
+        splits = {split_and_rest(path.name)[0]: path.name for path in sorted(folder.iterdir()) if path.is_dir()}
+        if "train" in splits and len(splits.keys() - {None}) > 1:
+            names = " and ".join(name for split, name in splits.items() if split)
+            raise UserError(
+                f"{folder} holds {names}, which would be read together as one class; pass it if it is the data set, or "
+                "else put the classes into these folders."
+            )
 
 
 def read_files(files: Files, is_test: Bool[np.ndarray, " n"], root: Path) -> Iterator[NamedImage]:

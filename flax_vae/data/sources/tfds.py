@@ -156,12 +156,18 @@ class Labels(NamedTuple):
 
 
 def find_labels(builder: Any, name: str) -> Labels:
-    """Return the labels of a set: classes, integers or texts. Integers and texts are numbered in ascending order."""
+    """Return the labels of a set: classes, integers or texts. Integers and texts are numbered in ascending order.
+
+    They have a usual name, or are the only feature of classes. All other features are logged.
+    """
     import tensorflow_datasets as tfds
 
     features = dict(builder.info.features.items())
-    for key in filter(features.__contains__, _LABELS):
-        if isinstance(features[key], tfds.features.ClassLabel):
+    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    candidates = [key for key in _LABELS if key in features] or (classes if len(classes) == 1 else [])
+    log_unused(features.keys() - {"image", *candidates}, name)
+    for key in candidates:
+        if key in classes:
             return Labels(key, tuple(features[key].names))
         if features[key].shape == () and np.dtype(features[key].np_dtype).kind in "iuOSU":
             with _readable(builder):

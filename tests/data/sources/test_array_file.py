@@ -138,6 +138,8 @@ AXES = {
     "n c h w": ((30, 3, 28, 28), r"x\.transpose\(0, 2, 3, 1\)"),
     "n 1 h w": ((30, 1, 28, 28), r"x\.transpose\(0, 2, 3, 1\)"),
     "h w c n": ((28, 28, 3, 300), r"x\.transpose\(3, 0, 1, 2\)"),
+    "c h w n": ((3, 28, 28, 300), r"x\.transpose\(3, 1, 2, 0\)"),
+    "h w n": ((28, 28, 300), r"x\.transpose\(2, 0, 1\)"),
 }
 
 
@@ -154,4 +156,15 @@ def test_axes_in_another_order_are_refused_with_the_transpose(layout, tmp_path):
                 read(tmp_path / name)
     axes = eval(line.replace("\\", "").removeprefix("x.transpose"))
     np.save(tmp_path / "a.npy", pixels.transpose(axes))
-    assert load_images(tmp_path / "a.npy").x.shape[-1] in (1, 3)
+    assert load_images(tmp_path / "a.npy").x.shape[1:] in ((28, 28, 1), (28, 28, 3))
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 40), (30, 1, 784), (30, 784, 1)], ids=str)
+def test_grey_images_of_an_unlikely_shape_are_read_with_an_axis_of_channels(shape, tmp_path):
+    """The kind: flattened images, or axes in another order, which a shape alone cannot tell from narrow images."""
+    pixels = picture(0, shape)
+    np.save(tmp_path / "a.npy", pixels)
+    with pytest.raises(UserError, match=r"look like .*, or x\[..., None\] if they are what they seem"):
+        load_images(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", pixels[..., None])
+    assert load_images(tmp_path / "a.npy").x.shape[1:3] == shape[1:]

@@ -94,6 +94,9 @@ SPLITS = {
     ("train", "valid"): "valid is used as the test set",
     ("train", "test", "val"): "val is not used, only train and test",
     ("Train", "Validation", "Testing"): "Validation is not used, only Train and Testing",
+    ("train2017", "val2017"): "val2017 is used as the test set",
+    ("pets_train_HR", "pets_test_HR"): None,
+    ("train_imgs", "test_imgs"): None,
 }
 
 
@@ -116,7 +119,7 @@ def test_splits_have_their_usual_names(names, tmp_path, capsys):
 
 def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
     def refused(line: str, *names: str):
-        root = tmp_path / "-".join(names)
+        root = tmp_path / "-".join(names).replace("/", "_")
         for name in names:
             save(root / name / "0.png", picture(0))
         with pytest.raises(UserError, match=line):
@@ -128,6 +131,9 @@ def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
         "train is the name of a split, but bicycle is beside it; .*move all classes into .*/train", "bicycle", "train"
     )
     refused("valid is the name of a split, but invalid is beside it", "invalid", "valid")
+    refused("trainA and trainB both mean train", "trainA", "trainB", "testA")
+    refused("pets holds test and train, which would be read together as one class; pass it", "pets/train", "pets/test")
+    refused("cat holds train and val, .* put the classes into these folders", "cat/train", "cat/val", "dog/train")
     save(tmp_path / "classes/train/train/0.png", picture(0))
     save(tmp_path / "classes/train/bicycle/0.png", picture(0))
     assert load_images(tmp_path / "classes").names == ("bicycle", "train")
@@ -135,7 +141,8 @@ def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
 
 def test_what_is_not_read_is_named(tmp_path, capsys):
     """The kind: files that are skipped without a word. Those that programs hide are no one's images."""
-    for i, name in enumerate(("train/cat/0", "train/cat/.ipynb_checkpoints/0", "train/cat/more/1", "__MACOSX/cat/0")):
+    hidden = ("train/cat/.ipynb_checkpoints/0", "__MACOSX/cat/0", "train/cat/@eaDir/0")
+    for i, name in ((0, "train/cat/0"), (2, "train/cat/more/1"), *((1, name) for name in hidden)):
         save(tmp_path / f"pets/{name}.png", picture(i))
     save(tmp_path / "pets/test/cat/0.png", picture(9))
     save(tmp_path / "pets/extra/0.png", picture(8))

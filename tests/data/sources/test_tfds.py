@@ -196,7 +196,7 @@ def test_unknown_name(name, guess):
         load_images(name)
 
 
-@pytest.mark.parametrize("kind", ["labels", "int64", "text", "target"])
+@pytest.mark.parametrize("kind", ["labels", "int64", "text", "target", "species"])
 def test_labels_of_tfds_are_read_whatever_their_type(tfds_set, tmp_path, kind):
     """The kind: labels that were dropped because their name or their type is not the most usual one."""
     import tensorflow_datasets as tfds
@@ -205,6 +205,7 @@ def test_labels_of_tfds_are_read_whatever_their_type(tfds_set, tmp_path, kind):
         "labels": ("labels", tfds.features.ClassLabel(names=["cat", "dog"]), [0, 1], ("cat", "dog")),
         "int64": ("label", tfds.features.Scalar(np.int64), [2**40, 7], ("7", str(2**40))),
         "text": ("label", tfds.features.Text(), ["dog", "cät"], ("cät", "dog")),
+        "species": ("species", tfds.features.ClassLabel(names=["cat", "dog"]), [0, 1], ("cat", "dog")),
         "target": ("target", tfds.features.Tensor(shape=(), dtype=np.uint8), [3, 5], ("3", "5")),
     }[kind]
     pictures = [picture(i) for i in range(6)]
@@ -212,7 +213,7 @@ def test_labels_of_tfds_are_read_whatever_their_type(tfds_set, tmp_path, kind):
     features = {"image": tfds.features.Image(shape=(6, 5, 3)), key: feature}
     tfds_set(f"pets_{kind}", features, {"train": examples[:4], "test": examples[4:]})
     prepare_images(f"pets_{kind}", tmp_path / "out")
-    number = {x.tobytes(): names.index(str(v) if kind != "labels" else names[v]) for x, v in
+    number = {x.tobytes(): names.index(str(v) if kind not in ("labels", "species") else names[v]) for x, v in
               zip(pictures, values * 3, strict=True)}  # fmt: skip
     for split in ("train", "test"):
         for data in (load_images(f"pets_{kind}", split), load_images(tmp_path / "out", split)):
@@ -230,6 +231,18 @@ def test_labels_of_tfds_that_are_no_classes_are_named(tfds_set, capsys):
     tfds_set("pets_of_two", features, {"train": [{"image": as_image(picture(i)), "labels": [1, 2]} for i in range(3)]})
     assert load_images("pets_of_two").labels is None
     assert "pets_of_two: labels is not read: it is not one class per image" in capsys.readouterr().err
+
+
+def test_features_of_tfds_that_are_not_read_are_named(tfds_set, capsys):
+    """The kind: labels that are skipped without a word, such as the second classes of a set that has two."""
+    import tensorflow_datasets as tfds
+
+    classes = tfds.features.ClassLabel(num_classes=3)
+    features = {"image": tfds.features.Image(shape=(6, 5, 3)), "shape": classes, "colour": classes}
+    example = {"image": as_image(picture(0)), "shape": 1, "colour": 2}
+    tfds_set("pets_of_two_kinds", features, {"train": [example] * 3})
+    assert load_images("pets_of_two_kinds").labels is None
+    assert "pets_of_two_kinds: 2 not read: colour, shape." in capsys.readouterr().err
 
 
 def test_masks_of_tfds_are_black_and_white(tfds_set, tmp_path):
