@@ -47,9 +47,9 @@ class Arguments:
     learning_rate: float = 1e-3
 
 
-def alive(vae: VAE, state: TrainState, images: np.ndarray) -> float:
+def alive(model: VAE, state: TrainState, images: np.ndarray) -> float:
     """The fraction of the features that are above zero for any of the images."""
-    features = bind(vae, jax.device_get(state.params)).encoder(to_float(images))
+    features = bind(model, jax.device_get(state.params)).encoder(to_float(images))
     return float((features > 0).any(0).mean())
 
 
@@ -57,13 +57,13 @@ def main(arguments: Arguments) -> None:
     """Measure and print."""
     use_machine(2)
     images = load_images("fashion_mnist", "train").x
-    vae, tx = (
+    model, tx = (
         tutorial_conv((28, 28, 1), mean=channel_means(images)),
         make_optimizer("adam", arguments.learning_rate, 1),
     )
     mesh = data_mesh(arguments.batch_size)
     everywhere, split = shardings(mesh)
-    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), everywhere)
+    run = make_train_steps(make_train_step(model, ELBO(), tx, microbatch_size=8, mesh=mesh), everywhere)
     resident = jax.device_put(images, everywhere)
     last = arguments.steps - arguments.steps // 10  # the loss is the mean over the last tenth
     results: dict[str, list[dict[str, float]]] = {"as it is": [], "bias 0": []}
@@ -71,7 +71,7 @@ def main(arguments: Arguments) -> None:
         rows = jax.device_put(epoch_indices(len(images), arguments.batch_size, seed, 0), split)
         for name, runs in results.items():
             began = time.perf_counter()
-            state = init_state(vae, tx, jax.random.key(seed), (28, 28, 1))
+            state = init_state(model, tx, jax.random.key(seed), (28, 28, 1))
             if name == "bias 0":
                 state.params["encoder"]["Dense_0"]["bias"] *= 0
             state = jax.device_put(state, everywhere)
@@ -79,7 +79,7 @@ def main(arguments: Arguments) -> None:
                 totals = jax.device_put({term: jnp.zeros(()) for term in METRICS}, everywhere)
                 state, totals = run(state, totals, resident, rows, start, stop)
             loss = float(totals["loss"]) / (arguments.steps - last)
-            runs.append({"seed": seed, "loss": loss, "alive": alive(vae, state, images[:500])})
+            runs.append({"seed": seed, "loss": loss, "alive": alive(model, state, images[:500])})
             print(
                 f"seed {seed:2}  {name:8}  loss {loss:.1f}  features alive {runs[-1]['alive']:.0%}  "
                 f"{'dead' if loss > DEAD_LOSS else 'learns'}  {time.perf_counter() - began:.0f} s",

@@ -79,10 +79,10 @@ class Steps:
         recipe = RECIPES[size.model]
         mesh = data_mesh(size.batch_size, None if recipe.microbatch_size else 1)
         everywhere, split = shardings(mesh)
-        vae, tx = PRESETS[size.model](size.image_shape, size.latent_dim), make_optimizer("adam", 1e-3, 1)
-        step = make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
+        model, tx = PRESETS[size.model](size.image_shape, size.latent_dim), make_optimizer("adam", 1e-3, 1)
+        step = make_train_step(model, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
         images = np.random.default_rng(0).integers(0, 256, (size.batch_size, *size.image_shape), dtype=np.uint8)
-        state = init_state(vae, tx, jax.random.key(0), size.image_shape)
+        state = init_state(model, tx, jax.random.key(0), size.image_shape)
         memory = jax.jit(step).lower(state, images).compile().memory_analysis()
         assert memory
         self.megabytes = (

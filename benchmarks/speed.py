@@ -115,8 +115,8 @@ class Contender:
 
 def make_task(job: Job, images: np.ndarray) -> Task:
     """The first parameters, the order of the images and the latents, all of seed 0."""
-    vae = PRESETS[job.model]((28, 28, 1), job.latent_dim, mean=channel_means(images))
-    params = flatten_dict(jax.device_get(init(vae, jax.random.key(0), (28, 28, 1))), sep=".")
+    model = PRESETS[job.model]((28, 28, 1), job.latent_dim, mean=channel_means(images))
+    params = flatten_dict(jax.device_get(init(model, jax.random.key(0), (28, 28, 1))), sep=".")
     rng = np.random.default_rng(0)
     latents = rng.normal(size=(10_000, job.latent_dim)).astype(np.float32)
     return Task(job.kind, job.model, job.batch_size, rng.permutation(images), latents, params)

@@ -93,13 +93,13 @@ _turn: list[Callable[[], None]] = []  # what a process of `members` does when it
 def _prepare_members(count: int, steps: int) -> None:
     use_machine(os.cpu_count() if count > 1 else 1)
     images = load_images("fashion_mnist", "train").x
-    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
+    model = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
 
     def step(own: Any) -> Any:
-        return make_train_step(vae, ELBO(own["beta"]), make_optimizer("adam", own["learning_rate"], 1))
+        return make_train_step(model, ELBO(own["beta"]), make_optimizer("adam", own["learning_rate"], 1))
 
     tx = make_optimizer("adam", 1e-3, 1)
-    states = stack([init_state(vae, tx, jax.random.key(seed), (28, 28, 1)) for seed in range(count)])
+    states = stack([init_state(model, tx, jax.random.key(seed), (28, 28, 1)) for seed in range(count)])
     rows = stack([epoch_indices(len(images), BATCH, seed, 0) for seed in range(count)])
     mesh = ensemble_mesh(count, BATCH)
     everywhere, split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))
@@ -126,13 +126,13 @@ def _train_members() -> float:
 def likelihood(num_images: int, rounds: int) -> dict[str, float]:
     """Fraction of the matmul peak, and megabytes."""
     images = load_images("fashion_mnist", "test").x[:num_images]
-    vae = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
-    params = init(vae, jax.random.key(0), (28, 28, 1))
+    model = PRESETS["gated_mlp"]((28, 28, 1), LATENT_DIM, mean=channel_means(images))
+    params = init(model, jax.random.key(0), (28, 28, 1))
     left = jax.random.normal(jax.random.key(1), (2048, 2048))
     product, key = jax.jit(jnp.matmul), jax.random.key(2)
     seconds = in_turns(
         {
-            "likelihood": lambda: log_likelihood(vae, params, images, key, 5000),
+            "likelihood": lambda: log_likelihood(model, params, images, key, 5000),
             "peak": lambda: [product(left, left).block_until_ready() for _ in range(5)],
         },
         rounds,
@@ -141,7 +141,7 @@ def likelihood(num_images: int, rounds: int) -> dict[str, float]:
     flops, peak = 2 * decoder * 5000 * num_images, 5 * 2 * 2048**3
 
     def megabytes(num_samples: int) -> float:
-        memory = log_likelihood.lower(vae, params, images, key, num_samples).compile().memory_analysis()
+        memory = log_likelihood.lower(model, params, images, key, num_samples).compile().memory_analysis()
         assert memory
         return memory.temp_size_in_bytes / 1e6
 
@@ -158,9 +158,9 @@ def likelihood(num_images: int, rounds: int) -> dict[str, float]:
 
 def plane(rounds: int) -> dict[str, float]:
     """Milliseconds of the 30x30 grid."""
-    vae = PRESETS["tutorial_conv"]((28, 28, 1), 2)
-    params = init(vae, jax.random.key(0), (28, 28, 1))
-    return {"ms": 1e3 * median(in_turns({"grid": lambda: latent_grid(vae, params)}, rounds)["grid"])}
+    model = PRESETS["tutorial_conv"]((28, 28, 1), 2)
+    params = init(model, jax.random.key(0), (28, 28, 1))
+    return {"ms": 1e3 * median(in_turns({"grid": lambda: latent_grid(model, params)}, rounds)["grid"])}
 
 
 def main(arguments: Arguments) -> None:

@@ -54,10 +54,10 @@ def warm_elbo(model, x, key, step):
 
 def train(images, epochs, latent_dim=10, batch_size=100, seed=0):
     """Train a VAE on uint8 images "n 28 28 1" and return it with its parameters."""
-    vae = VAE(Encoder(), DiagonalNormal(latent_dim), StandardNormal(latent_dim), Decoder())
+    model = VAE(Encoder(), DiagonalNormal(latent_dim), StandardNormal(latent_dim), Decoder())
     tx = optax.adam(1e-3)
-    state = init_state(vae, tx, jax.random.key(seed), images.shape[1:])
-    step = make_train_step(vae, warm_elbo, tx)  # (state, batch) -> (state, metrics), pure and jitted
+    state = init_state(model, tx, jax.random.key(seed), images.shape[1:])
+    step = make_train_step(model, warm_elbo, tx)  # (state, batch) -> (state, metrics), pure and jitted
     for epoch in range(epochs):
         history = []
         for batch in epoch_batches(images, batch_size, seed, epoch):
@@ -65,7 +65,7 @@ def train(images, epochs, latent_dim=10, batch_size=100, seed=0):
             history.append(metrics)
         mean = {name: np.mean([metrics[name] for metrics in history]) for name in ("loss", "elbo")}
         print(f"epoch {epoch + 1}: loss {mean['loss']:.2f}, elbo {mean['elbo']:.2f} nats per image", flush=True)
-    return vae, state.params
+    return model, state.params
 
 
 if __name__ == "__main__":
@@ -75,5 +75,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", default="minimal_vae.png")
     args = parser.parse_args()
     use_machine()
-    vae, params = train(load_images(args.dataset, "train").x, args.epochs)
-    plots.save_image_grid(args.out, sample(vae, params, jax.random.key(1), 10), 10)
+    model, params = train(load_images(args.dataset, "train").x, args.epochs)
+    plots.save_image_grid(args.out, sample(model, params, jax.random.key(1), 10), 10)

@@ -50,7 +50,7 @@ def _split(key: PixelKey, count: int) -> Key[Array, " n"] | None:
 @by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     key: Key[Array, ""],
     num_samples: int,
@@ -61,7 +61,7 @@ def sample(
     """Sample examples: draw z from the prior, its scale multiplied by `temperature`, and decode it."""
 
     def one_example(key: Array, context: Any, pixel_key: Any) -> X:
-        likelihood = bind(vae, params, as_one(context)).generate(key, 1, temperature)
+        likelihood = bind(model, params, as_one(context)).generate(key, 1, temperature)
         return take(_pixels(likelihood, pixel_key), 0)
 
     return _map(one_example, jax.random.split(key, num_samples), context, _split(pixel_key, num_samples))
@@ -70,27 +70,27 @@ def sample(
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def encode(vae: nn.Module, params: Params, images: BatchLike) -> LatentDistribution:
+def encode(model: nn.Module, params: Params, images: BatchLike) -> LatentDistribution:
     """Return the posterior q(z | x) of each example, with batch shape "n"."""
-    require(vae, "single_layer", what="encode")
-    x, *given = unpack(images, vae)
-    return bind(vae, params, *given).encode(x)
+    require(model, "single_layer", what="encode")
+    x, *given = unpack(images, model)
+    return bind(model, params, *given).encode(x)
 
 
 @by_default
 @partial(jax.jit, static_argnums=0)
 def decode(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     z: Float[Array | np.ndarray, "n d"],
     context: Context = None,
     pixel_key: PixelKey = None,
 ) -> X:
     """Decode latents into examples."""
-    require(vae, "single_layer", what="decode")
+    require(model, "single_layer", what="decode")
 
     def one_example(z: Array, context: Any, pixel_key: Any) -> X:
-        return take(_pixels(bind(vae, params, as_one(context)).decode(z[None]), pixel_key), 0)
+        return take(_pixels(bind(model, params, as_one(context)).decode(z[None]), pixel_key), 0)
 
     return _map(one_example, jnp.asarray(z), context, _split(pixel_key, len(z)))
 
@@ -99,22 +99,22 @@ def decode(
 @by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
-    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], pixel_key: PixelKey = None
+    model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], pixel_key: PixelKey = None
 ) -> X:
     """Encode examples, draw one latent for each, and decode it; missing values are filled in by the model."""
 
     def one_example(item: Any, key: Array, pixel_key: Any) -> X:
         x, *given = as_one(item)
-        return take(_pixels(bind(vae, params, *given).infer(x, key).likelihood, pixel_key), (0, 0))
+        return take(_pixels(bind(model, params, *given).infer(x, key).likelihood, pixel_key), (0, 0))
 
     count = batch_size_of(images)
-    return _map(one_example, unpack(images, vae), jax.random.split(key, count), _split(pixel_key, count))
+    return _map(one_example, unpack(images, model), jax.random.split(key, count), _split(pixel_key, count))
 
 
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def reconstruct_layers(vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> X:
+def reconstruct_layers(model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> X:
     """Reconstruct images from the top layer of a ladder, from the top two layers, and so on up to all layers.
 
     The remaining layers are set to the means of their priors given those above. The vector at the top counts as one
@@ -123,14 +123,14 @@ def reconstruct_layers(vae: nn.Module, params: Params, images: BatchLike, key: K
     Raises:
         UserError: the model is not a ladder.
     """
-    require(vae, "ladder", what="reconstruct_layers")
-    x, *given = unpack(images, vae)
-    model = bind(vae, params, *given)
-    latents = jax.eval_shape(lambda: [layer.z for layer in model.infer(x, key).layers])
+    require(model, "ladder", what="reconstruct_layers")
+    x, *given = unpack(images, model)
+    bound = bind(model, params, *given)
+    latents = jax.eval_shape(lambda: [layer.z for layer in bound.infer(x, key).layers])
     layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
 
     def from_top(count: Array) -> Array:
-        return model.infer_top(x, jax.random.clone(key), count).likelihood.mean()[0]  # the same draws for every count
+        return bound.infer_top(x, jax.random.clone(key), count).likelihood.mean()[0]  # the same draws for every count
 
     return jax.lax.map(from_top, 1 + jnp.arange(layers))
 
@@ -139,7 +139,7 @@ def reconstruct_layers(vae: nn.Module, params: Params, images: BatchLike, key: K
 @by_default
 @partial(jax.jit, static_argnums=(0, 4))
 def interpolate(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     x0: X,
     x1: X,
@@ -151,18 +151,18 @@ def interpolate(
 
     Both ends are included; `context` has two rows.
     """
-    require(vae, "single_layer", what="interpolate")
-    x, *_ = unpack(jax.tree.map(lambda *ends: jnp.stack(ends), x0, x1), vae)
-    ends = bind(vae, params, context).encode(x).mean()
+    require(model, "single_layer", what="interpolate")
+    x, *_ = unpack(jax.tree.map(lambda *ends: jnp.stack(ends), x0, x1), model)
+    ends = bind(model, params, context).encode(x).mean()
     t = jnp.linspace(0.0, 1.0, steps)[:, None]
     z, between = jax.tree.map(lambda leaf: (1 - t) * leaf[0] + t * leaf[1], (ends, context))
-    return _pixels(bind(vae, params, between).decode(z), pixel_key)
+    return _pixels(bind(model, params, between).decode(z), pixel_key)
 
 
 @by_default
 @partial(jax.jit, static_argnums=(0, 2, 4))
 def latent_grid(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     n: int = 30,
     extent: float | Float[Array, ""] = 2.0,
@@ -175,15 +175,15 @@ def latent_grid(
     Latent `plane[0]` increases with the column, and `plane[1]` with the row (flip the rows to draw it upwards). A plane
     of one dimension gives a single row. All images have the same context, a single row.
     """
-    require(vae, "single_layer", what="latent_grid")
+    require(model, "single_layer", what="latent_grid")
     ticks = jnp.linspace(-extent, extent, n)
     points = jnp.stack(jnp.meshgrid(*[ticks] * len(plane)), -1).reshape(-1, n, len(plane))
-    model = bind(vae, params, context)
-    latent_dim = model.prior().mean().shape[-1]
+    bound = bind(model, params, context)
+    latent_dim = bound.prior().mean().shape[-1]
     z = jnp.zeros((*points.shape[:2], latent_dim)).at[..., jnp.asarray(plane)].set(points)
     z_flat = z.reshape(-1, latent_dim)
     contexts = None if context is None else jnp.broadcast_to(context, (len(z_flat), context.shape[-1]))
-    decoded = decode(vae, params, z_flat, contexts, pixel_key)
+    decoded = decode(model, params, z_flat, contexts, pixel_key)
     return jax.tree.map(lambda leaf: leaf.reshape(*z.shape[:2], *leaf.shape[1:]), decoded)
 
 
@@ -191,7 +191,7 @@ def latent_grid(
 @by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     x: X,
     steps: int = 11,
@@ -200,10 +200,10 @@ def traverse(
     pixel_key: PixelKey = None,
 ) -> X:
     """Start from an example's posterior mean, and vary one latent dimension per row over [-extent, extent]."""
-    require(vae, "single_layer", what="traverse")
-    (one, *_), model = unpack(as_one(x), vae), bind(vae, params, context)
-    mean = model.encode(one).mean()[0]
+    require(model, "single_layer", what="traverse")
+    (one, *_), bound = unpack(as_one(x), model), bind(model, params, context)
+    mean = bound.encode(one).mean()[0]
     values = jnp.linspace(-extent, extent, steps)
     moved = jnp.eye(len(mean), dtype=bool)[:, None]
     z = jnp.where(moved, values[None, :, None], mean)
-    return _pixels(model.decode(z), pixel_key)
+    return _pixels(bound.decode(z), pixel_key)

@@ -157,31 +157,31 @@ def given_log_evidence() -> np.ndarray:
 
 
 @cache
-def params_of(vae: VAE, image_shape: tuple[int, int, int] = (2, 2, 1), context_dim: int = 0) -> dict:
+def params_of(model: VAE, image_shape: tuple[int, int, int] = (2, 2, 1), context_dim: int = 0) -> dict:
     """Return the initial parameters of a model, also while a function is traced."""
     with jax.ensure_compile_time_eval():
-        return init(vae, jax.random.key(0), image_shape, context_dim)
+        return init(model, jax.random.key(0), image_shape, context_dim)
 
 
 @cache
-def _compiled_terms(vae: VAE, objective) -> Callable:
-    return jax.jit(partial(apply_objective, vae, objective))
+def _compiled_terms(model: VAE, objective) -> Callable:
+    return jax.jit(partial(apply_objective, model, objective))
 
 
-def terms(objective, vae: VAE, images: np.ndarray = IMAGES, key: jax.Array | None = None, step: int = 0) -> dict:
+def terms(objective, model: VAE, images: np.ndarray = IMAGES, key: jax.Array | None = None, step: int = 0) -> dict:
     """Return the loss and metrics of an objective at the initial parameters of a model."""
     key = jax.random.key(0) if key is None else key
-    return _compiled_terms(vae, objective)(params_of(vae, images.shape[1:]), jnp.asarray(images), key, step)
+    return _compiled_terms(model, objective)(params_of(model, images.shape[1:]), jnp.asarray(images), key, step)
 
 
 @cache
-def _compiled_infer(vae: VAE, num_samples: int) -> Callable:
-    return jax.jit(lambda params, key: bind(vae, params).infer(jnp.asarray(IMAGES), key, num_samples))
+def _compiled_infer(model: VAE, num_samples: int) -> Callable:
+    return jax.jit(lambda params, key: bind(model, params).infer(jnp.asarray(IMAGES), key, num_samples))
 
 
-def inference_of(vae: VAE, num_samples: int = 1, key: jax.Array | None = None) -> Inference:
+def inference_of(model: VAE, num_samples: int = 1, key: jax.Array | None = None) -> Inference:
     """Return the inference of IMAGES, with the draw that objectives make with this key."""
-    return _compiled_infer(vae, num_samples)(params_of(vae), jax.random.key(0) if key is None else key)
+    return _compiled_infer(model, num_samples)(params_of(model), jax.random.key(0) if key is None else key)
 
 
 def gap(shift: float) -> float:
@@ -189,7 +189,7 @@ def gap(shift: float) -> float:
     return 0.5 * (shift**2 * (1 + (WEIGHTS**2).sum(1) / NOISE**2)).sum()
 
 
-def iwae(vae, x, key, step):
+def iwae(model, x, key, step):
     """The importance-weighted bound with eight samples, as a user would write it (Burda et al. 2016)."""
-    weights = log_weights(vae.infer(x, key, num_samples=8), x)
+    weights = log_weights(model.infer(x, key, num_samples=8), x)
     return jnp.log(8.0) - logsumexp(weights, axis=0), {"spread": weights.std(0)}

@@ -41,7 +41,7 @@ def test_it_works_wherever_a_part_is_written(squared_rate: type, images: np.ndar
     assert "- squared_rate(weight=0.01): distortion + weight·rate²: the higher" in OBJECTIVES.help()
     with pytest.raises(UserError, match=r"renyi, .*squared_rate, .*stl.*\. Did you mean squared_rate\?"):
         Config(objective="squared_rat")
-    vae, tx = tutorial_dense((28, 28, 1)), optax.adam(1e-3)
-    state = init_state(vae, tx, jax.random.key(0), (28, 28, 1))
-    _, metrics = make_train_step(vae, objective, tx)(state, images[:1])  # the mean over one image is its value
+    model, tx = tutorial_dense((28, 28, 1)), optax.adam(1e-3)
+    state = init_state(model, tx, jax.random.key(0), (28, 28, 1))
+    _, metrics = make_train_step(model, objective, tx)(state, images[:1])  # the mean over one image is its value
     np.testing.assert_allclose(metrics["loss"], metrics["distortion"] + 0.02 * metrics["rate"] ** 2, rtol=1e-5)

@@ -62,13 +62,13 @@ def test_an_objective_with_parameters() -> None:
     (script,) = re.findall(r"```python\n(.*?)```", PAGES["objectives.md"], re.DOTALL)
     found: dict = {}
     exec(script, found)
-    vae, tx, objective = (
+    model, tx, objective = (
         tutorial_dense((4, 4, 1), 2, features=(8,)),
         make_optimizer("adam", 1e-3, 10),
         found["Adversarial"](),
     )
-    state = init_state(vae, tx, jax.random.key(0), (4, 4, 1), objective=objective)
-    _, metrics = make_train_step(vae, objective, tx)(state, np.zeros((8, 4, 4, 1), np.uint8))
+    state = init_state(model, tx, jax.random.key(0), (4, 4, 1), objective=objective)
+    _, metrics = make_train_step(model, objective, tx)(state, np.zeros((8, 4, 4, 1), np.uint8))
     assert metrics["objective_loss"] > 0 == metrics["skipped"]
 
 

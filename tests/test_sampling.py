@@ -59,12 +59,12 @@ def test_samples_are_a_function_of_the_key() -> None:
 
 
 def test_sampling_compiles_once_per_shape() -> None:
-    vae = tutorial_dense((6, 6, 1))
-    shapes = jax.eval_shape(lambda: init(vae, KEY, (6, 6, 1)))
+    model = tutorial_dense((6, 6, 1))
+    shapes = jax.eval_shape(lambda: init(model, KEY, (6, 6, 1)))
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     before = sample._cache_size()
     for seed, temperature in ((0, 1.0), (1, 0.5), (2, 2.0)):
-        sample(vae, params, jax.random.key(seed), 7, temperature)
+        sample(model, params, jax.random.key(seed), 7, temperature)
     assert sample._cache_size() == before + 1
     sample(tutorial_dense((6, 6, 1)), params, KEY, 7, 1.0)  # equal models share a compiled program
     assert sample._cache_size() == before + 1
@@ -117,19 +117,19 @@ def test_images_of_unknown_scale_are_refused(use: str, dtype: type) -> None:
 
 UNIT_VAE = VAE.clone(likelihood=BernoulliLikelihood())
 FROM_HOST = {
-    "encode": lambda vae, x: encode(vae, PARAMS, x),
-    "encode by name": lambda vae, x: encode(vae=vae, params=PARAMS, images=x),
-    "encode with contexts": lambda vae, x: encode(vae, PARAMS, Batch(x, np.zeros((4, 1), np.float32))),
-    "reconstruct": lambda vae, x: reconstruct(vae, PARAMS, x, KEY),
-    "reconstruct_layers": lambda vae, x: reconstruct_layers(vae, PARAMS, x, KEY),
-    "interpolate": lambda vae, x: interpolate(vae, PARAMS, 0 * PIXELS[0], x[-1], 3),
-    "traverse": lambda vae, x: traverse(vae, PARAMS, x[-1]),
-    "log_likelihood": lambda vae, x: log_likelihood(vae, PARAMS, x, KEY, 10),
-    "annealed_log_likelihood": lambda vae, x: annealed_log_likelihood(vae, PARAMS, x, KEY),
-    "posterior_means": lambda vae, x: posterior_means(vae, PARAMS, x),
-    "per_example_statistics": lambda vae, x: per_example_statistics(vae, PARAMS, x, KEY),
-    "elbo_surgery": lambda vae, x: elbo_surgery(vae, PARAMS, x, KEY),
-    "train step": lambda vae, x: make_train_step(vae, ELBO(), optax.sgd(0.1))(None, x),
+    "encode": lambda model, x: encode(model, PARAMS, x),
+    "encode by name": lambda model, x: encode(model=model, params=PARAMS, images=x),
+    "encode with contexts": lambda model, x: encode(model, PARAMS, Batch(x, np.zeros((4, 1), np.float32))),
+    "reconstruct": lambda model, x: reconstruct(model, PARAMS, x, KEY),
+    "reconstruct_layers": lambda model, x: reconstruct_layers(model, PARAMS, x, KEY),
+    "interpolate": lambda model, x: interpolate(model, PARAMS, 0 * PIXELS[0], x[-1], 3),
+    "traverse": lambda model, x: traverse(model, PARAMS, x[-1]),
+    "log_likelihood": lambda model, x: log_likelihood(model, PARAMS, x, KEY, 10),
+    "annealed_log_likelihood": lambda model, x: annealed_log_likelihood(model, PARAMS, x, KEY),
+    "posterior_means": lambda model, x: posterior_means(model, PARAMS, x),
+    "per_example_statistics": lambda model, x: per_example_statistics(model, PARAMS, x, KEY),
+    "elbo_surgery": lambda model, x: elbo_surgery(model, PARAMS, x, KEY),
+    "train step": lambda model, x: make_train_step(model, ELBO(), optax.sgd(0.1))(None, x),
 }
 FLOATS = {"bytes": (0, 255), "around 0": (-1, 1), "not a number": (0, np.nan), "infinite": (0, np.inf)}
 
@@ -148,10 +148,10 @@ def test_floats_beyond_the_pixels_are_refused(use: str, kind: str) -> None:
 def test_a_density_of_any_number_takes_standardised_images() -> None:
     """But neither NaN nor infinity."""
     for likelihood in (NormalLikelihood(), PerPixelNormalLikelihood(), lambda output: output):
-        vae = VAE.clone(likelihood=likelihood)
-        assert np.isfinite(encode(vae, PARAMS, 100 * PIXELS.astype(np.float32) - 3).loc).all()
+        model = VAE.clone(likelihood=likelihood)
+        assert np.isfinite(encode(model, PARAMS, 100 * PIXELS.astype(np.float32) - 3).loc).all()
         with pytest.raises(UserError, match="pass finite floats"):
-            encode(vae, PARAMS, np.full((4, 2, 2, 1), np.nan))
+            encode(model, PARAMS, np.full((4, 2, 2, 1), np.nan))
 
 
 @pytest.mark.usefixtures("unchecked_types")

@@ -20,7 +20,7 @@ def prepare(task: Task):
     recipe = RECIPES[task.model]
     use_machine(os.cpu_count() if recipe.microbatch_size and task.kind == "train" else 1)
     latent_dim = task.latents.shape[1]
-    vae, tx = PRESETS[task.model]((28, 28, 1), latent_dim), make_optimizer("adam", 1e-3, 1)
+    model, tx = PRESETS[task.model]((28, 28, 1), latent_dim), make_optimizer("adam", 1e-3, 1)
     params = unflatten_dict(task.params, sep=".")
     if task.kind == "decode":
         latents = jax.device_put(task.latents)
@@ -28,7 +28,7 @@ def prepare(task: Task):
 
         def decode_all(times: int) -> float:
             for _ in range(times):
-                last = decode(vae, params, latents).block_until_ready()
+                last = decode(model, params, latents).block_until_ready()
             return float(last.mean())
 
         decode_all(1)
@@ -36,9 +36,9 @@ def prepare(task: Task):
 
     mesh = data_mesh(task.batch_size)
     everywhere, split = shardings(mesh)
-    step = make_train_step(vae, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
+    step = make_train_step(model, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
     steps = make_train_steps(step, everywhere)
-    state = replace(init_state(vae, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
+    state = replace(init_state(model, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
     state, images = jax.device_put((state, task.images), everywhere)
     names = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
     zeros = {name: np.zeros((), np.float32) for name in names}

@@ -18,7 +18,7 @@ __all__ = ["Header", "compress", "decompress", "read_header"]
 
 @by_default
 def compress(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     images: Images,
     labels: Shaped[np.ndarray, " n"] | None = None,
@@ -33,7 +33,7 @@ def compress(
     per file. The computation is in float64, by jitted programs on blocks of images.
 
     Args:
-        vae, params: the model; its pixels have 2 or 256 levels.
+        model, params: the model; its pixels have 2 or 256 levels.
         images: uint8 images; only 0 and 255 if the model's pixels have 2 levels.
         labels, classes: for a conditional model, the labels of the images, and the number of classes.
         names, model_name: names of the images and of the model, which the file holds.
@@ -45,11 +45,11 @@ def compress(
     Raises:
         UserError: the model cannot compress images, or cannot compress these.
     """
-    levels = _levels_of(vae, images)
+    levels = _levels_of(model, images)
     _refuse_diverged(params)
     labels = np.zeros(len(images), np.int32) if labels is None else labels.astype(np.int32)
     with jax.enable_x64(True):
-        coder = coder_of(vae, params, levels, classes, images.shape[1:])
+        coder = coder_of(model, params, levels, classes, images.shape[1:])
         steps, blocks = push_images(coder, images, labels), []
         for pushed in progress(steps, len(images), "Compressing", lambda pushed: pushed[1].images):
             blocks.append(pushed[1])
@@ -71,12 +71,12 @@ def compress(
 
 @by_default
 def decompress(
-    vae: nn.Module, params: Params, content: bytes, name: str = "the file"
+    model: nn.Module, params: Params, content: bytes, name: str = "the file"
 ) -> tuple[Images, Labels | None, Header]:
     """Restore images that `compress` compressed.
 
     Args:
-        vae, params: the model that compressed them.
+        model, params: the model that compressed them.
         content: the content of the file.
         name: the name of the file in errors.
 
@@ -95,7 +95,7 @@ def decompress(
         )
     blocks = [Block(*block) for block in zip(header.counts, header.filled, strict=True)]
     with jax.enable_x64(True):
-        coder = coder_of(vae, params, header.levels, header.classes, header.shape)
+        coder = coder_of(model, params, header.levels, header.classes, header.shape)
         popped = pop_images(coder, stack.AnsCoder(words), blocks)
         parts = list(progress(popped, header.images, "Decompressing", lambda item: len(item[0])))
     images, labels = (np.concatenate(part[::-1]) for part in zip(*parts, strict=True))
@@ -113,13 +113,13 @@ def read_header(content: bytes, name: str = "the file") -> Header:
     return container.read(content, name)[0]
 
 
-def _levels_of(vae: nn.Module, images: Images) -> int:
+def _levels_of(model: nn.Module, images: Images) -> int:
     """Return the number of pixel levels of the model.
 
     Raises:
         UserError: the model's likelihood is a density, or the images do not have its pixel levels.
     """
-    levels = getattr(getattr(vae, "likelihood", None), "pixel_levels", None)
+    levels = getattr(getattr(model, "likelihood", None), "pixel_levels", None)
     if levels is None:
         raise UserError(
             "Only a model with discrete pixels can compress images. Use a likelihood of 2 or 256 pixel levels, such as "

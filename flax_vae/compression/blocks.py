@@ -51,7 +51,7 @@ class Coder(NamedTuple):
     """A model prepared for coding; use it within `jax.enable_x64`. See `coder_of`.
 
     Attributes:
-        vae, params: the model, in float64.
+        model, params: the model, in float64.
         levels: the number of pixel levels, 2 or 256.
         classes: the number of classes of a conditional model, or 0.
         shape: the shape "h w c" of an image.
@@ -59,7 +59,7 @@ class Coder(NamedTuple):
         sizes: the block sizes for which programs are compiled.
     """
 
-    vae: nn.Module
+    model: nn.Module
     params: Params
     levels: int
     classes: int
@@ -87,12 +87,12 @@ class _Layer(NamedTuple):
     values: latents.Values
 
 
-def coder_of(vae: nn.Module, params: Params, levels: int, classes: int, shape: ImageShape) -> Coder:
+def coder_of(model: nn.Module, params: Params, levels: int, classes: int, shape: ImageShape) -> Coder:
     """Prepare a model for coding images of shape "h w c"."""
-    vae, params = with_dtype(vae, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-    events = tuple(layer.event for layer in layer_shapes(vae, params, shape, classes))
-    by_pixel = getattr(getattr(vae, "likelihood", None), "sequential", False)
-    return Coder(vae, params, levels, classes, shape, events, _SIZES_BY_PIXEL if by_pixel else _SIZES)
+    model, params = with_dtype(model, "float64"), jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+    events = tuple(layer.event for layer in layer_shapes(model, params, shape, classes))
+    by_pixel = getattr(getattr(model, "likelihood", None), "sequential", False)
+    return Coder(model, params, levels, classes, shape, events, _SIZES_BY_PIXEL if by_pixel else _SIZES)
 
 
 def push_images(coder: Coder, images: Images, labels: Labels) -> Iterator[tuple[Stack, Block]]:
@@ -140,7 +140,7 @@ def _push_block(
     count, inputs = len(images), _inputs(coder, images, labels)
 
     def draw(number: int, z: Sequence[Any], prior: LatentDistribution) -> latents.Values:
-        posterior = _posterior(coder.vae, coder.params, inputs, z, prior, number)
+        posterior = _posterior(coder.model, coder.params, inputs, z, prior, number)
         return posterior.pop(left, z[number].shape[1:], count)
 
     filled = 0
@@ -156,7 +156,7 @@ def _push_block(
             filled += filled // 8 + 4
     bits = stack.num_valid_bits() + 16 * filled - left.num_valid_bits()
     levels = (inputs.images // _value(coder)).astype(np.int32)
-    push_pixels(left, _likelihood(coder.vae, coder.params, inputs, z), levels, count)
+    push_pixels(left, _likelihood(coder.model, coder.params, inputs, z), levels, count)
     for layer in reversed(layers):
         latents.push_prior(layer.prior, left, layer.values, count)
     if coder.classes:
@@ -173,11 +173,11 @@ def _pop_block(coder: Coder, stack: Stack, block: Block, seed: int) -> tuple[Ima
         return latents.pop_prior(prior, stack, z[number].shape[1:], count)
 
     layers, z = _layers(coder, blank, draw)
-    levels = pop_pixels(stack, _likelihood(coder.vae, coder.params, blank, z), blank.images.shape, count)
+    levels = pop_pixels(stack, _likelihood(coder.model, coder.params, blank, z), blank.images.shape, count)
     images = (levels[:count] * _value(coder)).astype(np.uint8)
     inputs = _inputs(coder, images, labels)
     for number, layer in reversed(list(enumerate(layers))):
-        posterior = _posterior(coder.vae, coder.params, inputs, layer.z, layer.prior, number)
+        posterior = _posterior(coder.model, coder.params, inputs, layer.z, layer.prior, number)
         posterior.push(stack, layer.values, count)
     stacks.unfill(stack, block.filled, seed)
     return images, labels
@@ -196,35 +196,35 @@ def _layers(
     layers: list[_Layer] = []
     z: tuple[Any, ...] = tuple(np.zeros((1, len(inputs.images), *shape)) for shape in coder.latents)
     for number in range(len(z)):
-        prior = _prior(coder.vae, coder.params, inputs, z, number)
+        prior = _prior(coder.model, coder.params, inputs, z, number)
         layers.append(_Layer(z, prior, draw(number, z, prior)))
         z = (*z[:number], latents.place(prior, layers[-1].values, z[number]), *z[number + 1 :])
     return layers, z
 
 
 @partial(jax.jit, static_argnums=(0, 4))
-def _prior(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], number: int) -> LatentDistribution:
+def _prior(model: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], number: int) -> LatentDistribution:
     """Return a layer's prior, given the latents above."""
-    return _infer(vae, params, inputs, z).layers[number].prior
+    return _infer(model, params, inputs, z).layers[number].prior
 
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _posterior(
-    vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], prior: LatentDistribution, number: int
+    model: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array], prior: LatentDistribution, number: int
 ) -> latents.Normals | latents.Warped:
     """Return a layer's posterior, given the latents above and the images, in units of its prior."""
-    return latents.in_units(_infer(vae, params, inputs, z).layers[number].posterior, prior)
+    return latents.in_units(_infer(model, params, inputs, z).layers[number].posterior, prior)
 
 
 @partial(jax.jit, static_argnums=0)
-def _likelihood(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Distribution:
+def _likelihood(model: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Distribution:
     """Return p(x | z), batch shape "1 b"."""
-    return _infer(vae, params, inputs, z).likelihood
+    return _infer(model, params, inputs, z).likelihood
 
 
-def _infer(vae: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Inference:
+def _infer(model: nn.Module, params: Params, inputs: _Inputs, z: Sequence[Array]) -> Inference:
     """Run the model; XLA removes what a program does not return."""
-    return bind(vae, params, inputs.context).infer_at(inputs.images.astype(jnp.float64) / 255, tuple(z))
+    return bind(model, params, inputs.context).infer_at(inputs.images.astype(jnp.float64) / 255, tuple(z))
 
 
 def _inputs(coder: Coder, images: Images, labels: Labels) -> _Inputs:

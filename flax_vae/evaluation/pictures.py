@@ -36,23 +36,23 @@ def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Arra
 
 
 def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
-    vae, params = run.model, run.params
+    model, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     yield "curves", plots.plot_curves(run.metrics, example_noun(run.kind))
     if run.kind != "images":
         return
     batch = as_batch(test, run.class_names)
     first, contexts = take(batch, slice(10)), contexts_of(run, None, 10)
-    images = reconstruct(vae, params, first, reconstruct_key)
+    images = reconstruct(model, params, first, reconstruct_key)
     yield (
         "reconstructions",
         plots.plot_reconstructions(test.x[:10], images, "Test images and their reconstructions"),
     )
-    yield "samples", plots.plot_samples(sample(vae, params, sample_key, 10, 1.0, contexts))
-    if provides(vae, "ladder"):
-        yield "layers", _layers(vae, params, first, reconstruct_key)
-        yield "temperatures", _temperatures(vae, params, sample_key, contexts)
-    if provides(vae, "single_layer"):
+    yield "samples", plots.plot_samples(sample(model, params, sample_key, 10, 1.0, contexts))
+    if provides(model, "ladder"):
+        yield "layers", _layers(model, params, first, reconstruct_key)
+        yield "temperatures", _temperatures(model, params, sample_key, contexts)
+    if provides(model, "single_layer"):
         yield from _plane(run, test, batch)
 
 
@@ -65,20 +65,20 @@ def _plane(run: StoredRun, test: Examples, batch: Batch) -> Pictures:
     yield "latent_map", plots.plot_latent_map(means, test.labels, test.names, plane, dims)
 
 
-def _layers(vae: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> plots.Figure:
+def _layers(model: nn.Module, params: Params, images: Batch, key: Key[Array, ""]) -> plots.Figure:
     """Draw images reconstructed from the top layer of a ladder, from its top two layers, and so on."""
-    reconstructions = np.asarray(reconstruct_layers(vae, params, images, jax.random.clone(key)))
+    reconstructions = np.asarray(reconstruct_layers(model, params, images, jax.random.clone(key)))
     counts = [f"top {count} layers" for count in range(2, len(reconstructions))]
-    rows = np.concatenate([unpack(images, vae)[0][None], reconstructions])
+    rows = np.concatenate([unpack(images, model)[0][None], reconstructions])
     names = ["original", "top layer", *counts, "all layers"]
     note = "the other layers are at the means of their priors"
     return plots.plot_rows(rows, names, "Test images reconstructed from the top layers alone", note)
 
 
-def _temperatures(vae: nn.Module, params: Params, key: Key[Array, ""], contexts: Context) -> plots.Figure:
+def _temperatures(model: nn.Module, params: Params, key: Key[Array, ""], contexts: Context) -> plots.Figure:
     """Draw the same samples at several temperatures."""
     rows = [
-        np.asarray(sample(vae, params, jax.random.clone(key), 10, temperature, contexts))
+        np.asarray(sample(model, params, jax.random.clone(key), 10, temperature, contexts))
         for temperature in _TEMPERATURES
     ]
     names = [f"temperature {temperature:g}" for temperature in _TEMPERATURES]

@@ -31,7 +31,12 @@ Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]
 @by_default
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
-    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], num_samples: int = 16, num_steps: int = 200
+    model: nn.Module,
+    params: Params,
+    images: BatchLike,
+    key: Key[Array, ""],
+    num_samples: int = 16,
+    num_steps: int = 200,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Estimate log p(x) of each image by annealed importance sampling, in nats, with its standard error (Neal 2001).
 
@@ -45,7 +50,7 @@ def annealed_log_likelihood(
     count.
 
     Args:
-        vae: a model with `infer_at`, like all models of this package.
+        model: a model with `infer_at`, like all models of this package.
         params: its parameters.
         images: uint8, or floats in [0, 1].
         key: key of all draws.
@@ -56,25 +61,25 @@ def annealed_log_likelihood(
 
     def one_image(image_and_key: tuple[Any, Array]) -> tuple[Array, Array]:
         (x, *given), key = as_one(image_and_key[0]), image_and_key[1]
-        model = bind(vae, params, *given)
+        bound = bind(model, params, *given)
         units_key, pilot_key, key = jax.random.split(key, 3)
-        units = tuple(layer.z.std(0) for layer in model.infer(x, units_key, 64).layers)
+        units = tuple(layer.z.std(0) for layer in bound.infer(x, units_key, 64).layers)
 
         def bridge(latents: Latents, beta: Array) -> tuple[Array, Array]:
-            inference = model.infer_at(x, latents)
+            inference = bound.infer_at(x, latents)
             log_ratio = log_weights(inference, x)[:, 0]
             return log_posterior(inference)[:, 0] + beta * log_ratio, log_ratio
 
         def run(key: Array, step_sizes: Array | None) -> tuple[Array, Array]:
             start_key, key = jax.random.split(key)
-            start = tuple(layer.z for layer in model.infer(x, start_key, num_samples).layers)
+            start = tuple(layer.z for layer in bound.infer(x, start_key, num_samples).layers)
             return _anneal(bridge, start, units, num_steps, key, step_sizes)
 
         _, step_sizes = run(pilot_key, None)
         log_w, _ = run(key, step_sizes)
         return log_mean_and_error(log_w)
 
-    return jax.lax.map(one_image, (unpack(images, vae), jax.random.split(key, batch_size_of(images))))
+    return jax.lax.map(one_image, (unpack(images, model), jax.random.split(key, batch_size_of(images))))
 
 
 def _anneal(

@@ -19,16 +19,16 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def posterior_means(
-    vae: nn.Module, params: Params, images: BatchLike, batch_size: int = 500
+    model: nn.Module, params: Params, images: BatchLike, batch_size: int = 500
 ) -> Float[np.ndarray, "n d"]:
     """Return the posterior mean of each image."""
-    refuse_outside(images, vae)
+    refuse_outside(images, model)
 
     @jax.jit
     def encode(params: Params, block: Any) -> Array:
         def one_batch(batch: Any) -> Array:
-            x, *given = unpack(batch, vae)
-            return bind(vae, params, *given).encode(x).mean()
+            x, *given = unpack(batch, model)
+            return bind(model, params, *given).encode(x).mean()
 
         return jax.lax.map(one_batch, block)
 
@@ -52,7 +52,9 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 @checked("images")
 @by_default
 @partial(jax.jit, static_argnums=0)
-def elbo_surgery(vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> dict[str, Float[Array, ""]]:
+def elbo_surgery(
+    model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]
+) -> dict[str, Float[Array, ""]]:
     """Split the rate into the mutual information of latents and images and the marginal KL from the prior, in nats.
 
     rate = I(x; z) + KL(q(z) || p(z))  with  q(z) = 1/n Σ_j q(z | x_j)  (Hoffman & Johnson 2016, eq. 9)
@@ -60,8 +62,8 @@ def elbo_surgery(vae: nn.Module, params: Params, images: BatchLike, key: Key[Arr
     One draw per image is scored under the posteriors of all images, so a mutual information above log n cannot be
     detected. In a conditional model, everything is given the context: q(z) averages over images with the same context.
     """
-    x, contexts, mask = unpack(images, vae)
-    model, posterior = bind(vae, params, contexts, mask), _posterior(vae, params, x, contexts, mask)
+    x, contexts, mask = unpack(images, model)
+    bound, posterior = bind(model, params, contexts, mask), _posterior(model, params, x, contexts, mask)
     z, count = posterior.sample(key), batch_size_of(x)
 
     def log_aggregate(draw_and_context: tuple[Array, Any]) -> Array:
@@ -69,20 +71,20 @@ def elbo_surgery(vae: nn.Module, params: Params, images: BatchLike, key: Key[Arr
         same = jnp.ones(count, bool) if contexts is None else (contexts == context).all(-1)
         return jax.nn.logsumexp(posterior.log_prob(z), where=same) - jnp.log(same.sum())
 
-    log_prior = model.prior().log_prob(z)
+    log_prior = bound.prior().log_prob(z)
     to_prior = (jax.lax.map(log_aggregate, (z, contexts), batch_size=IMAGES_AT_ONCE) - log_prior).mean()
     rate = (posterior.log_prob(z) - log_prior).mean()
     return {"mutual_information": rate - to_prior, "marginal_kl": to_prior}
 
 
-def _posterior(vae: nn.Module, params: Params, x: Any, contexts: Context, mask: Any) -> LatentDistribution:
+def _posterior(model: nn.Module, params: Params, x: Any, contexts: Context, mask: Any) -> LatentDistribution:
     """Return q(z | x) of all images; if a model has features, they are computed in blocks, which takes less memory."""
-    model = bind(vae, params, contexts, mask)
-    if not hasattr(vae, "features"):
-        return model.encode(x)
+    bound = bind(model, params, contexts, mask)
+    if not hasattr(model, "features"):
+        return bound.encode(x)
 
     def features(item: Any) -> Array:
         one, *given = as_one(item)
-        return bind(vae, params, *given).features(one)[0]
+        return bind(model, params, *given).features(one)[0]
 
-    return model.posterior(jax.lax.map(features, (x, contexts, mask), batch_size=IMAGES_AT_ONCE))
+    return bound.posterior(jax.lax.map(features, (x, contexts, mask), batch_size=IMAGES_AT_ONCE))

@@ -39,7 +39,7 @@ class Defence:
 @by_default
 @partial(jax.jit, static_argnums=(0, 4, 5, 6, 7))
 def log_likelihood(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     images: BatchLike,
     key: Key[Array, ""],
@@ -57,7 +57,7 @@ def log_likelihood(
     high Pareto k means that the bound is unreliable: see `pareto_k`. Only the weights of the draws stay in memory.
 
     Args:
-        vae, params: the model.
+        model, params: the model.
         images: uint8, or floats in [0, 1].
         key: key of the draws.
         num_samples: draws K per image, at least two.
@@ -73,11 +73,11 @@ def log_likelihood(
         (x, *given), key = as_one(image_and_key[0]), image_and_key[1]
 
         def draw(i: Array) -> Array:
-            model, key_i = bind(vae, params, *given), jax.random.fold_in(key, i)
+            bound, key_i = bind(model, params, *given), jax.random.fold_in(key, i)
             if defence is None:
-                return log_weights(model.infer(x, key_i, at_once), x)[:, 0]
+                return log_weights(bound.infer(x, key_i, at_once), x)[:, 0]
             temperature = jnp.where(i < widened, defence.scale, 1.0)
-            inference = model.infer(x, key_i, at_once, temperature)
+            inference = bound.infer(x, key_i, at_once, temperature)
             return _defended(inference, x, temperature, defence.scale, widened * at_once / num_samples)[:, 0]
 
         log_w = jax.lax.map(draw, jnp.arange(blocks)).reshape(-1)[:num_samples]
@@ -87,7 +87,7 @@ def log_likelihood(
     if mesh:
         split = PartitionSpec(DATA_AXIS)
         all_images = jax.shard_map(all_images, mesh=mesh, in_specs=split, out_specs=split)
-    return all_images((unpack(images, vae), jax.random.split(key, batch_size_of(images))))
+    return all_images((unpack(images, model), jax.random.split(key, batch_size_of(images))))
 
 
 def _divide(num_samples: int, defence: Defence | None) -> tuple[int, int, int]:

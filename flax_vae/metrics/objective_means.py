@@ -41,12 +41,12 @@ def first_block(images: BatchLike, batch_size: int) -> Any:
 
 
 def make_evaluate(
-    vae: nn.Module, objective: Objective, batch_size: int, mesh: Mesh | None = None
+    model: nn.Module, objective: Objective, batch_size: int, mesh: Mesh | None = None
 ) -> Callable[..., dict[str, float]]:
     """Return `evaluate(params, images, key, step, spans) -> {"loss": ..., metrics}`, the means over all images.
 
     Args:
-        vae: the model.
+        model: the model.
         objective: the training objective. Its weights are those at `step`: within a run always the last one, so that
             epochs are comparable.
         batch_size: number of images per call of the objective.
@@ -63,7 +63,7 @@ def make_evaluate(
         params: Params, block: Any, size: Array, key: Array, step: Array, span: tuple[Array, Array]
     ) -> dict[str, Array]:
         def sums(i: Array) -> dict[str, Array]:
-            terms = apply_objective(vae, objective, params, take(block, i), jax.random.fold_in(key, i), step)
+            terms = apply_objective(model, objective, params, take(block, i), jax.random.fold_in(key, i), step)
             is_real = i * batch_size + jnp.arange(batch_size) < size
             return {name: jnp.where(is_real, values, 0.0).sum() for name, values in terms.items()}
 

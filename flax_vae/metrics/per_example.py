@@ -19,7 +19,7 @@ from flax_vae.system.settings import by_default
 
 @by_default
 def per_example_statistics(
-    vae: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], batch_size: int = 100
+    model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], batch_size: int = 100
 ) -> dict[str, Float[np.ndarray, "n ..."]]:
     """Return statistics of each image from one encoding and one decoded draw.
 
@@ -28,13 +28,13 @@ def per_example_statistics(
         the observed values; posterior_mean "n d", of the top layer, if the model has an encoder; dimension_rates "n d"
         in nats, if its layers are vectors of independent normals.
     """
-    refuse_outside(images, vae)
+    refuse_outside(images, model)
 
     @jax.jit
     def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:
         def of_batch(numbered_batch: tuple[Array, Any]) -> dict[str, Array]:
-            number, (x, context, mask) = numbered_batch[0], unpack(numbered_batch[1], vae)
-            return _statistics(bind(vae, params, context, mask), x, mask, jax.random.fold_in(key, number))
+            number, (x, context, mask) = numbered_batch[0], unpack(numbered_batch[1], model)
+            return _statistics(bind(model, params, context, mask), x, mask, jax.random.fold_in(key, number))
 
         return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))
 

@@ -188,7 +188,7 @@ def model_of(prior: nn.Module) -> Any:
         RuntimeError: the model no longer exists.
     """
     if prior.parent is None:  # Linen modules hold weak references to their parents
-        raise RuntimeError("this prior needs its model, which no longer exists: keep model = bind(vae, params)")
+        raise RuntimeError("this prior needs its model, which no longer exists: keep bound = bind(model, params)")
     model: Any = prior.parent
     if model.scope.path:  # a prior of layers, which takes the place of the model
         return model

@@ -22,14 +22,14 @@ def gmm(images: np.ndarray, components: int = 10) -> Sampler:
         images: training images or vectors, "m ...".
         components: number of normals in the mixture.
     """
-    return lambda vae, params, key, num_samples, pixel_key=None: sample_gmm(
-        vae, params, images, key, num_samples, pixel_key, components
+    return lambda model, params, key, num_samples, pixel_key=None: sample_gmm(
+        model, params, images, key, num_samples, pixel_key, components
     )
 
 
 @by_default
 def sample_gmm(
-    vae: nn.Module,
+    model: nn.Module,
     params: Params,
     images: np.ndarray,
     key: Key[Array, ""],
@@ -40,7 +40,7 @@ def sample_gmm(
     """Sample images whose latents come from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
 
     Args:
-        vae, params: the model.
+        model, params: the model.
         images: training images; one latent is drawn for each of the first 10,000.
         key: key for all draws and for the fit.
         num_samples: number of images to sample.
@@ -55,15 +55,15 @@ def sample_gmm(
     """
     from sklearn.mixture import GaussianMixture
 
-    require(vae, "single_layer", what="sample_gmm")
+    require(model, "single_layer", what="sample_gmm")
     images = images[:MAX_IMAGES]
 
     def draw(image_and_key: tuple[Array, Array]) -> Array:
         image, key = image_and_key
-        return encode(vae, params, image[None]).sample(key)[0]
+        return encode(model, params, image[None]).sample(key)[0]
 
     draw_key, fit_key = jax.random.split(key)
     z = jax.lax.map(draw, (images, jax.random.split(draw_key, len(images))), batch_size=100)
     seed = int(jax.random.bits(fit_key, dtype="uint32"))
     mixture = GaussianMixture(min(components, len(z)), random_state=seed).fit(np.asarray(z, np.float64))
-    return decode(vae, params, mixture.sample(num_samples)[0].astype(np.float32), None, pixel_key)
+    return decode(model, params, mixture.sample(num_samples)[0].astype(np.float32), None, pixel_key)

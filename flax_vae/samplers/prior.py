@@ -13,6 +13,6 @@ def prior(temperature: float = 1.0, context: Context = None) -> Sampler:
         temperature: factor for the prior's standard deviation.
         context: contexts of the images, for a conditional model.
     """
-    return lambda vae, params, key, num_samples, pixel_key=None: sample(
-        vae, params, key, num_samples, temperature, context, pixel_key
+    return lambda model, params, key, num_samples, pixel_key=None: sample(
+        model, params, key, num_samples, temperature, context, pixel_key
     )

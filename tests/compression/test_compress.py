@@ -66,14 +66,14 @@ def one_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def model_of(config: Config, shape: tuple[int, ...] = SHAPE) -> tuple[Any, Any]:
     """Return a model with random parameters, so that all distributions differ."""
-    vae, random = make_model(config, shape), np.random.default_rng(1)
+    model, random = make_model(config, shape), np.random.default_rng(1)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         scale = 0.5 / np.sqrt(np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 0.1
         return jnp.asarray(scale * random.normal(size=leaf.shape), leaf.dtype)
 
-    shapes = jax.eval_shape(lambda: init(vae, KEY, shape, CLASSES if config.conditional else 0))
-    return vae, jax.tree.map(draw, shapes)
+    shapes = jax.eval_shape(lambda: init(model, KEY, shape, CLASSES if config.conditional else 0))
+    return model, jax.tree.map(draw, shapes)
 
 
 def labels_for(config: Config, images: np.ndarray) -> dict[str, Any]:
@@ -86,10 +86,10 @@ def test_images_are_restored_exactly_and_cost_minus_the_elbo(config: Config) -> 
 
     The bits of header, labels and the first latents are excluded.
     """
-    images, (vae, params) = images_for(config), model_of(config)
+    images, (model, params) = images_for(config), model_of(config)
     labelled = labels_for(config, images)
-    content = compress(vae, params, images, **labelled)
-    restored, labels, header = decompress(vae, params, content)
+    content = compress(model, params, images, **labelled)
+    restored, labels, header = decompress(model, params, content)
     np.testing.assert_array_equal(restored, images)
     if labelled:
         np.testing.assert_array_equal(labels, labelled["labels"])
@@ -97,7 +97,7 @@ def test_images_are_restored_exactly_and_cost_minus_the_elbo(config: Config) -> 
 
     @jax.jit
     def elbos(x: jax.Array, context: Any) -> jax.Array:
-        return log_weights(bind(vae, params, context).infer(x, KEY, 100), x)
+        return log_weights(bind(model, params, context).infer(x, KEY, 100), x)
 
     context = np.eye(CLASSES, dtype=np.float32)[labelled["labels"]] if labelled else None
     draws = np.asarray(elbos(images.astype(np.float32) / 255, context)) / -np.log(2)
@@ -111,8 +111,8 @@ def test_images_are_restored_exactly_and_cost_minus_the_elbo(config: Config) -> 
 def small() -> tuple[Any, Any, np.ndarray, bytes]:
     """Return a model, its parameters, images, and their compressed file."""
     config = CONFIGS["full"]
-    images, (vae, params) = images_for(config, count=5), model_of(config)
-    return vae, params, images, compress(vae, params, images, names=("a", "b", "c", "d", "e"), model_name="mine")
+    images, (model, params) = images_for(config, count=5), model_of(config)
+    return model, params, images, compress(model, params, images, names=("a", "b", "c", "d", "e"), model_name="mine")
 
 
 def test_a_header_describes_the_file() -> None:
@@ -137,8 +137,8 @@ def test_any_number_of_images(name: str, count: int, monkeypatch: pytest.MonkeyP
     for sizes, usual in BLOCK_SIZES.items():
         monkeypatch.setattr(blocks, sizes, usual)
     config = CONFIGS[name]
-    images, (vae, params) = images_for(config, count=count), model_of(config)
-    restored, labels, header = decompress(vae, params, compress(vae, params, images))
+    images, (model, params) = images_for(config, count=count), model_of(config)
+    restored, labels, header = decompress(model, params, compress(model, params, images))
     np.testing.assert_array_equal(restored, images)
     assert labels is None
     assert header.images == count
@@ -148,43 +148,43 @@ def test_colours() -> None:
     """Compress colours with a mixture whose channels depend on each other."""
     shape = (5, 4, 3)
     config = CONFIGS["flow"]
-    images, (vae, params) = images_for(config, shape), model_of(config, shape)
-    np.testing.assert_array_equal(decompress(vae, params, compress(vae, params, images))[0], images)
+    images, (model, params) = images_for(config, shape), model_of(config, shape)
+    np.testing.assert_array_equal(decompress(model, params, compress(model, params, images))[0], images)
 
 
 def test_a_modified_or_truncated_file_is_refused() -> None:
-    vae, params, _, content = small()
+    model, params, _, content = small()
     for position in range(8, len(content), 7):
         altered = bytearray(content)
         altered[position] ^= 1 << position % 8
         with pytest.raises(UserError, match="damaged or truncated"):
-            decompress(vae, params, bytes(altered))
+            decompress(model, params, bytes(altered))
     for length in (9, 12, 40, len(content) // 2, len(content) - 1):
         with pytest.raises(UserError, match="damaged or truncated"):
-            decompress(vae, params, content[:length])
+            decompress(model, params, content[:length])
     for other in (b"", b"PK", b"\x00" * 100):
         with pytest.raises(UserError, match="is not a file that flax-vae compress wrote"):
-            decompress(vae, params, other)
+            decompress(model, params, other)
 
 
 def test_another_model_is_refused() -> None:
-    vae, params, _, content = small()
+    model, params, _, content = small()
     other = jax.tree.map(lambda p: p + 1e-6, params)
     with pytest.raises(UserError, match=f"another model, mine with checksum {container.model_checksum(params)}"):
-        decompress(vae, other, content)
+        decompress(model, other, content)
 
 
 @pytest.mark.parametrize("config", [CONFIGS["full"], CONFIGS["iaf"], CONFIGS["pixels"]], ids=["full", "iaf", "pixels"])
 @pytest.mark.parametrize("change", [1e-7, 1e-2])
 def test_a_machine_that_rounds_differently_restores_no_wrong_image(config: Config, change: float) -> None:
     """Simulate another machine by a model with slightly different numbers, whose checksum is forged."""
-    images, (vae, params) = images_for(config, count=20), model_of(config)
-    header, words = container.read(compress(vae, params, images))
+    images, (model, params) = images_for(config, count=20), model_of(config)
+    header, words = container.read(compress(model, params, images))
     other = jax.tree.map(lambda p: p * (1 + change), params)
     forged = container.write(Header(**vars(header) | {"model": container.model_checksum(other)}), words)
     restored, message = images, ""
     try:
-        restored = decompress(vae, other, forged)[0]
+        restored = decompress(model, other, forged)[0]
     except UserError as error:
         message = str(error)
     np.testing.assert_array_equal(restored, images)
@@ -209,24 +209,24 @@ def test_an_inconsistent_header_is_refused() -> None:
 @pytest.mark.parametrize("words", [[], [5], [5, 6, 7], [2**32 - 1] * 1000])
 def test_bits_that_hold_no_images_are_refused(words: list[int]) -> None:
     """Refuse wrong bits even under valid checksums of the file and the model."""
-    vae, params, _, content = small()
+    model, params, _, content = small()
     forged = container.write(read_header(content), np.array(words, np.uint32))
     with pytest.raises(UserError, match="cannot be restored here"):
-        decompress(vae, params, forged)
+        decompress(model, params, forged)
 
 
 def test_a_model_that_diverged_is_refused() -> None:
-    vae, params = model_of(CONFIGS["normal"])
+    model, params = model_of(CONFIGS["normal"])
     with pytest.raises(UserError, match="its training diverged"):
-        compress(vae, jax.tree.map(lambda leaf: leaf * np.nan, params), np.zeros((1, *SHAPE), np.uint8))
+        compress(model, jax.tree.map(lambda leaf: leaf * np.nan, params), np.zeros((1, *SHAPE), np.uint8))
 
 
 def test_images_of_another_kind_are_refused() -> None:
-    vae, params = model_of(CONFIGS["normal"])
+    model, params = model_of(CONFIGS["normal"])
     with pytest.raises(UserError, match="pixels are black or white, but these images have values between"):
-        compress(vae, params, np.full((1, *SHAPE), 7, np.uint8))
+        compress(model, params, np.full((1, *SHAPE), 7, np.uint8))
     with pytest.raises(UserError, match="There are no images"):
-        compress(vae, params, np.zeros((0, *SHAPE), np.uint8))
-    vae, params = model_of(config(likelihood="per_pixel_normal"))
+        compress(model, params, np.zeros((0, *SHAPE), np.uint8))
+    model, params = model_of(config(likelihood="per_pixel_normal"))
     with pytest.raises(UserError, match="Only a model with discrete pixels"):
-        compress(vae, params, np.zeros((1, *SHAPE), np.uint8))
+        compress(model, params, np.zeros((1, *SHAPE), np.uint8))

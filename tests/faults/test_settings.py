@@ -95,8 +95,8 @@ def settings(values: dict[str, Any]) -> Iterator[None]:
 @cache
 def trained(make: Callable[..., nn.Module] = tutorial_dense, **arguments: Any) -> tuple[nn.Module, Any]:
     """Return a model with its initial parameters, both the same in all tests."""
-    vae = make(SHAPE, **arguments)
-    return vae, init(vae, jax.random.key(0), SHAPE)
+    model = make(SHAPE, **arguments)
+    return model, init(model, jax.random.key(0), SHAPE)
 
 
 def small_ladder(shape: tuple[int, int, int]) -> nn.Module:
@@ -171,9 +171,9 @@ def distributions(_: Path) -> Any:
     return z, q.log_prob(z), p.log_prob(z), kl_divergence(q, p)
 
 
-def losses(vae: nn.Module, params: Any, x: jax.Array, key: jax.Array) -> Any:
-    model = bind(vae, params)
-    inference = model.infer(x, key, 3, 0.7)
+def losses(model: nn.Module, params: Any, x: jax.Array, key: jax.Array) -> Any:
+    bound = bind(model, params)
+    inference = bound.infer(x, key, 3, 0.7)
     (layer, *_) = inference.layers
     densities = layer.posterior.mean(), layer.prior.log_prob(layer.z), log_weights(inference, x)
     return (distortion(inference, x) + rate(inference)).mean(), densities
@@ -185,9 +185,9 @@ def in_a_program_of_the_users(_: Path) -> Any:
     x = jnp.asarray(IMAGES[:2].astype(np.float32) / np.float32(255))
     return [
         jax.jit(jax.value_and_grad(losses, argnums=1, has_aux=True), static_argnums=0)(
-            vae, params, x, jax.random.key(4)
+            model, params, x, jax.random.key(4)
         )
-        for vae, params in (trained(), trained(small_ladder))
+        for model, params in (trained(), trained(small_ladder))
     ]
 
 
@@ -276,12 +276,12 @@ PARTS = {
 @pytest.mark.parametrize("part", first_quick(PARTS, 3))
 def test_every_part_is_traced_as_by_default(part: dict[str, Any]) -> None:
     """The parts are traced inside a program of the user's; only shapes are computed."""
-    vae = make_model(Config(preset="gated_mlp", **part), SHAPE)
-    params = jax.eval_shape(lambda: init(vae, jax.random.key(0), SHAPE))
+    model = make_model(Config(preset="gated_mlp", **part), SHAPE)
+    params = jax.eval_shape(lambda: init(model, jax.random.key(0), SHAPE))
     x, key = jax.ShapeDtypeStruct((2, *SHAPE), jnp.float32), jax.eval_shape(lambda: jax.random.key(0))
 
     def shapes() -> Any:
-        return jax.eval_shape(jax.grad(partial(losses, vae), has_aux=True), params, x, key)
+        return jax.eval_shape(jax.grad(partial(losses, model), has_aux=True), params, x, key)
 
     at_default = shapes()
     with settings(SAME):

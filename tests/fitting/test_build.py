@@ -61,7 +61,7 @@ def test_a_schedule_that_does_not_fit_is_refused(text: str, message: str, few_im
 def test_an_objective_that_cannot_be_loaded_is_refused(
     name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own_losses.py").write_text("def three(vae, x, key): ...\n")
+    (tmp_path / "own_losses.py").write_text("def three(model, x, key): ...\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_losses", raising=False)

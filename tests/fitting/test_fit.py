@@ -67,8 +67,8 @@ def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, mon
 def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
     """If the loss rises after the first epoch, its parameters are loaded; its checkpoint stays besides the last two."""
 
-    def worsens(vae, x, key, step):
-        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+    def worsens(model, x, key, step):
+        distortion = -model.infer(x, key).likelihood.log_prob(x)[0]
         climbs = 2 * jax.lax.stop_gradient(distortion) - distortion  # the same value, the opposite gradient
         return jax.numpy.where(step < 12, distortion, climbs), {}
 
@@ -161,8 +161,8 @@ def test_images_that_do_not_fit_are_sent_in_blocks(
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_advice(config: Config, tmp_path: Path) -> None:
-    def explodes(vae, x, key, step):
-        loss = -vae.infer(x, key).likelihood.log_prob(x)[0]
+    def explodes(model, x, key, step):
+        loss = -model.infer(x, key).likelihood.log_prob(x)[0]
         return loss * jax.numpy.where(step < 14, 1.0, jax.numpy.inf), {"calm": loss}
 
     message = (
@@ -191,7 +191,7 @@ def test_a_directory_that_holds_files_is_never_overwritten(run: Run, config: Con
 
 def test_nothing_is_written_for_an_objective_that_cannot_train(config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must return"):
-        fit(config, tmp_path / "run", objective=lambda vae, x, key, step: vae.infer(x, key))
+        fit(config, tmp_path / "run", objective=lambda model, x, key, step: model.infer(x, key))
     assert not (tmp_path / "run").exists()
 
 
@@ -272,8 +272,8 @@ def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(
 ) -> None:
     """The test set is evaluated once, at the end, with the parameters that the validation set has chosen."""
 
-    def worsens(vae, x, key, step):
-        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+    def worsens(model, x, key, step):
+        distortion = -model.infer(x, key).likelihood.log_prob(x)[0]
         climbs = 2 * jax.lax.stop_gradient(distortion) - distortion
         return jax.numpy.where(step < 10, distortion, climbs), {}
 

@@ -122,8 +122,8 @@ def test_members_killed_while_saving_resume_from_their_last_common_step(runs: li
 def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
     configs: list[Config], tmp_path: Path
 ) -> None:
-    def climbs(vae, x, key, step):
-        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+    def climbs(model, x, key, step):
+        distortion = -model.infer(x, key).likelihood.log_prob(x)[0]
         return 2 * jax.lax.stop_gradient(distortion) - distortion, {}
 
     config = replace(configs[0], validation=1 / 6, epochs=6, early_stopping=2)
@@ -137,8 +137,8 @@ def test_members_that_stopped_early_do_not_change_when_the_others_are_resumed(
 
 @pytest.mark.slow
 def test_the_last_member_may_diverge_after_the_others_stopped_early(configs: list[Config], tmp_path: Path) -> None:
-    def climbs_and_breaks(vae, x, key, step):
-        distortion = -vae.infer(x, key).likelihood.log_prob(x)[0]
+    def climbs_and_breaks(model, x, key, step):
+        distortion = -model.infer(x, key).likelihood.log_prob(x)[0]
         breaks = (step >= 40) & (step < 60)  # from the fifth epoch on; evaluations are given step 60
         return jax.numpy.where(breaks, jax.numpy.nan, 2 * jax.lax.stop_gradient(distortion) - distortion), {}
 

@@ -20,10 +20,10 @@ def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
         The model, its parameters, images, and log p(x) of each by quadrature.
     """
     train, test = (load_images("fashion_mnist", split).x for split in ("train", "test"))
-    vae = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
+    model = tutorial_dense((28, 28, 1), 1, mean=channel_means(train))
     tx = make_optimizer("adam", 1e-3, 80)
-    state = jax.jit(lambda: init_state(vae, tx, jax.random.key(0), (28, 28, 1)))()
-    step = make_train_step(vae, DynamicallyBinarized(ELBO()), tx)
+    state = jax.jit(lambda: init_state(model, tx, jax.random.key(0), (28, 28, 1)))()
+    step = make_train_step(model, DynamicallyBinarized(ELBO()), tx)
     rng = np.random.default_rng(0)
     for _ in range(80):
         state, _ = step(state, train[rng.integers(0, len(train), 64)])
@@ -31,9 +31,9 @@ def missed() -> tuple[VAE, dict, np.ndarray, np.ndarray]:
 
     @jax.jit
     def evidence(params: dict, images: jax.Array) -> jax.Array:
-        z, model = jnp.linspace(-20, 20, 2001)[:, None], bind(vae, params)
-        likelihood, log_prior = model.decode(z), model.prior().log_prob(z)
+        z, bound = jnp.linspace(-20, 20, 2001)[:, None], bind(model, params)
+        likelihood, log_prior = bound.decode(z), bound.prior().log_prob(z)
         log_joint = jax.lax.map(lambda x: likelihood.log_prob(x) + log_prior, images)
         return logsumexp(log_joint, axis=1) + jnp.log(z[1, 0] - z[0, 0])
 
-    return vae, state.params, images, np.asarray(evidence(state.params, np.float32(images / 255)))
+    return model, state.params, images, np.asarray(evidence(state.params, np.float32(images / 255)))

@@ -28,13 +28,13 @@ def test_posterior_means_and_the_most_active_plane() -> None:
 
 def test_elbo_surgery_by_brute_force() -> None:
     """Every draw against the posteriors of all images, one by one, with SciPy."""
-    vae, key = linear_gaussian(0.3), jax.random.key(3)
-    posterior = encode(vae, params_of(linear_gaussian(0.3)), IMAGES)
+    model, key = linear_gaussian(0.3), jax.random.key(3)
+    posterior = encode(model, params_of(linear_gaussian(0.3)), IMAGES)
     z = np.asarray(jax.jit(lambda: posterior.sample(key))())
     densities = scipy.stats.norm(np.float64(posterior.loc), np.exp(np.float64(posterior.log_scale))).pdf(z[:, None])
     log_q, log_aggregate = np.log(np.diagonal(densities.prod(-1))), np.log(densities.prod(-1).mean(1))
     prior = scipy.stats.norm.logpdf(z).sum(-1)
-    result = elbo_surgery(vae, params_of(linear_gaussian(0.3)), IMAGES, key)
+    result = elbo_surgery(model, params_of(linear_gaussian(0.3)), IMAGES, key)
     np.testing.assert_allclose(result["mutual_information"], (log_q - log_aggregate).mean(), rtol=1e-4)
     np.testing.assert_allclose(result["marginal_kl"], (log_aggregate - prior).mean(), rtol=1e-4)
 
@@ -52,23 +52,23 @@ class EncoderAlone(nn.Module):
 
 
 def test_elbo_surgery_of_a_model_without_features() -> None:
-    vae, params = linear_gaussian(0.3), params_of(linear_gaussian(0.3))
-    result = elbo_surgery(EncoderAlone(vae), {"inner": params}, IMAGES, KEY)
-    expected = elbo_surgery(vae, params, IMAGES, KEY)
+    model, params = linear_gaussian(0.3), params_of(linear_gaussian(0.3))
+    result = elbo_surgery(EncoderAlone(model), {"inner": params}, IMAGES, KEY)
+    expected = elbo_surgery(model, params, IMAGES, KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result, expected)
 
 
 def test_elbo_surgery_of_a_conditional_model_splits_by_context() -> None:
     """q(z) of an image averages over the images with the same context."""
-    vae, params = given(), params_of(given(), (2, 2, 1), 2)
+    model, params = given(), params_of(given(), (2, 2, 1), 2)
     contexts = CONTEXTS[[0, 0, 0, 1, 1]]
     key = jax.random.key(3)
 
     @jax.jit
     def parts() -> tuple[Normal, jax.Array, jax.Array]:
-        model = bind(vae, params, contexts)
-        posterior = model.encode(jnp.asarray(IMAGES))
-        return posterior, posterior.sample(key), model.prior().loc
+        bound = bind(model, params, contexts)
+        posterior = bound.encode(jnp.asarray(IMAGES))
+        return posterior, posterior.sample(key), bound.prior().loc
 
     posterior, z, prior_means = parts()
     z = np.asarray(z)
@@ -76,7 +76,7 @@ def test_elbo_surgery_of_a_conditional_model_splits_by_context() -> None:
     same = (contexts[:, None] == contexts).all(-1)
     log_aggregate = np.log((densities.prod(-1) * same).sum(1) / same.sum(1))
     prior = scipy.stats.norm(np.float64(prior_means)).logpdf(z).sum(-1)
-    result = elbo_surgery(vae, params, Batch(IMAGES, contexts), key)
+    result = elbo_surgery(model, params, Batch(IMAGES, contexts), key)
     np.testing.assert_allclose(result["marginal_kl"], (log_aggregate - prior).mean(), rtol=1e-4)
     log_q = np.log(np.diagonal(densities.prod(-1)))
     np.testing.assert_allclose(result["mutual_information"], (log_q - log_aggregate).mean(), rtol=1e-4)
@@ -105,6 +105,6 @@ def test_latents_of_equal_images_are_used_if_their_rate_says_so(level: int, warn
 
 
 def test_posterior_means_of_a_conditional_model() -> None:
-    vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    means = posterior_means(vae, params, Batch(IMAGES, CONTEXTS), batch_size=2)
-    np.testing.assert_allclose(means, encode(vae, params, Batch(IMAGES, CONTEXTS)).loc, rtol=1e-5)
+    model, params = given(), params_of(given(), (2, 2, 1), 2)
+    means = posterior_means(model, params, Batch(IMAGES, CONTEXTS), batch_size=2)
+    np.testing.assert_allclose(means, encode(model, params, Batch(IMAGES, CONTEXTS)).loc, rtol=1e-5)

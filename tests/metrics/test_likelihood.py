@@ -29,19 +29,19 @@ def test_the_bound_is_the_evidence_for_the_exact_posterior(num_samples: int) -> 
 
 def test_a_conditional_model_uses_its_context_in_encoder_decoder_and_prior() -> None:
     """The bound is log p(x | c) for the exact posterior p(z | x, c), and another value with the contexts swapped."""
-    vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    bound, error, _ = log_likelihood(vae, params, Batch(IMAGES, CONTEXTS), KEY, 10)
+    model, params = given(), params_of(given(), (2, 2, 1), 2)
+    bound, error, _ = log_likelihood(model, params, Batch(IMAGES, CONTEXTS), KEY, 10)
     np.testing.assert_allclose(bound, given_log_evidence(), rtol=1e-5)
     np.testing.assert_allclose(error, 0, atol=1e-3)
-    swapped, *_ = log_likelihood(vae, params, Batch(IMAGES, CONTEXTS[::-1]), KEY, 10)
+    swapped, *_ = log_likelihood(model, params, Batch(IMAGES, CONTEXTS[::-1]), KEY, 10)
     assert np.abs(swapped - bound)[[0, 1, 3, 4]].min() > 0.1
 
 
 def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
     keys = jax.random.split(KEY, 400)
-    vae, params, means = linear_gaussian(0.3), params_of(linear_gaussian(0.3)), []
+    model, params, means = linear_gaussian(0.3), params_of(linear_gaussian(0.3)), []
     for num_samples in (2, 10, 100):
-        estimate = jax.jit(jax.vmap(lambda key, k=num_samples: log_likelihood(vae, params, IMAGES, key, k)[0]))
+        estimate = jax.jit(jax.vmap(lambda key, k=num_samples: log_likelihood(model, params, IMAGES, key, k)[0]))
         means.append(np.mean(estimate(keys), axis=0))
     assert (np.diff(means, axis=0) > 0).all()
     assert (means[-1] < log_evidence() + 0.01).all()
@@ -49,8 +49,8 @@ def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
 
 
 def test_the_standard_error_is_the_spread_of_repeated_estimates() -> None:
-    vae = linear_gaussian(0.15)
-    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 500)))
+    model = linear_gaussian(0.15)
+    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(model, params_of(model), IMAGES, key, 500)))
     bounds, errors, _ = estimate(jax.random.split(KEY, 500))
     np.testing.assert_allclose(np.std(bounds, axis=0), np.mean(errors, axis=0), rtol=0.15)
 
@@ -70,13 +70,13 @@ def test_a_defence_reveals_modes_that_the_posterior_misses(
     num_samples: int, missed: tuple[VAE, dict, np.ndarray, np.ndarray]
 ) -> None:
     """The standard error misses a mode that no draw reaches, and without a defence Pareto k shows few of them."""
-    vae, params, images, evidence = missed
-    bound, error, k = map(np.asarray, log_likelihood(vae, params, images, KEY, num_samples))
+    model, params, images, evidence = missed
+    bound, error, k = map(np.asarray, log_likelihood(model, params, images, KEY, num_samples))
     loose = evidence - bound > 1
     assert loose.sum() > 5
     assert error[loose].max() < 1
     detected = (k[loose] > 0.7).mean()
-    defended, _, k = map(np.asarray, log_likelihood(vae, params, images, KEY, num_samples, Defence(scale=5.0)))
+    defended, _, k = map(np.asarray, log_likelihood(model, params, images, KEY, num_samples, Defence(scale=5.0)))
     still_loose = evidence - defended > 1
     assert still_loose.sum() < loose.sum()
     assert (k[still_loose] > 0.7).mean() > max(0.7, 1.5 * detected)
@@ -85,11 +85,11 @@ def test_a_defence_reveals_modes_that_the_posterior_misses(
 
 def test_a_defence_changes_the_draws_but_not_the_estimate() -> None:
     for num_samples in (2, 65, 1000):
-        vae = linear_gaussian()
-        exact, *_ = log_likelihood(vae, params_of(vae), IMAGES, KEY, num_samples, Defence())
+        model = linear_gaussian()
+        exact, *_ = log_likelihood(model, params_of(model), IMAGES, KEY, num_samples, Defence())
         np.testing.assert_array_less(np.abs(exact - log_evidence()), 6 / np.sqrt(num_samples))
-    vae = linear_gaussian(0.3)
-    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(vae, params_of(vae), IMAGES, key, 65, Defence())[0]))
+    model = linear_gaussian(0.3)
+    estimate = jax.jit(jax.vmap(lambda key: log_likelihood(model, params_of(model), IMAGES, key, 65, Defence())[0]))
     weights = np.exp(estimate(jax.random.split(KEY, 1000)) - log_evidence())
     np.testing.assert_array_less(np.abs(weights.mean(0) - 1), 4 * weights.std(0) / np.sqrt(1000))
     with pytest.raises(UserError, match="share between 0 and 1"):
@@ -105,13 +105,14 @@ from flax_vae import init, log_likelihood, use_machine
 use_machine(2)  # before known_models computes
 from known_models import IMAGES, linear_gaussian
 from flax_vae.training.sharding import data_mesh
-vae, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
-params = jax.device_get(init(vae, jax.random.key(0), (2, 2, 1)))
-def bound(*arguments): return np.asarray(log_likelihood(vae, params, images, jax.random.key(1), 100, None, *arguments))
+model, images = linear_gaussian(0.3), np.concatenate([IMAGES, IMAGES[:1]])
+params = jax.device_get(init(model, jax.random.key(0), (2, 2, 1)))
+def bound(*arguments):
+    return np.asarray(log_likelihood(model, params, images, jax.random.key(1), 100, None, *arguments))
 expected = bound(16, None)
 for arguments in ((16, data_mesh(6)), (1, data_mesh(6)), (1, None)):
     np.testing.assert_allclose(bound(*arguments), expected, rtol=1e-5, atol=1e-5)
-assert len(log_likelihood(vae, params, images, jax.random.key(1), 100, None, 1, data_mesh(6))[0].devices()) == 2
+assert len(log_likelihood(model, params, images, jax.random.key(1), 100, None, 1, data_mesh(6))[0].devices()) == 2
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[1])
 

@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 def test_every_image_counts_once(images: np.ndarray) -> None:
     """The mean of 64 images in batches of 24, the last of which is padded."""
 
-    def brightness(vae, x, key, step):
+    def brightness(model, x, key, step):
         return x.mean((1, 2, 3)), {"step": jnp.full(len(x), step, x.dtype)}
 
     result = make_evaluate(linear_gaussian(), brightness, 24)(params_of(linear_gaussian()), images, KEY, 7)
@@ -25,7 +25,7 @@ def test_every_image_counts_once(images: np.ndarray) -> None:
 
 
 def test_a_conditional_model_is_evaluated_with_its_contexts() -> None:
-    vae, params = given(), params_of(given(), (2, 2, 1), 2)
-    loss = jax.jit(lambda: apply_objective(vae, ELBO(), params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"])()
-    result = make_evaluate(vae, ELBO(), 2)(params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"]
+    model, params = given(), params_of(given(), (2, 2, 1), 2)
+    loss = jax.jit(lambda: apply_objective(model, ELBO(), params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"])()
+    result = make_evaluate(model, ELBO(), 2)(params, Batch(IMAGES, CONTEXTS), KEY, 0)["elbo"]
     assert abs(result - loss.mean()) < 5  # other draws

@@ -15,8 +15,8 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize("batch_size", [2, 5, 100])
 def test_statistics_of_each_image(batch_size: int) -> None:
     """Against the parts of the model; padding of the last batch does not count."""
-    vae, params = linear_gaussian(0.3), params_of(linear_gaussian(0.3))
-    result = per_example_statistics(vae, params, IMAGES, KEY, batch_size)
+    model, params = linear_gaussian(0.3), params_of(linear_gaussian(0.3))
+    result = per_example_statistics(model, params, IMAGES, KEY, batch_size)
     assert {name: array.shape for name, array in result.items()} == {
         **dict.fromkeys(("elbo", "rate", "distortion", "squared_error"), (5,)),
         **{"layer_rates": (5, 1), "dimension_rates": (5, 3), "posterior_mean": (5, 3)},
@@ -24,8 +24,8 @@ def test_statistics_of_each_image(batch_size: int) -> None:
 
     @jax.jit
     def parts() -> tuple[jax.Array, jax.Array]:
-        model = bind(vae, params)
-        return model.encode(jnp.asarray(IMAGES)).mean(), rate(model.infer(jnp.asarray(IMAGES), KEY))
+        bound = bind(model, params)
+        return bound.encode(jnp.asarray(IMAGES)).mean(), rate(bound.infer(jnp.asarray(IMAGES), KEY))
 
     means, expected = parts()
     np.testing.assert_allclose(result["posterior_mean"], means, rtol=1e-5)

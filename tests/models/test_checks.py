@@ -44,23 +44,23 @@ def image(h: jax.Array) -> jax.Array:
     return h.reshape(-1, *SHAPE)
 
 
-def model(**parts: Any) -> VAE:
+def make_vae(**parts: Any) -> VAE:
     encoder, decoder = nn.Sequential([flat, nn.Dense(7)]), nn.Sequential([nn.Dense(72), image])
     defaults = {"posterior": DiagonalNormal(2), "prior": StandardNormal(2), "likelihood": BernoulliLikelihood()}
     return VAE(**({"encoder": encoder, "decoder": decoder} | defaults | parts))
 
 
-def assert_trains(vae: VAE) -> None:
+def assert_trains(model: VAE) -> None:
     """One step of training changes every parameter, and the model samples."""
     tx = make_optimizer("adam", 1e-2, 10)
-    state = init_state(vae, tx, KEY, SHAPE)
+    state = init_state(model, tx, KEY, SHAPE)
     before = jax.tree.map(np.array, state.params)
     images = jax.random.uniform(KEY, (8, *SHAPE))
-    state, metrics = make_train_step(vae, ELBO(), tx)(state, images)
+    state, metrics = make_train_step(model, ELBO(), tx)(state, images)
     assert metrics["skipped"] == 0
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(state.params), strict=True):
         assert not np.array_equal(old, new)
-    assert sample(vae, state.params, KEY, 3).shape == (3, *SHAPE)
+    assert sample(model, state.params, KEY, 3).shape == (3, *SHAPE)
 
 
 class Config(nn.Module):
@@ -86,7 +86,7 @@ class Config(nn.Module):
     ],
 )
 def test_fields_may_be_lists_and_dictionaries(encoder: nn.Module) -> None:
-    assert_trains(model(encoder=encoder))
+    assert_trains(make_vae(encoder=encoder))
 
 
 class NNXNetwork(nnx.Module):
@@ -124,7 +124,7 @@ class EquinoxNetwork(equinox.Module):
     ],
 )
 def test_networks_of_other_libraries_train(parts: dict[str, nn.Module]) -> None:
-    assert_trains(model(**parts))
+    assert_trains(make_vae(**parts))
 
 
 def test_an_adapted_network_computes_its_librarys_function_of_parameters_named_by_their_place() -> None:
@@ -232,15 +232,15 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
 )
 def test_what_cannot_be_trained_is_named(parts: Callable[[], dict[str, Any]], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        init(model(**parts()), KEY, SHAPE)
+        init(make_vae(**parts()), KEY, SHAPE)
 
 
 def test_images_are_one_array() -> None:
-    vae, tx = model(), make_optimizer("adam", 1e-2, 10)
-    state, images = init_state(vae, tx, KEY, SHAPE), jax.random.uniform(KEY, (8, *SHAPE))
+    model, tx = make_vae(), make_optimizer("adam", 1e-2, 10)
+    state, images = init_state(model, tx, KEY, SHAPE), jax.random.uniform(KEY, (8, *SHAPE))
     for views in ((images, np.eye(8, dtype=np.float32)), {"image": images, "label": images[:, 0, 0, 0]}):
         with pytest.raises(UserError, match=r"but VAE takes one array: .* Batch\(x, context\)"):
-            make_train_step(vae, ELBO(), tx)(state, views)
+            make_train_step(model, ELBO(), tx)(state, views)
 
 
 def test_a_model_is_a_linen_module() -> None:

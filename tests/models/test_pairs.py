@@ -60,12 +60,12 @@ def test_every_pair_of_parts_has_a_finite_loss_and_gradient(objective: str) -> N
     """With random parameters, on black, white and grey images; operation by operation, so that little is compiled."""
     images, random = np.repeat(np.uint8([0, 255, 77]), 12).reshape(3, 2, 2, 3), np.random.default_rng(0)
     for config in covering()[objective]:
-        vae, made = make_model(config, (2, 2, 3)), make_objective(config, 10, 100)
-        shapes = jax.eval_shape(lambda vae=vae: init(vae, KEY, (2, 2, 3)))
+        model, made = make_model(config, (2, 2, 3)), make_objective(config, 10, 100)
+        shapes = jax.eval_shape(lambda model=model: init(model, KEY, (2, 2, 3)))
         params = jax.tree.map(lambda p: jnp.asarray(random.normal(size=p.shape), p.dtype), shapes)
 
-        def loss(params: Any, vae: VAE = vae, made: Any = made) -> jax.Array:
-            return apply_objective(vae, made, params, images, KEY, 0)["loss"].mean()
+        def loss(params: Any, model: VAE = model, made: Any = made) -> jax.Array:
+            return apply_objective(model, made, params, images, KEY, 0)["loss"].mean()
 
         value, gradient = jax.value_and_grad(loss)(params)
         assert np.isfinite(value), config

@@ -72,24 +72,24 @@ def test_parts_go_together(config: Config, images: np.ndarray) -> None:
     images, and for networks with large outputs.
     """
     batch = np.repeat(images[:8, ::4, ::4], 3, axis=-1)
-    vae = make_model(config, (7, 7, 3), batch)
+    model = make_model(config, (7, 7, 3), batch)
     objective, tx = make_objective(config, 10, 100), optax.adam(3e-3)
-    state, step = init_state(vae, tx, KEY, (7, 7, 3)), make_train_step(vae, objective, tx)
+    state, step = init_state(model, tx, KEY, (7, 7, 3)), make_train_step(model, objective, tx)
     distortions = []
     for _ in range(40):
         state, metrics = step(state, batch)
         distortions.append(float(metrics["distortion"]))
     assert np.median(distortions[-5:]) < np.median(distortions[:5])
-    made = np.asarray(sample(vae, state.params, KEY, 5, 0.7))
+    made = np.asarray(sample(model, state.params, KEY, 5, 0.7))
     assert made.shape == (5, 7, 7, 3)
-    if config.likelihood == "continuous_bernoulli" or vae.likelihood.pixel_levels:  # other densities have any mean
+    if config.likelihood == "continuous_bernoulli" or model.likelihood.pixel_levels:  # other densities have any mean
         assert ((made >= 0) & (made <= 1)).all()
     extremes = np.stack([np.zeros((7, 7, 3), np.uint8), np.full((7, 7, 3), 255, np.uint8)] * 4)
 
     @jax.jit
     def terms_and_gradient(params: Any) -> Any:
         def loss(params: Any) -> Any:
-            terms = apply_objective(vae, objective, params, extremes, KEY, 0)
+            terms = apply_objective(model, objective, params, extremes, KEY, 0)
             return terms["loss"].mean(), terms
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -107,11 +107,11 @@ def test_parts_go_together(config: Config, images: np.ndarray) -> None:
 def test_seeds_train_side_by_side(config: Config, images: np.ndarray) -> None:
     """Map two models over their keys by `jax.vmap`: each trains as it does alone."""
     batch = images[:8, ::4, ::4]
-    vae, tx = make_model(config, (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
-    step = make_train_step(vae, ELBO(), tx)
-    states = jax.vmap(lambda key: init_state(vae, tx, key, (7, 7, 1)))(jax.random.split(KEY, 2))
+    model, tx = make_model(config, (7, 7, 1)), make_optimizer("adam", 3e-3, 1000)
+    step = make_train_step(model, ELBO(), tx)
+    states = jax.vmap(lambda key: init_state(model, tx, key, (7, 7, 1)))(jax.random.split(KEY, 2))
     _, metrics = jax.vmap(step, in_axes=(0, None))(states, batch)
-    alone = step(init_state(vae, tx, jax.random.split(KEY, 2)[1], (7, 7, 1)), batch)[1]
+    alone = step(init_state(model, tx, jax.random.split(KEY, 2)[1], (7, 7, 1)), batch)[1]
     np.testing.assert_allclose(metrics["loss"][1], alone["loss"], rtol=1e-5)
     assert metrics["loss"][0] != metrics["loss"][1]
 
@@ -121,14 +121,14 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(images: np.nda
     few = np.stack([images[0, ::4, ::4], images[1, ::4, ::4]])
     seen = jnp.asarray(few / 255, jnp.float32).clip(0.02, 0.98)
     for levels in (1, 2):
-        vae = make_model(Config(preset="tutorial_dense", latent_dim=3, prior="vamp", levels=levels), (7, 7, 1), few)
-        params = init(vae, KEY, (7, 7, 1))
-        q = encode(vae, params, seen)
+        model = make_model(Config(preset="tutorial_dense", latent_dim=3, prior="vamp", levels=levels), (7, 7, 1), few)
+        params = init(model, KEY, (7, 7, 1))
+        q = encode(model, params, seen)
         top = q if levels == 1 else q.top
         z = np.random.default_rng(0).normal(size=(10, 3))
         of_each = scipy.stats.norm(np.float64(top.loc), np.exp(np.float64(top.log_scale))).logpdf(z[:, None]).sum(-1)
-        model = bind(vae, params)
-        prior = model.prior()
+        bound = bind(model, params)
+        prior = bound.prior()
         found = (prior if levels == 1 else prior.top).log_prob(jnp.asarray(z, jnp.float32))
         start = np.random.default_rng(0).choice(2, 128)  # which of the two each pseudo-input starts as
         expected = scipy.special.logsumexp(of_each[:, start], axis=1) - np.log(128)

@@ -9,7 +9,7 @@ from flax_vae.objectives.binarized import DynamicallyBinarized
 
 
 def test_pixels_are_resampled_with_their_value_as_probability() -> None:
-    def pixels(vae, x, key, step):
+    def pixels(model, x, key, step):
         return x.sum((1, 2, 3)), {f"pixel {i}": x.reshape(len(x), -1)[:, i] for i in range(4)}
 
     images = np.array([0.0, 1.0, 0.3, 0.8], np.float32).reshape(1, 2, 2, 1)

@@ -14,8 +14,8 @@ KEY = jax.random.key(0)
 
 def test_elbo_is_the_evidence_minus_the_divergence_from_the_exact_posterior() -> None:
     shift, keys = 0.3, jax.random.split(KEY, 20_000)
-    vae = linear_gaussian(shift)
-    elbo = jax.jit(jax.vmap(lambda key: terms(ELBO(), vae, key=key)["elbo"]))(keys)
+    model = linear_gaussian(shift)
+    elbo = jax.jit(jax.vmap(lambda key: terms(ELBO(), model, key=key)["elbo"]))(keys)
     error = elbo.std(0) / np.sqrt(len(keys))
     assert (np.abs(elbo.mean(0) - (log_evidence() - gap(shift))) < 4 * error).all()
 
@@ -23,16 +23,16 @@ def test_elbo_is_the_evidence_minus_the_divergence_from_the_exact_posterior() ->
 def test_gradients_equal_finite_differences() -> None:
     """In float64, along a random direction through all the parameters."""
     images = np.random.default_rng(0).uniform(size=(3, 4, 4, 1))
-    vae, size = tutorial_dense((4, 4, 1)).clone(dtype="float64"), 1e-6
+    model, size = tutorial_dense((4, 4, 1)).clone(dtype="float64"), 1e-6
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), init(vae, KEY, (4, 4, 1)))
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), init(model, KEY, (4, 4, 1)))
         rng = np.random.default_rng(1)
         direction = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), params)
 
         @jax.jit
         def loss(along: jax.Array) -> jax.Array:
             moved = jax.tree.map(lambda p, d: p + along * d, params, direction)
-            return apply_objective(vae, ELBO(beta=2.0), moved, jnp.asarray(images), KEY, 0)["loss"].mean()
+            return apply_objective(model, ELBO(beta=2.0), moved, jnp.asarray(images), KEY, 0)["loss"].mean()
 
         slope = jax.grad(loss)(jnp.asarray(0.0, jnp.float64))
         assert slope.dtype == jnp.float64

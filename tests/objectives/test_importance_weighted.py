@@ -36,9 +36,9 @@ def test_every_bound_is_the_evidence_for_the_exact_posterior(objective) -> None:
 
 
 def test_more_samples_tighten_the_bound_from_below() -> None:
-    vae, keys = linear_gaussian(0.3), jax.random.split(KEY, 5_000)
-    single = -jax.jit(jax.vmap(lambda key: terms(ELBO(), vae, key=key)["loss"]))(keys).mean(0)
-    several = -jax.jit(jax.vmap(lambda key: terms(iwae, vae, key=key)["loss"]))(keys).mean(0)
+    model, keys = linear_gaussian(0.3), jax.random.split(KEY, 5_000)
+    single = -jax.jit(jax.vmap(lambda key: terms(ELBO(), model, key=key)["loss"]))(keys).mean(0)
+    several = -jax.jit(jax.vmap(lambda key: terms(iwae, model, key=key)["loss"]))(keys).mean(0)
     assert (single < several).all()
     assert (several < log_evidence()).all()
 
@@ -58,14 +58,14 @@ def test_the_renyi_bound_is_below_the_evidence_by_the_renyi_divergence(alpha: fl
 
 
 @cache
-def gradients(objective: Callable, vae, count: int) -> dict:
+def gradients(objective: Callable, model, count: int) -> dict:
     """Return gradients of the mean loss for `count` keys, stacked."""
 
     def loss(params: dict, key: jax.Array) -> jax.Array:
-        return apply_objective(vae, objective, params, jnp.asarray(IMAGES), key, 0)["loss"].mean()
+        return apply_objective(model, objective, params, jnp.asarray(IMAGES), key, 0)["loss"].mean()
 
     keys = jax.random.split(jax.random.key(7), count)
-    return jax.device_get(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params_of(vae), keys))
+    return jax.device_get(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params_of(model), keys))
 
 
 @pytest.mark.parametrize("model", [linear_gaussian, layered])
@@ -91,14 +91,14 @@ def test_gradient_noise_vanishes_with_the_gap(objective, model) -> None:
         assert np.abs(elbo_gradients[name]).max() > 0.1
 
 
-def dreg_by_definition(vae, x, key, step):
+def dreg_by_definition(model, x, key, step):
     """Return DReG's loss with the weights as constants (Tucker et al. 2019, eq. 7 and 8)."""
-    posterior = vae.encode(x)
+    posterior = model.encode(x)
     z = posterior.sample(key, (5,))
 
     def log_w(z):
         fixed = jax.lax.stop_gradient(posterior)
-        return vae.decode(z).log_prob(x) + vae.prior().log_prob(z) - fixed.log_prob(z)
+        return model.decode(z).log_prob(x) + model.prior().log_prob(z) - fixed.log_prob(z)
 
     weights = jax.lax.stop_gradient(jax.nn.softmax(log_w(z), axis=0))
     held = jax.lax.stop_gradient(z)

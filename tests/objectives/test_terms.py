@@ -50,18 +50,18 @@ def test_an_objective_of_one_layer_refuses_a_hierarchy() -> None:
         terms(BetaTCVAE(num_images=50), layered())
 
 
-def mean_over_batch(vae, x, key, step):
-    loss, metrics = ELBO()(vae, x, key, step)
+def mean_over_batch(model, x, key, step):
+    loss, metrics = ELBO()(model, x, key, step)
     return loss.mean(), metrics
 
 
-def names_a_metric_loss(vae, x, key, step):
-    loss, _ = ELBO()(vae, x, key, step)
+def names_a_metric_loss(model, x, key, step):
+    loss, _ = ELBO()(model, x, key, step)
     return loss, {"loss": 0 * loss}
 
 
-def loss_without_metrics(vae, x, key, step):
-    return ELBO()(vae, x, key, step)[0]
+def loss_without_metrics(model, x, key, step):
+    return ELBO()(model, x, key, step)[0]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def loss_without_metrics(vae, x, key, step):
     ],
 )
 def test_errors_of_malformed_results_name_the_objective(objective, message: str) -> None:
-    vae, tx = linear_gaussian(), make_optimizer("adam", 1e-3, 10)
-    step = make_train_step(vae, objective, tx)
+    model, tx = linear_gaussian(), make_optimizer("adam", 1e-3, 10)
+    step = make_train_step(model, objective, tx)
     with pytest.raises(UserError, match=message):
-        step(init_state(vae, tx, KEY, (2, 2, 1)), jnp.asarray(IMAGES))
+        step(init_state(model, tx, KEY, (2, 2, 1)), jnp.asarray(IMAGES))

@@ -193,9 +193,9 @@ def likelihoods(rows: int, latents: int) -> Iterator[Case]:
 
 def model_functions(rows: int, latents: int) -> Iterator[Case]:
     """Yield sampling and evaluation of `tutorial_dense`, against networks written in NumPy."""
-    vae = tutorial_dense(IMAGE_SHAPE, latents)
+    model = tutorial_dense(IMAGE_SHAPE, latents)
     rng = np.random.default_rng(rows + latents)
-    shapes = jax.eval_shape(lambda: init(vae, jax.random.key(0), IMAGE_SHAPE))
+    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), IMAGE_SHAPE))
     params = jax.tree.map(lambda leaf: rng.normal(0, leaf.shape[0] ** -0.5, leaf.shape).astype(np.float32), shapes)
     weights = jax.tree.map(np.float64, params)
     images = rng.integers(0, 256, (rows, *IMAGE_SHAPE)).astype(np.uint8)
@@ -224,38 +224,38 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     keys = jax.random.split(key, rows)
     of_each = noise(keys, latents)
 
-    posterior = encode(vae, params, images)
+    posterior = encode(model, params, images)
     yield "encode, loc", posterior.loc, mean
     yield "encode, log_scale", posterior.log_scale, log_scale
-    yield "posterior_means", posterior_means(vae, params, images), mean
-    yield "posterior_means at once", posterior_means(vae, params, images, rows), mean
-    yield "sample", sample(vae, params, key, rows), pixels(of_each)
-    yield "decode", decode(vae, params, of_each.astype(np.float32)), pixels(of_each)
+    yield "posterior_means", posterior_means(model, params, images), mean
+    yield "posterior_means at once", posterior_means(model, params, images, rows), mean
+    yield "sample", sample(model, params, key, rows), pixels(of_each)
+    yield "decode", decode(model, params, of_each.astype(np.float32)), pixels(of_each)
     drawn = mean + np.exp(log_scale) * of_each
-    yield "reconstruct", reconstruct(vae, params, images, key), pixels(drawn)
+    yield "reconstruct", reconstruct(model, params, images, key), pixels(drawn)
     if latents != 3:
         return  # the rest compiles for seconds
     ends = images[0], images[-1]
     t = np.linspace(0, 1, rows)[:, None]
-    yield "interpolate", interpolate(vae, params, *ends, rows), pixels((1 - t) * mean[0] + t * mean[-1])
+    yield "interpolate", interpolate(model, params, *ends, rows), pixels((1 - t) * mean[0] + t * mean[-1])
     z = np.zeros((1, rows, latents))
     z[..., 1] = np.linspace(-2, 2, rows)
-    yield "latent_grid", latent_grid(vae, params, rows, 2.0, (1,)), pixels(z)
+    yield "latent_grid", latent_grid(model, params, rows, 2.0, (1,)), pixels(z)
     if rows == max(ROWS):
         z = np.zeros((200, 200, latents))
         z[..., 0], z[..., 1] = np.meshgrid(*[np.linspace(-2, 2, 200)] * 2)
-        yield "latent_grid of a plane", latent_grid(vae, params, 200), pixels(z)
+        yield "latent_grid of a plane", latent_grid(model, params, 200), pixels(z)
     steps = -(-rows // latents)
     z = np.where(np.eye(latents, dtype=bool)[:, None], np.linspace(-3, 3, steps)[:, None], mean[0])
-    yield "traverse", traverse(vae, params, images[0], steps), pixels(z)
+    yield "traverse", traverse(model, params, images[0], steps), pixels(z)
 
     rates = kl_of_normals(mean, log_scale)
 
     of_batch = np.float64(jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, 0), 0), (1, rows, latents)))[0]
     distortion = -cross_entropy(mean + np.exp(log_scale) * of_batch, x)
-    figures = make_evaluate(vae, ELBO(), rows)(params, images, key, 0)
+    figures = make_evaluate(model, ELBO(), rows)(params, images, key, 0)
     yield "make_evaluate", [figures["rate"], figures["distortion"]], [rates.sum(-1).mean(), distortion.mean()]
-    seen = per_example_statistics(vae, params, images, key, rows)
+    seen = per_example_statistics(model, params, images, key, rows)
     yield "per_example_statistics, rates", seen["dimension_rates"], rates
     yield "per_example_statistics, distortion", seen["distortion"], distortion
     error = np.square(pixels(mean + np.exp(log_scale) * of_batch) - x).reshape(rows, -1).mean(-1)
@@ -266,7 +266,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
     log_w = normal_log_prob(draws, 0, np.zeros(latents)) - normal_log_prob(draws, mean[:, None], log_scale[:, None])
     log_w += cross_entropy(draws.reshape(-1, latents), np.repeat(x, DRAWS, 0)).reshape(rows, DRAWS)
     w = np.exp(log_w - log_w.max(-1, keepdims=True))
-    bound, error, _ = log_likelihood(vae, params, images, key, DRAWS)
+    bound, error, _ = log_likelihood(model, params, images, key, DRAWS)
     yield "log_likelihood", bound, logsumexp(log_w, axis=-1) - np.log(DRAWS)
     yield "its error", error, w.std(-1, ddof=1) / w.mean(-1) / DRAWS**0.5
 
@@ -275,7 +275,7 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
         log_q = normal_log_prob(z[:, None], mean, log_scale)
         log_p = normal_log_prob(z, 0, np.zeros(latents))
         marginal = (logsumexp(log_q, axis=-1) - np.log(rows) - log_p).mean()
-        parts = elbo_surgery(vae, params, images, key)
+        parts = elbo_surgery(model, params, images, key)
         got = [parts["mutual_information"], parts["marginal_kl"]]
         yield "elbo_surgery", got, [(np.diagonal(log_q) - log_p).mean() - marginal, marginal]
 

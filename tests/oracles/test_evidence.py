@@ -21,7 +21,7 @@ pytestmark = pytest.mark.optimized
 KEY = jax.random.key(0)
 
 
-def parameters(vae: VAE, image_shape: tuple[int, int, int]) -> Any:
+def parameters(model: VAE, image_shape: tuple[int, int, int]) -> Any:
     """Draw parameters and biases; posteriors are wide and near 0, as importance sampling requires."""
     rng = np.random.default_rng(0)
 
@@ -29,7 +29,7 @@ def parameters(vae: VAE, image_shape: tuple[int, int, int]) -> Any:
         size = len(leaf.shape) < 2 or leaf.shape[0]
         return np.float32(rng.normal(size=leaf.shape) / np.sqrt(size))
 
-    params = jax.tree.map(drawn, jax.eval_shape(lambda: init(vae, KEY, image_shape)))
+    params = jax.tree.map(drawn, jax.eval_shape(lambda: init(model, KEY, image_shape)))
     for part in ("posterior", *({"prior"} & params.keys())):
         params[part] = jax.tree.map(lambda leaf: leaf * np.float32(0.3), params[part])
     heads = params["posterior"].get("diagonal", params["posterior"])
@@ -41,7 +41,7 @@ def pixels(image_shape: tuple[int, int, int]) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (2, *image_shape), np.uint8)
 
 
-def quadrature(vae: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np.ndarray:
+def quadrature(model: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np.ndarray:
     """Return log ∫ p(z) p(x | z) dz by the trapezoidal rule, to about 1e-4 nats because ReLUs have kinks."""
     axis = np.linspace(-12, 12, 2401 if latent_dim == 1 else 161)
     grid = np.stack(np.meshgrid(*[axis] * latent_dim), -1).reshape(-1, latent_dim)
@@ -49,9 +49,9 @@ def quadrature(vae: VAE, params: Any, images: np.ndarray, latent_dim: int) -> np
 
     @jax.jit
     def log_joint(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-        model = bind(vae, params)
-        log_prior = model.prior().log_prob(z)
-        return log_prior, log_prior + model.decode(z[:, None]).log_prob(to_float(images)).T
+        bound = bind(model, params)
+        log_prior = bound.prior().log_prob(z)
+        return log_prior, log_prior + bound.decode(z[:, None]).log_prob(to_float(images)).T
 
     log_prior, log_joints = map(np.float64, log_joint(jnp.asarray(grid, jnp.float32)))
     np.testing.assert_allclose(logsumexp(log_prior) + log_cell, 0, atol=1e-3)  # the grid covers the prior
@@ -76,29 +76,29 @@ def test_it_is_the_integral_over_the_latents(
     images = pixels(image_shape)
     if likelihood == "bernoulli":
         images = images // 128 * 255
-    vae = make_model(config, image_shape)
-    params = parameters(vae, image_shape)
-    expected = quadrature(vae, params, images, latent_dim)
-    bound, error, _ = log_likelihood(vae, params, images, KEY, 20_000)
+    model = make_model(config, image_shape)
+    params = parameters(model, image_shape)
+    expected = quadrature(model, params, images, latent_dim)
+    bound, error, _ = log_likelihood(model, params, images, KEY, 20_000)
     assert (np.abs(bound - expected) < 4 * error).all()
     assert (error < 0.03).all()
 
 
 def annealed(
-    vae: VAE, params: Any, image: jax.Array, key: jax.Array, chains: int = 100, steps: int = 100, size: float = 0.2
+    model: VAE, params: Any, image: jax.Array, key: jax.Array, chains: int = 100, steps: int = 100, size: float = 0.2
 ) -> tuple[jax.Array, jax.Array]:
     """Return log p(x) by annealed importance sampling (Neal 2001; for decoders Wu et al. 2017), and its standard error.
 
     The path from the prior to the posterior is p(z) p(x | z)^β. The transition at each β is Hamiltonian Monte Carlo
     with five leapfrog steps.
     """
-    model = bind(vae, params)
+    bound = bind(model, params)
 
     def log_likelihoods(z: jax.Array) -> jax.Array:
-        return model.decode(z[:, None]).log_prob(image[None])[:, 0]
+        return bound.decode(z[:, None]).log_prob(image[None])[:, 0]
 
     def log_target(z: jax.Array, beta: jax.Array) -> jax.Array:
-        return model.prior().log_prob(z) + beta * log_likelihoods(z)
+        return bound.prior().log_prob(z) + beta * log_likelihoods(z)
 
     def anneal(carry: tuple, betas_and_key: tuple) -> tuple[tuple, None]:
         (z, log_w), (before, beta, key) = carry, betas_and_key
@@ -121,30 +121,30 @@ def annealed(
 
     start_key, key = jax.random.split(key)
     betas = jnp.linspace(0, 1, steps + 1) ** 2
-    start = model.prior().sample(start_key, (chains,)), jnp.zeros(chains)
+    start = bound.prior().sample(start_key, (chains,)), jnp.zeros(chains)
     (_, log_w), _ = jax.lax.scan(anneal, start, (betas[:-1], betas[1:], jax.random.split(key, steps)))
     w = jax.nn.softmax(log_w)
     return jax.nn.logsumexp(log_w) - jnp.log(chains), jnp.sqrt((w**2).sum() - 1 / chains)
 
 
-def annealed_each(vae: VAE, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-    estimate = jax.jit(lambda pair: annealed(vae, params, *pair))
+def annealed_each(model: VAE, params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    estimate = jax.jit(lambda pair: annealed(model, params, *pair))
     return jax.lax.map(estimate, (images, jax.random.split(KEY, len(images))))
 
 
 def test_annealed_importance_sampling_matches_a_known_evidence() -> None:
-    vae = linear_gaussian()
-    found, error = annealed_each(vae, init(vae, KEY, (2, 2, 1)), jnp.asarray(IMAGES))
+    model = linear_gaussian()
+    found, error = annealed_each(model, init(model, KEY, (2, 2, 1)), jnp.asarray(IMAGES))
     assert (error < 0.05).all()
     assert (np.abs(found - log_evidence()) < 4 * error).all()
 
 
 def test_annealed_importance_sampling_agrees() -> None:
     """Its draws start at the prior, so that an error of the encoder cannot affect both estimates."""
-    vae = VAE(DenseEncoder((16,)), FullNormal(3), StandardNormal(3), DenseDecoder((4, 4, 1), (16,)))
-    params, images = parameters(vae, (4, 4, 1)), pixels((4, 4, 1)) // 128 * 255
-    found, error = annealed_each(vae, params, to_float(images))
-    bound, its_error, _ = log_likelihood(vae, params, images, KEY, 20_000)
+    model = VAE(DenseEncoder((16,)), FullNormal(3), StandardNormal(3), DenseDecoder((4, 4, 1), (16,)))
+    params, images = parameters(model, (4, 4, 1)), pixels((4, 4, 1)) // 128 * 255
+    found, error = annealed_each(model, params, to_float(images))
+    bound, its_error, _ = log_likelihood(model, params, images, KEY, 20_000)
     assert (np.hypot(error, its_error) < 0.05).all()
     assert (np.abs(found - bound) < 4 * np.hypot(error, its_error)).all()
 
@@ -154,12 +154,12 @@ def test_of_half_of_the_values_it_is_the_evidence_of_the_observed_ones() -> None
 
     The bound on masked values is MIWAE's (Mattei & Frellsen 2019). The encoder sees zeros for missing values.
     """
-    vae = linear_gaussian()
-    params = init(vae, KEY, (2, 2, 1))
+    model = linear_gaussian()
+    params = init(model, KEY, (2, 2, 1))
     params = params | {"posterior": params["posterior"] | {"log_scale": jnp.zeros(3)}}  # wider than any posterior
     observed = np.random.default_rng(0).random((5, 4)) > 0.5
     batch = Batch(np.where(observed.reshape(IMAGES.shape), IMAGES, np.nan), mask=observed.reshape(IMAGES.shape))
-    bound, error, _ = log_likelihood(vae, params, batch, KEY, 20_000)
+    bound, error, _ = log_likelihood(model, params, batch, KEY, 20_000)
 
     def evidence(weights: np.ndarray) -> np.ndarray:
         covariance = weights.T @ weights + NOISE**2 * np.eye(4)
@@ -172,7 +172,7 @@ def test_of_half_of_the_values_it_is_the_evidence_of_the_observed_ones() -> None
 
     @jax.jit
     def gradient(params: Any, key: jax.Array) -> Any:
-        return jax.grad(lambda params: apply_objective(vae, IWAE(2000), params, batch, key, 0)["loss"].mean())(params)
+        return jax.grad(lambda params: apply_objective(model, IWAE(2000), params, batch, key, 0)["loss"].mean())(params)
 
     slopes = np.mean([gradient(params, key)["decoder"]["weights"] for key in jax.random.split(KEY, 10)], axis=0)
     for i, j in ((0, 0), (1, 2), (2, 3)):

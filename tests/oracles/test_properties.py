@@ -130,8 +130,8 @@ OBJECTIVES = [ELBO(2.0), IWAE(3), Renyi(0.5, 3), DReG(3), FreeBits(2.0), BetaTCV
 def test_the_loss_of_an_image_depends_on_neither_its_position_nor_the_other_images(objective: Callable) -> None:
     """Only objectives with `whole_batch` depend on the other images."""
     likelihood = partial(Normal, log_scale=jnp.log(NOISE), event_ndim=3)
-    vae = VAE(Flatten(), PosteriorOfTheImage(), StandardNormal(3), LinearDecoder(), likelihood)
-    compiled = jax.jit(lambda x: apply_objective(vae, objective, {"decoder": PARAMS["decoder"]}, x, KEY, 0))
+    model = VAE(Flatten(), PosteriorOfTheImage(), StandardNormal(3), LinearDecoder(), likelihood)
+    compiled = jax.jit(lambda x: apply_objective(model, objective, {"decoder": PARAMS["decoder"]}, x, KEY, 0))
 
     def terms(x: np.ndarray) -> dict[str, np.ndarray]:
         return jax.device_get(compiled(x))
@@ -197,15 +197,15 @@ class ScaledLikelihood(nn.Module):
 
 
 def test_units_of_pixels_add_a_constant_to_the_evidence_and_keep_its_error() -> None:
-    vae = linear_gaussian(0.3).clone(likelihood=ScaledLikelihood())
-    params = init(vae, KEY, (2, 2, 1))
-    bound, error, _ = log_likelihood(vae, params, IMAGES, KEY, 100)
+    model = linear_gaussian(0.3).clone(likelihood=ScaledLikelihood())
+    params = init(model, KEY, (2, 2, 1))
+    bound, error, _ = log_likelihood(model, params, IMAGES, KEY, 100)
 
     @examples(max_examples=10)
     @given(st.floats(-1e4, 1e4, width=32))
     def check(constant: float) -> None:
         moved = params | {"likelihood": {"constant": jnp.asarray(constant)}}
-        found, its_error, _ = log_likelihood(vae, moved, IMAGES, KEY, 100)
+        found, its_error, _ = log_likelihood(model, moved, IMAGES, KEY, 100)
         np.testing.assert_allclose(found, bound + constant, rtol=1e-6, atol=1e-4)
         np.testing.assert_allclose(its_error, error, rtol=1e-2)
 

@@ -30,23 +30,23 @@ from flax_vae.presets import PRESETS, channel_means
 pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
-Model = tuple[VAE, TrainState, Callable, np.ndarray]
+Setup = tuple[VAE, TrainState, Callable, np.ndarray]
 every_preset = pytest.mark.parametrize("preset", PRESETS)
 
 
 @pytest.fixture(scope="module", params=PRESETS)
-def model(request: pytest.FixtureRequest, images: np.ndarray) -> Model:
+def setup(request: pytest.FixtureRequest, images: np.ndarray) -> Setup:
     """Each preset for images of 14x10 pixels with its first state and its train step, and a batch of eight."""
     batch, tx = images[:8, ::2, ::3], make_optimizer("adam", 3e-3, 1000)
-    vae = PRESETS[request.param]((14, 10, 1), mean=channel_means(batch))
-    return vae, init_state(vae, tx, KEY, (14, 10, 1)), make_train_step(vae, iwae, tx), batch
+    model = PRESETS[request.param]((14, 10, 1), mean=channel_means(batch))
+    return model, init_state(model, tx, KEY, (14, 10, 1)), make_train_step(model, iwae, tx), batch
 
 
-def test_trains(model: Model) -> None:
+def test_trains(setup: Setup) -> None:
     """Terms are float32, one per image; the step compiles once, and memorises a batch, with several draws at a time."""
-    vae, state, step, batch = model
+    model, state, step, batch = setup
     state = jax.tree.map(jnp.copy, state)
-    terms = jax.eval_shape(partial(apply_objective, vae, iwae), state.params, batch, KEY, 0)
+    terms = jax.eval_shape(partial(apply_objective, model, iwae), state.params, batch, KEY, 0)
     assert {(value.shape, value.dtype) for value in terms.values()} == {((8,), jnp.dtype("float32"))}
     losses = []
     for _ in range(30):
@@ -59,8 +59,8 @@ def test_trains(model: Model) -> None:
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_extreme_images_and_posteriors_give_finite_parameters(model: Model) -> None:
-    _, state, step, batch = model
+def test_extreme_images_and_posteriors_give_finite_parameters(setup: Setup) -> None:
+    _, state, step, batch = setup
     images = np.stack([np.zeros_like(batch[0]), np.full_like(batch[0], 255)] * 4)
     state = jax.tree.map(jnp.copy, state)
     state.params["posterior"]["log_var"]["bias"] = jnp.array([1e4, -1e4])  # asks for scales of exp(±5000)
@@ -69,9 +69,9 @@ def test_extreme_images_and_posteriors_give_finite_parameters(model: Model) -> N
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params))
 
 
-def test_starts_at_the_average_image(model: Model) -> None:
-    vae, state, _, batch = model
-    made = sample(vae, state.params, KEY, 64, 1e-6)
+def test_starts_at_the_average_image(setup: Setup) -> None:
+    model, state, _, batch = setup
+    made = sample(model, state.params, KEY, 64, 1e-6)
     assert made.dtype == jnp.float32
     assert (made >= 0).all()
     assert (made <= 1).all()
@@ -82,11 +82,11 @@ def test_starts_at_the_average_image(model: Model) -> None:
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (14, 9, 3), (1, 2, 2)])
 def test_any_image_size_channels_and_latent_size(preset: str, image_shape: tuple[int, int, int]) -> None:
     images = jnp.zeros((2, *image_shape), jnp.uint8)
-    vae = PRESETS[preset](image_shape, 5, mean=channel_means(np.asarray(images)))
-    params = jax.eval_shape(lambda: init(vae, KEY, image_shape))
-    terms = jax.eval_shape(partial(apply_objective, vae, ELBO()), params, images, KEY, 0)
+    model = PRESETS[preset](image_shape, 5, mean=channel_means(np.asarray(images)))
+    params = jax.eval_shape(lambda: init(model, KEY, image_shape))
+    terms = jax.eval_shape(partial(apply_objective, model, ELBO()), params, images, KEY, 0)
     assert {value.shape for value in terms.values()} == {(2,)}
-    made = jax.eval_shape(lambda params: sample(vae, params, KEY, 3), params)
+    made = jax.eval_shape(lambda params: sample(model, params, KEY, 3), params)
     assert made.shape == (3, *image_shape)
 
 
@@ -96,12 +96,12 @@ def test_bfloat16_networks_in_a_float32_model(preset: str, images: np.ndarray) -
 
     Rounding errors grow with depth. A sum over all pixels in bfloat16 would be badly wrong.
     """
-    vae = PRESETS[preset]((14, 14, 1), mean=channel_means(images))
-    params = init(vae, KEY, (14, 14, 1))
+    model = PRESETS[preset]((14, 14, 1), mean=channel_means(images))
+    params = init(model, KEY, (14, 14, 1))
     losses, gradients = [], []
     for dtype in ("float32", "bfloat16"):
-        half = vae.clone(dtype=dtype)
-        terms = lambda p, vae=half: apply_objective(vae, ELBO(), p, images[:16, ::2, ::2], KEY, 0)["loss"].mean()  # noqa: E731
+        half = model.clone(dtype=dtype)
+        terms = lambda p, model=half: apply_objective(model, ELBO(), p, images[:16, ::2, ::2], KEY, 0)["loss"].mean()  # noqa: E731
         loss, gradient = jax.jit(jax.value_and_grad(terms))(params)
         assert {leaf.dtype for leaf in jax.tree.leaves((loss, gradient))} == {jnp.dtype("float32")}
         losses.append(float(loss))

@@ -79,11 +79,11 @@ from flax_vae import bind, encode, init, tutorial_dense, use_machine
 from flax_vae.system import machine
 machine._WRONG_SUMS = (jaxlib.__version__,)
 if "early" in sys.argv: use_machine()
-vae = tutorial_dense((4, 4, 1))
-shapes = jax.eval_shape(partial(init, vae, jax.random.key(0), (4, 4, 1)))  # computes the key
+model = tutorial_dense((4, 4, 1))
+shapes = jax.eval_shape(partial(init, model, jax.random.key(0), (4, 4, 1)))  # computes the key
 params = jax.tree.map(lambda leaf: numpy.zeros(leaf.shape, leaf.dtype), shapes)
 if "late" in sys.argv: use_machine()
-for n in 1, 2: encode(vae, params, numpy.zeros((n, 4, 4, 1))), bind(vae, params)
+for n in 1, 2: encode(model, params, numpy.zeros((n, 4, 4, 1))), bind(model, params)
 """
 
 

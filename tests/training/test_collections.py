@@ -78,9 +78,9 @@ def test_a_step_updates_statistics_and_averages(step: Callable[..., Any], images
 
 def test_pseudo_inputs_of_a_prior_do_not_count(step: Callable[..., Any], images: np.ndarray) -> None:
     """The statistics after a step are those of a model that encodes the batch only."""
-    vae = VAE_.clone(prior=VampPrior(SHAPE, components=3))
-    state, alone = init_state(vae, TX, KEY, SHAPE), step(first(), images)[0]
-    state, _ = make_train_step(vae, ELBO(), TX)(state, images)
+    model = VAE_.clone(prior=VampPrior(SHAPE, components=3))
+    state, alone = init_state(model, TX, KEY, SHAPE), step(first(), images)[0]
+    state, _ = make_train_step(model, ELBO(), TX)(state, images)
     new, expected = statistics(state.collections), statistics(alone.collections)
     np.testing.assert_allclose(new["var"], expected["var"], rtol=1e-5)
 
@@ -140,10 +140,10 @@ def test_dropout_and_statistics_in_training_only(library: str, images: np.ndarra
     def objective(model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict]:
         return (model.features(x)[:, :16] == 0).astype(x.dtype).mean(-1), {}
 
-    vae = VAE_ if library == "linen" else VAE_.clone(encoder=from_nnx(NNXEncoder))
-    tree, batch = init(vae, KEY, SHAPE), np.tile(images, (8, 1, 1, 1))
-    always = apply_objective(vae, objective, tree, batch, KEY, 0)["loss"].mean()
-    trained = [train_objective(vae, objective, tree, batch, jax.random.key(i), 0) for i in (0, 1, 1)]
+    model = VAE_ if library == "linen" else VAE_.clone(encoder=from_nnx(NNXEncoder))
+    tree, batch = init(model, KEY, SHAPE), np.tile(images, (8, 1, 1, 1))
+    always = apply_objective(model, objective, tree, batch, KEY, 0)["loss"].mean()
+    trained = [train_objective(model, objective, tree, batch, jax.random.key(i), 0) for i in (0, 1, 1)]
     a, b, again = (terms["loss"] for terms, _ in trained)
     assert (a != b).any()
     np.testing.assert_array_equal(b, again)
@@ -192,9 +192,9 @@ class Weighted(nn.Module):
 
 
 def test_an_objective_with_one_loss_trains_its_parameters_too(images: np.ndarray) -> None:
-    vae = tutorial_dense(SHAPE, 2, features=(8,))
-    state = init_state(vae, TX, KEY, SHAPE, objective=Weighted())
-    state, metrics = make_train_step(vae, Weighted(), TX)(state, images)
+    model = tutorial_dense(SHAPE, 2, features=(8,))
+    state = init_state(model, TX, KEY, SHAPE, objective=Weighted())
+    state, metrics = make_train_step(model, Weighted(), TX)(state, images)
     np.testing.assert_allclose(state.params[OF_OBJECTIVE]["log_weight"], -1e-3 * metrics["rate"], rtol=1e-4)
 
 

@@ -32,11 +32,11 @@ models["stateful"] = stateful_vae
 rows = np.concatenate([epoch_indices(len(images), batch, 0, epoch) for epoch in range(2)])[:steps]
 
 def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
-    vae, tx = models[model](shape), make_optimizer("adam", 1e-3, steps, warmup_steps=8)
+    trained, tx = models[model](shape), make_optimizer("adam", 1e-3, steps, warmup_steps=8)
     if model == "stateful":  # Adam would magnify the rounding of gradients near zero
         objective, tx = Adversary(), optax.sgd(1e-4)
-    state = init_state(vae, tx, jax.random.key(0), shape, ema=True, objective=objective)
-    totals = zero_metrics(vae, objective, state, images[:batch])
+    state = init_state(trained, tx, jax.random.key(0), shape, ema=True, objective=objective)
+    totals = zero_metrics(trained, objective, state, images[:batch])
     mesh = data_mesh(batch // options.get("accumulate", 1), devices, fsdp)
     everywhere, split = shardings(mesh)
     if mesh:
@@ -45,7 +45,7 @@ def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
     share = held / sum(leaf.size for leaf in jax.tree.leaves(state.params))
     totals, resident, on_devices = *jax.device_put((totals, images), everywhere), jax.device_put(rows, split)
     where = jax.tree.map(lambda leaf: leaf.sharding, state), everywhere
-    step = make_train_step(vae, objective, tx, ema_decay=0.9, mesh=mesh, **options)
+    step = make_train_step(trained, objective, tx, ema_decay=0.9, mesh=mesh, **options)
     run, values = make_train_steps(step, where), []
     for i in range(steps):
         state, totals = run(state, totals, resident, on_devices, i, i + 1)
@@ -125,15 +125,15 @@ from flax_vae.batches import epoch_indices
 from flax_vae.training.sharding import data_mesh, shardings
 from flax_vae.training.step import make_train_steps
 images = load_images(sys.argv[1], "train", image_size=8).x
-vae, tx = tutorial_conv((8, 8, 1)), make_optimizer("adam", 1e-3, 10)
-fresh = jax.device_get(init_state(vae, tx, jax.random.key(0), (8, 8, 1)).replace(key=None))
+model, tx = tutorial_conv((8, 8, 1)), make_optimizer("adam", 1e-3, 10)
+fresh = jax.device_get(init_state(model, tx, jax.random.key(0), (8, 8, 1)).replace(key=None))
 zeros = {name: np.zeros((), np.float32) for name in ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")}
 for mesh in (None, data_mesh(16)):
     repeated, split = shardings(mesh)
     rows = jax.device_put(epoch_indices(600, 16, seed=0, epoch=0), split)
     state = fresh.replace(key=jax.random.key(1))
     state, totals, resident = jax.device_put((state, zeros, images), repeated)
-    run = make_train_steps(make_train_step(vae, ELBO(), tx, microbatch_size=8, mesh=mesh), repeated)
+    run = make_train_steps(make_train_step(model, ELBO(), tx, microbatch_size=8, mesh=mesh), repeated)
     state, totals = run(state, totals, resident, rows, 0, 2)
     _, totals = run(state, totals, resident, rows, 2, 4)
     print(len(rows.sharding.device_set), run._cache_size(), *(float(total) for total in totals.values()))

@@ -309,10 +309,10 @@ def test_muon_moves_the_components_of_a_prior_as_far_as_its_rate(
 ) -> None:
     """As matrices, they would move by a third of the rate, or by a thousandth for images of three channels."""
     colour = np.broadcast_to(images[:8, ::2, ::2], (8, 14, 14, 3))
-    vae, tx = tutorial_dense((14, 14, 3), 2, features=(16,), prior=prior), make_optimizer("muon", 1e-2, 10)
-    state = jax.jit(lambda: init_state(vae, tx, jax.random.key(0), (14, 14, 3)))()
+    model, tx = tutorial_dense((14, 14, 3), 2, features=(16,), prior=prior), make_optimizer("muon", 1e-2, 10)
+    state = jax.jit(lambda: init_state(model, tx, jax.random.key(0), (14, 14, 3)))()
     before = jax.tree.map(np.array, state.params["prior"])
-    state, _ = make_train_step(vae, ELBO(), tx)(state, colour)
+    state, _ = make_train_step(model, ELBO(), tx)(state, colour)
     for name in components:
         step = np.abs(np.asarray(state.params["prior"][name]) - before[name])
         assert 0.5e-2 < np.median(step[step > 0]) < 2e-2

@@ -76,8 +76,8 @@ def test_many_steps_in_one_dispatch_equal_single_steps(first: TrainState, plain:
 def test_a_step_that_is_not_finite_changes_only_its_number(first: TrainState, images: np.ndarray) -> None:
     """Two poisoned batches among good ones: the totals are those of the good ones."""
 
-    def poisoned(vae, x, key, step):
-        loss, metrics = ELBO()(vae, x, key, step)
+    def poisoned(model, x, key, step):
+        loss, metrics = ELBO()(model, x, key, step)
         return loss * jnp.where(step == 2, jnp.nan, jnp.where(step == 4, jnp.inf, 1.0)), metrics
 
     state, step = copy(first), make_dense_step(poisoned)
@@ -99,8 +99,8 @@ def test_a_step_that_is_not_finite_changes_only_its_number(first: TrainState, im
 
 
 def test_the_loop_ends_if_every_step_is_skipped(first: TrainState, images: np.ndarray) -> None:
-    def breaks_at_step_three(vae, x, key, step):
-        loss, metrics = ELBO()(vae, x, key, step)
+    def breaks_at_step_three(model, x, key, step):
+        loss, metrics = ELBO()(model, x, key, step)
         return jnp.where(step >= 3, jnp.nan, loss), metrics
 
     step, indices = make_dense_step(breaks_at_step_three), np.asarray(epoch_indices(64, 2, seed=0, epoch=0))
@@ -120,14 +120,14 @@ def test_an_epoch_is_a_shuffle_by_seed_and_number() -> None:
 
 
 def test_noise_differs_between_steps_and_seeds() -> None:
-    def report_noise(vae, x, key, step):
-        z = vae.infer(x, key).layers[0].z[0, :, 0]
-        return ELBO()(vae, x, key, step)[0], {"z": z}
+    def report_noise(model, x, key, step):
+        z = model.infer(x, key).layers[0].z[0, :, 0]
+        return ELBO()(model, x, key, step)[0], {"z": z}
 
-    vae, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # constant parameters: only the key can change z
-    step = make_train_step(vae, report_noise, tx)
+    model, tx = linear_gaussian(), make_optimizer("adam", 0.0, 10)  # constant parameters: only the key can change z
+    step = make_train_step(model, report_noise, tx)
     draws = []
-    start = jax.jit(lambda seed: init_state(vae, tx, jax.random.key(seed), (2, 2, 1)))
+    start = jax.jit(lambda seed: init_state(model, tx, jax.random.key(seed), (2, 2, 1)))
     for seed in (0, 1):
         state = start(seed)
         for _ in range(3):

@@ -18,9 +18,9 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(levels: int, i
     """It starts at images of the training set; on top of a hierarchy it uses the top layer's posterior."""
     few = np.stack([images[0, ::4, ::4], images[1, ::4, ::4]])
     start_images = jnp.asarray(few / 255, jnp.float32).clip(0.02, 0.98)
-    vae = make_model(Config(preset="tutorial_dense", latent_dim=3, prior="vamp", levels=levels), (7, 7, 1), few)
-    params = init(vae, KEY, (7, 7, 1))
-    q = encode(vae, params, start_images)
+    model = make_model(Config(preset="tutorial_dense", latent_dim=3, prior="vamp", levels=levels), (7, 7, 1), few)
+    params = init(model, KEY, (7, 7, 1))
+    q = encode(model, params, start_images)
     top = q if levels == 1 else q.top
     z = np.random.default_rng(0).normal(size=(10, 3))
     normals = scipy.stats.norm(np.float64(top.loc), np.exp(np.float64(top.log_scale)))
@@ -28,8 +28,8 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(levels: int, i
 
     @jax.jit
     def log_prob(z: jax.Array) -> jax.Array:
-        model = bind(vae, params)
-        prior = model.prior()
+        bound = bind(model, params)
+        prior = bound.prior()
         return (prior if levels == 1 else prior.top).log_prob(z)
 
     indices = np.random.default_rng(0).choice(2, 128)  # of the image that each pseudo-input starts as
@@ -41,6 +41,6 @@ def test_a_vamp_prior_is_the_mean_of_the_posteriors_at_its_images(levels: int, i
 def test_a_latent_grid_of_a_model_with_a_vamp_prior(levels: int) -> None:
     """The prior refers to its model weakly, so the model has to outlive the call."""
     prior = "vamp(components=2)"
-    vae = make_model(Config(preset="tutorial_dense", latent_dim=3, prior=prior, levels=levels), (2, 2, 1))
-    params = jax.eval_shape(lambda: init(vae, KEY, (2, 2, 1)))
-    assert jax.eval_shape(lambda params: latent_grid(vae, params, 4), params).shape == (4, 4, 2, 2, 1)
+    model = make_model(Config(preset="tutorial_dense", latent_dim=3, prior=prior, levels=levels), (2, 2, 1))
+    params = jax.eval_shape(lambda: init(model, KEY, (2, 2, 1)))
+    assert jax.eval_shape(lambda params: latent_grid(model, params, 4), params).shape == (4, 4, 2, 2, 1)
