@@ -299,6 +299,7 @@ def test_importing_is_light_and_silent() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.skipif(not Path(USUAL_PLACES[0]).is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> None:
@@ -310,6 +311,7 @@ def test_one_epoch_of_the_default_on_all_of_fashion_mnist(tmp_path: Path) -> Non
     assert len(run.examples) == 64
 
 
+@pytest.mark.slow
 def test_samples_from_a_mixture_fitted_to_the_latents(
     trained: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

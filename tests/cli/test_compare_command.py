@@ -25,6 +25,7 @@ def make_run(name: str, *, evaluated: bool, checksum: str = "a", **terms: float)
     return name
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_names_and_numbers_are_whole_at_usual_widths(
     width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

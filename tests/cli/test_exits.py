@@ -69,6 +69,7 @@ for command in sys.argv[2:]:
 """
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("platforms", ["cuda", "nonsense"])
 def test_a_missing_device_is_one_line(
     platforms: str, few_images: Path, tmp_path: Path, clean_environment: dict[str, str]

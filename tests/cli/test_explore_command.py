@@ -38,6 +38,7 @@ def test_a_run_becomes_one_small_file(
     assert out.read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_texts_of_a_page_describe_the_run(trained: tuple[Path, str]) -> None:
     run = load_run(trained[0])
     texts = about(run, "few")

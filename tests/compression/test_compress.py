@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import first_quick
 
 from flax_vae import Config, UserError, bind, init, log_weights
 from flax_vae.compression import Header, blocks, compress, container, decompress, read_header
@@ -80,7 +79,8 @@ def labels_for(config: Config, images: np.ndarray) -> dict[str, Any]:
     return {"labels": np.arange(len(images)) % CLASSES, "classes": CLASSES} if config.conditional else {}
 
 
-@pytest.mark.parametrize("config", first_quick(CONFIGS, 2))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_images_are_restored_exactly_and_cost_minus_the_elbo(config: Config) -> None:
     """Compare the bits with the ELBO, to 1 % plus four standard errors of one draw per image.
 
@@ -129,6 +129,7 @@ def test_compression_is_deterministic() -> None:
     assert small()[-1] == small.__wrapped__()[-1]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("name", "count"), [("normal", 1), ("normal", 2), ("normal", 17), ("normal", 300), ("pixels", 20)]
 )
@@ -144,6 +145,7 @@ def test_any_number_of_images(name: str, count: int, monkeypatch: pytest.MonkeyP
     assert header.images == count
 
 
+@pytest.mark.slow
 def test_colours() -> None:
     """Compress colours with a mixture whose channels depend on each other."""
     shape = (5, 4, 3)
@@ -174,6 +176,7 @@ def test_another_model_is_refused() -> None:
         decompress(model, other, content)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("config", [CONFIGS["full"], CONFIGS["iaf"], CONFIGS["pixels"]], ids=["full", "iaf", "pixels"])
 @pytest.mark.parametrize("change", [1e-7, 1e-2])
 def test_a_machine_that_rounds_differently_restores_no_wrong_image(config: Config, change: float) -> None:

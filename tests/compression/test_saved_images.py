@@ -32,6 +32,7 @@ def test_compressed_images_are_restored(file: str, model: str) -> None:
         np.testing.assert_array_equal(labels, test.labels)
 
 
+@pytest.mark.slow
 def test_images_compressed_by_a_pretrained_model_are_restored() -> None:
     run, expected = load_run("pretrained:mlp"), from_subset("test", "for tests").x[:20]
     images, *_ = decompress(run.model, run.params, Path("mlp.fvae").read_bytes())

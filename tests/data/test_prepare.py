@@ -73,6 +73,7 @@ def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return request.param
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_prepared_set_equals_the_original(source: Callable[[Path], Path], where: str, tmp_path: Path) -> None:
     name = str(source(tmp_path / "images"))

@@ -37,6 +37,7 @@ def probabilities_of_all(p: Autoregressive, levels: int, shape: tuple[int, int, 
     return np.exp(np.float64(jax.jit(lambda x: p.log_prob(x))(images.reshape(-1, *shape))))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("reach", "shape"), [(1, (3, 3, 1)), (2, (3, 3, 1)), (5, (3, 3, 1)), (1, (2, 2, 2))])
 def test_draws_have_the_probabilities_of_log_prob(reach: int, shape: tuple[int, int, int]) -> None:
     """Enumerates all binary images; the window is smaller than, as large as and much larger than they are."""
@@ -52,6 +53,7 @@ def test_draws_have_the_probabilities_of_log_prob(reach: int, shape: tuple[int, 
     assert np.mean(deviations**2) < 1 + 4 * np.sqrt(2 / frequent.sum())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("head", ["discretized_logistic", "logistic_mixture", "categorical", "beta_binomial"])
 def test_the_probabilities_of_all_pairs_of_levels_sum_to_one(head: str) -> None:
     p = random_images(f"autoregressive(head={head!r}, reach=1, features=2, hidden=4)", 1, 2, 1)

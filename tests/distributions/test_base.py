@@ -41,6 +41,7 @@ def draws(name: str) -> dict[str, Any]:
     return jax.device_get(run(jax.random.key(4), noise)) | {"drawn noise": noise}
 
 
+@pytest.mark.quick(2)
 @every_distribution
 @pytest.mark.parametrize("source", ["by key", "from noise"])
 def test_a_draw_comes_with_its_log_density(name: str, source: str) -> None:

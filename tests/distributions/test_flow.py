@@ -16,6 +16,7 @@ from flax_vae.models import CouplingFlow
 pytestmark = pytest.mark.optimized
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)
 def test_a_flow_is_inverted_and_its_log_determinant_equals_that_of_its_jacobian(make: Callable) -> None:
     p = with_random_params(make())
@@ -35,6 +36,7 @@ def test_a_flow_is_inverted_and_its_log_determinant_equals_that_of_its_jacobian(
     np.testing.assert_allclose(log_determinants.reshape(20, -1).sum(-1), -expected, atol=1e-4)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "module", [CouplingFlow(1, layers=2, hidden=4), InverseAutoregressiveFlow(1)], ids=["coupling", "iaf"]
 )
@@ -50,6 +52,7 @@ def test_a_density_over_one_dimension_integrates_to_one(module: nn.Module) -> No
     assert scipy.stats.kstest(draws, lambda value: np.interp(value, grid, cdf)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_an_untrained_flow_is_the_standard_normal() -> None:
     module, z = CouplingFlow(3), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 

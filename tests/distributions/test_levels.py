@@ -57,6 +57,7 @@ def test_the_probabilities_of_all_levels_sum_to_one(p: Any) -> None:
     assert p.pixel_levels
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["logistic", "logistic beyond black", "mixture", "categorical", "beta-binomial"])
 def test_draws_are_levels_with_the_probabilities_of_log_prob(name: str) -> None:
     """Compares the largest distance between distribution functions with Kolmogorov's bound at 1/1000."""

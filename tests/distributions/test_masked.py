@@ -38,6 +38,7 @@ DISTRIBUTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_a_mask_leaves_values_out_of_the_sum(name: str) -> None:
     """The masks of single values add up to the full density; a masked value has no effect and no gradient."""

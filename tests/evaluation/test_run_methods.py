@@ -73,6 +73,7 @@ METHODS: dict[str, tuple[Callable[[Run], Any], Callable[[Run], Any]]] = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_equals_its_function(run: Run, name: str) -> None:
     method, function = (each(run) for each in METHODS[name])
@@ -104,6 +105,7 @@ def test_arguments_that_mean_nothing_are_refused(run: Run, call: Callable[[Run],
         call(run)
 
 
+@pytest.mark.slow
 def test_a_run_in_memory_is_evaluated_and_summarised(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of the evaluation appear in the summary, beside every array of parameters and every metric."""
     before = run.summary()

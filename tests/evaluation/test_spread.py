@@ -37,6 +37,7 @@ def deviation(values: list[np.ndarray]) -> float:
     return float(np.sqrt(np.var(values, axis=0, ddof=1).mean()))
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     def elbos(seed: int, binarize_seed: int) -> np.ndarray:
@@ -57,6 +58,7 @@ def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     np.testing.assert_allclose(row["standard_error_of_binarization"], by_binarization / np.sqrt(60), rtol=0.25)
 
 
+@pytest.mark.slow
 def test_grey_images_have_no_error_of_binarisation(run: Run) -> None:
     subject = make_subject(run, Plan(num_samples=(SAMPLES,), num_images=60, binarize="none"), None)
     means = elbo(subject)

@@ -15,6 +15,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "stablehlo.py"
 BLOCKED = "import runpy, sys; sys.modules['flax_vae'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
+@pytest.mark.slow
 def test_it_draws_samples_and_their_reconstructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples of `pretrained:mlp` are close to their reconstructions."""
     # test_function_files.py tests the check of exported files, which takes longer than the example.

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from explored import random_params
-from quick import first_quick
 
 from flax_vae import Config, UserError, bind
 from flax_vae.evaluation.run import load_run
@@ -57,30 +56,34 @@ def check_parts(open_page: Open, names: str, **parts: Any) -> None:
     check(open_page, model, random_params(model, SMALL), SMALL, names)
 
 
-@pytest.mark.parametrize("preset", first_quick(sorted(PRESETS, key="tutorial_dense".__ne__)))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("preset", sorted(PRESETS, key="tutorial_dense".__ne__))
 def test_presets(preset: str, open_page: Open) -> None:
     """Presets have their full size. `test_conditional_models` and test_page.py have small ones of the largest."""
     model = make_model(Config(preset=preset), LARGE)
     check(open_page, model, random_params(model, LARGE), LARGE, "encode decode sample")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("preset", "levels"), [("tutorial_dense(features=(8,))", 1), ("ladder(widths=(4,), depths=(1,), channels=2)", 2)]
 )
-@pytest.mark.parametrize("prior", first_quick(PRIORS))
+@pytest.mark.parametrize("prior", PRIORS)
 def test_priors(prior: str, preset: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "sample", preset=preset, prior=prior, levels=levels)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("levels", [1, 2])
-@pytest.mark.parametrize("posterior", first_quick(POSTERIORS))
+@pytest.mark.parametrize("posterior", POSTERIORS)
 def test_posteriors(posterior: str, levels: int, open_page: Open) -> None:
     check_parts(open_page, "encode", posterior=posterior, levels=levels)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "likelihood",
-    first_quick([*LIKELIHOODS, *(f"autoregressive(reach=2, head={h!r})" for h in HEADS)], 2),
+    [*LIKELIHOODS, *(f"autoregressive(reach=2, head={h!r})" for h in HEADS)],
 )
 def test_likelihoods(likelihood: str, open_page: Open) -> None:
     check_parts(open_page, "decode", likelihood=likelihood)
@@ -91,7 +94,8 @@ def test_a_ladder_with_autoregressive_pixels(open_page: Open) -> None:
     check_parts(open_page, "decode", preset=LADDER, likelihood="autoregressive(reach=1)")
 
 
-@pytest.mark.parametrize("preset", first_quick(["tutorial_dense", LADDER]))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("preset", ["tutorial_dense", LADDER])
 def test_conditional_models(preset: str, open_page: Open) -> None:
     """Conditional models take a context as an additional input."""
     model = make_model(Config(preset=preset, conditional=True), SMALL)
@@ -116,6 +120,7 @@ def test_a_posterior_is_its_mean_and_covariance(posterior: str) -> None:
     np.testing.assert_allclose(scale, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_latents_below_the_top_of_a_ladder_are_the_means_of_their_priors() -> None:
     """As in `infer_top`, here with a top posterior concentrated at its mean."""
     ladder = make_model(Config(preset=LADDER, latent_dim=2), SMALL)
@@ -132,6 +137,7 @@ def test_latents_below_the_top_of_a_ladder_are_the_means_of_their_priors() -> No
     np.testing.assert_allclose(*jax.jit(images)(jnp.full((1, *SMALL), 0.3)), rtol=1e-4)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("preset", "prior", "size"),
     [("tutorial_dense", "normal", 3), ("tutorial_dense", "mixture", 4), (LADDER, "flow", 3 + 2 * (2 * 1 + 3 * 2))],

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from explored import ABOUT, CONFIGS, Make, Read, Reader, images_of, same
 from PIL import Image
-from quick import first_quick
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
@@ -20,7 +19,8 @@ from flax_vae.explore.page import _sprite_count, png
 from flax_vae.runs.models import make_model
 
 
-@pytest.mark.parametrize("name", first_quick(["tutorial", *CONFIGS]))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("name", ["tutorial", *CONFIGS])
 def test_the_page_shows_what_jax_computes(name: str, read: Read, make: Make) -> None:
     """Under the pointer, for a test image, for samples and along an axis; for every kind of model."""
     explored, reader = make(name), read(name)

@@ -9,6 +9,7 @@ from selenium.webdriver.common.by import By
 from flax_vae.data.sources.fashion_mnist import CLASS_NAMES
 
 
+@pytest.mark.slow
 def test_a_drag_moves_the_point_and_a_click_picks_an_image(read: Read) -> None:
     """The panels show its original, reconstruction, posterior and neighbours."""
     reader, explored = read("tutorial"), read("tutorial").explored

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from exported_models import CLASSES, Case, make_case
-from quick import first_quick
 
 from flax_vae import bind, log_weights
 from flax_vae.export.functions import ModelFunction
@@ -66,7 +65,8 @@ FLAT = flat_cases() | {
 }
 
 
-@pytest.mark.parametrize("name", first_quick(FLAT.keys(), 2))
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("name", FLAT)
 def test_functions_of_noise_agree_with_the_model(name: str) -> None:
     """Compare encoder, decoder and sampler at the same noise, and the bound at the encoder's draws.
 
@@ -101,6 +101,7 @@ def test_functions_of_noise_agree_with_the_model(name: str) -> None:
         np.testing.assert_allclose(results[key], expected[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
+@pytest.mark.slow
 def test_functions_of_noise_agree_with_a_ladder() -> None:
     """Map the noise of each layer by its posterior given the layers above; decode the same latents."""
     case = make_case(preset=LADDER, posterior="full", levels=2, conditional=True)

@@ -78,6 +78,7 @@ def in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("name", DECLARED)
 def test_a_header_that_declares_another_size_is_refused(
@@ -127,6 +128,7 @@ def test_an_idx_file_that_decompresses_without_end_is_refused(capsys: pytest.Cap
     assert_refused(main, words, message, capsys)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("classes", [1, 2])
 def test_an_evaluation_omits_metrics_that_need_more_labels(
     classes: int, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

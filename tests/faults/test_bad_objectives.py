@@ -69,6 +69,7 @@ def test_the_reason_is_given(
     assert_refused(train, [*words, "--objective", written], message, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_objective_that_exceeds_the_memory_is_reported(processes: int, few_images: Path, tmp_path: Path) -> None:
     (tmp_path / "odd_losses.py").write_text(OBJECTIVES)

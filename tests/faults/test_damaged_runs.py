@@ -78,6 +78,7 @@ def previous(run: Run, training: Training, tmp_path_factory: pytest.TempPathFact
     return member
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_damaged_checkpoint_is_reported_and_training_starts_from_the_one_before(
@@ -95,12 +96,14 @@ def test_a_damaged_checkpoint_is_reported_and_training_starts_from_the_one_befor
     assert member.directory.metrics() == previous.directory.metrics()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_training_resumed_before_a_damaged_checkpoint_ends_as_the_undisturbed_one(run: Run, copy: Path) -> None:
     DAMAGES["a bit of the optimiser"](copy / "checkpoints" / "36")
     assert_same_run(resume(copy), run)
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("share", np.linspace(0.02, 0.98, 16))
 @pytest.mark.usefixtures("unchecked_types")
 def test_damaged_parameters_are_never_loaded_silently(
@@ -124,6 +127,7 @@ def test_without_an_intact_checkpoint_nothing_is_loaded_or_resumed(copy: Path) -
         resume(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_training_killed_before_its_first_checkpoint_restarts(run: Run, copy: Path) -> None:
     shutil.rmtree(copy / "checkpoints")

@@ -73,6 +73,7 @@ def assert_interrupted(
         assert "Traceback" not in err, moment
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("program", "signum"),
     [("train.py", signal.SIGINT), ("flax-vae", signal.SIGTERM), ("python -m flax_vae", signal.SIGINT)],
@@ -90,6 +91,7 @@ def test_each_program_while_packages_are_imported(
     assert_interrupted(program, (0, 0.1, 0.4, 0.9), signum, config, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, SLOW_SIGTERM])
 def test_where_python_drops_exceptions(signum: signal.Signals, tmp_path: Path) -> None:
     """Python drops exceptions in callbacks of the garbage collector, which JAX has, and would continue."""
@@ -110,6 +112,7 @@ def work():
     assert (done.returncode, done.stdout, done.stderr) == (128 + signum, "dropped\n", "Interrupted.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [SLOW_SIGINT, signal.SIGTERM])
 def test_where_an_import_replaces_the_exception(signum: signal.Signals) -> None:
     program = f"""
@@ -125,6 +128,7 @@ def work():
     assert (done.returncode, done.stderr) == (128 + signum, "Interrupted.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [SLOW_SIGINT, signal.SIGTERM])
 def test_while_a_library_computes_endlessly(signum: signal.Signals) -> None:
     """Python's handlers do not run there."""

@@ -148,6 +148,7 @@ def read_or_refuse(read: Callable[[Path], object], path: Path) -> None:
     assert sorted(path.parent.rglob("*")) == before
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.usefixtures("unchecked_types")
 @some_cases

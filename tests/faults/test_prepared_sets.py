@@ -135,6 +135,7 @@ def assert_load_refused(message: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert_refused(main, words, message, capsys)
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_refused(damage: str, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     do, message = DAMAGE[damage]

@@ -64,6 +64,7 @@ def test_a_loaded_run_samples_what_the_trained_one_did(run: Run, copy: Path, mon
     assert loaded.examples.shape == (64, 28, 28, 1)
 
 
+@pytest.mark.slow
 def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
     """If the loss rises after the first epoch, its parameters are loaded; its checkpoint stays besides the last two."""
 
@@ -83,6 +84,7 @@ def test_the_best_parameters_are_loaded(config: Config, tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, run.params, load_run(tmp_path / "run").params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked_types")
 def test_every_test_loss_has_the_final_weight_of_a_warmup(config: Config, tmp_path: Path) -> None:
     """With the weights of the warm-up, the first test losses would be the lowest, and their checkpoints the best."""
@@ -95,6 +97,7 @@ def test_every_test_loss_has_the_final_weight_of_a_warmup(config: Config, tmp_pa
     assert load_run(run.directory).config == run.config  # the 2 epochs of warm-up were an int
 
 
+@pytest.mark.slow
 def test_the_link_to_the_latest_run_never_stops_a_run(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +153,7 @@ def test_bfloat16_reaches_the_loss_of_float32(run: Run, config: Config, tmp_path
     np.testing.assert_allclose(half.metrics[-1]["test_loss"], run.metrics[-1]["test_loss"], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_images_that_do_not_fit_are_sent_in_blocks(
     run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +231,7 @@ class Adversary:
         return loss - 2 * jax.lax.stop_gradient(loss), metrics
 
 
+@pytest.mark.slow
 def test_a_metric_chooses_the_best_checkpoint(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +272,7 @@ def test_a_frozen_part_keeps_its_initial_bits(config: Config, tmp_path: Path) ->
     jax.tree.map(np.testing.assert_array_equal, resume(part.directory, epochs=2).params, whole.params)
 
 
+@pytest.mark.slow
 def test_a_validation_set_chooses_the_checkpoint_and_when_to_stop(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

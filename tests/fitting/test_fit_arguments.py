@@ -72,6 +72,7 @@ def test_the_parameters_are_those_that_were_evaluated(run: Run, recorder: Record
     assert max(jax.tree.leaves(distances)) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_optimiser_is_recorded_and_resumes_bit_for_bit(
     run: Run, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +147,7 @@ def test_settings_that_a_model_replaces_are_refused(config: Config, tmp_path: Pa
         fit(replace(config, likelihood="normal"), tmp_path / "run", model=tutorial_dense((28, 28, 1)))
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_own_parts_alone(config: Config, tmp_path: Path) -> None:
     """Members of an ensemble with an optimiser of the user's own can differ in the seed only."""
     configs = [replace(config, epochs=1, seed=seed) for seed in (0, 1)]
@@ -154,6 +156,7 @@ def test_an_ensemble_of_own_parts_alone(config: Config, tmp_path: Path) -> None:
     assert untimed(first.metrics) == untimed(alone.metrics) != untimed(second.metrics)
 
 
+@pytest.mark.slow
 def test_an_error_of_a_callback_leaves_a_run_that_can_be_resumed(run: Run, config: Config, tmp_path: Path) -> None:
     def fails(epoch: int, metrics: Any, state: Any) -> None:
         raise ZeroDivisionError
@@ -163,6 +166,7 @@ def test_an_error_of_a_callback_leaves_a_run_that_can_be_resumed(run: Run, confi
     assert_same_run(resume(tmp_path / "run", optimizer=schedule_free()), run)
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_the_parameters_of_another_run(run: Run, config: Config, tmp_path: Path) -> None:
     """The parameters of the first run do not change, and the provenance of the second one names it."""
     before = jax.device_get(run.params)

@@ -61,6 +61,7 @@ def on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flax_vae.data.sources.prepared._MOST_IN_MEMORY", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_disk")
 def test_a_training_from_disk_equals_one_from_memory(run: Run, config: Config, tmp_path: Path) -> None:
     fed = fit(config, tmp_path / "run")

@@ -58,6 +58,7 @@ def test_the_summary_holds_mean_and_deviation_over_the_seeds(runs: list[Run]) ->
     assert not (runs[0].directory.parent / "latest").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_a_member_that_diverges_does_not_change_the_others(
     backend: str,
@@ -84,6 +85,7 @@ def test_a_member_that_diverges_does_not_change_the_others(
     ]
 
 
+@pytest.mark.slow
 def test_an_error_ends_a_training_if_all_members_diverge(configs: list[Config], tmp_path: Path) -> None:
     bad = replace(configs[0], learning_rate=1e30)
     with pytest.raises(UserError, match="step 11 and the 9 before were skipped: loss is nan"):
@@ -111,6 +113,7 @@ def test_interrupted_and_resumed_members_equal_uninterrupted_ones(
         assert_same_run(resumed, run)
 
 
+@pytest.mark.slow
 def test_members_killed_while_saving_resume_from_their_last_common_step(runs: list[Run], tmp_path: Path) -> None:
     copy = shutil.copytree(runs[0].directory.parent, tmp_path / "copy")
     shutil.rmtree(copy / "beta-4-seed-0" / "checkpoints" / str(2 * STEPS))

@@ -103,6 +103,7 @@ def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective:
     assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
 
 
+@pytest.mark.slow
 def test_a_run_resumed_for_more_epochs_equals_one_that_was_longer_from_the_start(
     config: Config, tmp_path: Path
 ) -> None:
@@ -119,6 +120,7 @@ def test_a_run_resumed_for_more_epochs_equals_one_that_was_longer_from_the_start
     assert change["epochs_before"] == 2
 
 
+@pytest.mark.slow
 def test_a_new_rate_holds_from_the_step_reached(run: Run, copy: Path) -> None:
     """A rate of almost 0 leaves the parameters as they were."""
     params = restore(copy / "checkpoints", 36, {"params": run.params})["params"]

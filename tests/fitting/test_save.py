@@ -82,6 +82,7 @@ def test_a_run_of_a_preset_opens_by_itself(config: Config, tmp_path: Path, capsy
     assert (export_run(run, "safetensors", tmp_path / "exported") / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = [name for name in in_order() if "classes" not in METRICS.needs(name)]
     monkeypatch.setattr("flax_vae.evaluation.evaluate.in_order", lambda: quick)
@@ -90,6 +91,7 @@ def test_it_is_evaluated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "IW bound, 4 samples" in load_run(run.directory, MODEL).summary()
 
 
+@pytest.mark.slow
 def test_it_cannot_be_resumed_but_started_from(run: Run, config: Config, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"by a loop of your own, and has no state to resume: use fit\(init=run\)"):
         resume(run.directory, model=MODEL, optimizer=TX, epochs=3)

@@ -59,7 +59,7 @@ def test_a_run_of_two_processes_resumes_in_one_and_on_eight_devices(
 def test_members_and_their_microbatches_are_split_between_devices(few_images: Path, tmp_path: Path) -> None:
     """Two groups of devices, in one process and in two: each device has half of the microbatches of one member."""
     calm = ["--optimizer", "adam", "--learning-rate", 1e-3]  # rounding errors grow faster with the recipe's Muon
-    words = "--preset tutorial_conv --image-size 8 --epochs 1 --batch-size 48 --microbatch-size 6"
+    words = "--preset tutorial_dense --image-size 8 --epochs 1 --batch-size 48 --microbatch-size 6"
     for processes, devices in ((1, 1), (1, 4), (2, 4)):
         where = ["--devices", devices, "--dataset", few_images, "--out", tmp_path / f"{processes} {devices}"]
         done = together(processes, "train.py", *words.split(), "--seeds", 2, *calm, *where, cwd=tmp_path)

@@ -64,6 +64,7 @@ def test_a_run_is_opened_with_its_statistics(run: Run, tmp_path: Path) -> None:
     assert json.loads((run.directory / "test.json").read_text())["objective_loss"] > 0
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_have_their_own_state(run: Run, config: Config, tmp_path: Path) -> None:
     """A member equals the run with its seed alone, to the bit; each has an objective of its own."""
     runs = fit_many([replace(config, seed=seed) for seed in (1, 0, 2)], tmp_path / "three", **OWN)

@@ -21,7 +21,7 @@ Z = RNG.normal(size=(300, 2))
 VECTORS = (10 + Z @ RNG.normal(size=(2, 6)) + 0.3 * RNG.normal(size=(300, 6))).astype(np.float32)
 COUNTS = RNG.poisson(np.exp(1 + 0.5 * Z @ RNG.normal(size=(2, 6))))
 MISSING = np.where(RNG.random(VECTORS.shape) < 0.3, np.nan, VECTORS)
-PARTS = {"vectors": (VECTORS, "normal"), "counts": (COUNTS, "poisson"), "missing": (MISSING, "per_pixel_normal")}
+PARTS = {"missing": (MISSING, "per_pixel_normal"), "vectors": (VECTORS, "normal"), "counts": (COUNTS, "poisson")}
 
 
 def config(folder: Path, name: str, **settings: object) -> Config:
@@ -40,6 +40,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return resume(folder / "run", epochs=8)
 
 
+@pytest.mark.quick(1)
 def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys) -> None:
     """The loss falls, the figures are finite, and a file of the run gives the same samples."""
     assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"] - 1
@@ -65,6 +66,7 @@ def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys
     assert pictures == {"curves.png", "evaluation.png"}
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("mode", ["prior", "reconstruct", "interpolate", "traverse", "grid"])
 def test_samples_of_vectors_are_written_as_arrays(run, mode: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,6 +97,7 @@ def test_a_file_that_cannot_hold_vectors_is_refused(run, words: list[str], messa
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 def test_a_training_on_vectors_counts_examples_and_names_a_command_that_works(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:

@@ -11,6 +11,7 @@ from flax_vae.metrics.annealed import annealed_log_likelihood
 KEY = jax.random.key(0)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_annealing_finds_modes_that_the_posterior_misses(
     missed: tuple[VAE, dict, np.ndarray, np.ndarray],

@@ -46,6 +46,7 @@ def test_two_factors_mixed_score_lower() -> None:
     assert informativeness > 0.99
 
 
+@pytest.mark.slow
 def test_scores_are_invariant_to_order_scale_and_constant_dimensions() -> None:
     latents = UNIT + 0.2 * NOISE
     for other in (

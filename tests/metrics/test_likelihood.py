@@ -20,6 +20,7 @@ from flax_vae.metrics.likelihood import Defence, log_mean_and_error, pareto_k
 KEY = jax.random.key(0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("num_samples", [2, 64, 65, 1000])
 def test_the_bound_is_the_evidence_for_the_exact_posterior(num_samples: int) -> None:
     bound, error, _ = log_likelihood(linear_gaussian(), params_of(linear_gaussian()), IMAGES, KEY, num_samples)
@@ -48,6 +49,7 @@ def test_the_bound_is_below_the_evidence_and_rises_with_the_samples() -> None:
     np.testing.assert_allclose(means[-1], log_evidence(), atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_of_repeated_estimates() -> None:
     model = linear_gaussian(0.15)
     estimate = jax.jit(jax.vmap(lambda key: log_likelihood(model, params_of(model), IMAGES, key, 500)))
@@ -64,6 +66,7 @@ def test_images_have_independent_draws() -> None:
     assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1000, 5000])
 def test_a_defence_reveals_modes_that_the_posterior_misses(
@@ -83,6 +86,7 @@ def test_a_defence_reveals_modes_that_the_posterior_misses(
     assert (k > 0.7).mean() < 0.5
 
 
+@pytest.mark.slow
 def test_a_defence_changes_the_draws_but_not_the_estimate() -> None:
     for num_samples in (2, 65, 1000):
         model = linear_gaussian()

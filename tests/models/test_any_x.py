@@ -117,12 +117,14 @@ def assert_finite(tree: Any) -> None:
         assert not np.isnan(leaf).any()
 
 
+@pytest.mark.quick(len(USES))
 @pytest.mark.parametrize("use", USES)
 def test_functions_of_x_take_x_of_any_kind(case: tuple, use: str) -> None:
     model, params, _, x = case
     assert_finite(USES[use](model, params, x))
 
 
+@pytest.mark.quick(1)
 def test_results_have_the_structure_of_x(case: tuple) -> None:
     model, params, shape, x = case
     z, batch = np.zeros((4, 2), np.float32), x if isinstance(x, Batch) else Batch(x)

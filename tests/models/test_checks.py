@@ -76,6 +76,7 @@ class Config(nn.Module):
         return nn.Dense(self.sizes["width"])(x)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "encoder",
     [
@@ -116,6 +117,7 @@ class EquinoxNetwork(equinox.Module):
         return self.mlp(x.ravel()).reshape(self.shape)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "parts",
     [

@@ -117,6 +117,7 @@ def rates_of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
     return jax.device_get(_rates_of(layer))
 
 
+@pytest.mark.slow
 def test_rates_of_layers_equal_the_means_over_their_draws(many_layers: Case) -> None:
     model, params, images = many_layers
     inference = call(model, params, "infer", images, KEY, num_samples=4_000)
@@ -128,6 +129,7 @@ def test_rates_of_layers_equal_the_means_over_their_draws(many_layers: Case) -> 
         np.testing.assert_array_less(np.abs((rates - closed).mean(0)), 4.5 * error)
 
 
+@pytest.mark.slow
 def test_inference_at_drawn_latents_repeats_the_draw(many_layers: Case) -> None:
     model, params, images = many_layers
     drawn = call(model, params, "infer", images, KEY, num_samples=3)
@@ -137,6 +139,7 @@ def test_inference_at_drawn_latents_repeats_the_draw(many_layers: Case) -> None:
         np.testing.assert_allclose(one.log_q, other.log_q, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_layers_below_the_known_ones_are_means_of_their_priors(many_layers: Case) -> None:
     model, params, images = many_layers
 
@@ -150,6 +153,7 @@ def test_layers_below_the_known_ones_are_means_of_their_priors(many_layers: Case
         np.testing.assert_array_equal(other.z, one.z if i < 3 else other.prior.mean())
 
 
+@pytest.mark.slow
 def test_images_are_reconstructed_from_an_increasing_number_of_layers(many_layers: Case) -> None:
     model, params, images = many_layers
     images_by_layer = reconstruct_layers(model, params, images, KEY)
@@ -164,6 +168,7 @@ def test_images_are_reconstructed_from_an_increasing_number_of_layers(many_layer
         reconstruct_layers(flat, {}, images, KEY)
 
 
+@pytest.mark.slow
 def test_a_chain_at_the_top_counts_as_one_layer() -> None:
     model = make_model(Config(preset="ladder(widths=(4,), depths=(1,), channels=1)", latent_dim=2, levels=2), (4, 4, 1))
     params, images = random_params(model, (4, 4, 1)), jnp.ones((3, 4, 4, 1))

@@ -102,6 +102,7 @@ def test_every_bound_is_tight_at_the_exact_posterior(objective) -> None:
 OBJECTIVES = [ELBO(), IWAE(4), Renyi(0.5, 4), STL(4), DReG(4), FreeBits(0.1), Capacity(1.0)]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
 def test_objectives_train_it(objective) -> None:
     """The shift approaches 0, where the posterior is exact and the bound is tight."""

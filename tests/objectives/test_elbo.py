@@ -62,6 +62,7 @@ def test_free_bits_of_a_layer_or_dimension(per: str, nats: float) -> None:
     np.testing.assert_allclose(result["loss"], jax.jit(distortion)(inference, IMAGES) + paid, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_free_bits_are_counted_layer_by_layer_in_a_hierarchy() -> None:
     """Between the rates of its two layers: only the higher one is paid."""
     rates = [float(layer_rate.mean()) for layer_rate in jax.jit(layer_rates)(inference_of(layered(0.4)))]

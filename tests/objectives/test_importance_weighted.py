@@ -29,6 +29,7 @@ TIGHT = {"own": iwae, "iwae": IWAE(), "iwae of 1": IWAE(1), "stl": STL(), "dreg"
          "renyi at 1": Renyi(1.0), "renyi beyond": Renyi(-1.0)}  # fmt: skip
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("objective", TIGHT.values(), ids=TIGHT.keys())
 def test_every_bound_is_the_evidence_for_the_exact_posterior(objective) -> None:
     np.testing.assert_allclose(-terms(objective, linear_gaussian())["loss"], log_evidence(), rtol=1e-5)
@@ -50,6 +51,7 @@ def test_weights_are_averaged_in_log_space() -> None:
         np.testing.assert_allclose(-terms(objective, linear_gaussian(0.3))["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("alpha", [0.5, 0.9, -0.5])
 def test_the_renyi_bound_is_below_the_evidence_by_the_renyi_divergence(alpha: float) -> None:
     """Between normals of one covariance it is α times their KL; many samples make the bound exact."""
@@ -68,6 +70,7 @@ def gradients(objective: Callable, model, count: int) -> dict:
     return jax.device_get(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params_of(model), keys))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("model", [linear_gaussian, layered])
 @pytest.mark.parametrize(("objective", "same_mean_as"), [(STL(1), IWAE(1)), (DReG(5), IWAE(5))])
 def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same_mean_as, model) -> None:
@@ -81,6 +84,7 @@ def test_gradients_without_the_score_are_unbiased_and_less_noisy(objective, same
     np.testing.assert_allclose(result["decoder"]["weights"], expected["decoder"]["weights"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("model", [linear_gaussian, layered])
 @pytest.mark.parametrize("objective", [STL(1), DReG(5)])
 def test_gradient_noise_vanishes_with_the_gap(objective, model) -> None:

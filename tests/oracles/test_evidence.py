@@ -58,6 +58,7 @@ def quadrature(model: VAE, params: Any, images: np.ndarray, latent_dim: int) -> 
     return logsumexp(log_joints, axis=1) + log_cell
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("likelihood", "prior", "posterior", "latent_dim", "image_shape"),
     [
@@ -139,6 +140,7 @@ def test_annealed_importance_sampling_matches_a_known_evidence() -> None:
     assert (np.abs(found - log_evidence()) < 4 * error).all()
 
 
+@pytest.mark.slow
 def test_annealed_importance_sampling_agrees() -> None:
     """Its draws start at the prior, so that an error of the encoder cannot affect both estimates."""
     model = VAE(DenseEncoder((16,)), FullNormal(3), StandardNormal(3), DenseDecoder((4, 4, 1), (16,)))

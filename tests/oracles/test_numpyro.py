@@ -78,6 +78,7 @@ DENSITIES = {
 }  # fmt: skip
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("ours", "theirs", "parameters", "top"), DENSITIES.values(), ids=DENSITIES.keys())
 def test_densities(ours: Any, theirs: Callable, parameters: Callable, top: int | None) -> None:
     """Compare at draws, and at zero and one: the ends of the range of pixels, and far from narrow normals."""

@@ -126,6 +126,7 @@ class PosteriorOfTheImage(nn.Module):
 OBJECTIVES = [ELBO(2.0), IWAE(3), Renyi(0.5, 3), DReG(3), FreeBits(2.0), BetaTCVAE(50), InfoVAE(), DIPVAE()]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=map(repr, OBJECTIVES))
 def test_the_loss_of_an_image_depends_on_neither_its_position_nor_the_other_images(objective: Callable) -> None:
     """Only objectives with `whole_batch` depend on the other images."""

@@ -110,6 +110,7 @@ def test_the_configuration_names_what_was_trained(run: Run) -> None:
     assert run.latent_dims == (3,)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "command",
     [
@@ -183,6 +184,7 @@ def test_what_others_read_describes_the_own_model(run: Run, tmp_path: Path) -> N
         assert "bernoulli" not in text.replace("ContinuousBernoulli", "").lower()
 
 
+@pytest.mark.slow
 def test_a_preset_of_the_users_own(own: ModuleType, config: Config, tmp_path: Path) -> None:
     """By name it trains, as an ensemble too, opens and resumes; it gets the settings that it takes."""
     data = {"dataset": config.dataset, "epochs": 1, "batch_size": 100}

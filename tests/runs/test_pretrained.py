@@ -43,6 +43,7 @@ def test_a_pretrained_model_has_its_documented_likelihood(name: str, num_images:
         np.testing.assert_allclose(np.mean(bound[:count]), expected[count], atol=0.02)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", [name for name in EXPECTED if name not in QUICK])
 def test_a_large_model_opens_with_its_own_examples(name: str) -> None:
     """Its parameters have their checksum and fit the configuration; its metrics and examples are of its last step."""

@@ -45,11 +45,13 @@ def samples(run: Run) -> np.ndarray:
     return np.asarray(sample(run.model, run.params, jax.random.key(0), 4, 1.0, context))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_gives_the_same_samples(name: str) -> None:
     assert_close(samples(load_run(name)), np.load("samples.npz")[name])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["plain", "hierarchy"])
 def test_a_finished_run_resumes_to_itself(name: str) -> None:
     before = load_run(name)
@@ -62,6 +64,7 @@ def test_a_finished_ensemble_resumes_to_itself() -> None:
         assert_same_run(resumed, expected)
 
 
+@pytest.mark.slow
 def test_a_run_without_its_last_epoch_resumes_to_the_same_end() -> None:
     before = load_run("plain")
     shutil.rmtree("plain/checkpoints/12")

@@ -87,6 +87,7 @@ for n in 1, 2: encode(model, params, numpy.zeros((n, 4, 4, 1))), bind(model, par
 """
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("when", "warnings"), [("early", 0), ("late", 1), ("never", 1)])
 def test_a_program_without_use_machine_is_warned_once(
     when: str, warnings: int, clean_environment: dict[str, str]

@@ -101,6 +101,7 @@ def test_a_skipped_step_keeps_statistics(images: np.ndarray) -> None:
     assert_same_bits(before, state.tree)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_batch_start_from_the_same_statistics_which_are_averaged(images: np.ndarray) -> None:
     """A step on two microbatches is compared with a step on each of them alone."""
     tree = first().tree
@@ -133,6 +134,7 @@ class NNXEncoder(nnx.Module):
         return self.dropout(nnx.relu(self.norm(self.dense(x.reshape(len(x), -1)))))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("library", ["linen", "nnx"])
 def test_dropout_and_statistics_in_training_only(library: str, images: np.ndarray) -> None:
     """The share of features that are 0 rises by the rate of dropout, and depends on the key."""
@@ -156,6 +158,7 @@ def test_dropout_and_statistics_in_training_only(library: str, images: np.ndarra
     assert (abs(var - MOMENTUM) < 0.1).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("objective", [STL(), DReG(1)], ids=["stl", "dreg"])
 def test_estimators_infer_twice_with_one_dropout_mask(objective: Any, images: np.ndarray) -> None:
     """q(z | x) has to be the density that z was drawn from: the loss is that of IWAE, whose gradient differs."""

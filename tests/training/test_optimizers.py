@@ -85,6 +85,7 @@ def test_clipping_bounds_the_gradient_before_the_optimiser() -> None:
 WRITTEN = {"every": "every(adam(), steps=2)", "split": "split(adam(), encoder=adamw())"}
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", [WRITTEN.get(name, name) for name in OPTIMIZERS if name != "frozen"])
 def test_every_optimiser_trains(name: str, images: np.ndarray) -> None:
     rate = 2e-2 if name in ("muon", WRITTEN["every"]) else 1e-2
@@ -198,6 +199,7 @@ def test_the_parameters_of_an_objective_have_an_optimiser_of_their_own(images: n
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "tx",
     [
@@ -300,6 +302,7 @@ def test_muon_equals_that_of_optax() -> None:
         np.testing.assert_allclose(found[name][-1], expected[name][-1], atol=1e-4)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("prior", "components"),
     [(VampPrior((14, 14, 3), components=10), ["pseudo_inputs"]), (LearnedMixture(2, 10), ["loc", "log_scale"])],

@@ -188,6 +188,7 @@ def test_download(serve, tmp_path, capsys):
     assert "WARNING" not in capsys.readouterr().err
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("source", "damage", "reason"),
     [

@@ -66,6 +66,7 @@ def test_what_is_not_a_data_set_is_refused(given: dict[str, Any], message: str, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_on_arrays_is_moved_and_resumed_and_finds_its_images(tmp_path: Path) -> None:
     config = Config(preset="tutorial_dense(features=(20,))", batch_size=12, epochs=1, conditional=True)
     run = fit(config, tmp_path / "run", data=GREY, labels=np.arange(40) % 3)

@@ -46,6 +46,7 @@ def test_functions_share_weights() -> None:
     assert [sum("weight" in memory for memory in compiled["graphs"][name]["memories"]) for name in two] == [1, 1]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("preset", "megabytes"), [("tutorial_conv", 0.6), ("tutorial_dense", 0.6), ("gated_mlp", 2.9)])
 def test_the_models_of_the_tutorial_make_small_pages(preset: str, megabytes: float) -> None:
     """A page takes two bytes per parameter, a third more for base64, and 20 kB for the engine."""

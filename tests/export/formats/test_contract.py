@@ -21,6 +21,7 @@ CONTRACTS = [
 ]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("formats", "name"), CONTRACTS)
 def test_files_compute_the_functions_of_the_model(formats: list[FunctionFiles], name: str) -> None:
     """Export sampler and log_likelihood, which contain the operations of decoder and encoder; all four for a ladder."""

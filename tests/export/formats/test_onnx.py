@@ -16,6 +16,7 @@ from flax_vae.export.functions import Argument, ModelFunction
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 
+@pytest.mark.slow
 def test_a_file_describes_its_inputs_and_output() -> None:
     case = make_case(conditional=True)
     model = onnx.load_from_string(to_onnx(case.functions["log_likelihood"]))

@@ -30,6 +30,7 @@ def test_a_file_holds_only_the_parameters_that_its_function_needs() -> None:
     assert 2 * size < len(content) < 2 * size + 20_000  # once for the function, once for its gradient
 
 
+@pytest.mark.slow
 def test_a_file_has_the_gradient_of_its_function() -> None:
     function = make_case().functions["log_likelihood"]
     call = export.deserialize(bytearray(to_stablehlo(function))).call
