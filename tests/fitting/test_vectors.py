@@ -21,7 +21,7 @@ Z = RNG.normal(size=(300, 2))
 VECTORS = (10 + Z @ RNG.normal(size=(2, 6)) + 0.3 * RNG.normal(size=(300, 6))).astype(np.float32)
 COUNTS = RNG.poisson(np.exp(1 + 0.5 * Z @ RNG.normal(size=(2, 6))))
 MISSING = np.where(RNG.random(VECTORS.shape) < 0.3, np.nan, VECTORS)
-PARTS = {"missing": (MISSING, "per_pixel_normal"), "vectors": (VECTORS, "normal"), "counts": (COUNTS, "poisson")}
+PARTS = {"vectors": (VECTORS, "normal"), "counts": (COUNTS, "poisson"), "missing": (MISSING, "per_pixel_normal")}
 
 
 def config(folder: Path, name: str, **settings: object) -> Config:
@@ -32,7 +32,9 @@ def config(folder: Path, name: str, **settings: object) -> Config:
     return Config(**({"dataset": str(path), "min_steps": 0, "learning_rate": 1e-2} | defaults | settings))
 
 
-@pytest.fixture(scope="module", params=PARTS)
+@pytest.fixture(
+    scope="module", params=["missing", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vectors", "counts"))]
+)
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """A run of a few epochs, half of them after a resumption."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -40,7 +42,6 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return resume(folder / "run", epochs=8)
 
 
-@pytest.mark.quick(1)
 def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys) -> None:
     """The loss falls, the figures are finite, and a file of the run gives the same samples."""
     assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"] - 1
@@ -66,7 +67,6 @@ def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys
     assert pictures == {"curves.png", "evaluation.png"}
 
 
-@pytest.mark.quick(5)
 @pytest.mark.parametrize("mode", ["prior", "reconstruct", "interpolate", "traverse", "grid"])
 def test_samples_of_vectors_are_written_as_arrays(run, mode: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -161,14 +161,14 @@ def log_probs(program: Callable, params: dict, x: jax.Array, z: jax.Array) -> di
 def test_a_whole_model_is_the_same_probabilistic_program() -> None:
     """Compare prior, likelihood and importance weights of each draw and image, at random parameters and biases."""
     config = Config(preset="tutorial_dense", likelihood="beta_binomial", prior="mixture", posterior="full")
-    model, rng = make_model(config, (2, 3, 1)), np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init(model, jax.random.key(0), (2, 3, 1)))
+    vae, rng = make_model(config, (2, 3, 1)), np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init(vae, jax.random.key(0), (2, 3, 1)))
     params = jax.tree.map(lambda leaf: jnp.asarray(0.1 * rng.normal(size=leaf.shape), jnp.float32), shapes)
     x = jnp.asarray(rng.integers(0, LEVELS, (5, 2, 3, 1)) / 255, jnp.float32)
 
     @jax.jit
     def ours(params: dict) -> tuple[jax.Array, dict, jax.Array]:
-        inference = bind(model, params).infer(x, jax.random.key(1), 4)
+        inference = bind(vae, params).infer(x, jax.random.key(1), 4)
         ((z, _, _, prior),) = inference.layers
         parts = {"z": prior.log_prob(z), "x": inference.likelihood.log_prob(x)}
         return z, parts, log_weights(inference, x)
