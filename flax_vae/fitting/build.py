@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import optax
 
 from flax_vae.batches import refuse_outside, unpack
 from flax_vae.calls import Call, bind_arguments, describe
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
-from flax_vae.models.binding import Params, with_dtype, with_remat
+from flax_vae.models.binding import Params, split_tree, with_dtype, with_remat
 from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
@@ -24,6 +25,7 @@ from flax_vae.runs.models import make_model, model_of, parameter_shapes
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
+from flax_vae.training.step import make_step
 
 
 class Own(NamedTuple):
@@ -109,6 +111,8 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
     _refuse_other_values(training)
     _refuse_uneven_parts(training)
     _refuse_too_large(training, members)
+    if config.has_own("optimizer"):
+        _refuse_other_optimizer(training)
     return training
 
 
@@ -181,6 +185,25 @@ def _refuse_other_values(training: Training) -> None:
                 f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts; "
                 "reshape flattened images to (n, h, w)."
             ) from None
+
+
+def _refuse_other_optimizer(training: Training) -> None:
+    """Raise UserError if an optimiser of the user's own cannot update the parameters, or has a state without values."""
+
+    def gradient(tree: Params, *_: Any) -> tuple[Any, ...]:
+        params, collections = split_tree(tree)
+        return params, {"loss": jnp.zeros(())}, collections
+
+    step = make_step(gradient, training.optimizer_at(training.config.learning_rate))
+    try:
+        state, _ = jax.eval_shape(lambda: step(training.initial_state(), None))
+    except UserError:
+        raise
+    except Exception as error:  # an optimiser may raise anything
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise UserError(f"`optimizer` does not update the parameters of a model by their gradient: {reason}") from error
+    if empty := [name for name, leaf in flatten_by_name(state.opt_state).items() if not leaf.size]:
+        raise UserError(f"`optimizer` has an empty array in its state, {empty[0]}, which checkpoints cannot hold.")
 
 
 def _refuse_uneven_parts(training: Training) -> None:

@@ -11,6 +11,7 @@ from operator import is_
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from flax_vae.fitting.training import Training
@@ -83,16 +84,21 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     """Return the trees of a checkpoint.
 
     The parameters are separate, for sampling, with the collections if there are any. The key is not saved, since it
-    follows from the seed.
+    follows from the seed. Those of an optimiser that draws are saved as integers.
     """
+    opt_state = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state.opt_state)
     items = {
         "params": state.tree,
-        "optimizer": {"step": state.step, "skips": state.skips, "opt_state": state.opt_state, "totals": totals},
+        "optimizer": {"step": state.step, "skips": state.skips, "opt_state": opt_state, "totals": totals},
     }
     best, last = state.best_params, jax.tree.leaves(state.tree)
     if all(map(is_, jax.tree.leaves(best), last)):
         return items
     return items | {"averaged_params": best}  # by the training, or by a schedule-free optimiser
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
@@ -106,10 +112,11 @@ def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
     """
     # Equal for all members, so computed once: tracing the objective is slow.
     first = next(iter(trainings.values()))
-    items = jax.eval_shape(lambda: checkpoint_items(first.initial_state(), first.zero_totals()))
+    state = jax.eval_shape(first.initial_state)
+    items = jax.eval_shape(lambda state: checkpoint_items(state, first.zero_totals()), state)
     while True:
         _forget_uncommon([run for run, training in trainings.items() if not run.stopped_early(training.config)])
-        members = [_restore(run, training, items) for run, training in trainings.items()]
+        members = [_restore(run, training, items, state.opt_state) for run, training in trainings.items()]
         if None not in members:
             return [member for member in members if member]
 
@@ -124,8 +131,15 @@ def _forget_uncommon(runs: Sequence[RunDirectory]) -> None:
         run_in_first_process(checkpoints.forget_after, run.checkpoints, max(common, default=0))
 
 
-def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Member | None:
-    """Return a member at its last checkpoint; None if that was damaged and has been set aside."""
+def _restore(run: RunDirectory, training: Training, items: dict[str, Any], opt_state: Any) -> Member | None:
+    """Return a member at its last checkpoint; None if that was damaged and has been set aside.
+
+    Args:
+        run: the member's directory.
+        training: its training.
+        items: the trees of its checkpoints, as shapes.
+        opt_state: the state of its optimiser, as shapes.
+    """
     steps = checkpoints.saved_steps(run.checkpoints)
     if not steps:
         return _start_again(run, training)
@@ -138,7 +152,10 @@ def _restore(run: RunDirectory, training: Training, items: dict[str, Any]) -> Me
         return None
     rest, (params, collections) = trees["optimizer"], split_tree(trees["params"])
     averaged = split_tree(trees["averaged_params"]) if training.config.ema_decay else (None, None)
-    key, opt_state, skips = training.keys.train, rest["opt_state"], rest["skips"]
+    key, skips = training.keys.train, rest["skips"]
+    opt_state = jax.tree.map(
+        lambda shape, leaf: jax.random.wrap_key_data(leaf) if _is_key(shape) else leaf, opt_state, rest["opt_state"]
+    )
     state = TrainState(rest["step"], params, opt_state, averaged[0], skips, key, collections, averaged[1])
     member = Member(run, training, state, rest["totals"])
     run_in_first_process(run.keep_metrics_until, member.epochs_reported * training.steps_per_epoch)

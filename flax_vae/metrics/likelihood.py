@@ -146,12 +146,15 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
 
     Returns:
         k; -inf if no weight exceeds the cutoff, as for an exact posterior, whose weights are equal; inf if one to four
-        weights do; NaN for fewer than 21 weights.
+        weights do; NaN for fewer than 21 weights, or if a weight is NaN.
     """
     count = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))
     if count < 5:
         return jnp.asarray(jnp.nan)
-    *_, cutoff = largest = jax.lax.top_k(log_w, count + 1)[0]
+    largest = jax.lax.top_k(log_w, count + 1)[0]
+    bounds = jnp.finfo(log_w.dtype)
+    largest -= jnp.clip(largest[0], bounds.min, bounds.max)  # at log-weights of 10^7, float32 rounds to whole nats
+    cutoff = largest[-1]
     above = largest > cutoff
     number = above.sum()
     # The logarithm of the excess over the cutoff, relative to the largest excess; weights at the cutoff have none.
@@ -174,4 +177,5 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
     # The logarithm of the mean of 1 - θ: for widely spread weights, θ itself exceeds the range of float32.
     log_rate = jax.nn.logsumexp(jnp.where(point < size, log_rates + jax.nn.log_softmax(fit), -jnp.inf))
     k = (number * shape(log_rate) + 5) / (number + 10)
-    return jnp.where(number > 4, k, jnp.where(number > 0, jnp.inf, -jnp.inf))
+    k = jnp.where(number > 4, k, jnp.where(number > 0, jnp.inf, -jnp.inf))
+    return jnp.where(jnp.isnan(log_w).any(), jnp.nan, k)

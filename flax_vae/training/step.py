@@ -184,7 +184,7 @@ def make_step(
             return gradient(join_tree(params, state.collections), batch, jax.random.clone(key), state.step)
 
         of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
-        of_loss["value_fn"] = lambda params: at(params)[1]["loss"]
+        of_loss["value_fn"] = of_loss["obj_fn"] = lambda params: at(params)[1]["loss"]
         if asks_for_gradients:
             of_loss = {"grad_fn": lambda params, _: at(params)[0]}
         updates, opt_state = update(grads, state.opt_state, state.params, **of_loss)

@@ -97,6 +97,15 @@ def test_the_optimiser_is_recorded_and_resumes_bit_for_bit(
     assert "damaged" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_an_optimiser_that_draws_resumes_bit_for_bit(config: Config, tmp_path: Path) -> None:
+    """The kind: a state of an optimiser that checkpoints cannot hold as it is, such as a key."""
+    noisy = partial(optax.noisy_sgd, 1e-2, key=jax.random.key(0))
+    whole = fit(config, tmp_path / "whole", optimizer=noisy())
+    fit(replace(config, epochs=1), tmp_path / "run", optimizer=noisy())
+    assert_same_run(resume(tmp_path / "run", epochs=2, optimizer=noisy()), whole)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -128,6 +137,8 @@ def test_settings_without_effect_are_refused(
         ),
         ({"callbacks": print}, "`callbacks` is a list of functions"),
         ({"callbacks": [lambda epoch: 0]}, r"is called as <lambda>\(epoch, metrics, state\), but too many"),
+        ({"optimizer": optax.lookahead(optax.adam(0.1), 3, 0.5)}, "does not update .*AttributeError: 'dict' object"),
+        ({"optimizer": optax.contrib.galore(0.1, rank=2)}, "`optimizer` has an empty array in its state, 0.proj"),
         ({"init": "runs/latest"}, r"`init` is a str: pass a run, such as load_run\('runs/latest'\)"),
         ({"config": "tutorial_dense"}, "The configuration is a str, not a Config"),
     ],

@@ -162,13 +162,17 @@ WEIGHTS = {
     "most impossible": lambda rng, size: np.where(rng.random(size) < 0.9, -np.inf, rng.normal(size=size)),
     "tied at the cutoff": lambda rng, size: np.minimum(np.maximum(rng.normal(size=size), 1.5), 4),
     "tied everywhere": lambda rng, size: np.round(4 * rng.normal(size=size)) / 4,
+    "of ten million nats": lambda rng, size: np.round(3 * rng.normal(size=size)) - 1e7,
 }
 
 
 @pytest.mark.parametrize("size", [100, 1000, 5000])
 @pytest.mark.parametrize("weights", WEIGHTS)
 def test_pareto_k_equals_that_of_arviz(weights: str, size: int) -> None:
-    """For weights that are far apart, nearly or exactly equal, or 0; ours is computed in float32."""
+    """For weights that are far apart, nearly or exactly equal, or 0; ours is computed in float32.
+
+    The kind: weights whose differences, ratios or excesses over the cutoff vanish or exceed the range in float32.
+    """
     log_w = np.float32(WEIGHTS[weights](np.random.default_rng(0), size))
     np.testing.assert_allclose(jax.jit(pareto_k)(log_w), pareto_k_of_arviz(log_w), rtol=1e-5, atol=1e-5)
 
@@ -183,6 +187,8 @@ def test_pareto_k_without_a_tail_to_fit() -> None:
     assert jax.jit(pareto_k)(jnp.full(1000, -500.0)) == -np.inf
     assert jax.jit(pareto_k)(jnp.zeros(1000).at[3:7].set(50.0)) == np.inf
     assert np.isnan(jax.jit(pareto_k)(np.arange(20, dtype=np.float32)))
+    assert np.isnan(jax.jit(pareto_k)(np.float32([np.nan, *np.zeros(999)])))
+    assert jax.jit(pareto_k)(np.float32([np.inf, *np.zeros(999)])) == np.inf
 
 
 def test_the_mean_of_weights_of_zero_is_zero() -> None:

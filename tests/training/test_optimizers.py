@@ -214,10 +214,14 @@ SLOW = pytest.mark.slow
         pytest.param(optax.lbfgs(), id="lbfgs", marks=SLOW),
         pytest.param(optax.polyak_sgd(max_learning_rate=1e-2), id="polyak_sgd", marks=SLOW),
         pytest.param(optax.contrib.momo(0.1), id="momo", marks=SLOW),
+        pytest.param(optax.contrib.sophia(1e-2, update_interval=2), id="sophia", marks=SLOW),
     ],
 )
 def test_any_optimiser_of_optax_trains(tx: optax.GradientTransformation, images: np.ndarray) -> None:
-    """Some keep the initial parameters, some ask for the loss, some evaluate at other parameters than they train."""
+    """Some keep the initial parameters, some ask for the loss, some evaluate at other parameters than they train.
+
+    The kind: optimisers that need more of a step than the gradient, by any of the names that Optax has for it.
+    """
     small = images[:, ::4, ::4]
     state = init_state(VAE, tx, jax.random.key(0), small.shape[1:])
     step, first = make_train_step(VAE, ELBO(), tx), state.params
