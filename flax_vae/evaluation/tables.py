@@ -64,12 +64,17 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
     """Print a table of runs, with their evaluations if they have any, and draw their test losses.
 
-    Files among the directories are skipped, since a pattern such as `runs/sweep/*` names summary.json as well.
+    A pattern such as `runs/*` names more than runs: files are skipped, ensembles stand for their members, and a run
+    that is named twice, as `latest`, is shown once.
 
     Raises:
         UserError: a directory is not a run, or has no finished epoch; or there are only files.
     """
-    runs = [RunDirectory(Path(path)) for path in directories if not Path(path).expanduser().is_file()]
+    named = [RunDirectory(Path(path)) for path in directories if not Path(path).expanduser().is_file()]
+    by_path = dict[Path, RunDirectory]()
+    for run in (run for each in named for run in each.members() or [each]):
+        by_path.setdefault(run.path.resolve(), run)
+    runs = list(by_path.values())
     if not runs:
         raise UserError(f"{directories[0]} is a file: name run directories.")
     curves = {str(run): run.metrics() for run in runs}

@@ -67,17 +67,20 @@ def test_runs_of_different_data_are_named(
     ]
 
 
-def test_files_that_a_pattern_names_are_skipped(
+def test_a_pattern_may_name_more_than_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The directory of an ensemble, as in the help's example, holds summary.json beside the runs."""
+    """The kind: paths beside runs, such as an ensemble, its summary.json, and the link to the latest run."""
     monkeypatch.chdir(tmp_path)
     runs = [make_run(f"sweep/{name}", evaluated=False) for name in ("seed-0", "run")]
     Path("sweep/summary.json").write_text("{}")
     assert main(["compare", *sorted(map(str, Path("sweep").iterdir()))]) == 0
-    names = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
-    assert names >= set(runs)
-    assert "sweep/summary.json" not in names
+    table = capsys.readouterr().out
+    assert {line.split()[0] for line in table.splitlines()} >= set(runs)
+    assert "sweep/summary.json" not in table
+    Path("latest").symlink_to("sweep/run")
+    assert main(["compare", *runs[::-1], "sweep", "latest"]) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(table.splitlines())
     assert main(["compare", "sweep/run"]) == 0
     assert main(["compare", "sweep/summary.json"]) == 2
     assert "sweep/summary.json is a file: name run directories." in capsys.readouterr().err
