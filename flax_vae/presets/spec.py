@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
-from flax_vae.batches import OnDisk
+from flax_vae.batches import COUNTS, OnDisk
 from flax_vae.models import BernoulliLikelihood, DiagonalNormal, StandardNormal
 from flax_vae.models.likelihoods import Mean
 from flax_vae.parts import Parts
@@ -56,10 +57,13 @@ class ModelSpec:
 
         Args:
             model: `VAE` or `Ladder`.
-            encoder: the encoder.
+            encoder: the encoder. Of counts x it sees log(1 + x), as in scVI (Lopez et al. 2018).
             decoder: makes the decoder, `decoder(image_shape=..., output_bias=...)`.
         """
         head = self.likelihood or BernoulliLikelihood()
+        if getattr(head, "support", None) == COUNTS:
+            # The tail of raw counts would give latents in the thousands, and rates of their exponential.
+            encoder = nn.Sequential([jnp.log1p, encoder])
         start = head.start(self.mean or (0.5,) * self.image_shape[-1])
         return model(
             encoder=encoder,

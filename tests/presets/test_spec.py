@@ -1,11 +1,27 @@
 """The arguments that presets have in common."""
 
 import inspect
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from flax_vae import Ladder, gated_mlp, ladder
+from flax_vae import (
+    ELBO,
+    VAE,
+    Ladder,
+    Poisson,
+    PoissonLikelihood,
+    epoch_batches,
+    gated_mlp,
+    init_state,
+    ladder,
+    make_train_step,
+    tutorial_dense,
+)
 from flax_vae.presets import channel_means
 
 
@@ -23,6 +39,29 @@ def test_a_preset_takes_the_arguments_of_a_spec_and_its_own() -> None:
 
 def test_the_decoder_starts_at_the_mean() -> None:
     assert gated_mlp((4, 4, 1), mean=(0.5,)).decoder.output_bias == (0.0,)
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("preset", [gated_mlp, tutorial_dense])
+def test_counts_with_a_heavy_tail_train_from_the_first_step(preset: Callable[..., VAE]) -> None:
+    """No step is skipped, the loss starts near that of constant rates, and falls.
+
+    The kind of fault is a network that sees numbers of any size.
+    """
+    rng, key = np.random.default_rng(0), jax.random.key(0)
+    x = rng.poisson(np.minimum(np.exp(4 + 3 * rng.normal(size=(300, 2)) @ rng.normal(size=(2, 20))), 1e4))
+    assert x.max() > 9_000
+    model, tx = preset((20,), likelihood=PoissonLikelihood(), mean=channel_means(x), features=(16,)), optax.adam(1e-2)
+    state, step = init_state(model, tx, key, (20,)), make_train_step(model, ELBO(), tx)
+    history = []
+    for epoch in range(6):
+        for batch in epoch_batches(x, 30, seed=0, epoch=epoch):
+            state, metrics = step(state, batch)
+            assert metrics["skipped"] == 0
+            history.append(float(metrics["loss"]))
+    constant = -Poisson(jnp.log(x.mean(0))).log_prob(jnp.asarray(x, jnp.float32)).mean()
+    assert history[0] < 10 * constant
+    assert np.mean(history[-10:]) < 0.5 * constant
 
 
 def test_channel_means() -> None:
