@@ -17,7 +17,8 @@ def untimed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def assert_same_run(left: Run, right: Run) -> None:
     assert untimed(left.metrics) == untimed(right.metrics)
-    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+    trees = ((run.params, run.objective_params) for run in (left, right))
+    jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
 def truncate_checkpoint(directory: Path) -> None:

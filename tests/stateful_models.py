@@ -30,20 +30,36 @@ class Codebook(nn.Module):
         return h + jax.lax.stop_gradient(codes.value[nearest] - h)
 
 
-class Encoder(nn.Module):
-    """Dense, BatchNorm and dropout, as in any tutorial of Linen, and a codebook."""
+class Normalised(nn.Module):
+    """Dense, BatchNorm and dropout, as in any tutorial of Linen."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         h = nn.Dense(16, use_bias=False)(x.reshape(x.shape[0], -1))
         h = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM)(h))
-        h = nn.Dropout(DROPPED, deterministic=not train)(h)
+        return nn.Dropout(DROPPED, deterministic=not train)(h)
+
+
+class Quantised(nn.Module):
+    """The code nearest to a linear function of x."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        return Codebook(4)(nn.Dense(8)(x.reshape(x.shape[0], -1)), train)
+
+
+class Encoder(nn.Module):
+    """Normalised features, and the nearest codes to them."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        h = Normalised(name="normalised")(x, train)
         return jnp.concatenate([h, Codebook(4)(h, train)], axis=-1)
 
 
-def stateful_vae(image_shape: tuple[int, int, int], latent_dim: int = 2) -> VAE:
-    """Return a dense VAE whose encoder has batch statistics, dropout and a codebook."""
-    return tutorial_dense(image_shape, latent_dim, features=(16,)).clone(encoder=with_train(Encoder(), train=True))
+def stateful_vae(image_shape: tuple[int, int, int], network: type[nn.Module] = Encoder) -> VAE:
+    """Return a dense VAE with an encoder that is another function while it is trained."""
+    return tutorial_dense(image_shape, features=(16,)).clone(encoder=with_train(network(), train=True))
 
 
 class Adversary(nn.Module):

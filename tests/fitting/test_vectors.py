@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flax_vae import Config, Plan, UserError, evaluate, fit, load_images, load_run, resume, write_run
+from flax_vae import Config, Plan, UserError, evaluate, fit, load_images, load_run
 from flax_vae.cli.main import main
 from flax_vae.evaluation.tables import show
 from flax_vae.explore.write import write_explorer
@@ -36,15 +36,12 @@ def config(folder: Path, name: str, **settings: object) -> Config:
     scope="module", params=["missing", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vectors", "counts"))]
 )
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
-    """A run of a few epochs, half of them after a resumption."""
     folder = tmp_path_factory.mktemp(request.param)
-    fit(config(folder, request.param, epochs=4), folder / "run")
-    return resume(folder / "run", epochs=8)
+    return fit(config(folder, request.param), folder / "run")
 
 
-def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys) -> None:
-    """The loss falls, the figures are finite, and a file of the run gives the same samples."""
-    assert run.metrics[-1]["train_loss"] < run.metrics[0]["train_loss"] - 1
+def test_an_evaluation_of_vectors_counts_examples(run, capsys) -> None:
+    """Figures and pictures of images are left out, and samples have the mean of the data."""
     record = evaluate(run.directory, Plan(num_samples=(20,), num_images=20))
     show(record, run.kind)
     out, err = capsys.readouterr()
@@ -58,11 +55,7 @@ def test_a_run_of_vectors_trains_evaluates_and_opens(run, tmp_path: Path, capsys
     samples = np.asarray(run.sample(200))
     assert samples.shape == (200, 6)
     assert np.abs(samples.mean(0) - np.nanmean(load_images(run.config.dataset).x, 0)).max() < 2
-    assert run.reconstruct().shape == run.examples.shape
-    assert np.isfinite(run.log_likelihood(num_samples=10)[0]).all()
     assert "vectors 6" in repr(run)
-    again = load_run(write_run(run, tmp_path / "model.safetensors"))
-    np.testing.assert_array_equal(again.sample(200), samples)
     pictures = {path.name for path in run.directory.glob("pictures/*")}
     assert pictures == {"curves.png", "evaluation.png"}
 

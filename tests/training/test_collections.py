@@ -56,7 +56,7 @@ def first(ema: bool = False) -> TrainState:
 
 
 def statistics(collections: Any) -> dict[str, np.ndarray]:
-    return jax.device_get(collections["batch_stats"]["encoder"]["network"]["BatchNorm_0"])
+    return jax.device_get(collections["batch_stats"]["encoder"]["network"]["normalised"]["BatchNorm_0"])
 
 
 def assert_same_bits(left: Any, right: Any) -> None:
@@ -66,7 +66,11 @@ def assert_same_bits(left: Any, right: Any) -> None:
 
 def test_a_step_updates_statistics_and_averages(step: Callable[..., Any], images: np.ndarray) -> None:
     state = first()
-    h = images.reshape(64, -1) / np.float32(255) @ np.asarray(state.params["encoder"]["network"]["Dense_0"]["kernel"])
+    h = (
+        images.reshape(64, -1)
+        / np.float32(255)
+        @ np.asarray(state.params["encoder"]["network"]["normalised"]["Dense_0"]["kernel"])
+    )
     state, metrics = step(state, images)
     new = statistics(state.collections)
     np.testing.assert_allclose(new["mean"], (1 - MOMENTUM) * h.mean(0), rtol=1e-4, atol=1e-6)

@@ -14,10 +14,8 @@ from flax_vae.training.gradient import average_gradient, largest_divisor
 
 PROGRAM = """
 import json, sys
-sys.path.insert(0, sys.argv[3])
 from functools import partial
-import jax, numpy as np, optax
-from stateful_models import Adversary, stateful_vae
+import jax, numpy as np
 from flax_vae import ELBO, DIPVAE, init_state, ladder, load_images, make_optimizer, make_train_step, tutorial_conv
 from flax_vae import tutorial_dense, use_machine
 from flax_vae.batches import epoch_indices
@@ -28,14 +26,11 @@ use_machine(8)
 images = load_images(sys.argv[1], "train", image_size=8).x
 shape, batch, steps = images.shape[1:], 48, 20
 models = {"dense": tutorial_dense, "conv": tutorial_conv, "ladder": partial(ladder, latent_dim=4)}
-models["stateful"] = stateful_vae
 rows = np.concatenate([epoch_indices(len(images), batch, 0, epoch) for epoch in range(2)])[:steps]
 
 def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
     trained, tx = models[model](shape), make_optimizer("adam", 1e-3, steps, warmup_steps=8)
-    if model == "stateful":  # Adam would magnify the rounding of gradients near zero
-        objective, tx = Adversary(), optax.sgd(1e-4)
-    state = init_state(trained, tx, jax.random.key(0), shape, ema=True, objective=objective)
+    state = init_state(trained, tx, jax.random.key(0), shape, ema=True)
     totals = zero_metrics(trained, objective, state, images[:batch])
     mesh = data_mesh(batch // options.get("accumulate", 1), devices, fsdp)
     everywhere, split = shardings(mesh)
@@ -65,7 +60,7 @@ def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float,
     Returns:
         For each case, the losses, the fraction of the parameters on a device, and the number of devices.
     """
-    command = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -81,7 +76,6 @@ def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float,
         # Eight microbatches: each device has its own, or three devices split each of them.
         ({"model": "conv", "microbatch_size": 6}, [{"devices": 8}, {"devices": 4, "fsdp": 2}, {"devices": 3}]),
         ({"model": "ladder"}, [{"devices": 8, "fsdp": 2}]),
-        ({"model": "stateful"}, [{"devices": 2}]),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
