@@ -13,8 +13,6 @@ import scipy.special
 from flax_vae.distributions import Autoregressive
 from flax_vae.models import LIKELIHOODS
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 
 

@@ -14,8 +14,6 @@ from flax_vae import UserError
 from flax_vae.distributions import FromNoise, LatentDistribution
 from flax_vae.pytrees import pytree
 
-pytestmark = pytest.mark.optimized
-
 DRAWS = 20_000
 every_distribution = pytest.mark.parametrize("name", LATENTS)
 

@@ -6,8 +6,6 @@ import pytest
 import scipy.stats
 from latents import chain
 
-pytestmark = pytest.mark.optimized
-
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_a_chain_of_normals_is_their_joint_normal(temperature: float) -> None:

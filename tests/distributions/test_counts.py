@@ -8,8 +8,6 @@ import scipy.stats
 
 from flax_vae import Poisson
 
-pytestmark = pytest.mark.optimized
-
 COUNTS = np.array([0, 1, 2, 15, 16, 17, 255, 10_000, 1_000_000], np.float32)
 
 

@@ -11,8 +11,6 @@ from test_normal import correlated, covariance, normal
 from flax_vae import kl_divergence
 from flax_vae.distributions import Mixture, MultivariateNormal, Normal
 
-pytestmark = pytest.mark.optimized
-
 kl = jax.jit(kl_divergence)
 
 

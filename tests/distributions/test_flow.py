@@ -13,8 +13,6 @@ from latents import FLOWS, InverseAutoregressiveFlow, with_random_params
 
 from flax_vae.models import CouplingFlow
 
-pytestmark = pytest.mark.optimized
-
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("make", FLOWS.values(), ids=FLOWS)

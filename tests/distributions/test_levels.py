@@ -13,8 +13,6 @@ import scipy.stats
 from flax_vae.distributions.levels import LEVELS, BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
 from flax_vae.distributions.pixels import ContinuousBernoulli
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 EVERY_LEVEL = np.arange(LEVELS, dtype=np.float32) / np.float32(255)
 IMAGES = EVERY_LEVEL.reshape(LEVELS, 1, 1, 1)  # one image of one pixel for each level

@@ -21,8 +21,6 @@ from flax_vae import (
 )
 from flax_vae.distributions.masked import Masked, masked
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 SHAPE = (2, 3, 4)
 X, OBSERVED = jnp.asarray(RNG.integers(0, 2, SHAPE).astype(np.float32)), jnp.asarray(RNG.random(SHAPE) > 0.5)

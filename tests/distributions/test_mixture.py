@@ -12,8 +12,6 @@ import scipy.stats
 
 from flax_vae.distributions import Mixture, Normal
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 
 

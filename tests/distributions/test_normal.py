@@ -8,8 +8,6 @@ import scipy.stats
 
 from flax_vae.distributions import MultivariateNormal, Normal
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 
 

@@ -10,8 +10,6 @@ import scipy.stats
 
 from flax_vae.distributions import Bernoulli, ContinuousBernoulli
 
-pytestmark = pytest.mark.optimized
-
 RNG = np.random.default_rng(0)
 log_prob = jax.jit(lambda p, x: p.log_prob(x))
 mean_and_draws = jax.jit(lambda p, key: (p.mean(), p.sample(key, (20_000,))))

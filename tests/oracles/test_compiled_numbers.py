@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import betaln, expit, gammaln, log_softmax, logsumexp
+from scipy.stats import poisson
 
 from flax_vae import (
     ELBO,
@@ -45,13 +46,12 @@ from flax_vae.distributions import (
     MixtureOfLogistics,
     MultivariateNormal,
     Normal,
+    Poisson,
 )
 from flax_vae.metrics.latents import elbo_surgery, posterior_means
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models import CouplingFlow
-
-pytestmark = pytest.mark.optimized
 
 ROWS, LATENTS = (1, 1000, 32_769, 40_000), (2, 3, 8, 40)
 IMAGE_SHAPE, DRAWS, SURGERY_ROWS = (4, 4, 1), 8, 1000  # elbo_surgery compares every two rows
@@ -175,6 +175,8 @@ def likelihoods(rows: int, latents: int) -> Iterator[Case]:
     choose = gammaln(256) - gammaln(level + 1) - gammaln(256 - level)
     beta = betaln(level + np.exp(a), 255 - level + np.exp(b)) - betaln(np.exp(a), np.exp(b))
     yield "BetaBinomial", log_prob(BetaBinomial, a, b), (choose + beta).sum(event)
+    counts = jax.jit(lambda x, log_rate: Poisson(log_rate, event_ndim=3).log_prob(x))
+    yield "Poisson", counts(level.astype(np.float32), a.astype(np.float32)), poisson.logpmf(level, np.exp(a)).sum(event)
     if rows * latents <= CATEGORICAL_NUMBERS:
         logits = normal(*shape, 256)
         want = np.take_along_axis(log_softmax(logits, -1), level[..., None], -1)

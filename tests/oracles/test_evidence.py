@@ -16,8 +16,6 @@ from flax_vae.nn.dense import DenseDecoder, DenseEncoder
 from flax_vae.objectives.base import apply_objective
 from flax_vae.runs.models import make_model
 
-pytestmark = pytest.mark.optimized
-
 KEY = jax.random.key(0)
 
 

@@ -35,8 +35,6 @@ from flax_vae.distributions.normal import MultivariateNormal
 from flax_vae.models import LIKELIHOODS
 from flax_vae.objectives.base import apply_objective
 
-pytestmark = pytest.mark.optimized
-
 KEY = jax.random.key(0)
 PARAMS = init(linear_gaussian(), KEY, (2, 2, 1))
 examples = partial(settings, deadline=None, derandomize=True, database=None)
