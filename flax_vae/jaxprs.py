@@ -1,6 +1,9 @@
-"""Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and name the last one."""
+"""Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and bound the results."""
 
+import math
+import operator
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -8,6 +11,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.interpreters.partial_eval import dce_jaxpr_consts
 
 V = TypeVar("V")
+Range = tuple[float, float]
 
 # Primitives that call another jaxpr exactly once, with the parameter that holds it; they only specify how to compile
 # or differentiate it.
@@ -18,7 +22,32 @@ _CALLS = {
     "jit": "jaxpr",
     "remat2": "jaxpr",
 }
-_SHAPES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "transpose"}
+_SHAPES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "slice", "squeeze", "transpose"}
+_ANY: Range = (-math.inf, math.inf)
+_RANGES: dict[str, Range] = {
+    "abs": (0.0, math.inf),
+    "cos": (-1.0, 1.0),
+    "erf": (-1.0, 1.0),
+    "exp": (0.0, math.inf),
+    "logistic": (0.0, 1.0),
+    "sin": (-1.0, 1.0),
+    "square": (0.0, math.inf),
+    "tanh": (-1.0, 1.0),
+}
+
+
+def _divide(x: float, y: float) -> float:
+    return x / y if y else math.nan
+
+
+_ENDS: dict[str, Callable[[float, float], float]] = {
+    "add": operator.add,
+    "div": _divide,
+    "max": max,
+    "min": min,
+    "mul": operator.mul,
+    "sub": operator.sub,
+}
 
 
 def interpret(
@@ -62,20 +91,32 @@ def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
     return ClosedJaxpr(jaxpr, [const for const, is_used in zip(closed.consts, used, strict=True) if is_used])
 
 
-def last_operation(closed: ClosedJaxpr | Jaxpr, output: int = 0) -> str | None:
-    """Return the name of the primitive that computes an output, apart from changes of shape and type.
+def bounds(closed: ClosedJaxpr) -> list[Range]:
+    """Return the least and the greatest value that each output can have for any inputs, by interval arithmetic.
 
-    Return None if there is no such output, or if the output is an input.
+    The operations are those that end networks: activations, and sums and products with numbers. The results of all
+    others are taken to be any numbers.
     """
-    jaxpr = closed.jaxpr if isinstance(closed, ClosedJaxpr) else closed
-    equations = {variable: eqn for eqn in jaxpr.eqns for variable in eqn.outvars}
-    atom: Any = dict(enumerate(jaxpr.outvars)).get(output)
-    while isinstance(atom, Var) and atom in equations:
-        eqn = equations[atom]
+
+    def constant(array: Any) -> Range:
+        is_known = isinstance(array, np.ndarray | np.generic) and array.size and array.dtype.kind in "biuf"
+        return (float(array.min()), float(array.max())) if is_known else _ANY
+
+    def equation(eqn: JaxprEqn, ranges: list[Range]) -> list[Range]:
         name = eqn.primitive.name
-        if name in _CALLS:
-            return last_operation(eqn.params[_CALLS[name]], eqn.outvars.index(atom))
-        if name not in _SHAPES:
-            return name
-        atom = eqn.invars[0]
-    return None
+        if name in _SHAPES:
+            return ranges[:1]
+        if name in _RANGES:
+            return [_RANGES[name]]
+        if name in _ENDS:  # an extreme value of the result is that of two ends
+            ends = [_ENDS[name](*pair) for pair in product(*ranges)]
+            return [_ANY if any(map(math.isnan, ends)) else (min(ends), max(ends))]
+        if name == "clamp":
+            (low, _), (least, greatest), (_, high) = ranges
+            return [(max(low, least), min(high, greatest))]
+        if name == "select_n":
+            lows, highs = zip(*ranges[1:], strict=True)
+            return [(min(lows), max(highs))]
+        return [_ANY] * len(eqn.outvars)
+
+    return interpret(closed, [_ANY] * len(closed.in_avals), constant, equation)

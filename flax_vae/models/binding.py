@@ -5,6 +5,7 @@ The parameters are a pytree. A model with other collections, such as batch stati
 objective are the entry "objective" of each collection, which the model ignores.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from flax.errors import InvalidRngError, ModifyScopeVariableError
 from jaxtyping import Array, Float, Key
 
 from flax_vae.batches import ExampleShape, X, blank
-from flax_vae.jaxprs import last_operation
+from flax_vae.jaxprs import bounds
 from flax_vae.models.checks import refuse_unhashable
 from flax_vae.models.protocol import require
 from flax_vae.system.errors import UserError
@@ -43,7 +44,7 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
 
     Raises:
         UserError: the model is not a Linen module, or cannot be hashed; a network of your own draws or updates
-            statistics in evaluation too; or your decoder ends in a sigmoid, but the likelihood takes logits.
+            statistics in evaluation too; or your decoder bounds its output, but the likelihood takes logits.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")
@@ -86,7 +87,7 @@ def _refuse_bad_evaluation(model: nn.Module, tree: Params, x: X, context_dim: in
 
     advice = "give its network an argument train, as in {}, and wrap it as flax_vae.with_train(network, train=True)."
     try:
-        last = last_operation(jax.make_jaxpr(logits)(tree))
+        least = min((low for low, _ in bounds(jax.make_jaxpr(logits)(tree))), default=-math.inf)
     except ModifyScopeVariableError:
         kept = ", ".join(sorted(split_tree(tree)[1]))
         example = advice.format("nn.BatchNorm(use_running_average=not train)")
@@ -94,8 +95,11 @@ def _refuse_bad_evaluation(model: nn.Module, tree: Params, x: X, context_dim: in
     except InvalidRngError:
         example = advice.format("nn.Dropout(rate, deterministic=not train)")
         raise UserError(f"The model draws random numbers in evaluation too: {example}") from None
-    if last == "logistic":
-        raise UserError("The decoder ends in a sigmoid, but its likelihood takes logits: leave the sigmoid out.")
+    if least >= -1:  # as after a sigmoid or tanh: no pixel could be black
+        raise UserError(
+            f"The decoder's output is never below {least:g}, but its likelihood takes logits: leave out its last "
+            "activation, such as a sigmoid."
+        )
 
 
 def split_tree(tree: Params) -> tuple[Params, Collections]:

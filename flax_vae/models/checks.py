@@ -108,11 +108,16 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
             hash(model)
         except TypeError:
             advice = "use a tuple" if isinstance(model, list) else "make it inside the module, or a parameter"
-            raise UserError(f"{where} is a {type(model).__name__}, which cannot be hashed: {advice}.") from None
+            kind = "an array" if hasattr(model, "shape") else f"a {type(model).__name__}"
+            raise UserError(f"{where} is {kind}, which cannot be hashed: {advice}.") from None
 
 
-def refuse_other_latents(model: Any) -> None:
-    """Raise UserError if posterior and prior of a new model state different numbers of latents."""
+def refuse_other_parts(model: Any) -> None:
+    """Raise UserError if the parts of a new model do not fit: their numbers of latents, or the likelihood's type."""
+    likelihood = model.likelihood
+    if not callable(likelihood) or (isinstance(likelihood, type) and hasattr(likelihood, "start")):
+        name = repr(likelihood) if isinstance(likelihood, str) else getattr(likelihood, "__name__", likelihood)
+        raise UserError(f"{type(model).__name__}.likelihood is {name}: pass a head, such as BernoulliLikelihood().")
     sizes = [getattr(part, "latent_dim", None) for part in (model.posterior, model.prior)]
     if None not in sizes and sizes[0] != sizes[1]:
         kind = type(model).__name__

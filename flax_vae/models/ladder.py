@@ -12,7 +12,7 @@ from flax_vae.batches import X
 from flax_vae.distributions import Distribution, Draw, LatentDistribution, Normal
 from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
-from flax_vae.models.checks import freeze_networks, refuse_other_latents, refuse_other_output, require_one_array
+from flax_vae.models.checks import freeze_networks, refuse_other_output, refuse_other_parts, require_one_array
 from flax_vae.models.layerwise import draw_prior, pair_with_priors
 from flax_vae.models.likelihoods import with_event_ndim
 from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood
@@ -57,7 +57,7 @@ class Ladder(Module):
     def __post_init__(self) -> None:
         """Check the networks, and make them hashable."""
         freeze_networks(self, encoder=1, posterior=1, prior=0, decoder=3)
-        refuse_other_latents(self)
+        refuse_other_parts(self)
         super().__post_init__()
 
     def context(self) -> Float[Array, "b v"] | None:

@@ -13,8 +13,8 @@ from flax_vae.distributions.masked import masked
 from flax_vae.models.binding import with_context
 from flax_vae.models.checks import (
     freeze_networks,
-    refuse_other_latents,
     refuse_other_output,
+    refuse_other_parts,
     require_array,
     require_one_array,
 )
@@ -50,7 +50,7 @@ class VAE(Module):
     def __post_init__(self) -> None:
         """Check the networks, and make them hashable."""
         freeze_networks(self, encoder=1, posterior=1, prior=0, decoder=1)
-        refuse_other_latents(self)
+        refuse_other_parts(self)
         super().__post_init__()
 
     def context(self) -> Float[Array, "b v"] | None:

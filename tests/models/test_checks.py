@@ -197,7 +197,7 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
             lambda: {"encoder": with_train(Trained(), training=True)},
             "Trained does not take training: it takes x, train",
         ),
-        (lambda: {"encoder": Table(np.ones((72, 7)))}, "VAE.encoder.weights is a ndarray, which cannot be hashed"),
+        (lambda: {"encoder": Table(np.ones((72, 7)))}, "VAE.encoder.weights is an array, which cannot be hashed"),
         (
             lambda: {"encoder": sequential(flat, nn.BatchNorm(use_running_average=False))},
             "The model updates batch_stats in evaluation too: .* flax_vae.with_train",
@@ -210,8 +210,9 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
         (lambda: {"encoder": with_train(Trained())}, r"with_train\(Trained\(...\), train=True\)"),
         (
             lambda: {"decoder": sequential(nn.Dense(72), nn.sigmoid, image)},
-            "The decoder ends in a sigmoid, but its likelihood takes logits",
+            "The decoder's output is never below 0, but its likelihood takes logits",
         ),
+        (lambda: {"decoder": sequential(nn.Dense(72), image, nn.tanh)}, "output is never below -1, but"),
         (lambda: {"encoder": Pair()}, 'The encoder returned a tuple; it must return one array "b f"'),
         (lambda: {"encoder": nn.Dense(7)}, r"The encoder returned an array of shape \(1, 4, 6, 7\)"),
         (
@@ -230,6 +231,8 @@ def sequential(*layers: Callable[..., Any] | nn.Module) -> nn.Module:
             r"\(6, 4, 3\) for each latent, but .* NormalLikelihood takes \(4, 6, 3\)",
         ),
         (lambda: {"likelihood": PerPixelNormalLikelihood()}, r"PerPixelNormalLikelihood takes \(4, 6, 6\)"),
+        (lambda: {"likelihood": "normal"}, r"VAE.likelihood is 'normal': pass a head, such as Bern"),
+        (lambda: {"likelihood": NormalLikelihood}, "VAE.likelihood is NormalLikelihood: pass a head"),
     ],
 )
 def test_what_cannot_be_trained_is_named(parts: Callable[[], dict[str, Any]], message: str) -> None:
