@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import update_wrapper
 from inspect import signature
 from operator import itemgetter
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from flax_vae import fields
 from flax_vae.pytrees import pytree
 from flax_vae.system.errors import UserError
 
@@ -152,22 +153,25 @@ def _refuse_other_mask(batch: Batch) -> None:
         raise UserError(f"`mask` must be bool, True where x was observed, not {other.pop()}.")
 
 
-def checked(*names: str) -> Callable[[Function], Function]:
-    """Decorate a jitted function of a model, so that `refuse_outside` checks its batches before they are traced.
+def checked(*batches: str, **numbers: Mapping[str, int | float]) -> Callable[[Function], Function]:
+    """Decorate a jitted function of a model: its arguments are checked before they are traced.
 
     Args:
-        names: the arguments that are batches.
+        batches: the arguments that are batches, which `refuse_outside` checks.
+        numbers: the arguments that are numbers, each with its bounds, as for `setting`. Arrays of JAX pass.
     """
-    return lambda function: _Checked(function, names)  # type: ignore[return-value]
+    return lambda function: _Checked(function, batches, numbers)  # type: ignore[return-value]
 
 
 class _Checked:
     """A jitted function with the checks of `checked`, and its attributes."""
 
-    def __init__(self, function: Callable[..., Any], names: tuple[str, ...]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], batches: tuple[str, ...], numbers: Mapping[str, Mapping[str, int | float]]
+    ) -> None:
         parameters = list(signature(function).parameters)
-        self._function, self._model = function, parameters[0]
-        self._positions = {name: parameters.index(name) for name in names}
+        self._function, self._model, self._numbers = function, parameters[0], numbers
+        self._positions = {name: parameters.index(name) for name in (*batches, *numbers)}
         update_wrapper(self, function)
 
     def __getattr__(self, name: str) -> Any:
@@ -176,7 +180,12 @@ class _Checked:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         model = args[0] if args else kwargs.get(self._model)
         for name, position in self._positions.items():
-            refuse_outside(args[position] if position < len(args) else kwargs.get(name), model)
+            value = args[position] if position < len(args) else kwargs.get(name)
+            if name in self._numbers:
+                number = value.item() if isinstance(value, np.generic) else value
+                fields.refuse_outside(name, number, self._numbers[name])
+            else:
+                refuse_outside(value, model)
         return self._function(*args, **kwargs)
 
 

@@ -47,6 +47,7 @@ def _split(key: PixelKey, count: int) -> Key[Array, " n"] | None:
     return None if key is None else jax.random.split(key, count)
 
 
+@checked(temperature={"above": 0})
 @by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(

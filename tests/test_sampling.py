@@ -1,5 +1,6 @@
 """Encoding, decoding and sampling against a linear model."""
 
+import math
 from typing import Any
 
 import jax
@@ -76,6 +77,15 @@ def test_samples_are_draws_from_the_prior_decoded() -> None:
     for temperature in (1.0, 0.5):
         images = np.asarray(sample(VAE, PARAMS, KEY, 20_000, temperature)).reshape(-1, 4)
         np.testing.assert_allclose(np.cov(images.T), temperature**2 * weights.T @ weights, atol=0.1)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, np.float32(math.nan)])
+def test_a_temperature_that_is_no_scale_is_refused(temperature: Any) -> None:
+    """Also within a traced function; a temperature that is itself traced cannot be looked at."""
+    for use in (sample, jax.jit(sample, static_argnums=(0, 3, 4))):
+        with pytest.raises(UserError, match="`temperature` must be greater than 0"):
+            use(VAE, PARAMS, KEY, 3, temperature)
 
 
 def test_encode_and_decode() -> None:

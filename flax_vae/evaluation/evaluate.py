@@ -37,7 +37,8 @@ def evaluate(
 ) -> Record:
     """Evaluate a trained model on its test set; for a run directory, also write `evaluation.json` and two pictures.
 
-    The bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
+    Nothing is written for a run whose parameters have been replaced: the directory keeps the evaluation of its own. The
+    bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
 
     Args:
         where: a run, or its location, as for `load_run`.
@@ -55,7 +56,7 @@ def evaluate(
     refuse_unusable(plan.metrics)
     run = where if isinstance(where, StoredRun) else read_run(where, model)
     _require_memory_for(plan)
-    directory = None if run.directory is None else RunDirectory(run.directory)
+    directory = None if run.directory is None or not run.is_stored else RunDirectory(run.directory)
     if part is None and directory is not None:
         part = directory.part_file
     is_own = model is not None or run.config.has_own_model

@@ -16,7 +16,7 @@ from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
 from flax_vae.evaluation.samples import Labels, contexts_of
 from flax_vae.evaluation.tables import summary
-from flax_vae.fields import refuse_outside, refuse_seed
+from flax_vae.fields import refuse_seed
 from flax_vae.metrics.likelihood import Defence, log_likelihood
 from flax_vae.models import bind, require
 from flax_vae.runs.records import Record
@@ -52,7 +52,6 @@ class Run(StoredRun):
         """Sample images; see `flax_vae.sample`. Without labels, they cycle through the classes."""
         if not isinstance(num_samples, int | np.integer) or num_samples < 0:
             raise UserError(f"`num_samples` is {num_samples!r}: pass a number of images.")
-        refuse_outside("temperature", temperature, {"above": 0})
         context, pixel_key = contexts_of(self, labels, num_samples), _key("pixel_key", pixel_key)
         key = _key("key", key)
         return sampling.sample(self.model, self.params, key, num_samples, temperature, context, pixel_key)

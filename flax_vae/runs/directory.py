@@ -72,8 +72,8 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command that resumes the run, or the runs that `fit_many` made here."""
-        run = next(iter(self.members()), self)
-        return resume_command(self, run.config())
+        members = self.members()
+        return resume_command(self, (members or [self])[0].config(), bool(members))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

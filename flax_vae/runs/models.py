@@ -147,13 +147,19 @@ def command(words: str, where: object, config: Config, kinds: Iterable[str] = MO
     return " ".join([words, shlex.quote(str(where)), *(f"--{kind} {text}" for kind, text in own.items())])
 
 
-def resume_command(where: object, config: Config) -> str:
-    """Return the command that resumes a run, or a call in Python if no text imports one of its parts."""
+def resume_command(where: object, config: Config, members: bool) -> str:
+    """Return the command that resumes a run, or a call in Python if no text imports one of its parts.
+
+    Args:
+        where: the directory of the run, or that of an ensemble.
+        config: the configuration of the run, or of a member.
+        members: True for an ensemble.
+    """
     own = config.own_parts
     if all(parse(text).is_importable for text in own.values()):
         return command("flax-vae train --resume", where, config, PARTS)
     given = "".join(f", {_ARGUMENTS.get(kind, kind)}=..." for kind in own)
-    return f"flax_vae.resume({str(where)!r}{given})"
+    return f"flax_vae.{'resume_many' if members else 'resume'}({str(where)!r}{given})"
 
 
 def parameter_shapes(model: nn.Module, image_shape: tuple[int, ...], class_names: tuple[str, ...]) -> Params:

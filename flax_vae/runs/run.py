@@ -63,6 +63,8 @@ class StoredRun:
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
         objective_params: Linen's whole tree of an objective that has parameters; empty for other objectives, and for a
             model loaded from files.
+        stored_params: the parameters that the directory or the files hold: `params`, until `dataclasses.replace` gives
+            the run others.
     """
 
     name: str
@@ -78,6 +80,7 @@ class StoredRun:
     labels: np.ndarray | None = None
     evaluation: Record | None = None
     objective_params: Collections = field(default_factory=dict)
+    stored_params: Params | None = None
 
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
@@ -90,6 +93,11 @@ class StoredRun:
             "directory": f"{self.directory}",
         }
         return "\n".join([f"Run {self.name}", *(f"  {name:12}{value}" for name, value in lines.items())])
+
+    @property
+    def is_stored(self) -> bool:
+        """True if the parameters are those of the directory or the files."""
+        return self.params is self.stored_params
 
     @property
     def kind(self) -> str:
@@ -173,6 +181,7 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
         class_names=class_names,
         labels=labels,
         objective_params=of_objective,
+        stored_params=params,
     )
 
 
@@ -188,7 +197,7 @@ def _read_file(path: Path, name: str, given: Mapping[str, Any]) -> StoredRun:
     expected = parameter_shapes(model, shape, fields["class_names"])
     refuse_other_model(str(path), arrays, flatten_by_name(expected))
     params = jax.tree.map(lambda name, leaf: jnp.asarray(arrays[name], leaf.dtype), names_tree(expected), expected)
-    run = StoredRun(name=name, directory=None, model=model, params=params, **fields)
+    run = StoredRun(name=name, directory=None, model=model, params=params, stored_params=params, **fields)
     _warn_of_another_model(run, description)
     return run
 
@@ -274,6 +283,8 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
 
 def evaluation_of(run: StoredRun) -> Record | None:
     """Return the results of `flax-vae evaluate` for these parameters, or None."""
+    if not run.is_stored:
+        return None
     return run.evaluation if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from flax_vae import (
 )
 from flax_vae.evaluation.figures import METRICS, in_order
 from flax_vae.evaluation.samples import contexts_of
+from flax_vae.runs.run import evaluation_of
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 KEY, OTHER = jax.random.key(3), jax.random.key(4)
@@ -123,3 +125,19 @@ def test_a_run_in_memory_is_evaluated_and_summarised(run: Run, monkeypatch: pyte
         assert f"  {module}." in before
     assert f"{run.record['test_loss']:.6g}" in before
     assert load_run(run.directory).summary() == after.replace(repr(run), repr(load_run(run.directory)))
+
+
+def test_the_figures_of_other_parameters_are_not_those_of_the_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation, a summary and the files of a run describe its parameters, not others that replace them.
+
+    The kind of fault is a result of other parameters under the name of the run, or in place of its own.
+    """
+    monkeypatch.setattr("flax_vae.evaluation.evaluate._measure_all", lambda subject: {"step": run.step})
+    monkeypatch.setattr("flax_vae.evaluation.evaluate.draw_evaluation", lambda *_: None)
+    run.evaluate(quick := Plan(num_samples=(2,), num_images=2))
+    files = {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
+    assert evaluation_of(run) == {"step": run.step}
+    other = replace(run, params=jax.tree.map(lambda leaf: 2 * leaf, run.params))
+    assert evaluation_of(other) is None
+    other.evaluate(quick)
+    assert files == {path: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}

@@ -97,12 +97,6 @@ def test_an_interrupted_evaluation_is_repeated_when_the_run_is_resumed(
     assert_same_run(resume(broken), run)
 
 
-@pytest.mark.parametrize(("objective", "flag"), [("elbo", ""), ("iwae", ""), ("mine:f(2)", " --objective 'mine:f(2)'")])
-def test_the_command_that_resumes_names_only_an_objective_of_your_own(objective: str, flag: str) -> None:
-    stopped = Interrupted(signal.SIGINT, RunDirectory(Path("run")), Config(objective=objective))
-    assert str(stopped).endswith(f"flax-vae train --resume run{flag}")
-
-
 @pytest.mark.slow
 def test_a_run_resumed_for_more_epochs_equals_one_that_was_longer_from_the_start(
     config: Config, tmp_path: Path
