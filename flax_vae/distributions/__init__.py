@@ -6,7 +6,7 @@ Shapes are `sample_shape + batch_shape + event_shape`. `log_prob` is in nats and
 from flax_vae.distributions.autoregressive import Autoregressive
 from flax_vae.distributions.base import DiscretePixels, Distribution, Draw, FromNoise, LatentDistribution
 from flax_vae.distributions.chain import Chain
-from flax_vae.distributions.counts import Poisson
+from flax_vae.distributions.counts import NegativeBinomial, Poisson
 from flax_vae.distributions.divergence import has_kl, kl_divergence, register_kl
 from flax_vae.distributions.flow import Flow
 from flax_vae.distributions.levels import BetaBinomial, Categorical, DiscretizedLogistic, MixtureOfLogistics
@@ -33,6 +33,7 @@ __all__ = [
     "Mixture",
     "MixtureOfLogistics",
     "MultivariateNormal",
+    "NegativeBinomial",
     "Normal",
     "Poisson",
     "has_kl",

@@ -5,9 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax_vae.data import example_noun
 from flax_vae.evaluation.figures import Figure, report
 from flax_vae.plots import plot_comparison, save_figure
 from flax_vae.pytrees import flatten_by_name
+from flax_vae.runs.config_file import read_config
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, best_record, held_out_set
 from flax_vae.runs.run import StoredRun, evaluation_of
@@ -84,7 +86,9 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
     if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
     _warn_of_different_data([run for run in runs if (run.path / "provenance.json").exists()])
-    save_figure(picture, plot_comparison(curves))
+    shapes = [read_config(run.config_file)[1] for run in runs]
+    of_images = all(isinstance(shape, tuple) and len(shape) == 3 for shape in shapes)
+    save_figure(picture, plot_comparison(curves, example_noun("images" if of_images else "vectors")))
 
 
 def _warn_of_different_data(runs: Sequence[RunDirectory]) -> None:

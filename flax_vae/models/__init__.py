@@ -8,6 +8,7 @@ from flax_vae.models.likelihoods.bernoulli import BernoulliLikelihood, Continuou
 from flax_vae.models.likelihoods.beta_binomial import BetaBinomialLikelihood
 from flax_vae.models.likelihoods.categorical import CategoricalLikelihood
 from flax_vae.models.likelihoods.logistic import DiscretizedLogisticLikelihood, LogisticMixtureLikelihood
+from flax_vae.models.likelihoods.negative_binomial import NegativeBinomialLikelihood
 from flax_vae.models.likelihoods.normal import NormalLikelihood, PerPixelNormalLikelihood
 from flax_vae.models.likelihoods.poisson import PoissonLikelihood
 from flax_vae.models.posteriors import POSTERIORS
@@ -48,6 +49,7 @@ __all__ = [
     "LearnedMixture",
     "LogisticMixtureLikelihood",
     "Model",
+    "NegativeBinomialLikelihood",
     "NormalLikelihood",
     "Params",
     "PerPixelNormalLikelihood",

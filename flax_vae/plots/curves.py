@@ -30,11 +30,12 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], example: str = "image") ->
     return add_heading(panels["loss"], "Loss", notes["loss"])
 
 
-def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]], example: str = "image") -> Figure:
     """Draw the test losses of runs over epochs and over seconds.
 
     Args:
         runs: the records of metrics.jsonl of each run, by name.
+        example: the noun for an example.
     """
     panels = make_panels([["epoch", "seconds"]], 11.0, 4.5, sharey=True)
     for name, metrics in runs.items():
@@ -44,7 +45,7 @@ def plot_comparison(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             ax.set_xlabel(axis)
     panels["epoch"].locator_params(axis="x", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10])
     panels["seconds"].legend(frameon=False, labelcolor=INK)
-    return add_heading(panels["epoch"], "Test loss", "nats per image")
+    return add_heading(panels["epoch"], "Test loss", f"nats per {example}")
 
 
 def plot_evaluation(

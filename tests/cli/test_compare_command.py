@@ -12,10 +12,12 @@ from flax_vae.runs.config_file import write_config
 EVALUATION = {"importance_weighted": [{"log_likelihood": -228.85}], "latent_dim": 40, "active_units": 32}
 
 
-def make_run(name: str, *, evaluated: bool, checksum: str = "a", **terms: float) -> str:
+def make_run(
+    name: str, *, evaluated: bool, checksum: str = "a", shape: tuple[int, ...] = (28, 28, 1), **terms: float
+) -> str:
     """Make a run as far as `compare` reads it."""
     Path(name).mkdir(parents=True)
-    write_config(Path(name, "config.json"), Config(epochs=400), (28, 28, 1))
+    write_config(Path(name, "config.json"), Config(epochs=400), shape)
     Path(name, "provenance.json").write_text(json.dumps({"data": {"train": checksum, "test": checksum}}))
     record = {"epoch": 388, "step": 5, "seconds": 12345.0, "test_loss": 1234.5, **terms}
     Path(name, "metrics.jsonl").write_text(json.dumps(record) + "\n")
@@ -48,6 +50,18 @@ def test_names_and_numbers_are_whole_at_usual_widths(
     assert words == (beside if width >= 120 else above)
     assert len({len(line) for line in lines if "epoch" in line or "/400" in line}) == 1  # columns are aligned
     assert err == f"Not evaluated: {second}. flax-vae evaluate RUN measures the last three columns.\n"
+
+
+def test_the_picture_names_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses of vectors are not per image."""
+    monkeypatch.chdir(tmp_path)
+    nouns = []
+    monkeypatch.setattr("flax_vae.evaluation.tables.plot_comparison", lambda _, noun: nouns.append(noun))
+    monkeypatch.setattr("flax_vae.evaluation.tables.save_figure", lambda *_: None)
+    images, vectors = make_run("a", evaluated=True), make_run("b", evaluated=True, shape=(6,))
+    for names in ([images], [vectors], [images, vectors]):
+        assert main(["compare", *names]) == 0
+    assert nouns == ["image", "example", "example"]
 
 
 def test_runs_of_different_data_are_named(

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from scipy.special import digamma
 
-from flax_vae import Poisson
+from flax_vae import NegativeBinomial, Poisson
 
 COUNTS = np.array([0, 1, 2, 15, 16, 17, 255, 10_000, 1_000_000], np.float32)
 
@@ -39,3 +40,68 @@ def test_poisson_draws_have_the_rate_as_mean_and_variance() -> None:
     np.testing.assert_array_equal(draws, np.floor(draws))
     np.testing.assert_allclose(draws.mean(0), p.mean(), rtol=0.03)
     np.testing.assert_allclose(draws.var(0), p.mean(), rtol=0.05)
+
+
+MEANS = np.array([1e-3, 0.5, 1.0, 12.0, 1e3, 9_999.0, 1e6], np.float32)
+DISPERSIONS = np.array([1e-4, 0.02, 1.0, 15.9, 16.1, 500.0, 1e4, 1e6], np.float32)
+COUNT, LOG_MEAN, LOG_DISPERSION = (
+    np.asarray(grid, np.float32) for grid in np.meshgrid(COUNTS, np.log(MEANS), np.log(DISPERSIONS), indexing="ij")
+)
+
+
+def exact_negative_binomial(log_mean: np.ndarray, log_dispersion: np.ndarray) -> np.ndarray:
+    """Return SciPy's log-probabilities of `COUNT`, in float64."""
+    mean, dispersion = np.exp(np.float64(log_mean)), np.exp(np.float64(log_dispersion))
+    return scipy.stats.nbinom.logpmf(COUNT, dispersion, dispersion / (dispersion + mean))
+
+
+def test_negative_binomial_counts_have_scipys_probabilities() -> None:
+    """For counts and means up to a million, and dispersions from 1e-4 to 1e6.
+
+    The error is at most 2e-5 nats, besides a relative one of 1e-6 and one rounding of the logarithm of the mean or the
+    dispersion. Differences of log-gammas in float32 have errors of tens of nats.
+    """
+    p = NegativeBinomial(jnp.asarray(LOG_MEAN), jnp.asarray(LOG_DISPERSION), event_ndim=0)
+    result, reference = np.asarray(p.log_prob(jnp.asarray(COUNT))), exact_negative_binomial(LOG_MEAN, LOG_DISPERSION)
+    rounded = [
+        np.abs(exact_negative_binomial(*moved) - reference)
+        for moved in (
+            (np.nextafter(LOG_MEAN, np.float32(np.inf)), LOG_DISPERSION),
+            (LOG_MEAN, np.nextafter(LOG_DISPERSION, np.float32(np.inf))),
+        )
+    ]
+    error = np.abs(result - reference)
+    print(np.max(error - 1e-6 * np.abs(reference) - sum(rounded)))
+    assert (error < 2e-5 + 1e-6 * np.abs(reference) + 2 * sum(rounded)).all()
+
+
+def test_negative_binomial_gradients_are_exact() -> None:
+    """Those by the logarithms of mean and dispersion, against differences of the exact log-probability."""
+
+    def total(log_mean: jax.Array, log_dispersion: jax.Array) -> jax.Array:
+        return NegativeBinomial(log_mean, log_dispersion, event_ndim=0).log_prob(jnp.asarray(COUNT)).sum()
+
+    gradients = jax.grad(total, argnums=(0, 1))(jnp.asarray(LOG_MEAN), jnp.asarray(LOG_DISPERSION))
+    mean, dispersion = np.exp(np.float64(LOG_MEAN)), np.exp(np.float64(LOG_DISPERSION))
+    by_mean = dispersion * (COUNT - mean) / (dispersion + mean)
+    steps = digamma(COUNT + dispersion) - digamma(dispersion)
+    by_dispersion = dispersion * (steps - np.log1p(mean / dispersion) - (COUNT - mean) / (dispersion + mean))
+    for gradient, expected in zip(gradients, (by_mean, by_dispersion), strict=True):
+        print(np.max(np.abs(gradient - expected) / (1e-3 + np.abs(expected))))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-3)
+    for extreme in (-1e3, 1e3):
+        value, slopes = jax.value_and_grad(total, argnums=(0, 1))(*2 * [jnp.full(COUNT.shape, extreme)])
+        assert np.isfinite(value)
+        assert all(np.isfinite(slope).all() for slope in slopes)
+
+
+def test_negative_binomial_draws_have_its_mean_and_variance() -> None:
+    """With a large dispersion they are Poisson counts; with a tiny one nearly all are 0."""
+    mean, dispersion = np.array([3.0, 3.0, 40.0, 5.0]), np.array([0.5, 1e6, 10.0, 1e-4])
+    p = NegativeBinomial(jnp.log(mean), jnp.log(dispersion))
+    draws = np.asarray(p.sample(jax.random.key(0), (40_000,)))
+    np.testing.assert_array_equal(draws, np.floor(draws))
+    np.testing.assert_allclose(p.mean(), mean, rtol=1e-5)
+    np.testing.assert_allclose(draws[:, :3].mean(0), mean[:3], rtol=0.05)
+    np.testing.assert_allclose(draws[:, :3].var(0), (mean + mean**2 / dispersion)[:3], rtol=0.1)
+    assert (draws[:, 3] == 0).mean() > 0.99
