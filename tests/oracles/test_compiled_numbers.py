@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import betaln, expit, gammaln, log_softmax, logsumexp
-from scipy.stats import poisson
+from scipy.stats import nbinom, poisson
 
 from flax_vae import (
     ELBO,
@@ -45,6 +45,7 @@ from flax_vae.distributions import (
     Mixture,
     MixtureOfLogistics,
     MultivariateNormal,
+    NegativeBinomial,
     Normal,
     Poisson,
 )
@@ -177,6 +178,10 @@ def likelihoods(rows: int, latents: int) -> Iterator[Case]:
     yield "BetaBinomial", log_prob(BetaBinomial, a, b), (choose + beta).sum(event)
     counts = jax.jit(lambda x, log_rate: Poisson(log_rate, event_ndim=3).log_prob(x))
     yield "Poisson", counts(level.astype(np.float32), a.astype(np.float32)), poisson.logpmf(level, np.exp(a)).sum(event)
+    counts = jax.jit(lambda x, *logs: NegativeBinomial(*logs, event_ndim=3).log_prob(x))
+    theta, mean = np.exp(b), np.exp(a)
+    got = counts(level.astype(np.float32), a.astype(np.float32), b.astype(np.float32))
+    yield "NegativeBinomial", got, nbinom.logpmf(level, theta, theta / (theta + mean)).sum(event)
     if rows * latents <= CATEGORICAL_NUMBERS:
         logits = normal(*shape, 256)
         want = np.take_along_axis(log_softmax(logits, -1), level[..., None], -1)

@@ -21,4 +21,5 @@ class NegativeBinomialLikelihood:
 
     def __call__(self, output: Float[Array, "... o"]) -> NegativeBinomial:
         """Map the logarithms of means and of dispersions to p(x | z)."""
-        return NegativeBinomial(*jnp.split(output, 2, axis=-1))
+        log_mean, log_dispersion = jnp.split(output, 2, axis=-1)
+        return NegativeBinomial(log_mean, log_dispersion)
