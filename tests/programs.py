@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from flax_vae import Config
 
 ROOT = Path(__file__).parents[1]
@@ -16,6 +18,11 @@ def words_of(config: Config, epochs: int | None = None) -> list[str]:
     """Return the flags of a small training, with another number of epochs if given."""
     words = f"--preset tutorial_dense --dataset {config.dataset} --epochs {epochs or config.epochs} --batch-size 50"
     return [*words.split(), "--learning-rate", "3e-3"]
+
+
+def moments(random: np.random.Generator, times: int, first: float, last: float) -> np.ndarray:
+    """Return moments at which to send signals: a random one in each of as many equal parts, in random order."""
+    return first + (last - first) * random.permutation(np.arange(times) + random.random(times)) / times
 
 
 def start(program: str | Path, *arguments: object, cwd: Path) -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import ROOT, start, within, words_of
+from programs import ROOT, moments, start, within, words_of
 
 from flax_vae import Config
 
@@ -147,7 +147,7 @@ def work():
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path: Path) -> None:
-    assert_interrupted("train.py", np.random.default_rng(signum).uniform(0, 4, 10), signum, config, tmp_path)
+    assert_interrupted("train.py", moments(np.random.default_rng(signum), 6, 0, 4), signum, config, tmp_path)
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_while_a_step_is_compiled(
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_end(signum: signal.Signals, tmp_path: Path) -> None:
     """A signal may also come too late, after the exit."""
-    for moment in np.random.default_rng(signum).uniform(0, 4, 10):
+    for moment in moments(np.random.default_rng(signum), 6, 0, 4):
         code, err = interrupted([str(ROOT / "sample.py"), "pretrained:mlp"], moment, signum, tmp_path)
         assert code in (0, 128 + signum), (moment, err)
         assert "Traceback" not in err, moment

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import start, words_of
+from programs import moments, start, words_of
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, fit_many, load_run
@@ -25,15 +25,11 @@ def config(few_images: Path) -> Config:
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int) -> list[tuple[float, int, float, str]]:
     """Start a training, send it a signal and resume it, this many times; then let it finish.
 
-    The moments are random, one in each of as many equal parts of the time that a training takes, in random order.
-
     Returns:
         For each signal: the moment, the exit code, the seconds until the exit, and stderr.
     """
-    random = np.random.default_rng(signum)
-    moments = 0.3 + (LONGEST - 0.3) * random.permutation(np.arange(times) + random.random(times)) / times
     results = []
-    for moment in moments:
+    for moment in moments(np.random.default_rng(signum), times, 0.3, LONGEST):
         started = (out / "config.json").exists() or any(out.glob("*/config.json"))
         process = start("train.py", *(["--resume", out] if started else [*words, "--out", out]), cwd=out.parent)
         time.sleep(moment)
@@ -57,16 +53,16 @@ def assert_no_leftovers(directory: Path) -> None:
 
 def test_killed_again_and_again(config: Config, run: Run, tmp_path: Path) -> None:
     """At most the epoch that is being trained or saved is lost."""
-    results = chain(words_of(config), tmp_path / "run", signal.SIGKILL, times=10)
+    results = chain(words_of(config), tmp_path / "run", signal.SIGKILL, times=8)
     assert all("Traceback" not in err for *_, err in results)
-    assert sum(code == -signal.SIGKILL for _, code, _, _ in results) >= 6
+    assert sum(code == -signal.SIGKILL for _, code, _, _ in results) >= 5
     assert_same_run(load_run(tmp_path / "run"), run)
     assert_no_leftovers(tmp_path / "run")
 
 
 def test_stopped_again_and_again(config: Config, run: Run, tmp_path: Path) -> None:
     """Each time the training saves its state, reports it, and ends within five seconds."""
-    results = chain(words_of(config), tmp_path / "run", signal.SIGTERM, times=6)
+    results = chain(words_of(config), tmp_path / "run", signal.SIGTERM, times=5)
     for moment, code, seconds, err in results:
         assert code in (128 + signal.SIGTERM, -signal.SIGTERM, 0), (moment, err)
         assert seconds < 5, (moment, seconds)
@@ -83,6 +79,6 @@ def test_an_ensemble_killed_again_and_again(config: Config, tmp_path: Path) -> N
     configs = [replace(config, seed=seed) for seed in range(3)]
     expected = fit_many(configs, tmp_path / "expected")
     words = [*words_of(config), "--seeds", "3"]
-    chain(words, tmp_path / "run", signal.SIGKILL, times=5)
+    chain(words, tmp_path / "run", signal.SIGKILL, times=4)
     for run, other in zip(RunDirectory(tmp_path / "run").members(), expected, strict=True):
         assert_same_run(load_run(run.path), other)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import free_address, start, start_together, together, within
+from programs import free_address, moments, start, start_together, together, within
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
@@ -72,7 +72,7 @@ def test_again_and_again_at_any_moment(
     The other one ends too, by itself or, if it still waits for the first meeting, when it is interrupted as well.
     """
     run, random, messages = tmp_path / "run", np.random.default_rng(signum), []
-    for number, moment in enumerate(0.3 + (LONGEST - 0.3) * random.permutation(np.arange(6) + random.random(6)) / 6):
+    for number, moment in enumerate(moments(random, 5, 0.3, LONGEST)):
         arguments = ["--resume", run] if run.exists() else [*words, "--out", run]
         processes = start_together(2, program, *arguments, cwd=tmp_path)
         with within(*processes):
