@@ -14,7 +14,7 @@ from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 60, 7.0  # seconds, from the first import to the pictures
+EPOCHS, LONGEST = 60, 5.0  # seconds, from the first import to the pictures
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from run_directories import assert_same_run
 from flax_vae import Run, load_run
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 20, 8.0  # seconds, from the first import to the pictures
+EPOCHS, LONGEST = 20, 6.0  # seconds, from the first import to the pictures
 SILENCE = 25  # seconds: after 8 without a heartbeat JAX considers a process dead
 PROGRAM = """
 import sys
