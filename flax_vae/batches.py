@@ -1,5 +1,6 @@
 """Batches: x of any kind, the context of a conditional model, and the mask of missing values."""
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, UInt8
 
 from flax_vae import fields
@@ -94,15 +96,33 @@ class Support(NamedTuple):
 REAL, UNIT, COUNTS = Support(-math.inf, math.inf), Support(0.0, 1.0), Support(0.0, math.inf, whole=True)
 
 
-def support_of(model: Any) -> Support:
-    """Return the support of a model's likelihood; all real numbers if the likelihood does not declare one."""
-    return Support(*getattr(getattr(model, "likelihood", None), "support", REAL))
+def supports_of(model: Any, x: X) -> Any:
+    """Return the support of a model's likelihood, for several views that of each; all real numbers if none is declared.
+
+    Args:
+        model: the model. A `likelihood` that is a tuple or a dictionary has an entry for each view.
+        x: the batch, whose structure the result has.
+    """
+
+    def of_view(path: Any, _: Any) -> Support:
+        head = getattr(model, "likelihood", None)
+        with contextlib.suppress(LookupError, TypeError):  # one likelihood of all views
+            for key in path:
+                head = head[getattr(key, "key", getattr(key, "idx", None))]  # type: ignore[index]
+        return Support(*getattr(head, "support", REAL))
+
+    return jax.tree.map_with_path(of_view, x)
 
 
-def to_float(x: Any, support: Support = UNIT) -> Float[Array, "..."]:
+def to_float(x: Any, support: Support = UNIT, where: str = "x") -> Float[Array, "..."]:
     """Convert an array to the floats that a model sees.
 
     uint8 pixels x become x / 255 in [0, 1], and bools 0 or 1. Counts keep their values. Floats are returned unchanged.
+
+    Args:
+        x: the array.
+        support: the support of its likelihood.
+        where: its name in messages.
 
     Raises:
         UserError: another dtype, such as int32 for pixels, whose scale is unknown.
@@ -114,7 +134,7 @@ def to_float(x: Any, support: Support = UNIT) -> Float[Array, "..."]:
         return x.astype(jnp.float32)
     if x.dtype == jnp.uint8:
         return x.astype(jnp.float32) / 255
-    raise UserError(f"x is {x.dtype}; pass {support}.")
+    raise UserError(f"{where} is {x.dtype}; pass {support}.")
 
 
 def refuse_outside(batch: BatchLike, model: Any) -> None:
@@ -122,25 +142,32 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
 
     All finite numbers pass if the likelihood does not declare its support.
     """
-    batch, support = to_batch(batch), support_of(model)
+    batch = to_batch(batch)
     _refuse_other_mask(batch)
-    leaves = jax.tree.leaves(batch.x)
-    masks = jax.tree.leaves(batch.mask) or [None] * len(leaves)
-    for x, mask in zip(leaves, masks, strict=True):
+    masks = jax.tree.map(lambda _: None, batch.x) if batch.mask is None else batch.mask
+
+    def refuse(path: Any, x: Any, support: Support, mask: Any) -> None:
         if isinstance(x, np.ndarray) and x.size and x.dtype.kind in ("if" if support.whole else "f"):
-            _refuse_values(x, mask, support)
+            _refuse_values(view_name(path), x, mask, support)
+
+    jax.tree.map_with_path(refuse, batch.x, supports_of(model, batch.x), masks)
 
 
-def _refuse_values(x: np.ndarray, mask: Any, support: Support) -> None:
+def view_name(path: Any) -> str:
+    """Return the name of a view in messages: `x`, or `x[1]` or `x['image']` of several."""
+    return f"x{keystr(path)}"
+
+
+def _refuse_values(where: str, x: np.ndarray, mask: Any, support: Support) -> None:
     observed = x if mask is None else x[np.asarray(mask)]
     if not observed.size:
         return
     smallest, largest = observed.min(), observed.max()  # NaN if any value is
     inside = support.low <= smallest and largest <= support.high and math.isfinite(largest - smallest)
     if not inside:
-        raise UserError(f"x holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
+        raise UserError(f"{where} holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
     if support.whole and (observed != np.floor(observed)).any():
-        raise UserError(f"x holds {observed.dtype} with fractions; pass {support}.")
+        raise UserError(f"{where} holds {observed.dtype} with fractions; pass {support}.")
 
 
 def _refuse_other_mask(batch: Batch) -> None:
@@ -207,9 +234,13 @@ def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
     Raises:
         UserError: a dtype of unknown scale, or a mask that is not bool or has another shape than x.
     """
-    batch, support = to_batch(batch), support_of(model)
+    batch = to_batch(batch)
     _refuse_other_mask(batch)
-    x = jax.tree.map(lambda leaf: to_float(leaf, support), batch.x)
+
+    def convert(path: Any, leaf: Any, support: Support) -> Array:
+        return to_float(leaf, support, view_name(path))
+
+    x = jax.tree.map_with_path(convert, batch.x, supports_of(model, batch.x))
     context, mask = (jax.tree.map(jnp.asarray, part) for part in (batch.context, batch.mask))
     if mask is not None:
         x = jax.tree.map(lambda leaf, observed: jnp.where(observed, leaf, 0), x, mask)
@@ -225,14 +256,44 @@ def blank(shape: ExampleShape, lead: tuple[Any, ...] = (1,)) -> X:
         lead: the leading axes.
     """
 
-    def is_shape(node: Any) -> bool:
-        is_numbers = isinstance(node, tuple | list) and all(isinstance(size, int | np.integer) for size in node)
-        return is_numbers or hasattr(node, "shape")
-
     def zeros(view: Any) -> Array:
         return jnp.zeros((*lead, *(view.shape if hasattr(view, "shape") else view)))
 
-    return jax.tree.map(zeros, shape, is_leaf=is_shape)
+    return jax.tree.map(zeros, shape, is_leaf=_is_shape)
+
+
+def _is_shape(node: Any) -> bool:
+    """Return True for a shape, or for anything that has a shape; False for the shapes of several views."""
+    is_numbers = isinstance(node, tuple | list) and all(isinstance(size, int | np.integer) for size in node)
+    return is_numbers or hasattr(node, "shape")
+
+
+def are_views(x: X) -> bool:
+    """Return True for a tuple or a dictionary of views, False for one array."""
+    return isinstance(x, tuple | Mapping)
+
+
+def example_shape(x: X) -> ExampleShape:
+    """Return the shape of one example of a batch; for several views, that of each."""
+    return jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), x)
+
+
+def has_views(shape: ExampleShape) -> bool:
+    """Return True for the shapes of several views, False for one shape."""
+    return not _is_shape(shape)
+
+
+def example_size(shape: ExampleShape) -> int:
+    """Return the number of values of an example, of all its views together."""
+    return sum(map(math.prod, jax.tree.leaves(shape, is_leaf=_is_shape)))
+
+
+def shape_text(shape: ExampleShape) -> str:
+    """Describe the shape of an example: "28 x 28 x 1", "28 x 28 x 1 and 10" or "image 28 x 28 x 1 and counts 10"."""
+    views = jax.tree.leaves_with_path(shape, is_leaf=_is_shape)
+    names = [str(getattr(path[-1], "key", "")) if path else "" for path, _ in views]
+    sizes = [" x ".join(map(str, size)) for _, size in views]
+    return " and ".join(f"{name} {size}".lstrip() for name, size in zip(names, sizes, strict=True))
 
 
 def batch_size_of(batch: Any) -> int:

@@ -1,5 +1,6 @@
 """Pytrees: dataclasses that `jax.jit` does not confuse with one another, and trees of arrays by name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, dataclass_transform
 
@@ -49,3 +50,25 @@ def names_tree(tree: Any) -> Any:
 def flatten_by_name(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree by their names."""
     return {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def by_name(x: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the views of x by their names, which are their numbers in a tuple; one array by the prefix alone.
+
+    Args:
+        x: a tuple or a dictionary of views, or one array.
+        prefix: the beginning of the names, before a dot.
+    """
+    if not isinstance(x, tuple | Mapping):
+        return {prefix: x}
+    views = dict(x) if isinstance(x, Mapping) else dict(enumerate(x))
+    return {f"{prefix}.{name}".lstrip("."): view for name, view in views.items()}
+
+
+def from_names(arrays: Mapping[str, Any], prefix: str = "") -> Any:
+    """Return the views, or the array, that `by_name` named; None without any."""
+    if prefix in arrays:
+        return arrays[prefix]
+    start = f"{prefix}." if prefix else ""
+    views = {name.removeprefix(start): arrays[name] for name in arrays if name.startswith(start)}
+    return (tuple(views[str(i)] for i in range(len(views))) if "0" in views else views) or None

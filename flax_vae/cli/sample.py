@@ -59,6 +59,7 @@ class Sample:
             require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
         run = self.own.load_run(self.run)
+        run.refuse_views("A file of samples")
         picture, array = self._files(run)
         rows, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
         if picture:

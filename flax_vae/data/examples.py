@@ -1,17 +1,32 @@
 """The value that every source returns: examples with labels and provenance, and its split into two."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 
-from flax_vae.batches import Batch, OnDisk, StoredImages
+from flax_vae.batches import (
+    Batch,
+    ExampleShape,
+    OnDisk,
+    StoredImages,
+    X,
+    are_views,
+    batch_size_of,
+    example_shape,
+    take,
+)
 from flax_vae.data.arrays import idx_sha256, npy_sha256
+from flax_vae.pytrees import by_name
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
 
-Kind = Literal["images", "vectors", "counts"]
+Kind = Literal["images", "vectors", "counts", "views"]
 MAX_CLASSES = 10_000  # of a conditional model
 
 
@@ -20,23 +35,24 @@ class Examples:
     """A data set, or a split of one, as stored.
 
     Attributes:
-        x: the examples, in memory or on disk; the first axis counts them.
+        x: the examples, in memory or on disk; the first axis counts them. A tuple or a dictionary of arrays is several
+            views of the same examples.
         labels: the class of each example, or None.
-        mask: True for each observed value of x; None if none is missing.
+        mask: True for each observed value of x, with its structure; None if none is missing.
         names: the names of the classes; empty if they have none.
-        kind: "images", uint8 "n h w c"; "vectors", floats "n v"; or "counts", whole numbers "n v".
+        kind: "images", uint8 "n h w c"; "vectors", floats "n v"; "counts", whole numbers "n v"; or "views".
         name: the name of the set in messages.
         provenance: JSON-serialisable: `name`, `source` (a description), `number`, `shape` (of one example) and
             `sha256`, and `subset` for the bundled part of Fashion-MNIST. `sha256` is the checksum of images written as
             one IDX file, header and pixels, so it covers their shape; for Fashion-MNIST it is that of the published
-            file. For other examples it is the checksum of one .npy file.
+            file. For vectors it is the checksum of one .npy file, for views of the checksums of all.
         factors: the factors that generated each example if they are known, as indices of their values.
         factor_names: the names of the columns of `factors`.
     """
 
-    x: np.ndarray | OnDisk
+    x: X
     labels: Int32[np.ndarray, " n"] | None = None
-    mask: Bool[np.ndarray, "n ..."] | None = None
+    mask: Any = None
     names: tuple[str, ...] = ()
     kind: Kind = "images"
     name: str = ""
@@ -45,17 +61,17 @@ class Examples:
     factor_names: tuple[str, ...] | None = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return self.x.shape[1:]
+    def shape(self) -> ExampleShape:
+        """The shape of one example; for views, that of each."""
+        return example_shape(self.x)
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self.x)
+        return batch_size_of(self.x)
 
 
 def make_examples(
-    x: np.ndarray | OnDisk,
+    x: X,
     labels: np.ndarray | None,
     names: tuple[str, ...] | None,
     name: str,
@@ -63,7 +79,7 @@ def make_examples(
     sha256: str | None = None,
     **more: Any,
 ) -> Examples:
-    """Return examples with their kind and provenance. NaN in vectors are missing values.
+    """Return examples with their kind and provenance. NaN in vectors and in views are missing values.
 
     Args:
         x, labels, names, name: see `Examples`.
@@ -78,19 +94,44 @@ def make_examples(
         raise UserError(
             f"{name}: labels from {labels.min()} to {labels.max()}; number the classes from 0, or omit the labels."
         )
-    kind: Kind = "images" if len(x.shape) == 4 else "vectors" if np.issubdtype(x.dtype, np.floating) else "counts"
-    checksum = sha256 or (idx_sha256 if kind == "images" else npy_sha256)(np.asarray(x))
-    provenance = {"name": name, "source": source, "number": len(x), "shape": list(x.shape[1:]), "sha256": checksum}
+    kinds = {name: _kind_of(view) for name, view in by_name(x).items()}
+    kind: Kind = kinds.get("", "views")
+    provenance = {
+        "name": name,
+        "source": source,
+        "number": batch_size_of(x),
+        "shape": example_shape(x),
+        "sha256": sha256 or _checksum(x, kinds),
+    }
     numbers = None if labels is None else labels.astype(np.int32)
     return Examples(x, numbers, observed(x), names or (), kind, name, provenance | more)
 
 
-def observed(x: np.ndarray | OnDisk) -> Bool[np.ndarray, "n ..."] | None:
-    """Return the mask of values of vectors that are not NaN; None if none is NaN, and for images."""
-    if len(x.shape) != 2 or not np.issubdtype(x.dtype, np.floating):
+def _kind_of(x: np.ndarray | OnDisk) -> Kind:
+    """Return the kind of one array."""
+    return "images" if len(x.shape) == 4 else "vectors" if np.issubdtype(x.dtype, np.floating) else "counts"
+
+
+def _checksum(x: X, kinds: Mapping[str, Kind]) -> str:
+    """Return the SHA-256 checksum of the examples; for views, of those of all views."""
+    checksums = {
+        name: (idx_sha256 if kinds[name] == "images" and view.dtype == np.uint8 else npy_sha256)(np.asarray(view))
+        for name, view in sorted(by_name(x).items())
+    }
+    return checksums[""] if "" in checksums else hashlib.sha256(json.dumps(checksums).encode()).hexdigest()
+
+
+def observed(x: X) -> Any:
+    """Return the mask of values of vectors or views that are not NaN; None if none is, and for images."""
+    if not are_views(x) and len(x.shape) != 2:
         return None
-    mask = ~np.isnan(np.asarray(x))
-    return None if mask.all() else mask
+    mask = jax.tree.map(_is_observed, x)
+    return None if all(view.all() for view in jax.tree.leaves(mask)) else mask
+
+
+def _is_observed(x: np.ndarray | OnDisk) -> Bool[np.ndarray, "n ..."]:
+    is_float = np.issubdtype(x.dtype, np.floating)
+    return ~np.isnan(np.asarray(x)) if is_float else np.ones(x.shape, bool)
 
 
 def as_batch(data: Examples, class_names: tuple[str, ...]) -> Batch:
@@ -187,15 +228,14 @@ def split_validation(data: Examples, share: float) -> tuple[Examples, Examples]:
     Raises:
         UserError: one side would be empty.
     """
-    count = round(share * len(data.x))
-    if not 0 < count < len(data.x):
-        raise UserError(f"`validation` {share:g} leaves one part of {len(data.x):,} {data.kind} empty: change it.")
-    held_out = _held_out(len(data.x), count)
+    count = round(share * len(data))
+    if not 0 < count < len(data):
+        raise UserError(f"`validation` {share:g} leaves one part of {len(data):,} {data.kind} empty: change it.")
+    held_out = _held_out(len(data), count)
 
     def part(mask: Bool[np.ndarray, " n"]) -> Examples:
-        arrays = (data.labels, data.mask, data.factors)
-        labels, observed, factors = (None if array is None else array[mask] for array in arrays)
-        x = data.x.only(mask) if isinstance(data.x, OnDisk) else data.x[mask]
+        labels, observed, factors = take((data.labels, data.mask, data.factors), mask)
+        x = data.x.only(mask) if isinstance(data.x, OnDisk) else take(data.x, mask)
         return replace(data, x=x, labels=labels, mask=observed, factors=factors)
 
     return part(~held_out), part(held_out)

@@ -11,12 +11,11 @@ from jaxtyping import Bool
 from flax_vae.data.arrays import map_npy
 from flax_vae.data.examples import nine_to_one
 from flax_vae.data.load import is_source, load_images, path_of
-from flax_vae.data.pixels import to_bytes, white_of
 from flax_vae.data.records import Description, Split, Writer, images_per_shard, is_prepared, write_description
 from flax_vae.data.resizing import NamedImage, Resize, Size, make_size, resize, with_common_size
 from flax_vae.data.sources import tfds
-from flax_vae.data.sources.array_file import check_images
 from flax_vae.data.sources.folder import classes_of, list_splits, read_files
+from flax_vae.data.values import check_images, to_bytes, white_of
 from flax_vae.system.console import progress
 from flax_vae.system.files import new_directory
 

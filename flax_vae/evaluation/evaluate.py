@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from flax_vae.batches import take
 from flax_vae.evaluation.figures import METRICS, REQUIREMENTS, in_order, measure, refuse_unusable
 from flax_vae.evaluation.figures.latents import collapse_warning
 from flax_vae.evaluation.pictures import draw_evaluation
@@ -64,7 +65,7 @@ def evaluate(
     record = _measure_all(subject)
     if directory is not None:
         directory.write_evaluation(record)
-        draw_evaluation(directory.pictures, record, subject.test.x[subject.chosen], subject.tightest_bound)
+        draw_evaluation(directory.pictures, record, take(subject.test.x, subject.chosen), subject.tightest_bound)
     subject.partial_results.delete()
     return record
 
@@ -75,7 +76,7 @@ def _measure_all(subject: Subject) -> Record:
     record: Record = {
         "step": run.step,
         "seed": plan.seed,
-        "images": len(subject.test.x),
+        "images": len(subject.test),
         "binarize": plan.binarize or run.config.binarize,
         "binarize_seed": run.config.binarize_seed if plan.binarize is None else plan.binarize_seed,
         "defence": plan.defence and asdict(plan.defence),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from flax_vae import plots
-from flax_vae.batches import Batch, take, unpack
+from flax_vae.batches import Batch, X, are_views, take, unpack
 from flax_vae.data import Examples, as_batch, example_noun
 from flax_vae.evaluation.samples import contexts_of
 from flax_vae.metrics.latents import most_active_plane, posterior_means
@@ -85,19 +85,19 @@ def _temperatures(model: nn.Module, params: Params, key: Key[Array, ""], context
     return plots.plot_rows(np.stack(rows), names, "Samples at several temperatures", "each column from the same noise")
 
 
-def draw_evaluation(directory: Path, record: Record, images: np.ndarray, bounds: np.ndarray) -> None:
+def draw_evaluation(directory: Path, record: Record, images: X, bounds: np.ndarray) -> None:
     """Draw the bounds and rates of an evaluation, and the ten most and the ten least likely of its images.
 
     Args:
         directory: the directory of the pictures.
         record: the contents of evaluation.json.
-        images: the images for the bound, uint8 "n h w c", or vectors, which are not drawn.
+        images: the images for the bound, uint8 "n h w c", or vectors or views, which are not drawn.
         bounds: the bound "n" on log p(x) of each.
     """
     directory.mkdir(exist_ok=True)
     quantity = "minus the cross-entropy" if record["not_a_likelihood"] else "log p(x)"
     rates = record["dimension_rates"], record["layer_rates"]
-    kind = "images" if images.ndim == 4 else "vectors"
+    kind = "images" if not are_views(images) and images.ndim == 4 else "vectors"
     evaluation = plots.plot_evaluation(record["importance_weighted"], *rates, quantity, example_noun(kind))
     plots.save_figure(directory / "evaluation.png", evaluation)
     if kind != "images":

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from flax_vae import sampling
-from flax_vae.batches import Batch, X
+from flax_vae.batches import Batch, X, are_views, batch_size_of
 from flax_vae.data import observed
 from flax_vae.distributions import LatentDistribution
 from flax_vae.evaluation.evaluate import evaluate
@@ -19,6 +19,7 @@ from flax_vae.evaluation.tables import summary
 from flax_vae.fields import refuse_seed
 from flax_vae.metrics.likelihood import Defence, log_likelihood
 from flax_vae.models import bind, require
+from flax_vae.pytrees import by_name, from_names
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_run
 from flax_vae.system.errors import UserError
@@ -34,9 +35,10 @@ class Run(StoredRun):
         run.reconstruct(x, key=1)
 
     A method passes the model, its parameters and a key to the function of the same name. A key may be an integer, a
-    seed: the same seed gives the same result. `x` are images "n h w c" or vectors "n v", in which NaN is a missing
-    value; by default the test examples in `examples`. `labels`, for conditional models only, are classes: one for each
-    image or one for all, as names or as numbers from 0. A name takes precedence over a number in quotes.
+    seed: the same seed gives the same result. `x` are images "n h w c", vectors "n v" or views, in which NaN is a
+    missing value, except in images alone; by default the test examples in `examples`. `labels`, for conditional models
+    only, are classes: one for each image or one for all, as names or as numbers from 0. A name takes precedence over a
+    number in quotes.
 
     The fields are those of `StoredRun`.
     """
@@ -97,10 +99,11 @@ class Run(StoredRun):
     def _batch(self, x: X | None, labels: Labels) -> Batch:
         """Return x, by default the stored examples, with its contexts if the model is conditional."""
         if x is None:
-            x, contexts = self.examples, self.contexts if labels is None else self._contexts(labels, len(self.examples))
+            x = self.examples
+            contexts = self.contexts if labels is None else self._contexts(labels, batch_size_of(x))
         else:
-            x = _array("x", x, self.examples.shape[1:])
-            contexts = self._contexts(labels, len(x))
+            x = _views(x, self.examples) if are_views(self.examples) else _array("x", x, self.shape)
+            contexts = self._contexts(labels, batch_size_of(x))
         return Batch(x, contexts, observed(x))
 
     def _latent_shape(self) -> tuple[int, ...]:
@@ -139,6 +142,19 @@ def load_run(
     """
     parts = {"likelihood": likelihood, "prior": prior, "posterior": posterior}
     return Run(**vars(read_run(where, model, **parts)))
+
+
+def _views(x: Any, examples: X) -> X:
+    """Return views of the names and the shapes that the examples have.
+
+    Raises:
+        UserError: other views.
+    """
+    named, expected = by_name(x), by_name(examples)
+    if named.keys() != expected.keys():
+        given = f"the views {', '.join(named)}" if are_views(x) else "one array"
+        raise UserError(f"`x` is {given}, but this run takes the views {', '.join(expected)}.")
+    return from_names({name: _array(f"x.{name}", named[name], view.shape[1:]) for name, view in expected.items()})
 
 
 def _array(name: str, value: Any, shape: tuple[int, ...]) -> Any:

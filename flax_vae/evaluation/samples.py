@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from flax_vae.batches import Batch
+from flax_vae.batches import Batch, example_size
 from flax_vae.data import observed, one_hot
 from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
@@ -128,7 +128,7 @@ def traversals(run: StoredRun, request: Request) -> ImageRows:
 
 def _require_memory_for(run: StoredRun, request: Request, rows: int = 1) -> None:
     """Raise UserError if the images do not fit in memory: a float for each pixel value, and a picture."""
-    size = rows * request.num_samples * math.prod(run.examples.shape[1:])
+    size = rows * request.num_samples * example_size(run.shape)
     require_memory(_BYTES * size, f"`num_samples` {request.num_samples}", "make fewer at a time")
 
 

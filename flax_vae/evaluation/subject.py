@@ -235,7 +235,7 @@ def spread(values: Float[np.ndarray, " n"], again: Float[np.ndarray, " n"]) -> f
 
 def random_indices(data: Examples, count: int, seed: int) -> Int[np.ndarray, " n"]:
     """Return the indices of `count` random images, since the first images of a set may all be of one class."""
-    return np.random.default_rng(seed).permutation(len(data.x))[:count]
+    return np.random.default_rng(seed).permutation(len(data))[:count]
 
 
 def _digest(tree: Any) -> str:

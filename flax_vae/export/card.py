@@ -48,7 +48,7 @@ def model_card(
 
 # {title}
 
-A variational autoencoder for {_described(run.examples.shape[1:])} from {_dataset(run)}, trained by flax_vae.
+A variational autoencoder for {_described(run.shape)} from {_dataset(run)}, trained by flax_vae.
 
 {gallery}
 ## Model

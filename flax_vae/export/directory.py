@@ -44,6 +44,7 @@ def export_run(run: Run, format: str, out: str | Path, title: str | None = None)
             express the model.
     """
     out, chosen = Path(out).expanduser(), FORMATS.make(format)
+    run.refuse_views("An export")
     refuse_used(out)
     with new_directory(out) as part:
         _fill(part, run, chosen, title or out.resolve().name)
@@ -52,7 +53,7 @@ def export_run(run: Run, format: str, out: str | Path, title: str | None = None)
 
 def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
     """Write the files of an export to an empty folder, `export.json` last."""
-    functions = model_functions(run.model, run.params, run.examples.shape[1:], len(run.class_names))
+    functions = model_functions(run.model, run.params, run.shape, len(run.class_names))
     files = format.write(folder, run, functions)
     pictures = _PICTURES if run.kind == "images" else {}
     with spinner("drawing"):
@@ -71,7 +72,7 @@ def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
         "class_names": run.class_names,
         "step": run.step,
         "data": run.data,
-        "config": shared_content(run.config, run.examples.shape[1:]),
+        "config": shared_content(run.config, run.shape),
         "files": {
             path.name: {"sha256": _digest(path)} | signatures.get(path.name, {}) for path in sorted(folder.iterdir())
         },

@@ -1,6 +1,5 @@
 """Build what a configuration names: data, model, objective and recipe."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from flax_vae.batches import refuse_outside, unpack
+from flax_vae.batches import example_size, refuse_outside, unpack
 from flax_vae.calls import Call, bind_arguments, describe
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
@@ -94,7 +93,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
         UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
     data = load_data(config, arrays)
-    images, count = data.train.x, len(data.train.x)
+    images, count = data.train.x, len(data.train)
     config = config.fitted_to(count)
     batch_size = min(config.batch_size, count)
     steps_per_epoch = count // batch_size
@@ -103,7 +102,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
     if config.has_own("objective") and config.monitor is None:  # recorded, since an opened run does not import it
         config = replace(config, monitor=getattr(objective, "monitor", None))
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
-    model = make_model(config, images.shape[1:], images) if own.model is None else own.model
+    model = make_model(config, data.train.shape, images) if own.model is None else own.model
     if config.precision != "float32" and not hasattr(model, "dtype"):
         raise UserError(f"`precision` {config.precision} has no effect: {type(model).__name__} has no field dtype.")
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
@@ -128,7 +127,7 @@ def starting_from(training: Training, run: StoredRun) -> Training:
 
 def refuse_other_params(where: str, params: Params, training: Training) -> None:
     """Raise UserError if the names or the shapes of parameters are not those of the model."""
-    expected = parameter_shapes(training.model, training.data.train.x.shape[1:], training.data.class_names)
+    expected = parameter_shapes(training.model, training.data.train.shape, training.data.class_names)
     refuse_other_model(where, flatten_by_name(params), flatten_by_name(expected))
 
 
@@ -137,7 +136,7 @@ def description_of(config: Config, own: Own, training: Training) -> str | None:
     if not config.has_own_model:
         return None
     parts = config.own_parts if own.model is None else {"preset": own.model}
-    return describe(model_of("", config, training.data.train.x.shape[1:], parts))
+    return describe(model_of("", config, training.data.train.shape, parts))
 
 
 def make_objective(config: Config, steps_per_epoch: int, num_images: int) -> Objective:
@@ -181,10 +180,12 @@ def _refuse_other_values(training: Training) -> None:
             refuse_outside(batch, model)
             jax.eval_shape(lambda batch: unpack(batch, model), batch)
         except UserError as error:
-            raise UserError(
-                f"{part.name} holds {part.kind}: {error} `likelihood` normal takes vectors, and poisson counts; "
-                "reshape flattened images to (n, h, w)."
-            ) from None
+            advice = (
+                "The support of a view is that of its entry in the model's `likelihood`."
+                if part.kind == "views"
+                else "`likelihood` normal takes vectors, and poisson counts; reshape flattened images to (n, h, w)."
+            )
+            raise UserError(f"{part.name} holds {part.kind}: {error} {advice}") from None
 
 
 def _refuse_other_optimizer(training: Training) -> None:
@@ -239,7 +240,7 @@ def _refuse_too_large(training: Training, members: int) -> None:
     per_device = -(-training.batch_size // (jax.device_count() * config.accumulate))
     draws, images = config.num_samples or 1, min(config.microbatch_size or per_device, per_device)
     require_memory(
-        4 * draws * images * math.prod(training.data.train.x.shape[1:]),
+        4 * draws * images * example_size(training.data.train.shape),
         f"{draws:,} draws for each of {images:,} images at a time",
         "lower `num_samples`, `batch_size` or `microbatch_size`",
         limit,

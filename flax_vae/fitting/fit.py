@@ -62,8 +62,9 @@ def fit(
         config: model, data, objective and recipe; the default ones if None.
         out: a new or empty directory; default `runs/<preset>-<time>`.
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
-            vectors "n v": floats, with NaN for missing values, or counts; or `Examples`. A tenth is held out. They are
-            stored in the run directory, for resuming and evaluating.
+            vectors "n v": floats, with NaN for missing values, or counts; a tuple or a dictionary of these, the views
+            that a model of your own takes; or `Examples`. A tenth is held out. They are stored in the run directory,
+            for resuming and evaluating.
         labels: one class per example, a non-negative integer or a string; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
@@ -240,7 +241,7 @@ def _start(
         made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     refuse_unknown_monitor(training, totals)
-    count, monitor = len(training.data.train.x), training.config.monitor
+    count, monitor = len(training.data.train), training.config.monitor
     fitted = {name: replace(config.fitted_to(count), monitor=monitor) for name, config in configs.items()}
     trainings = {name: replace(training, config=config) for name, config in fitted.items()}
 

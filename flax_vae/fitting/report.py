@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from flax_vae.batches import shape_text
 from flax_vae.data import example_noun, is_binary
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
@@ -34,11 +35,10 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     training, state = members[0].training, members[0].state
     config, data = training.config, training.data
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
-    counts = " + ".join(f"{len(part.x):,} {name}" for name, part in parts.items() if part)
-    size = " x ".join(map(str, data.train.shape))
+    counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     resized = f", resized ({config.resize})" if config.image_size else ""
     sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
-    log(f"Data: {counts} {data.train.kind} of {size}{resized}; {sources}.")
+    log(f"Data: {counts} {data.train.kind} of {shape_text(data.train.shape)}{resized}; {sources}.")
     preset, objective = (config.name_of(kind) for kind in ("preset", "objective"))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""

@@ -125,7 +125,7 @@ class Training:
 
     def initial_state(self) -> TrainState:
         """Return the state before the first step."""
-        shape, classes = self.data.train.x.shape[1:], len(self.data.class_names)
+        shape, classes = self.data.train.shape, len(self.data.class_names)
         tree = init_tree(self.model, self.objective, self.keys.init, shape, classes)
         if self.start is not None:
             tree = join_objective(self.start, split_objective(tree)[1])
@@ -135,8 +135,11 @@ class Training:
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
         train = self.data.train
-        x = jax.ShapeDtypeStruct((self.batch_size, *train.shape), train.x.dtype)
-        batch = Batch(x, mask=None if train.mask is None else jax.ShapeDtypeStruct(x.shape, bool))
+
+        def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype)
+
+        batch = Batch(*jax.tree.map(abstract, (train.x, None, train.mask)))
         if self.data.class_names:
             context = jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
             batch = replace(batch, context=context)

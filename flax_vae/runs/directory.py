@@ -15,8 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from flax_vae.batches import X, are_views, take
 from flax_vae.data import absolute, one_hot
-from flax_vae.data.arrays import read_npy
+from flax_vae.data.arrays import open_npz, read_npy
+from flax_vae.pytrees import by_name, from_names
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import SWEPT, Config
 from flax_vae.runs.config_file import read_config, write_config
@@ -29,6 +31,7 @@ from flax_vae.system.files import write_atomically, write_json
 from flax_vae.system.processes import run_in_first_process
 
 _CONFIG, _LATEST = "config.json", "latest"
+_VIEWS = "examples.npz"  # the examples, if they have several views
 _PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _EXAMPLES = 64  # test images stored in the run, so that sampling needs no data set
 
@@ -105,12 +108,16 @@ class RunDirectory:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "provenance.json", _provenance(data) | parts)
-        np.save(self.path / "examples.npy", data.test.x[:_EXAMPLES])
+        examples = take(data.test.x, slice(_EXAMPLES))
+        if are_views(examples):
+            np.savez(self.path / _VIEWS, allow_pickle=False, **by_name(examples, "examples"))
+        else:
+            np.save(self.path / "examples.npy", examples)
         if data.class_names and data.test.labels is not None:
             labels = data.test.labels[:_EXAMPLES].tolist()
             write_json(self.path / "labels.json", {"class_names": data.class_names, "examples": labels})
         # Written last, because it marks a run directory.
-        write_config(self.config_file, _portable(config), data.train.x.shape[1:])
+        write_config(self.config_file, _portable(config), data.train.shape)
 
     def change(self, config: Config) -> None:
         """Write the configuration of a resumed run, and add what it changes to the provenance."""
@@ -152,8 +159,15 @@ class RunDirectory:
         configs = {run: run.config() for run in runs}
         return sorted(runs, key=lambda run: [getattr(configs[run], name) or 0 for name in SWEPT])
 
-    def examples(self) -> np.ndarray:
-        """Read a few test examples: uint8 images "n h w c", or vectors "n v"."""
+    def examples(self) -> X:
+        """Read a few test examples: uint8 images "n h w c", vectors "n v", or several views."""
+
+        def read_views(path: Path) -> X:
+            with open_npz(path) as archive:
+                return from_names(dict(archive), "examples")
+
+        if (self.path / _VIEWS).exists():
+            return self._read(_VIEWS, read_views)
         return self._read("examples.npy", lambda path: np.array(read_npy(path)))
 
     def labels(self) -> tuple[tuple[str, ...], np.ndarray]:

@@ -8,9 +8,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import numpy as np
 
-from flax_vae.batches import OnDisk
+from flax_vae.batches import ExampleShape, X, has_views
 from flax_vae.calls import parse
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
@@ -25,14 +24,14 @@ _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the 
 _UNRECORDED: dict[str, dict[str, Any]] = {"preset": dict.fromkeys(OF_PRESET), "objective": UNSET_OBJECTIVE}
 
 
-def make_model(config: Config, image_shape: tuple[int, ...], images: np.ndarray | OnDisk | None = None) -> nn.Module:
+def make_model(config: Config, image_shape: ExampleShape, images: X | None = None) -> nn.Module:
     """Make the preset's model with the configured likelihood, prior and posterior.
 
     Args:
         config: the configuration.
-        image_shape: the shape of an example, "h w c" or "v".
-        images: training images or vectors, to initialise the decoder's output and pseudo-inputs; not needed for a
-            trained model.
+        image_shape: the shape of an example, "h w c" or "v"; for views, that of each.
+        images: training images, vectors or views, to initialise the decoder's output and pseudo-inputs; not needed for
+            a trained model.
 
     Raises:
         UserError: an unknown part, or one of the user's own that cannot be imported or does not fit the settings.
@@ -40,7 +39,9 @@ def make_model(config: Config, image_shape: tuple[int, ...], images: np.ndarray 
     if config.conditional and config.has_own("prior"):
         refuse_unconditional(str(config.prior))
     filled_in: Any = Config(**{name: getattr(config, name) for name in OF_PRESET})  # defaults where they are None
-    if len(image_shape) != 3:
+    if has_views(image_shape) and not config.has_own("preset"):
+        raise UserError(f"`preset` {config.preset} takes one array, not views: pass a `model` of your own.")
+    if has_views(image_shape) or len(image_shape) != 3:
         _refuse_parts_of_images(config)
     latent_dims = (filled_in.latent_dim,) * filled_in.levels
     supplied: dict[str, Any] = {
@@ -57,7 +58,7 @@ def make_model(config: Config, image_shape: tuple[int, ...], images: np.ndarray 
         "posterior": posterior,
         "prior": prior,
         "likelihood": LIKELIHOODS.make(filled_in.likelihood),
-        "mean": None if images is None else channel_means(images),
+        "mean": None if images is None or has_views(image_shape) else channel_means(images),
     }
     if config.has_own("preset"):
         supplied = _taken(config, supplied)
@@ -91,7 +92,7 @@ def _taken(config: Config, supplied: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in supplied.items() if name not in kept}
 
 
-def model_of(run: str, config: Config, image_shape: tuple[int, ...], parts: Mapping[str, Any]) -> nn.Module:
+def model_of(run: str, config: Config, image_shape: ExampleShape, parts: Mapping[str, Any]) -> nn.Module:
     """Return the model of a trained run; arguments and errors as for `opened`."""
     config, model = opened(run, config, parts), parts.get("preset")
     return with_dtype(model, config.precision) if isinstance(model, nn.Module) else make_model(config, image_shape)
@@ -162,6 +163,6 @@ def resume_command(where: object, config: Config, members: bool) -> str:
     return f"flax_vae.{'resume_many' if members else 'resume'}({str(where)!r}{given})"
 
 
-def parameter_shapes(model: nn.Module, image_shape: tuple[int, ...], class_names: tuple[str, ...]) -> Params:
+def parameter_shapes(model: nn.Module, image_shape: ExampleShape, class_names: tuple[str, ...]) -> Params:
     """Return the shapes and dtypes of a model's parameters."""
     return jax.eval_shape(lambda: init(model, jax.random.key(0), image_shape, len(class_names)))

@@ -20,10 +20,11 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from flax_vae.batches import ExampleShape, X, are_views, blank, example_shape, shape_text
 from flax_vae.calls import describe
 from flax_vae.data import one_hot
 from flax_vae.models.binding import Collections, Params, bind, split_objective
-from flax_vae.pytrees import flatten_by_name, names_tree
+from flax_vae.pytrees import by_name, flatten_by_name, from_names, names_tree
 from flax_vae.runs import hub
 from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Binarize, Config
@@ -57,7 +58,7 @@ class StoredRun:
         step: the training step of the parameters.
         metrics: one record per epoch; for a model loaded from files, only the record of its parameters.
         data: checksums of the training and test images.
-        examples: a few test examples: uint8 images "n h w c", or vectors "n v".
+        examples: a few test examples: uint8 images "n h w c", vectors "n v", or several views.
         class_names: the classes of a conditional model; empty for other models.
         labels: the labels of the examples, for a conditional model.
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
@@ -75,7 +76,7 @@ class StoredRun:
     step: int
     metrics: list[Record]
     data: Record
-    examples: np.ndarray
+    examples: X
     class_names: tuple[str, ...] = ()
     labels: np.ndarray | None = None
     evaluation: Record | None = None
@@ -87,7 +88,7 @@ class StoredRun:
         model, objective = (self.config.name_of(kind) for kind in ("preset", "objective"))
         held_out = held_out_set(self.record)
         lines = {
-            "model": f"{model}, {objective}, {self.kind} {' x '.join(map(str, self.examples.shape[1:]))}",
+            "model": f"{model}, {objective}, {self.kind} {shape_text(self.shape)}",
             "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(self.params)):,}",
             "step": f"{self.step:,}, {held_out} loss {self.record.get(f'{held_out}_loss', math.nan):.2f}",
             "directory": f"{self.directory}",
@@ -100,19 +101,31 @@ class StoredRun:
         return self.params is self.stored_params
 
     @property
+    def shape(self) -> ExampleShape:
+        """The shape of one example; for views, that of each."""
+        return example_shape(self.examples)
+
+    @property
     def kind(self) -> str:
-        """The kind of the examples: "images" or "vectors", which may be counts."""
+        """The kind of the examples: "images", "vectors", which may be counts, or "views"."""
+        if are_views(self.examples):
+            return "views"
         return "images" if self.examples.ndim == 4 else "vectors"
 
     def require_images(self, what: str) -> None:
-        """Raise UserError if `what` needs images, and the run was trained on vectors."""
+        """Raise UserError if `what` needs images, and the run was trained on another kind of examples."""
         if self.kind != "images":
             raise UserError(f"{what} needs images, but {self.name} was trained on {self.kind}.")
+
+    def refuse_views(self, what: str) -> None:
+        """Raise UserError if `what` takes examples that are one array, and the run was trained on several views."""
+        if self.kind == "views":
+            raise UserError(f"{what} needs examples of one array, but {self.name} was trained on views.")
 
     @property
     def latent_dims(self) -> tuple[int, ...]:
         """The number of latents in each stochastic layer, top first."""
-        x, key = jnp.zeros((1, *self.examples.shape[1:])), jax.random.key(0)
+        x, key = blank(self.shape), jax.random.key(0)
         context = jnp.zeros((1, len(self.class_names))) if self.class_names else None
         layers = jax.eval_shape(
             lambda: [layer.z for layer in bind(self.model, self.params, context).infer(x, key).layers]
@@ -212,7 +225,7 @@ def _warn_of_another_model(run: StoredRun, description: Any) -> None:
             return
 
 
-def read_files(path: Path) -> tuple[dict[str, np.ndarray], tuple[int, ...], Any, dict[str, Any]]:
+def read_files(path: Path) -> tuple[dict[str, np.ndarray], ExampleShape, Any, dict[str, Any]]:
     """Read the parameters by their names, the shape of the images, the description of an own model, and other fields.
 
     Raises:
@@ -232,7 +245,7 @@ def read_files(path: Path) -> tuple[dict[str, np.ndarray], tuple[int, ...], Any,
             "step": int(about["step"]),
             "metrics": [dict(about["record"])],
             "data": dict(about["data"]),
-            "examples": arrays[_EXAMPLES],
+            "examples": from_names(arrays, _EXAMPLES),
             "class_names": tuple(about["class_names"]),
             "labels": arrays.get(_LABELS),
             "evaluation": about["evaluation"],
@@ -261,7 +274,7 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
         _PARAMS + name: np.asarray(array, dtype if np.issubdtype(array.dtype, np.floating) else array.dtype, order="C")
         for name, array in params.items()
     }
-    arrays[_EXAMPLES] = run.examples
+    arrays |= by_name(run.examples, _EXAMPLES)
     if run.labels is not None:
         arrays[_LABELS] = run.labels
     content = safetensors.numpy.save(arrays)
@@ -272,7 +285,7 @@ def write_run(run: StoredRun, path: str | Path, half: bool = False) -> Path:
         "step": run.step,
         "class_names": run.class_names,
         "data": run.data,
-        "config": shared_content(run.config, run.examples.shape[1:]),
+        "config": shared_content(run.config, run.shape),
         "model": describe(run.model) if run.config.has_own_model else None,
         "record": run.record,
         "evaluation": evaluation_of(run),

@@ -14,11 +14,11 @@ from jaxtyping import UInt8
 
 from flax_vae.data.arrays import MAX_IDX_BYTES, idx_header, idx_sha256, parse_idx
 from flax_vae.data.examples import Examples, make_examples
-from flax_vae.data.network import check_reachable, fetch
 from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
+from flax_vae.system.network import check_reachable, fetch
 
 NAME = "fashion_mnist"
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -9,9 +9,9 @@ from jaxtyping import Bool
 
 from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.image_files import is_visible, list_images, read_image
-from flax_vae.data.pixels import white_of, whitened
 from flax_vae.data.resizing import NamedImage, Size, stack
 from flax_vae.data.splits import log_unused, one_each, split_and_rest, train_and_test
+from flax_vae.data.values import white_of, whitened
 from flax_vae.system.errors import UserError
 
 Files = list[tuple[Path, str | None]]  # image files with their class names

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flax_vae.data.examples import Examples, make_examples, nine_to_one
-from flax_vae.data.network import check_reachable
-from flax_vae.data.pixels import white_of, whitened
 from flax_vae.data.resizing import NamedImage, Size, stack
 from flax_vae.data.sources import SOURCES
 from flax_vae.data.splits import log_unused, train_and_test
+from flax_vae.data.values import white_of, whitened
 from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
+from flax_vae.system.network import check_reachable
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names for the number of channels
 _LABELS = ("label", "labels", "target", "targets")

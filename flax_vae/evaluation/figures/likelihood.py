@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from flax_vae.batches import Batch
+from flax_vae.batches import Batch, example_size
 from flax_vae.data import is_binary
 from flax_vae.evaluation.figures import METRICS, Figure, Figures
 from flax_vae.evaluation.subject import Subject
@@ -31,7 +31,7 @@ def elbo(subject: Subject) -> Record:
     The standard errors are those of the ELBO, by repetition: with other draws, and in another binarisation.
     """
     means = {name: subject.mean(name) for name in ("elbo", "rate", "distortion")}
-    return means | _standard_errors(subject.elbo_spreads, len(subject.test.x))
+    return means | _standard_errors(subject.elbo_spreads, len(subject.test))
 
 
 def _layer_figures(record: Record) -> Figures:
@@ -123,7 +123,7 @@ def bits_per_dim(subject: Subject) -> float | None:
     """Return the tightest bound in bits per dimension, or None if p(x | z) is not a probability of pixel levels."""
     if subject.pixel_levels is None or not_a_likelihood(subject):
         return None
-    return -float(subject.tightest_bound.mean()) / (math.prod(subject.test.x.shape[1:]) * math.log(2))
+    return -float(subject.tightest_bound.mean()) / (example_size(subject.test.shape) * math.log(2))
 
 
 def _reconstruction_figures(record: Record) -> Figures:
