@@ -9,7 +9,7 @@ from . import runs as runs
 from . import training as training
 from .batches import Batch, epoch_batches
 from .compression import compress, decompress
-from .data import Examples, load_images
+from .data import Examples, Stream, load_images
 from .data.prepare import prepare_images
 from .distributions import (
     Bernoulli,
@@ -151,6 +151,7 @@ __all__ = [
     "Renyi",
     "Run",
     "StandardNormal",
+    "Stream",
     "TopDownPosterior",
     "TopDownPrior",
     "TrainState",

@@ -163,7 +163,7 @@ def _refuse_values(where: str, x: np.ndarray, mask: Any, support: Support) -> No
     if not observed.size:
         return
     smallest, largest = observed.min(), observed.max()  # NaN if any value is
-    inside = support.low <= smallest and largest <= support.high and math.isfinite(largest - smallest)
+    inside = support.low <= smallest and largest <= support.high and math.isfinite(smallest) and math.isfinite(largest)
     if not inside:
         raise UserError(f"{where} holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
     if support.whole and (observed != np.floor(observed)).any():

@@ -1,6 +1,6 @@
 """Pytrees: dataclasses that `jax.jit` does not confuse with one another, and trees of arrays by name."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar, dataclass_transform
 
@@ -72,3 +72,9 @@ def from_names(arrays: Mapping[str, Any], prefix: str = "") -> Any:
     start = f"{prefix}." if prefix else ""
     views = {name.removeprefix(start): arrays[name] for name in arrays if name.startswith(start)}
     return (tuple(views[str(i)] for i in range(len(views))) if "0" in views else views) or None
+
+
+def map_views(function: Callable[..., Any], x: Any, *others: Any) -> Any:
+    """Map a function over the views of x and, by their names, of the others; apply it to x if that is one array."""
+    named = [by_name(each) for each in others]
+    return from_names({name: function(view, *(each[name] for each in named)) for name, view in by_name(x).items()})

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from flax_vae import Bernoulli, Normal
+from flax_vae import Bernoulli, BernoulliLikelihood, Normal, PoissonLikelihood
 from flax_vae.distributions.counts import Poisson
 from flax_vae.distributions.masked import masked
 from flax_vae.models.layerwise import draw_prior
@@ -36,7 +36,12 @@ class Views:
 
 
 class TwoViews(nn.Module):
-    """z ~ N(0, I) with two dimensions; binary pixels and counts given z."""
+    """z ~ N(0, I) with two dimensions; binary pixels and counts given z.
+
+    Its `likelihood` declares the support of each view.
+    """
+
+    likelihood = {"image": BernoulliLikelihood(), "counts": PoissonLikelihood()}  # noqa: RUF012
 
     def setup(self) -> None:
         self.encoder, self.decoder = nn.Dense(4), nn.Dense(11)

@@ -14,11 +14,13 @@ from flax_vae.data.examples import (
 from flax_vae.data.load import absolute, load_images
 from flax_vae.data.sources import SOURCES
 from flax_vae.data.sources.in_memory import ARRAYS, from_arrays, write_arrays
+from flax_vae.data.stream import Stream
 
 __all__ = [
     "ARRAYS",
     "SOURCES",
     "Examples",
+    "Stream",
     "absolute",
     "as_batch",
     "class_names",

@@ -100,7 +100,7 @@ def make_examples(
         "name": name,
         "source": source,
         "number": batch_size_of(x),
-        "shape": example_shape(x),
+        "shape": jax.tree.map(lambda view: list(view.shape[1:]), x),
         "sha256": sha256 or _checksum(x, kinds),
     }
     numbers = None if labels is None else labels.astype(np.int32)

@@ -15,8 +15,9 @@ from flax_vae.pytrees import by_name, from_names
 from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 
-# Of white. Values of 4 bits in bytes, or of 12 bits in 16, are no brighter than this: their white is another number.
-_DARK = 17 / 255
+# Of white. Values of 4 bits in bytes, or of 12 bits in 16, are no brighter than the first: their white is another
+# number. Values of 6 bits in bytes, or of 14 in 16, are no brighter than the second: the images may also be dark.
+_BLACK, _DARK = 17 / 255, 64 / 255
 _CHUNK = 1024  # images checked or converted at a time: the floats can exceed memory
 _CHANNELS = (1, 2, 3, 4)
 # Layouts other than "n h w c", with their transposes to it.
@@ -66,12 +67,20 @@ def _read_array(array: np.ndarray, training: np.ndarray, where: str, size: Size 
 
 def _read_view(view: np.ndarray, training: np.ndarray, where: str) -> np.ndarray:
     """Read a view; images with missing pixels become floats from 0 to 1, with NaN for these."""
-    are_images = training.ndim > 2 and training.dtype.kind == "f"
-    is_missing = np.isnan(view) if are_images else np.zeros((), bool)
-    read = _read_array(np.where(is_missing, 0, view), np.nan_to_num(training) if are_images else training, where)
+    if training.ndim < 3 or training.dtype.kind != "f":
+        return _read_array(view, training, where)
+    is_missing = np.isnan(view)
+    read = _read_array(np.where(is_missing, 0, view), np.nan_to_num(training), where)
     if not is_missing.any():
         return read
     return np.where(is_missing.reshape(read.shape), np.float32(np.nan), read.astype(np.float32) / 255)
+
+
+def with_gaps(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return an array with NaN for missing values, unless all are observed; bytes become floats from 0 to 1."""
+    if mask.all():
+        return x
+    return np.where(mask, x.astype(np.float32) / (255 if x.dtype == np.uint8 else 1), np.float32(np.nan))
 
 
 def white_of(blocks: Iterable[np.ndarray], where: str) -> int:

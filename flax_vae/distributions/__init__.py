@@ -14,6 +14,7 @@ from flax_vae.distributions.masked import Masked, masked
 from flax_vae.distributions.mixture import Mixture
 from flax_vae.distributions.normal import MultivariateNormal, Normal
 from flax_vae.distributions.pixels import Bernoulli, ContinuousBernoulli
+from flax_vae.distributions.views import Views
 
 __all__ = [
     "Autoregressive",
@@ -36,6 +37,7 @@ __all__ = [
     "NegativeBinomial",
     "Normal",
     "Poisson",
+    "Views",
     "has_kl",
     "kl_divergence",
     "masked",

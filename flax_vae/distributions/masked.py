@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from flax_vae.distributions.base import Distribution, sum_event
-from flax_vae.pytrees import pytree
+from flax_vae.distributions.views import Views
+from flax_vae.pytrees import map_views, pytree
 from flax_vae.system.errors import UserError
 
 
@@ -42,14 +43,20 @@ class Masked:
         return self.base.mean()
 
 
-def masked(distribution: Distribution, observed: Bool[Array, "..."] | None) -> Distribution:
+def masked(distribution: Distribution, observed: Any) -> Distribution:
     """Return the distribution of observed values; without a mask, the distribution itself.
+
+    Args:
+        distribution: the distribution.
+        observed: True for each observed value; for `Views`, the mask of each view.
 
     Raises:
         UserError: the values are not independent, so missing ones cannot be left out.
     """
     if observed is None:
         return distribution
+    if isinstance(distribution, Views):
+        return Views(map_views(masked, distribution.views, observed))
     if not hasattr(distribution, "marginals"):
         raise UserError(
             "A mask needs a likelihood of independent values, with a method marginals, which "

@@ -24,7 +24,7 @@ _TEMPERATURES = (0.5, 0.7, 0.85, 1.0)  # of a ladder's samples
 _EXTENT = 2.0  # half the side of the latent plane, in standard deviations of the prior
 
 
-def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Array, ""]) -> None:
+def draw_pictures(directory: Path, run: StoredRun, test: Examples | None, key: Key[Array, ""]) -> None:
     """Write reconstructions, samples and curves as PNG files.
 
     A model with one latent vector also gets pictures of its latent plane, and a ladder pictures of its layers. For a
@@ -35,11 +35,11 @@ def draw_pictures(directory: Path, run: StoredRun, test: Examples, key: Key[Arra
         plots.save_figure(directory / f"{name}.png", figure)
 
 
-def _pictures(run: StoredRun, test: Examples, key: Key[Array, ""]) -> Pictures:
+def _pictures(run: StoredRun, test: Examples | None, key: Key[Array, ""]) -> Pictures:
     model, params = run.model, run.params
     reconstruct_key, sample_key = jax.random.split(key)
     yield "curves", plots.plot_curves(run.metrics, example_noun(run.kind))
-    if run.kind != "images":
+    if run.kind != "images" or test is None:
         return
     batch = as_batch(test, run.class_names)
     first, contexts = take(batch, slice(10)), contexts_of(run, None, 10)

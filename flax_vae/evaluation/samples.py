@@ -17,6 +17,7 @@ from flax_vae.batches import Batch, example_size
 from flax_vae.data import observed, one_hot
 from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
+from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.samplers import SAMPLERS
 from flax_vae.samplers.gmm import MAX_IMAGES
@@ -78,7 +79,11 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     if request.temperature != 1.0 and not SAMPLERS.accepts(call, "temperature"):
         raise UserError(f"`temperature` scales the prior, which `sampler` {call.name} does not use: leave it out.")
     context = contexts_of(run, request.label, request.num_samples)
-    images = run_data(run).train.x[:MAX_IMAGES] if SAMPLERS.accepts(call, "images") else None
+    images = None
+    if SAMPLERS.accepts(call, "images"):
+        if run.directory is not None and RunDirectory(run.directory).stream():
+            raise UserError(f"`sampler` {call.name} needs the training images, but {run.name} was trained on a stream.")
+        images = run_data(run).train.x[:MAX_IMAGES]
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
     samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
     return np.asarray(samples), min(request.num_samples, 10)

@@ -11,6 +11,8 @@ import optax
 
 from flax_vae.batches import example_size, refuse_outside, unpack
 from flax_vae.calls import Call, bind_arguments, describe
+from flax_vae.data import load_images
+from flax_vae.data.stream import as_stream
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
 from flax_vae.models.binding import Params, split_tree, with_dtype, with_remat
@@ -19,8 +21,10 @@ from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
-from flax_vae.runs.data import Arrays, load_data
+from flax_vae.runs.data import Data, Given, load_data, read_given
+from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import make_model, model_of, parameter_shapes
+from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import device_memory, require_memory
@@ -80,29 +84,33 @@ def _refuse_other_signature(kind: str, function: Any, arguments: str) -> None:
     bind_arguments(f"`{kind}` {name}", function, arguments, name, Call(name))
 
 
-def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays | None = None) -> Training:
+def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | None = None) -> Training:
     """Load the data and make model, objective and optimiser; nothing is written.
 
     Args:
         config: model, data, objective and recipe.
         own: the values that replace parts of the configuration.
         members: number of trainings in the program.
-        arrays: the training and test images, if they are in memory already.
+        given: the examples, if they are in memory already, or a stream.
 
     Raises:
         UserError: the data cannot be loaded, or does not fit the settings or the memory.
     """
-    data = load_data(config, arrays)
-    images, count = data.train.x, len(data.train)
-    config = config.fitted_to(count)
-    batch_size = min(config.batch_size, count)
-    steps_per_epoch = count // batch_size
+    data = load_data(config, given)
+    config = fitted_to(config, data)
+    if data.feed is None:
+        count = len(data.train)
+        batch_size = min(config.batch_size, count)
+        steps_per_epoch = count // batch_size
+    else:
+        batch_size, steps_per_epoch = config.batch_size, data.feed.steps_per_epoch
+        count = batch_size * steps_per_epoch
     beta_from_config = own.objective is None and config.beta is not None
     objective = own.objective or make_objective(config, steps_per_epoch, count)
     if config.has_own("objective") and config.monitor is None:  # recorded, since an opened run does not import it
         config = replace(config, monitor=getattr(objective, "monitor", None))
     refuse_unfinished(objective, config.epochs * steps_per_epoch)
-    model = make_model(config, data.train.shape, images) if own.model is None else own.model
+    model = make_model(config, data.train.shape, data.train.x) if own.model is None else own.model
     if config.precision != "float32" and not hasattr(model, "dtype"):
         raise UserError(f"`precision` {config.precision} has no effect: {type(model).__name__} has no field dtype.")
     model = with_dtype(with_remat(model) if config.remat else model, config.precision)
@@ -113,6 +121,44 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, arrays: Arrays |
     if config.has_own("optimizer"):
         _refuse_other_optimizer(training)
     return training
+
+
+def fitted_to(config: Config, data: Data) -> Config:
+    """Return the configuration with batches and epochs that fit the training set; see `Config.fitted_to`.
+
+    The batches of a stream have a size of their own, and its epochs are as many as the configuration has.
+    """
+    if data.feed is None:
+        return config.fitted_to(len(data.train))
+    return replace(config, batch_size=len(data.train), min_steps=0)
+
+
+def description_of_stream(training: Training) -> Record | None:
+    """Describe the stream of a training, for the provenance of its run; None if it has none."""
+    feed = training.data.feed
+    if feed is None:
+        return None
+    return {"of": feed.kind, "is_resumable": feed.is_resumable, "is_held_out": feed.held_out is not None}
+
+
+def open_again(run: RunDirectory, data: Any, config: Config) -> Given | None:
+    """Return the stream of a run that is resumed, with the held-out examples that the run stores; None without one.
+
+    Raises:
+        UserError: the run was started with a stream that is not given or cannot be resumed, or without one.
+    """
+    trained = run.stream()
+    if trained is None:
+        if data is not None:
+            raise UserError(f"{run} was not trained on a stream, and finds its own examples: leave out `data`.")
+        return None
+    if not trained["is_resumable"]:
+        raise UserError(f"{run}: {run.how_to_resume}")
+    stream = as_stream(data)
+    if stream is None:
+        raise UserError(f"{run} was trained on a stream of {trained['of']}: pass it as `data`.")
+    held_out = load_images(config.dataset, "test") if trained["is_held_out"] else None
+    return read_given(replace(stream, held_out=held_out), None, config)
 
 
 def starting_from(training: Training, run: StoredRun) -> Training:

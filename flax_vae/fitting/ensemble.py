@@ -49,7 +49,7 @@ class Ensemble:
         members: the members as they were before the training.
         training: the first member's training, from which the others differ in their settings only.
         mesh: devices that split the members and their batches.
-        held_out: images and contexts of the set that chooses the best checkpoint.
+        held_out: images and contexts of the set that chooses the best checkpoint; None without one.
         step: number of updates of each member that still trains.
         failed: the reasons why members have diverged, by the numbers of the members.
     """
@@ -68,7 +68,8 @@ class Ensemble:
         training, count = members[0].training, len(members)
         mesh = training.mesh(count)
         self.members, self.managers, self.training, self.mesh = members, managers, training, mesh
-        self.held_out = training.data.batch(training.data.held_out)
+        held_out = training.data.held_out
+        self.held_out = None if held_out is None else training.data.batch(held_out)
         each_member, everywhere = NamedSharding(mesh, EACH_MEMBER), NamedSharding(mesh, EVERYWHERE)
         shardings = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS), each_member
         self.state = place_on_devices(stack([member.state for member in members]), shardings[0])
@@ -101,7 +102,8 @@ class Ensemble:
     def compile(self, dispatch: Dispatch) -> None:
         """Compile all programs, by a dispatch without steps and an evaluation without batches."""
         self.advance(dispatch._replace(start=0, stop=0))
-        self.evaluate(first_block(self.held_out, self.training.batch_size), lambda start, end: [(start, start)])
+        if self.held_out is not None:
+            self.evaluate(first_block(self.held_out, self.training.batch_size), lambda start, end: [(start, start)])
 
     def advance(self, dispatch: Dispatch) -> None:
         """Run the steps of a dispatch; members that now skip every step fail."""
@@ -189,8 +191,11 @@ class Ensemble:
         state, _ = self.unstack((self.state, self.totals))[0]
         return state if jax.process_count() == 1 else self.replicate(state)
 
-    def save(self) -> None:
+    def save(self, stream: str | None) -> None:
         """Write a checkpoint of each member that still trains and has none of this step.
+
+        Args:
+            stream: the state of the training batches, if it has one.
 
         Raises:
             OSError: it cannot be written.
@@ -200,7 +205,7 @@ class Ensemble:
         for i in self.active():
             self.members[i].directory.config()  # raises if it is gone
             if self.managers[i].latest_step() != self.step:
-                checkpoints.save(self.managers[i], self.step, checkpoint_items(*states[i]))
+                checkpoints.save(self.managers[i], self.step, checkpoint_items(*states[i]), stream)
 
     def wait_until_saved(self) -> None:
         """Wait until the checkpoints are written."""

@@ -10,14 +10,16 @@ import jax
 import optax
 
 from flax_vae.calls import describe
-from flax_vae.data import ARRAYS, from_arrays, write_arrays
-from flax_vae.data.resizing import make_size
+from flax_vae.data import ARRAYS, write_arrays
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import (
     Own,
     build,
     description_of,
+    description_of_stream,
+    fitted_to,
+    open_again,
     own_parts,
     refuse_other_start,
     refuse_unknown_monitor,
@@ -30,8 +32,9 @@ from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.models.binding import join_objective
 from flax_vae.objectives import Objective
+from flax_vae.runs.checkpoints import stream_state
 from flax_vae.runs.config import PARTS, SWEPT, Config
-from flax_vae.runs.data import Arrays, refuse_other_data
+from flax_vae.runs.data import read_given, refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
@@ -64,7 +67,7 @@ def fit(
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
             vectors "n v": floats, with NaN for missing values, or counts; a tuple or a dictionary of these, the views
             that a model of your own takes; or `Examples`. A tenth is held out. They are stored in the run directory,
-            for resuming and evaluating.
+            for resuming and evaluating. Or an iterable of batches, a Grain data set, or a `Stream` of them.
         labels: one class per example, a non-negative integer or a string; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
@@ -84,13 +87,8 @@ def fit(
     own = own_parts(model, objective, optimizer)
     refuse_other_start(init, callbacks)
     (config,) = _configs([Config() if config is None else config], own)
-    directory, arrays = free_directory(config, out), None
-    if data is not None:
-        arrays = from_arrays(data, labels, make_size(config.image_size, config.resize))
-        config = config.naming_data(str(directory.path.absolute() / ARRAYS))
-    elif labels is not None:
-        raise UserError("`labels` has no effect without `data`: pass the images, too.")
-    (run,) = _start(directory, {"": config}, own, callbacks, init, arrays)
+    directory = free_directory(config, out)
+    (run,) = _start(directory, {"": config}, own, callbacks, init, data, labels)
     return run
 
 
@@ -99,6 +97,8 @@ def fit_many(
     configs: Sequence[Config],
     out: str | Path | None = None,
     *,
+    data: Any = None,
+    labels: Any = None,
     model: nn.Module | None = None,
     objective: Objective | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -112,6 +112,7 @@ def fit_many(
     Args:
         configs: the configurations.
         out: a new or empty directory; default `runs/<preset>-<time>`.
+        data, labels: as for `fit`; of a stream, all members train on the same batches.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configurations'.
         optimizer: any Optax transformation instead of the configurations' optimiser; the learning rate cannot differ.
@@ -129,7 +130,7 @@ def fit_many(
     configs = _configs(configs, own)
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
-    runs = _start(directory, members, own, (), init)
+    runs = _start(directory, members, own, (), init, data, labels)
     run_in_first_process(write_summary, directory)
     return runs
 
@@ -142,6 +143,7 @@ def resume(
     objective: Objective | str | None = None,
     optimizer: optax.GradientTransformation | str | None = None,
     callbacks: Sequence[Callback] = (),
+    data: Any = None,
     **changes: Any,
 ) -> Run:
     """Resume an interrupted run, or train a finished one for more epochs.
@@ -155,6 +157,7 @@ def resume(
         objective: likewise the objective, or "my_module:my_objective".
         optimizer: likewise the Optax transformation, or "my_module:my_optimizer".
         callbacks: as for `fit`.
+        data: the stream, if the run was started with one.
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
             images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
             apply to this call only. Other parts of your own, such as `prior`, have to be named here again.
@@ -168,7 +171,7 @@ def resume(
     """
     run = RunDirectory(Path(directory))
     given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
-    (resumed,) = _resume(run, {run: _resumed(run, optimizer, changes)}, given, callbacks)
+    (resumed,) = _resume(run, {run: _resumed(run, optimizer, changes)}, given, callbacks, data)
     return resumed
 
 
@@ -179,6 +182,7 @@ def resume_many(
     model: nn.Module | str | None = None,
     objective: Objective | str | None = None,
     optimizer: optax.GradientTransformation | str | None = None,
+    data: Any = None,
     **changes: Any,
 ) -> list[Run]:
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
@@ -191,7 +195,8 @@ def resume_many(
     good = {run: _resumed(run, optimizer, changes) for run in runs if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    resumed = _resume(parent, good, {"preset": model, "objective": objective, "optimizer": optimizer} | changes)
+    given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
+    resumed = _resume(parent, good, given, (), data)
     run_in_first_process(write_summary, parent)
     return resumed
 
@@ -230,25 +235,37 @@ def _start(
     own: Own,
     callbacks: Sequence[Callback],
     init: StoredRun | None,
-    arrays: Arrays | None = None,
+    data: Any,
+    labels: Any,
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
+    given = None
+    if data is not None:
+        given = read_given(data, labels, next(iter(configs.values())))
+        file = str(directory.path.absolute() / ARRAYS)
+        configs = {name: config.naming_data(file) for name, config in configs.items()}
+    elif labels is not None:
+        raise UserError("`labels` has no effect without `data`: pass the images, too.")
     config = next(iter(configs.values()))
-    training = build(config, own, len(configs), arrays)
-    made_of: Record = {"model": description_of(config, own, training), "init": None}
+    training = build(config, own, len(configs), given)
+    made_of: Record = {
+        "model": description_of(config, own, training),
+        "init": None,
+        "stream": description_of_stream(training),
+    }
     if init is not None:
         training = starting_from(training, init)
         made_of["init"] = {"run": str(init.directory.absolute() if init.directory else init.name), "step": init.step}
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     refuse_unknown_monitor(training, totals)
-    count, monitor = len(training.data.train), training.config.monitor
-    fitted = {name: replace(config.fitted_to(count), monitor=monitor) for name, config in configs.items()}
+    monitor = training.config.monitor
+    fitted = {name: replace(fitted_to(config, training.data), monitor=monitor) for name, config in configs.items()}
     trainings = {name: replace(training, config=config) for name, config in fitted.items()}
 
     def create() -> None:
         with new_directory(directory.path) as folder:
-            if arrays is not None:
-                write_arrays(folder / ARRAYS, *arrays)
+            if given is not None:
+                write_arrays(folder / ARRAYS, given.train, given.test)
             for name, member in trainings.items():
                 made_of["objective"] = describe(member.objective_at(member.config.beta))
                 RunDirectory(folder / name).create(member.config, member.data, made_of)
@@ -267,7 +284,8 @@ def _resume(
     directory: RunDirectory,
     configs: Mapping[RunDirectory, Config],
     given: Mapping[str, Any],
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback],
+    data: Any,
 ) -> list[Run]:
     """Resume runs from their last checkpoints, with the parts of the user's own that are given, by kind."""
     run, config = next(iter(configs.items()))
@@ -286,13 +304,17 @@ def _resume(
             )
         if (epochs := len(member.metrics())) > changed.epochs:
             raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
+    stream = open_again(run, data, config)
     with directory.locked():
-        training = build(config, Own(*values), len(configs))
+        training = build(config, Own(*values), len(configs), stream)
         refuse_other_data(training.data, run.data_checksums(), str(run))
         for member, changed in configs.items():
             run_in_first_process(member.change, changed)
         trainings = {run: replace(training, config=config) for run, config in configs.items()}
-        return _train(directory, restore_members(trainings), callbacks)
+        members = restore_members(trainings)
+        if training.data.feed is not None and (step := int(members[0].state.step)):
+            training.data.feed.restore(stream_state(run.checkpoints, step))
+        return _train(directory, members, callbacks)
 
 
 def _train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequence[Callback]) -> list[Run]:
@@ -317,7 +339,7 @@ def _finish(directory: RunDirectory, training: Training) -> Run:
             means = evaluate(tree, data.batch(data.test), key, training.total_steps)
             directory.write_test({"step": run.step} | means)
             log(f"{directory}: test loss {means['loss']:.2f} at the best validation loss, step {run.step}.")
-        draw_pictures(directory.pictures, run, data.test, key)
+        draw_pictures(directory.pictures, run, None if data.held_out is None else data.test, key)
 
     run_in_first_process(draw_and_evaluate)
     return run

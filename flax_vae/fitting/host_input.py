@@ -2,10 +2,12 @@
 
 If the images fit, they stay on the devices, where a step selects its batch by a row of indices. Otherwise the host
 gathers them in blocks of batches, the next blocks while the devices work on the current one. Each process gathers only
-what its own devices need.
+what its own devices need. The batches of a stream come in such blocks, too.
 """
 
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from flax_vae.batches import Batch, OnDisk, batch_size_of, epoch_indices
+from flax_vae.batches import Batch, OnDisk, batch_size_of, epoch_indices, refuse_outside
+from flax_vae.data.stream import Feed
 from flax_vae.fitting.timing import Pace
 from flax_vae.fitting.training import Training
 from flax_vae.system.errors import UserError
@@ -23,7 +26,7 @@ from flax_vae.training.ensemble import stack
 from flax_vae.training.sharding import BATCH_AXES, EVERYWHERE, MEMBERS_AXIS
 
 _RESIDENT_BYTES = 2**31  # larger images are sent to the devices in blocks
-_BLOCK_BYTES = 2**24
+_BLOCK_BYTES, _SECONDS_PER_BLOCK = 2**24, 0.5
 
 
 class Dispatch(NamedTuple):
@@ -43,7 +46,11 @@ class Dispatch(NamedTuple):
 
 
 class HostInput:
-    """The training images, and the order in which each member sees them."""
+    """The training images, and the order in which each member sees them.
+
+    Attributes:
+        state: the state of a stream after the steps of the last dispatch, if it has one.
+    """
 
     def __init__(self, trainings: Sequence[Training], mesh: Mesh) -> None:
         """Place the images on the devices if they fit.
@@ -56,6 +63,11 @@ class HostInput:
             UserError: several members train, but the images do not fit.
         """
         data, self.trainings, self.mesh = trainings[0].data, trainings, mesh
+        self.feed, self.state = data.feed, None if data.feed is None else data.feed.state()
+        if data.feed is not None:
+            if jax.process_count() > 1:
+                raise UserError("`data` is a stream, which trains in a single process: write it to a data set on disk.")
+            return
         self.images: Any = data.batch(data.train)
         leaves = jax.tree.leaves(self.images)
         size = sum(leaf.nbytes for leaf in leaves)
@@ -68,8 +80,17 @@ class HostInput:
                 "train one seed, beta and learning rate at a time."
             )
 
+    def example(self, epoch: int) -> Dispatch:
+        """Return a dispatch to compile with, which takes nothing from a stream."""
+        if self.feed is None:
+            return next(self.dispatches(epoch, 0))
+        return Dispatch(_place(self._empty_block(self.feed), self.mesh), None, 0, 0)
+
     def dispatches(self, epoch: int, position: int) -> Iterator[Dispatch]:
         """Yield an epoch from a step on, in dispatches of about half a second."""
+        if self.feed is not None:
+            yield from self._stream_dispatches(self.feed, self.trainings[0].steps_per_epoch - position)
+            return
         count, batch_size = batch_size_of(self.images), self.trainings[0].batch_size
         indices = stack([epoch_indices(count, batch_size, training.config.seed, epoch) for training in self.trainings])
         if self.is_resident:
@@ -79,6 +100,49 @@ class HostInput:
         else:
             (indices,) = indices  # a single member
             yield from _block_dispatches(self.images, indices[position:], self.mesh)
+
+    def _stream_dispatches(self, feed: Feed, remaining: int) -> Iterator[Dispatch]:
+        """Yield dispatches of the next batches of a stream; another thread reads a block ahead."""
+        model, pace = self.trainings[0].model, Pace()
+
+        def read(remaining: int) -> tuple[Batch, list[str | None]]:
+            """Return a block, filled for at most half a second, and the state of the stream after each of its batches.
+
+            All blocks have one shape, so that the steps are compiled once.
+            """
+            block, states, began = self._empty_block(feed), list[str | None](), time.perf_counter()
+            capacity = min(batch_size_of(block), remaining)
+            while len(states) < capacity and (not states or time.perf_counter() - began < _SECONDS_PER_BLOCK):
+                batch = next(feed)
+                refuse_outside(batch, model)
+                for whole, leaf in zip(jax.tree.leaves(block), jax.tree.leaves(batch), strict=True):
+                    whole[len(states)] = leaf
+                states.append(feed.state())
+            return block, states
+
+        with ThreadPoolExecutor(1) as reader:
+            next_block = reader.submit(read, remaining)
+            while remaining:
+                block, states = next_block.result()
+                remaining -= len(states)
+                if remaining:
+                    next_block = reader.submit(read, remaining)
+                placed = _place(block, self.mesh)
+                for start, stop in pace.spans(0, len(states)):
+                    self.state = states[stop - 1]
+                    yield Dispatch(placed, None, start, stop)
+
+    def _empty_block(self, feed: Feed) -> Batch:
+        """Return zeros "s b ..." for as many batches as are sent to the devices at a time."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(feed.first))
+        steps = max(1, min(_BLOCK_BYTES // size, feed.steps_per_epoch))
+        return jax.tree.map(lambda leaf: np.zeros((steps, *leaf.shape), leaf.dtype), feed.first)
+
+
+def _place(block: Any, mesh: Mesh) -> Any:
+    """Place this process's columns of a block of batches "s b ..." on the devices."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
 
 
 def _block_dispatches(images: Batch, indices: Int[np.ndarray, "steps batch"], mesh: Mesh) -> Iterator[Dispatch]:
@@ -101,7 +165,7 @@ def _block_dispatches(images: Batch, indices: Int[np.ndarray, "steps batch"], me
 
     blocks = grain.MapDataset.source(range(0, len(indices), steps)).map(gather)
     for block, filled in blocks.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)):
-        placed = jax.tree.map(partial(jax.make_array_from_process_local_data, sharding), block)
+        placed = _place(block, mesh)
         for start, stop in pace.spans(0, filled):
             yield Dispatch(placed, None, start, stop)
 

@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, directory: RunDirectory) -> None:
         """Store the signal: by convention, the exit code is 128 + its number."""
-        super().__init__(f"Stopped and saved. Resume with: {directory.resume_command}")
+        super().__init__(f"Stopped and saved. {directory.how_to_resume}")
         self.signum = signum
 
 
@@ -51,13 +51,13 @@ def train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequenc
             log_start(directory, members, int(furthest.state.step))
             source = HostInput([member.training for member in members], ensemble.mesh)
             # Until the end of the compilation, a signal ends the program at once: there is nothing to save yet.
-            ensemble.compile(next(source.dispatches(epochs[0], 0)))
+            ensemble.compile(source.example(epochs[0]))
             maximum_over_processes(0)  # a barrier: a process that stops need not wait for others to compile
             with deferred_signals() as received:
 
                 def stop_on_signal() -> None:
                     if signum := maximum_over_processes(received[0] if received else 0):
-                        ensemble.save()
+                        ensemble.save(source.state)
                         ensemble.wait_until_saved()
                         raise Interrupted(signum, directory)
 
@@ -93,7 +93,9 @@ def _train_epochs(
             stop_on_signal()
         train_means = ensemble.means(steps_per_epoch)
         ensemble.fail_if_skipping(train_means)
-        means = {"train": train_means, held_out: ensemble.evaluate(ensemble.held_out, spans)}
+        means = {"train": train_means}
+        if ensemble.held_out is not None:
+            means[held_out] = ensemble.evaluate(ensemble.held_out, spans)
         common = {"epoch": epoch + 1, "step": ensemble.step} | report.clock.finish_epoch()
         records = {
             i: common | {f"{part}_{name}": mean for part in means for name, mean in means[part][i].items()}
@@ -101,7 +103,7 @@ def _train_epochs(
         }
         report.finish_epoch(records)
         ensemble.clear_totals()
-        ensemble.save()
+        ensemble.save(source.state)
         for callback in callbacks:
             run_in_first_process(callback, epoch + 1, dict(records[0]), ensemble.first_state())
         ensemble.stop_early()

@@ -7,12 +7,15 @@ from statistics import mean, stdev
 from typing import Any
 
 import jax
+import numpy as np
 
 from flax_vae.batches import shape_text
 from flax_vae.data import example_noun, is_binary
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
+from flax_vae.pytrees import by_name
 from flax_vae.runs.config import Config
+from flax_vae.runs.data import Data
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import log, print_table, stdout_console
@@ -34,11 +37,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
         return
     training, state = members[0].training, members[0].state
     config, data = training.config, training.data
-    parts = {"training": data.train, "validation": data.validation, "test": data.test}
-    counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
-    resized = f", resized ({config.resize})" if config.image_size else ""
-    sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
-    log(f"Data: {counts} {data.train.kind} of {shape_text(data.train.shape)}{resized}; {sources}.")
+    _log_data(config, data)
     preset, objective = (config.name_of(kind) for kind in ("preset", "objective"))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""
@@ -51,12 +50,41 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     if training.total_steps < _FEW_STEPS:
         log(f"WARNING: a model hardly learns in {training.total_steps} steps. Train for more epochs.")
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
-    if levels == 2 and not is_binary(data.held_out.x):
+    if levels == 2 and not is_binary(data.test.x):
         log(
             f"Bernoulli likelihood on {'grey' if data.train.kind == 'images' else 'continuous'} values: the loss is "
             f"their cross-entropy, in nats per {example_noun(data.train.kind)}. It trains well, but it is not a "
             "density; compare it only with the same loss, or choose another likelihood."
         )
+
+
+def _log_data(config: Config, data: Data) -> None:
+    """Log the examples, and what their kind makes impossible or unlikely to work."""
+    parts = {"training": data.train, "validation": data.validation, "test": data.test}
+    counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
+    sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
+    if data.feed is not None:
+        counts = f"batches of {len(data.train):,}" + (f" + {len(data.test):,} test" if data.held_out else "")
+        sources = f"{data.feed.steps_per_epoch:,} {data.train.provenance['source']} are an epoch"
+    resized = f", resized ({config.resize})" if config.image_size else ""
+    log(f"Data: {counts} {data.train.kind} of {shape_text(data.train.shape)}{resized}; {sources}.")
+    if data.feed is not None and not data.feed.is_resumable:
+        log("`data` is a plain iterable, whose place cannot be saved: this training cannot be resumed.")
+    if data.held_out is None:
+        log("No held-out examples: nothing is evaluated, and the lowest training loss chooses the best checkpoint.")
+    for name, view in by_name(data.train.x).items() if data.feed is None else ():
+        if len(view.shape) == 2:
+            _warn_of_columns(np.asarray(view), f" of view {name}" if name else "")
+
+
+def _warn_of_columns(x: Any, where: str) -> None:
+    """Warn of columns of vectors without an observed value, and of constant ones."""
+    observed = ~np.isnan(x)
+    low, high = np.where(observed, x, np.inf).min(0), np.where(observed, x, -np.inf).max(0)
+    for columns, what in ((~observed.any(0), "have no observed value"), (low == high, "are constant")):
+        if len(numbers := np.flatnonzero(columns)):
+            more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
+            log(f"WARNING: columns {', '.join(map(str, numbers[:5]))}{more}{where} {what}: leave them out.")
 
 
 class Report:
@@ -189,7 +217,7 @@ def epoch_line(
     parts = [
         f"epoch {first['epoch']:>{len(str(epochs))}}/{epochs}",
         label,
-        f"train loss {value['train_loss']}",
+        f"train loss {value['train_loss']}" if held_out != "train" else "",
         f"{held_out} loss {value[f'{held_out}_loss']}" + (f" ({shown})" if shown else ""),
         f"{held_out} {monitor} {value[f'{held_out}_{monitor}']}" if monitor not in ("loss", *terms) else "",
         "best" if best else "",

@@ -134,7 +134,7 @@ class Training:
 
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
-        train = self.data.train
+        train = self.data.train if self.data.feed is None else self.data.feed.first
 
         def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((self.batch_size, *leaf.shape[1:]), leaf.dtype)

@@ -9,7 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from flax_vae.batches import are_views
 from flax_vae.calls import OF_LINEN
+from flax_vae.pytrees import by_name
 from flax_vae.system.errors import UserError
 
 _ADAPTERS = {"flax.nnx": "from_nnx", "equinox": "from_equinox"}
@@ -153,8 +155,21 @@ def require_one_array(x: Any, model: nn.Module) -> Any:
         return x
     raise UserError(
         f"x is a {type(x).__name__}, but {type(model).__name__} takes one array: pass the context of a conditional "
-        "model by Batch(x, context), and several views to a model of your own."
+        "model by Batch(x, context), and several views to a model with a `likelihood` for each."
     )
+
+
+def require_views(what: str, views: Any, likelihood: Any) -> Any:
+    """Return views.
+
+    Raises:
+        UserError: they do not have the names of a model's likelihoods.
+    """
+    given, expected = by_name(views), by_name(likelihood)
+    if given.keys() == expected.keys():
+        return views
+    kind = f"the views {', '.join(given)}" if are_views(views) else f"a {type(views).__name__}"
+    raise UserError(f"{what} is {kind}, but the model's `likelihood` has the views {', '.join(expected)}.")
 
 
 def refuse_other_output(likelihood: Any, output: tuple[int, ...], x: tuple[int, ...]) -> None:

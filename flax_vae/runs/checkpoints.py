@@ -28,7 +28,7 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_process_loss, sum_over_processes
 
 _TRAINING = "optimizer"  # the item of the optimiser's state and of the objective's metrics
-_CHECKSUMS = "sums"  # an item of each checkpoint, besides the trees of arrays
+_CHECKSUMS, _STREAM = "sums", "stream"  # items of a checkpoint besides the trees of arrays
 
 
 class Damaged(UserError):
@@ -80,8 +80,14 @@ def _new_manager(directory: Path, keep: int, best: Callable[[], int | None]) -> 
     return manager
 
 
-def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
+def save(manager: Any, step: int, items: Mapping[str, Any], stream: str | None = None) -> None:
     """Start writing one pytree of arrays per item, with checksums. Atomic: after a kill the previous one remains.
+
+    Args:
+        manager: the manager of the checkpoints.
+        step: the step of the checkpoint.
+        items: the trees.
+        stream: the state of the training batches, if it has one.
 
     Raises:
         OSError: this checkpoint, or an earlier one, cannot be written.
@@ -89,8 +95,11 @@ def save(manager: Any, step: int, items: Mapping[str, Any]) -> None:
     ocp = _orbax()
     trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
     checksums = {name: sum_over_processes(checksum(tree)) for name, tree in items.items()}
+    texts = {_CHECKSUMS: ocp.args.JsonSave(checksums)}
+    if stream is not None:
+        texts[_STREAM] = ocp.args.JsonSave({"state": stream})
     with _writing(manager.directory):
-        manager.save(step, args=ocp.args.Composite(**trees, **{_CHECKSUMS: ocp.args.JsonSave(checksums)}))
+        manager.save(step, args=ocp.args.Composite(**trees, **texts))
 
 
 def finish(manager: Any) -> None:
@@ -186,6 +195,21 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         if isinstance(error, UserError) or is_process_loss(error):
             raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
+
+
+def stream_state(directory: Path, step: int) -> str:
+    """Read the state of the training batches in a checkpoint.
+
+    Raises:
+        UserError: the checkpoint has none.
+    """
+    ocp, path = _orbax(), directory / str(step)
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            restored = reader.restore(path.absolute(), args=ocp.args.Composite(**{_STREAM: ocp.args.JsonRestore()}))
+        return str(restored[_STREAM]["state"])
+    except Exception as error:  # Orbax may raise anything over a damaged file
+        raise UserError(f"checkpoint {path} has no readable state of its stream: {_reason(error)}.") from None
 
 
 def _reason(error: Exception) -> str:

@@ -2,13 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from flax_vae.batches import Batch, OnDisk
-from flax_vae.data import Examples, as_batch, class_names, draw_binary, load_images, split_validation
+from flax_vae.data import Examples, as_batch, class_names, draw_binary, from_arrays, load_images, split_validation
+from flax_vae.data.resizing import make_size
+from flax_vae.data.stream import Feed, as_stream
 from flax_vae.runs.config import Config
 from flax_vae.system.errors import UserError
 
-Arrays = tuple[Examples, Examples]  # of training and test images
+
+class Given(NamedTuple):
+    """Examples that `fit` is given in place of the name of a data set.
+
+    Attributes:
+        train, test: the examples; of a stream, the first batch and the held-out examples, or the first batch again.
+        feed: the stream, if the training examples come as batches.
+    """
+
+    train: Examples
+    test: Examples
+    feed: Feed | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,16 +33,20 @@ class Data:
         train, test: as loaded, and binarised if that is fixed.
         validation: the images held out of the training set, or None.
         class_names: the classes of a conditional model; empty for other models.
+        feed: the stream of the training batches, of which `train` is the first, or None.
     """
 
     train: Examples
     test: Examples
     validation: Examples | None
     class_names: tuple[str, ...]
+    feed: Feed | None = None
 
     @property
-    def held_out(self) -> Examples:
-        """The set that selects the best checkpoint."""
+    def held_out(self) -> Examples | None:
+        """The set that selects the best checkpoint; None for a stream without one."""
+        if self.feed is not None and self.feed.held_out is None:
+            return None
         return self.test if self.validation is None else self.validation
 
     def batch(self, images: Examples) -> Batch:
@@ -36,20 +54,37 @@ class Data:
         return as_batch(images, self.class_names)
 
 
-def load_data(config: Config, arrays: Arrays | None = None) -> Data:
+def read_given(data: Any, labels: Any, config: Config) -> Given:
+    """Return the examples that `fit` is given: arrays, of which a tenth is held out, or a stream.
+
+    Raises:
+        UserError: the values are not examples, or do not fit the settings.
+    """
+    stream = as_stream(data)
+    if stream is None:
+        return Given(*from_arrays(data, labels, make_size(config.image_size, config.resize)))
+    settings = {"labels": labels is not None, "validation": config.validation, "image_size": config.image_size}
+    settings["binarize fixed"] = config.binarize == "fixed"
+    if named := [name for name, value in settings.items() if value]:
+        raise UserError(f"`{named[0]}` needs examples in memory, but `data` is a stream of batches: leave it out.")
+    feed = Feed(stream)
+    return Given(feed.examples, feed.held_out or feed.examples, feed)
+
+
+def load_data(config: Config, given: Given | None = None) -> Data:
     """Load the images that a configuration names.
 
     Args:
         config: the configuration.
-        arrays: the training and test images, if they are in memory already.
+        given: the examples, if they are in memory already, or a stream.
 
     Raises:
         UserError: the images cannot be loaded, or the splits do not match.
     """
-    train, test = arrays or (
-        load_images(config.dataset, split, config.data_dir, config.image_size, config.resize)
-        for split in ("train", "test")
-    )
+    if given is None:
+        settings = (config.data_dir, config.image_size, config.resize)
+        given = Given(load_images(config.dataset, "train", *settings), load_images(config.dataset, "test", *settings))
+    train, test, feed = given
     if (test.kind, test.shape) != (train.kind, train.shape):
         raise UserError(
             f"{config.dataset}: training {train.kind} have shape {train.shape}, but test {test.kind} have shape "
@@ -78,7 +113,7 @@ def load_data(config: Config, arrays: Arrays | None = None) -> Data:
         if validation is not None:
             validation = replace(validation, x=draw_binary(validation.x, (seed, 3)))
     as_batch(test, names)  # raises if the test labels do not fit
-    return Data(train, test, validation, names)
+    return Data(train, test, validation, names, feed)
 
 
 def data_checksums(data: Data) -> dict[str, str]:

@@ -148,19 +148,13 @@ def command(words: str, where: object, config: Config, kinds: Iterable[str] = MO
     return " ".join([words, shlex.quote(str(where)), *(f"--{kind} {text}" for kind, text in own.items())])
 
 
-def resume_command(where: object, config: Config, members: bool) -> str:
-    """Return the command that resumes a run, or a call in Python if no text imports one of its parts.
-
-    Args:
-        where: the directory of the run, or that of an ensemble.
-        config: the configuration of the run, or of a member.
-        members: True for an ensemble.
-    """
-    own = config.own_parts
-    if all(parse(text).is_importable for text in own.values()):
+def resume_command(where: object, config: Config, has_stream: bool = False) -> str:
+    """Return the command that resumes a run, or a call in Python if no text names its stream or one of its parts."""
+    own = [_ARGUMENTS.get(kind, kind) for kind in config.own_parts]
+    if not has_stream and all(parse(text).is_importable for text in config.own_parts.values()):
         return command("flax-vae train --resume", where, config, PARTS)
-    given = "".join(f", {_ARGUMENTS.get(kind, kind)}=..." for kind in own)
-    return f"flax_vae.{'resume_many' if members else 'resume'}({str(where)!r}{given})"
+    given = "".join(f", {name}=..." for name in (*own, *(["data"] if has_stream else [])))
+    return f"flax_vae.resume({str(where)!r}{given})"
 
 
 def parameter_shapes(model: nn.Module, image_shape: ExampleShape, class_names: tuple[str, ...]) -> Params:

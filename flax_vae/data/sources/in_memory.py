@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from flax_vae.batches import Batch, batch_size_of, take
+from flax_vae.batches import Batch, X, batch_size_of, take
 from flax_vae.data.examples import Examples, make_examples, nine_to_one
 from flax_vae.data.resizing import Size
-from flax_vae.data.values import number_labels, read_values
+from flax_vae.data.values import number_labels, read_values, with_gaps
 from flax_vae.pytrees import by_name
 from flax_vae.system.errors import UserError
 
@@ -30,18 +30,8 @@ def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[E
     Raises:
         UserError: an array holds neither images nor vectors, or the number of labels differs.
     """
-    if isinstance(x, str | Path | Batch):
-        raise UserError(
-            f"{_WHERE} is a {type(x).__name__}; pass the images or vectors as one array, or as a tuple of views; the "
-            "name or the path of a data set is Config(dataset=...)."
-        )
-    if isinstance(x, Examples):
-        labels = _written(x) if labels is None else labels
-        x = x.x if x.mask is None else jax.tree.map(_with_gaps, x.x, x.mask)
-    x = read_values(x, x, _WHERE, size)
+    x, numbers, class_names = _read(x, labels, size)
     count = batch_size_of(x)
-    given = {} if labels is None else {"train": np.asarray(labels)}
-    numbers, class_names = number_labels(given, "train", count, _WHERE)
 
     def part(split: str) -> Examples:
         wanted = nine_to_one(count, split, _WHERE)
@@ -49,6 +39,26 @@ def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[E
         return make_examples(take(x, wanted), chosen, class_names, "data", "arrays in memory")
 
     return part("train"), part("test")
+
+
+def all_examples(x: Any) -> Examples:
+    """Return all examples, without a split; arguments as for `from_arrays`."""
+    return make_examples(*_read(x), "data", "arrays in memory")
+
+
+def _read(x: Any, labels: Any = None, size: Size | None = None) -> tuple[X, np.ndarray | None, tuple[str, ...] | None]:
+    """Return the examples as they are stored, the numbers of their classes, and the names of the classes."""
+    if isinstance(x, str | Path | Batch):
+        raise UserError(
+            f"{_WHERE} is a {type(x).__name__}; pass the images or vectors as one array, or as a tuple of views; the "
+            "name or the path of a data set is Config(dataset=...)."
+        )
+    if isinstance(x, Examples):
+        labels = _written(x) if labels is None else labels
+        x = x.x if x.mask is None else jax.tree.map(with_gaps, x.x, x.mask)
+    x = read_values(x, x, _WHERE, size)
+    given = {} if labels is None else {"train": np.asarray(labels)}
+    return x, *number_labels(given, "train", batch_size_of(x), _WHERE)
 
 
 def write_arrays(path: Path, train: Examples, test: Examples) -> None:
@@ -59,11 +69,6 @@ def write_arrays(path: Path, train: Examples, test: Examples) -> None:
         if (labels := _written(part)) is not None:
             arrays[f"y_{split}"] = labels
     np.savez(path, allow_pickle=False, **arrays)
-
-
-def _with_gaps(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return an array with NaN for missing values, unless all are observed."""
-    return x if mask.all() else np.where(mask, x, np.float32(np.nan))
 
 
 def _written(part: Examples) -> np.ndarray | None:

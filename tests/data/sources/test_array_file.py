@@ -43,7 +43,7 @@ BAD_ARRAYS = {
     "nan": (np.full((4, 2, 2), np.nan), "NaN"),
     "range": (np.full((4, 2, 2), 255.0), r"outside \[0, 1\].*divide"),
     "infinite": (np.full((4, 2, 2), np.inf), r"outside \[0, 1\]"),
-    "single": (np.zeros((1, 2, 2), np.uint8), "at least two"),
+    "single": (np.full((1, 2, 2), 255, np.uint8), "at least two"),
 }
 
 

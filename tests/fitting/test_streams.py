@@ -1,0 +1,250 @@
+"""Runs on batches from an iterable, a generator function or a Grain data set.
+
+The kind of fault is a training that sees other batches than the stream gives, after a resumption or between threads.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from signal import SIGTERM, raise_signal
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import pytest
+from run_directories import assert_same_run, untimed
+
+from flax_vae import Batch, Config, NormalLikelihood, Plan, Stream, UserError, fit, fit_many, load_run, resume
+from flax_vae import tutorial_dense as dense
+from flax_vae.batches import epoch_batches
+from flax_vae.fitting.ensemble import Ensemble
+from flax_vae.fitting.loop import Interrupted
+from flax_vae.fitting.report import Report
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
+X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+HELD_OUT = X[:7]
+CONFIG = Config(epochs=3, learning_rate=1e-2)
+OWN = {"model": dense((5,), features=(8,), likelihood=NormalLikelihood())}
+
+
+def of_grain() -> Any:
+    """Return shuffled batches without an end."""
+    return grain.MapDataset.source(X).seed(0).shuffle().repeat().batch(10).to_iter_dataset()
+
+
+def one_pass_of_grain() -> Any:
+    """Return batches of one pass, the last of which is smaller, as an epoch."""
+    return grain.MapDataset.source(X[:55]).seed(0).shuffle().batch(10)
+
+
+def data_loader() -> Any:
+    """Return Grain's loader, whose states are bytes."""
+    sampler = grain.samplers.IndexSampler(len(X), shard_options=grain.sharding.NoSharding(), shuffle=True, seed=0)
+    return grain.DataLoader(data_source=X, sampler=sampler, operations=[grain.transforms.Batch(10)])
+
+
+def interrupt_at(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Stop the training at a step, in the middle of a block of batches that was read ahead."""
+    advance = Report.advance
+
+    def advance_and_interrupt(self: Report, at: int, *arguments: object) -> None:
+        advance(self, at, *arguments)
+        if at == step:
+            raise_signal(SIGTERM)
+
+    patch.setattr(Report, "advance", advance_and_interrupt)
+    patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (of_grain, 6),
+        pytest.param(one_pass_of_grain, None, marks=pytest.mark.slow),
+        pytest.param(data_loader, 4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_on_grain_resumes_bit_for_bit(
+    make: Callable[[], Any], steps: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place in the stream is that of the last step, not of the last batch that was read ahead."""
+    stream = Stream(make(), steps, HELD_OUT)
+    run = fit(CONFIG, tmp_path / "whole", data=stream, **OWN)
+    path = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        interrupt_at(8, patch)
+        with pytest.raises(Interrupted, match=r"Resume with: flax_vae.resume\(.*broken', model=..., data=...\)"):
+            fit(CONFIG, path, data=stream, **OWN)
+    with pytest.raises(UserError, match=r"was trained on a stream of .*: pass it as `data`"):
+        resume(path, **OWN)
+    with pytest.raises(UserError, match=r"is not the data that .*broken was trained on"):
+        resume(path, data=Stream([Batch(X[:10] + 1)], 3), **OWN)
+    assert_same_run(resume(path, data=Stream(make(), steps), **OWN), run)
+    assert run.metrics[-1]["step"] == 3 * (steps or 6)
+
+
+def epochs_of_arrays(x: np.ndarray, seed: int) -> Iterator[np.ndarray]:
+    for epoch in count():
+        yield from epoch_batches(x, 10, seed, epoch)
+
+
+def test_a_stream_of_the_same_batches_is_the_same_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However the batches are cut into blocks and dispatches, the steps are compiled once."""
+    in_memory = fit(replace(CONFIG, batch_size=10, min_steps=0), tmp_path / "arrays", data=X, **OWN)
+    train, test = (part["x"] for part in _split())
+    sizes = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flax_vae.fitting.host_input._SECONDS_PER_BLOCK", 0.0)  # one batch in each block
+        patch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+        advance = Ensemble.advance
+
+        def advance_and_count(self: Ensemble, *arguments: Any) -> None:
+            advance(self, *arguments)
+            sizes.append(self.steps.func._cache_size())
+
+        patch.setattr(Ensemble, "advance", advance_and_count)
+        stream = Stream(lambda: epochs_of_arrays(train, CONFIG.seed), 5, test)
+        run = fit(CONFIG, tmp_path / "stream", data=stream, **OWN)
+    assert_same_run(run, in_memory)
+    assert sizes == [1] * 16
+    err = capsys.readouterr().err
+    assert "Data: batches of 10 + 6 test vectors of 5; 5 batches of <lambda> are an epoch." in err
+    assert "this training cannot be resumed" in err
+
+
+def _split() -> list[dict[str, np.ndarray]]:
+    from flax_vae.data import from_arrays
+
+    return [vars(part) for part in from_arrays(X)]
+
+
+ITERABLES = {
+    "a list": [Batch(X[:10]), Batch(X[10:20])],
+    "a function": lambda: (X[i : i + 10] for i in range(0, 55, 10)),
+    "views": [Batch({"x": X[:10]}["x"])],
+}
+
+
+@pytest.mark.parametrize("name", ["a list", "a function"])
+def test_an_iterable_trains_without_held_out_examples(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The start says what is left out, and what cannot be done is refused later on."""
+    batches = ITERABLES[name]
+    run = fit(CONFIG, tmp_path / "run", data=batches if name == "a list" else Stream(batches, 2), **OWN)
+    out, err = capsys.readouterr()
+    assert "`data` is a plain iterable, whose place cannot be saved: this training cannot be resumed." in err
+    assert "No held-out examples: nothing is evaluated, and the lowest training loss chooses the best" in err
+    assert "test" not in out
+    assert [record["step"] for record in run.metrics] == [2, 4, 6]
+    assert run.step == min(run.metrics, key=lambda record: record["train_loss"])["step"]
+    assert not [key for record in run.metrics for key in record if key.startswith("test")]
+    np.testing.assert_array_equal(run.examples, X[:10])
+    assert np.isfinite(run.log_likelihood(X, num_samples=3)[0]).all()
+    assert "train loss" in repr(run)
+    opened = load_run(run.directory, OWN["model"])
+    np.testing.assert_array_equal(opened.sample(), run.sample())
+    with pytest.raises(UserError, match="on a stream without held-out examples"):
+        opened.evaluate()
+    with pytest.raises(UserError, match=r"An iterable cannot be resumed: start from .* by fit\(init=load_run\("):
+        resume(run.directory, data=batches, epochs=4, **OWN)
+    assert fit(CONFIG, tmp_path / "next", data=ITERABLES["a list"], init=opened, **OWN).step
+
+
+def test_held_out_examples_are_evaluated(tmp_path: Path) -> None:
+    run = fit(CONFIG, tmp_path / "run", data=Stream([Batch(X[:10])], held_out=X[10:]), **OWN)
+    record = run.evaluate(Plan(num_samples=(3,), num_images=4))
+    assert record["images"] == 50
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["stream"] == {
+        "of": "list",
+        "is_resumable": False,
+        "is_held_out": True,
+    }
+
+
+def test_members_of_an_ensemble_see_the_same_batches(tmp_path: Path) -> None:
+    configs = [replace(CONFIG, seed=seed) for seed in (0, 1)]
+    first, second = fit_many(configs, tmp_path / "runs", data=Stream(of_grain(), 6, HELD_OUT), **OWN)
+    alone = fit(configs[1], tmp_path / "alone", data=Stream(of_grain(), 6, HELD_OUT), **OWN)
+    assert untimed(second.metrics) == untimed(alone.metrics) != untimed(first.metrics)
+
+
+def test_masks_of_a_stream_are_used(tmp_path: Path) -> None:
+    """The loss does not depend on missing values, not even on NaN."""
+    mask = np.random.default_rng(1).random((10, 5)) > 0.4
+    runs = [
+        fit(
+            CONFIG,
+            tmp_path / str(fill),
+            data=[Batch(np.where(mask, X[:10], fill).astype(np.float32), mask=mask)],
+            **OWN,
+        )
+        for fill in (7, np.nan)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, runs[0].params, runs[1].params)
+
+
+def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)
+    run = fit(
+        replace(CONFIG, preset="tutorial_dense(features=(8,))"), tmp_path / "run", data=Stream(lambda: [images], 1)
+    )
+    assert run.sample(3).shape == (3, 4, 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (iter([X[:10]]), r"`data` has no length: .* data=Stream\(batches, steps_per_epoch=1000\)"),
+        (Stream([], 3), "`data` is a stream without batches"),
+        (lambda: 3, "`data` has no length"),
+        (Stream(lambda: 3, 3), "`data` is a function that returned a int, not an iterable"),
+        (Stream([[X, X]]), r"a batch is a list; pass an array \(b, h, w, c\) or \(b, v\), a tuple or"),
+        (Stream([X[0]]), r"a batch is \[\(5,\)\]; pass an array"),
+        (Stream([Batch(X, np.ones((60, 2)))]), "a batch with contexts: train conditional models on arrays"),
+        (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 images of 0 and 1 only; multiply them by 255"),
+        (Stream([np.full_like(X, np.nan)]), "vectors of NaN only"),
+    ],
+)
+def test_what_is_not_a_stream_is_refused(data: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(CONFIG, tmp_path / "run", data=data, **OWN)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (iter([X[:10]] * 4), "`data` ended after 4 batches, and gives no more when it is iterated over again: pass a"),
+        (
+            [X[:10], X[:20]],
+            r"a batch of 20 examples of \(5,\), float32 after one of 10 of \(5,\), float32; all",
+        ),
+        ([X[:10], Batch(X[:10], mask=X[:10] > 0)], r"float32 with a mask after one of 10 of \(5,\), float32"),
+        ([X[:10], np.full_like(X[:10], -np.inf)], "x holds float32 from -inf to -inf; pass finite floats"),
+    ],
+)
+def test_a_stream_that_changes_ends_the_training(batches: Any, message: str, tmp_path: Path) -> None:
+    """In one line, though another thread reads the stream."""
+    with pytest.raises(UserError, match=message):
+        fit(CONFIG, tmp_path / "run", data=Stream(batches, 5), **OWN)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"validation": 0.1}, "`validation` needs examples in memory, but `data` is a stream"),
+        ({"image_size": 4}, "`image_size` needs"),
+        ({"conditional": True}, "`conditional` requires labels"),
+        ({"dataset": "sprites"}, "`dataset` sprites has no effect beside `data`"),
+    ],
+)
+def test_settings_of_sets_in_memory_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        fit(replace(CONFIG, **settings), tmp_path / "run", data=[Batch(X)])
+    with pytest.raises(UserError, match="`labels` needs examples in memory"):
+        fit(CONFIG, tmp_path / "run", data=[Batch(X)], labels=[0])
