@@ -3,11 +3,9 @@
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from functools import update_wrapper
-from inspect import signature
+from collections.abc import Iterator, Mapping
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,6 @@ import numpy as np
 from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, UInt8
 
-from flax_vae import fields
 from flax_vae.pytrees import pytree
 from flax_vae.system.errors import UserError
 
@@ -50,7 +47,6 @@ class OnDisk(ABC):
 
 StoredImages = UInt8[np.ndarray | OnDisk, "n h w c"]
 Images = UInt8[Array | np.ndarray | OnDisk, "b h w c"] | Float[Array | np.ndarray, "b h w c"]
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @pytree
@@ -144,6 +140,11 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
     """
     batch = to_batch(batch)
     _refuse_other_mask(batch)
+    if isinstance(batch.context, np.ndarray) and not np.isfinite(batch.context).all():
+        raise UserError(
+            "The context is NaN or infinite for some examples; a conditional model needs that of each. What only some "
+            "examples have, such as a label, is a view of x with a mask."
+        )
     masks = jax.tree.map(lambda _: None, batch.x) if batch.mask is None else batch.mask
 
     def refuse(path: Any, x: Any, support: Support, mask: Any) -> None:
@@ -178,42 +179,6 @@ def _refuse_other_mask(batch: Batch) -> None:
         raise UserError(f"`mask` must be bool and have the shape of x, which is {of_x}, not {of_mask}.")
     if other := {str(leaf.dtype) for leaf in jax.tree.leaves(batch.mask)} - {"bool"}:
         raise UserError(f"`mask` must be bool, True where x was observed, not {other.pop()}.")
-
-
-def checked(*batches: str, **numbers: Mapping[str, int | float]) -> Callable[[Function], Function]:
-    """Decorate a jitted function of a model: its arguments are checked before they are traced.
-
-    Args:
-        batches: the arguments that are batches, which `refuse_outside` checks.
-        numbers: the arguments that are numbers, each with its bounds, as for `setting`. Arrays of JAX pass.
-    """
-    return lambda function: _Checked(function, batches, numbers)  # type: ignore[return-value]
-
-
-class _Checked:
-    """A jitted function with the checks of `checked`, and its attributes."""
-
-    def __init__(
-        self, function: Callable[..., Any], batches: tuple[str, ...], numbers: Mapping[str, Mapping[str, int | float]]
-    ) -> None:
-        parameters = list(signature(function).parameters)
-        self._function, self._model, self._numbers = function, parameters[0], numbers
-        self._positions = {name: parameters.index(name) for name in (*batches, *numbers)}
-        update_wrapper(self, function)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._function, name)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        model = args[0] if args else kwargs.get(self._model)
-        for name, position in self._positions.items():
-            value = args[position] if position < len(args) else kwargs.get(name)
-            if name in self._numbers:
-                number = value.item() if isinstance(value, np.generic) else value
-                fields.refuse_outside(name, number, self._numbers[name])
-            else:
-                refuse_outside(value, model)
-        return self._function(*args, **kwargs)
 
 
 def to_batch(batch: BatchLike) -> Batch:

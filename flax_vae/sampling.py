@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, X, as_one, batch_size_of, checked, take, unpack
+from flax_vae.batches import BatchLike, X, as_one, batch_size_of, take, unpack
 from flax_vae.distributions import Distribution, LatentDistribution
 from flax_vae.models import Context, Params, bind, require
+from flax_vae.models.inputs import checked
 from flax_vae.system.settings import by_default
 
 PixelKey = Key[Array, ""] | None
@@ -136,7 +137,7 @@ def reconstruct_layers(model: nn.Module, params: Params, images: BatchLike, key:
     return jax.lax.map(from_top, 1 + jnp.arange(layers))
 
 
-@checked("x0", "x1")
+@checked("x0", "x1", single=True)
 @by_default
 @partial(jax.jit, static_argnums=(0, 4))
 def interpolate(
@@ -188,7 +189,7 @@ def latent_grid(
     return jax.tree.map(lambda leaf: leaf.reshape(*z.shape[:2], *leaf.shape[1:]), decoded)
 
 
-@checked("x")
+@checked("x", single=True)
 @by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(

@@ -58,6 +58,21 @@ def test_compression() -> None:
     assert (found["restored"] == found["images"]).all()
 
 
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.parametrize("section", ["Several views of an example", "Batches from an iterable"])
+def test_recipes_of_own_data(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the script of a section, on few examples."""
+    monkeypatch.chdir(tmp_path)
+    text = PAGES["recipes.md"].partition(f"## {section}\n")[2].partition("\n## ")[0]
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    rng = np.random.default_rng(0)
+    images, rows = rng.integers(0, 256, (40, 28, 28, 1), np.uint8), rng.normal(size=(40, 5))
+    found: dict = {"images": images, "rows": rows, "test_images": images[:9]}
+    script = script.replace("Config(epochs=20)", "Config(epochs=1, batch_size=9, min_steps=0)")
+    exec(script.replace("batch(128)", "batch(4)").replace("=1000", "=2").replace("epochs=40", "epochs=2"), found)
+    assert found["run"].step > 0
+
+
 def test_an_objective_with_parameters() -> None:
     (script,) = re.findall(r"```python\n(.*?)```", PAGES["objectives.md"], re.DOTALL)
     found: dict = {}

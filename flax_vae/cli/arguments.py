@@ -35,10 +35,13 @@ class OwnParts:
     """The prior."""
     posterior: _Text = None
     """The posterior."""
+    dataset: _Text = None
+    """The data set; also one of another name or place than in the training."""
 
     def load_run(self, where: str | Path) -> Run:
         """Open a run with these parts."""
-        return load_run(where, self.preset, likelihood=self.likelihood, prior=self.prior, posterior=self.posterior)
+        parts = {name: part for name, part in vars(self).items() if name != "preset"}
+        return load_run(where, self.preset, **parts)
 
 
 def require_writable(path: Path, overwrite: bool, suffix: str = "", flag: str = "--out") -> None:

@@ -11,7 +11,7 @@ from flax_vae.data.examples import (
     one_hot,
     split_validation,
 )
-from flax_vae.data.load import absolute, load_images
+from flax_vae.data.load import absolute, is_own, load_images
 from flax_vae.data.sources import SOURCES
 from flax_vae.data.sources.in_memory import ARRAYS, from_arrays, write_arrays
 from flax_vae.data.stream import Stream
@@ -28,6 +28,7 @@ __all__ = [
     "example_noun",
     "from_arrays",
     "is_binary",
+    "is_own",
     "load_images",
     "observed",
     "one_hot",

@@ -1,12 +1,14 @@
 """Load an image set by its name or its path."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from flax_vae.calls import parse
 from flax_vae.data.arrays import idx_sha256
 from flax_vae.data.examples import Examples
 from flax_vae.data.records import is_prepared
@@ -14,6 +16,7 @@ from flax_vae.data.resizing import Resize, Size, make_size, resize_all
 from flax_vae.data.sources import SOURCES, tfds
 from flax_vae.data.sources.array_file import load_arrays
 from flax_vae.data.sources.folder import load_folder
+from flax_vae.data.sources.in_memory import examples_of
 from flax_vae.data.sources.prepared import load_prepared
 from flax_vae.system.errors import UserError
 
@@ -29,9 +32,10 @@ def load_images(
 
     Args:
         name_or_path: a source of `SOURCES`, as a name or a call, such as "fashion_mnist" (from a cache, this machine,
-            the network, or else the bundled subset) or "sprites" (drawn on the fly, with their factors); the name of a
-            TFDS image set; or a path: a folder of images, a folder that `flax-vae prepare` wrote, a .npy or a .npz
-            file. A name is a path if it exists on disk, contains a separator, or ends in .npy or .npz;
+            the network, or else the bundled subset) or "sprites" (drawn on the fly, with their factors); a function of
+            your own, "my_module:my_source(size=3)", that returns arrays or `Examples`, of the split that it is given,
+            or all; the name of a TFDS image set; or a path: a folder of images, a folder that `flax-vae prepare` wrote,
+            a .npy or a .npz file. A name is a path if it exists on disk, contains a separator, or ends in .npy or .npz;
             `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; by default their usual ones.
@@ -53,9 +57,28 @@ def load_images(
     if (path := path_of(name_or_path)) is not None:
         return _load_path(path, split, size)
     name = str(name_or_path)
+    if is_own(name):
+        return _load_own(name, split, folder, size)
     if is_source(name):
         return _resized(SOURCES.make(name, split=split, data_dir=folder), size)
     return tfds.read(tfds.find_or_prepare(name, folder), name, split, size)
+
+
+def _load_own(name: str, split: str, data_dir: Path | None, size: Size | None) -> Examples:
+    """Load a split from a function of the user's own; one without an argument `split` returns all examples."""
+    call = SOURCES.read(name)
+    made = SOURCES.make(call, split=split, data_dir=data_dir)
+    if isinstance(made, Examples) and made.provenance:
+        return _resized(made, size)
+    part = None if SOURCES.accepts(call, "split") else split
+    return examples_of(made, part, call.name.rpartition(":")[2], f"`dataset` {name}", size)
+
+
+def is_own(name: str | os.PathLike[str]) -> bool:
+    """Return True for a function of the user's own, written as `my_module:my_source` or a call of it."""
+    with suppress(UserError):
+        return isinstance(name, str) and parse(name).is_importable and not os.path.exists(name)
+    return False
 
 
 def is_source(name: str) -> bool:
@@ -72,6 +95,8 @@ def path_of(name_or_path: str | os.PathLike[str]) -> Path | None:
     path = Path(name_or_path).expanduser()
     if not isinstance(name_or_path, str):
         return path
+    if is_own(name_or_path):
+        return None
     if name_or_path in SOURCES and SOURCES.facts[name_or_path].get("before_folders"):
         return None
     if path.exists() or path.suffix.lower() in (".npy", ".npz"):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from flax_vae.batches import X, are_views
 from flax_vae.data.resizing import NamedImage, Size, resize_all
@@ -230,7 +230,12 @@ def number_labels(
     """
     if part not in labels:
         return None, None
-    chosen, names = labels[part], None
+    if count := np.count_nonzero(_is_missing(labels[part])):
+        raise UserError(
+            f"{where}: {count:,} of {number:,} labels are missing (-1, NaN, None or masked); leave these examples out, "
+            "or pass the label as a view of x, data=(images, one_hot), with NaN where it is missing."
+        )
+    chosen, names = np.asarray(labels[part]), None
     if all(array.dtype.kind == "U" for array in labels.values()):
         distinct = np.unique(np.concatenate([array.reshape(-1) for array in labels.values()]))
         chosen, names = np.searchsorted(distinct, chosen), tuple(map(str, distinct))
@@ -240,3 +245,12 @@ def number_labels(
             "save one class per image, as a non-negative integer or a text, or no labels."
         )
     return chosen.reshape(number), names
+
+
+def _is_missing(labels: np.ndarray) -> Bool[np.ndarray, "..."]:
+    """Return True for each label that is masked, NaN, None or -1."""
+    masked, values = np.ma.getmaskarray(labels), np.asarray(labels)
+    if values.dtype.kind == "O":
+        return masked | np.reshape([label is None or label != label for label in values.flat], values.shape)
+    missing = {"f": np.isnan, "i": lambda values: values == -1}.get(values.dtype.kind)
+    return masked if missing is None else masked | missing(values)

@@ -126,6 +126,7 @@ def load_run(
     likelihood: str | None = None,
     prior: str | None = None,
     posterior: str | None = None,
+    dataset: str | None = None,
 ) -> Run:
     """Open a trained model. Reads arrays and JSON, and executes nothing that the files contain.
 
@@ -136,12 +137,14 @@ def load_run(
         model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
             imported unless it is named here.
         likelihood, prior, posterior: likewise "my_module:my_prior", if a preset was trained with one of your own.
+        dataset: the data set, if it is "my_module:my_source", or has another name or place than in the training. It is
+            loaded by what needs it, such as `evaluate`.
 
     Raises:
         UserError: the run is missing, damaged, or of another model.
     """
     parts = {"likelihood": likelihood, "prior": prior, "posterior": posterior}
-    return Run(**vars(read_run(where, model, **parts)))
+    return Run(**vars(read_run(where, model, **parts)) | {"dataset": dataset})
 
 
 def _views(x: Any, examples: X) -> X:

@@ -1,6 +1,6 @@
 """Build what a configuration names: data, model, objective and recipe."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import optax
 
 from flax_vae.batches import example_size, refuse_outside, unpack
 from flax_vae.calls import Call, bind_arguments, describe
-from flax_vae.data import load_images
+from flax_vae.data import ARRAYS, load_images
 from flax_vae.data.stream import as_stream
 from flax_vae.fitting.training import Training, compares_images
 from flax_vae.literals import LARGEST_INT
@@ -23,7 +23,7 @@ from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data, Given, load_data, read_given
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.models import make_model, model_of, parameter_shapes
+from flax_vae.runs.models import how_to_resume, make_model, model_of, parameter_shapes
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
@@ -123,6 +123,25 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
     return training
 
 
+def given_data(
+    configs: Mapping[str, Config], directory: RunDirectory, data: Any, labels: Any
+) -> tuple[dict[str, Config], Given | None]:
+    """Return the examples that `fit` is given, and the configurations that name the file in which a run stores them.
+
+    Args:
+        configs: the configurations of the members, by their names.
+        directory: the directory of all.
+        data, labels: as for `fit`; None for the data set of the configurations.
+    """
+    if data is None and labels is not None:
+        raise UserError("`labels` has no effect without `data`: pass the images, too.")
+    if data is None:
+        return dict(configs), None
+    given = read_given(data, labels, next(iter(configs.values())))
+    file = str(directory.path.absolute() / ARRAYS)
+    return {name: config.naming_data(file) for name, config in configs.items()}, given
+
+
 def fitted_to(config: Config, data: Data) -> Config:
     """Return the configuration with batches and epochs that fit the training set; see `Config.fitted_to`.
 
@@ -153,7 +172,7 @@ def open_again(run: RunDirectory, data: Any, config: Config) -> Given | None:
             raise UserError(f"{run} was not trained on a stream, and finds its own examples: leave out `data`.")
         return None
     if not trained["is_resumable"]:
-        raise UserError(f"{run}: {run.how_to_resume}")
+        raise UserError(f"{run}: {how_to_resume(run, config, trained)}")
     stream = as_stream(data)
     if stream is None:
         raise UserError(f"{run} was trained on a stream of {trained['of']}: pass it as `data`.")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax
 import optax
 
 from flax_vae.calls import describe
-from flax_vae.data import ARRAYS, write_arrays
+from flax_vae.data import ARRAYS, is_own, write_arrays
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import (
@@ -19,6 +20,7 @@ from flax_vae.fitting.build import (
     description_of,
     description_of_stream,
     fitted_to,
+    given_data,
     open_again,
     own_parts,
     refuse_other_start,
@@ -34,7 +36,7 @@ from flax_vae.models.binding import join_objective
 from flax_vae.objectives import Objective
 from flax_vae.runs.checkpoints import stream_state
 from flax_vae.runs.config import PARTS, SWEPT, Config
-from flax_vae.runs.data import read_given, refuse_other_data
+from flax_vae.runs.data import Given, refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
@@ -88,7 +90,8 @@ def fit(
     refuse_other_start(init, callbacks)
     (config,) = _configs([Config() if config is None else config], own)
     directory = free_directory(config, out)
-    (run,) = _start(directory, {"": config}, own, callbacks, init, data, labels)
+    configs, given = given_data({"": config}, directory, data, labels)
+    (run,) = _start(directory, configs, own, callbacks, init, given)
     return run
 
 
@@ -130,7 +133,8 @@ def fit_many(
     configs = _configs(configs, own)
     members = dict(zip(member_names(configs), configs, strict=True))
     directory = free_directory(configs[0], out)
-    runs = _start(directory, members, own, (), init, data, labels)
+    members, given = given_data(members, directory, data, labels)
+    runs = _start(directory, members, own, (), init, given)
     run_in_first_process(write_summary, directory)
     return runs
 
@@ -219,9 +223,12 @@ def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> C
     """Return the configuration with which a run is resumed.
 
     Raises:
-        UserError: a setting that cannot change, or an optimiser that the run was not started with.
+        UserError: a setting that cannot change, an optimiser that the run was not started with, or a data set of the
+            user's own that is not named again.
     """
     config = run.config()
+    if is_own(config.dataset) and "dataset" not in changes:
+        raise UserError(f"{run} was trained on a data set of your own: pass `dataset` {quote(config.dataset)}.")
     if isinstance(optimizer, str):
         return config.resumed_with(optimizer=optimizer, **changes)
     if optimizer is not None and not config.has_own("optimizer"):
@@ -235,17 +242,9 @@ def _start(
     own: Own,
     callbacks: Sequence[Callback],
     init: StoredRun | None,
-    data: Any,
-    labels: Any,
+    given: Given | None,
 ) -> list[Run]:
     """Train configurations, each in the subdirectory of its name."""
-    given = None
-    if data is not None:
-        given = read_given(data, labels, next(iter(configs.values())))
-        file = str(directory.path.absolute() / ARRAYS)
-        configs = {name: config.naming_data(file) for name, config in configs.items()}
-    elif labels is not None:
-        raise UserError("`labels` has no effect without `data`: pass the images, too.")
     config = next(iter(configs.values()))
     training = build(config, own, len(configs), given)
     made_of: Record = {
@@ -329,7 +328,7 @@ def _train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequen
 
 def _finish(directory: RunDirectory, training: Training) -> Run:
     """Draw the pictures and, if there is a validation set, evaluate on the test set once."""
-    run = Run(**vars(read_directory(directory, training.model)))
+    run = Run(**vars(read_directory(directory, training.model)) | {"dataset": training.config.dataset})
 
     def draw_and_evaluate() -> None:
         data, key = training.data, training.keys.test

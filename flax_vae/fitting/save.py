@@ -67,7 +67,7 @@ def save_run(
         run.metrics_file.write_text(json.dumps(record) + "\n")
         run.create(config, training.data, made_of)  # last, since its files mark the directory as a run
     directory.point_latest()
-    return Run(**vars(read_directory(directory, training.model)))
+    return Run(**vars(read_directory(directory, training.model)) | {"dataset": config.dataset})
 
 
 def _record(metrics: Mapping[str, Any], config: Config) -> Record:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, unpack
 from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
+from flax_vae.models.inputs import checked
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.settings import by_default
 

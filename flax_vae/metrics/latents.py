@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, as_one, batch_size_of, checked, refuse_outside, unpack
+from flax_vae.batches import BatchLike, as_one, batch_size_of, unpack
 from flax_vae.distributions.base import LatentDistribution
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Context, Params, bind
+from flax_vae.models.inputs import checked, checking
 from flax_vae.system.settings import by_default
 
 
@@ -22,7 +23,6 @@ def posterior_means(
     model: nn.Module, params: Params, images: BatchLike, batch_size: int = 500
 ) -> Float[np.ndarray, "n d"]:
     """Return the posterior mean of each image."""
-    refuse_outside(images, model)
 
     @jax.jit
     def encode(params: Params, block: Any) -> Array:
@@ -32,7 +32,8 @@ def posterior_means(
 
         return jax.lax.map(one_batch, block)
 
-    blocks = [(np.asarray(encode(params, block)), size) for block, size in in_blocks(images, batch_size)]
+    with checking(model, params, images):
+        blocks = [(np.asarray(encode(params, block)), size) for block, size in in_blocks(images, batch_size)]
     return np.concatenate([means.reshape(-1, means.shape[-1])[:size] for means, size in blocks])
 
 

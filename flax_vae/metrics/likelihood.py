@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, X, as_one, batch_size_of, checked, unpack
+from flax_vae.batches import BatchLike, X, as_one, batch_size_of, unpack
 from flax_vae.models import Inference, Params, bind
+from flax_vae.models.inputs import checked
 from flax_vae.objectives.terms import log_posterior, log_weights
 from flax_vae.system.errors import UserError
 from flax_vae.system.settings import by_default, with_nan

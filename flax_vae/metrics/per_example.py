@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from flax_vae.batches import BatchLike, X, batch_size_of, refuse_outside, unpack
+from flax_vae.batches import BatchLike, X, batch_size_of, unpack
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
+from flax_vae.models.inputs import checking
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
 from flax_vae.system.errors import UserError
 from flax_vae.system.settings import by_default
@@ -28,7 +29,6 @@ def per_example_statistics(
         the observed values; posterior_mean "n d", of the top layer, if the model has an encoder; dimension_rates "n d"
         in nats, if its layers are vectors of independent normals.
     """
-    refuse_outside(images, model)
 
     @jax.jit
     def of_block(params: Params, block: Any, key: Array) -> dict[str, Array]:
@@ -39,9 +39,10 @@ def per_example_statistics(
         return jax.lax.map(of_batch, (jnp.arange(batch_size_of(block)), block))
 
     parts = []
-    for i, (block, size) in enumerate(in_blocks(images, batch_size)):
-        statistics = jax.device_get(of_block(params, block, jax.random.fold_in(key, i)))
-        parts.append({name: array.reshape(-1, *array.shape[2:])[:size] for name, array in statistics.items()})
+    with checking(model, params, images):
+        for i, (block, size) in enumerate(in_blocks(images, batch_size)):
+            statistics = jax.device_get(of_block(params, block, jax.random.fold_in(key, i)))
+            parts.append({name: array.reshape(-1, *array.shape[2:])[:size] for name, array in statistics.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -34,8 +34,8 @@ class Config:
     """
 
     dataset: str = setting("data", "fashion_mnist")
-    """A registered data set, the name of a TFDS image set, or a path: a folder of images, a .npy or .npz file, or a
-    folder written by flax-vae prepare."""
+    """A registered data set, the name of a TFDS image set, a function of your own, my_module:my_source(size=3), or a
+    path: a folder of images, a .npy or .npz file, or a folder written by flax-vae prepare."""
     data_dir: str | None = setting("data", None)
     """Folder with the data set's files, or in which to store them."""
     image_size: int | None = setting("data", None, least=1)

@@ -76,21 +76,13 @@ class RunDirectory:
     def resume_command(self) -> str:
         """The command that resumes the run, or the runs that `fit_many` made here."""
         run = next(iter(self.members()), self)
-        return resume_command(self, run.config(), bool(run.stream()))
-
-    @property
-    def how_to_resume(self) -> str:
-        """A sentence on how to resume the run, or on how to start from it if its stream cannot be resumed."""
-        run = next(iter(self.members()), self)
-        stream = run.stream()
-        if stream is not None and not stream["is_resumable"]:
-            return f"An iterable cannot be resumed: start from {run} by fit(init=load_run({str(run)!r}), data=...)."
-        return f"Resume with: {self.resume_command}"
+        return resume_command(self, run.config(), self.stream())
 
     def stream(self) -> Record | None:
-        """Return the description of the stream that the run was trained on; None for other data."""
-        with contextlib.suppress(UserError):  # of a run without provenance
-            return self.provenance().get("stream")
+        """Return the description of the stream that the runs were trained on; None for other data."""
+        run = next(iter(self.members()), self)
+        with contextlib.suppress(UserError):  # there is no provenance
+            return run.provenance().get("stream")
         return None
 
     @contextlib.contextmanager

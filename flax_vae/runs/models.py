@@ -11,12 +11,14 @@ import jax
 
 from flax_vae.batches import ExampleShape, X, has_views
 from flax_vae.calls import parse
+from flax_vae.data import is_own
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS, TopDownPosterior, TopDownPrior
 from flax_vae.models.binding import Params, init, with_dtype
 from flax_vae.models.priors import refuse_unconditional
 from flax_vae.parts import Parts
 from flax_vae.presets import PRESETS, channel_means
 from flax_vae.runs.config import MODEL_PARTS, OF_PRESET, PARTS, UNSET_OBJECTIVE, Config, example_of
+from flax_vae.runs.records import Record
 from flax_vae.system.errors import UserError
 
 _ARGUMENTS = {"preset": "model"}  # a preset of the user's own is passed as the model
@@ -145,16 +147,24 @@ def command(words: str, where: object, config: Config, kinds: Iterable[str] = MO
         kinds: the kinds of parts that the command needs.
     """
     own = {kind: shlex.quote(config.text_of_own(kind)) for kind in kinds if config.has_own(kind)}
+    if "objective" in kinds and is_own(config.dataset):  # a command that trains
+        own["dataset"] = shlex.quote(config.dataset)
     return " ".join([words, shlex.quote(str(where)), *(f"--{kind} {text}" for kind, text in own.items())])
 
 
-def resume_command(where: object, config: Config, has_stream: bool = False) -> str:
+def resume_command(where: object, config: Config, stream: Record | None = None) -> str:
     """Return the command that resumes a run, or a call in Python if no text names its stream or one of its parts."""
-    own = [_ARGUMENTS.get(kind, kind) for kind in config.own_parts]
-    if not has_stream and all(parse(text).is_importable for text in config.own_parts.values()):
+    if stream is None and all(parse(text).is_importable for text in config.own_parts.values()):
         return command("flax-vae train --resume", where, config, PARTS)
-    given = "".join(f", {name}=..." for name in (*own, *(["data"] if has_stream else [])))
-    return f"flax_vae.resume({str(where)!r}{given})"
+    own = [*(_ARGUMENTS.get(kind, kind) for kind in config.own_parts), *(["data"] if stream else [])]
+    return f"flax_vae.resume({str(where)!r}{''.join(f', {name}=...' for name in own)})"
+
+
+def how_to_resume(where: object, config: Config, stream: Record | None) -> str:
+    """Return a sentence on how to resume a run, or on how to start from it if its stream cannot be resumed."""
+    if stream is not None and not stream["is_resumable"]:
+        return f"An iterable cannot be resumed: start from the run by fit(init=load_run({str(where)!r}), data=...)."
+    return f"Resume with: {resume_command(where, config, stream)}"
 
 
 def parameter_shapes(model: nn.Module, image_shape: ExampleShape, class_names: tuple[str, ...]) -> Params:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,7 @@ from safetensors import SafetensorError
 
 from flax_vae.batches import ExampleShape, X, are_views, blank, example_shape, shape_text
 from flax_vae.calls import describe
-from flax_vae.data import one_hot
+from flax_vae.data import is_own, one_hot
 from flax_vae.models.binding import Collections, Params, bind, split_objective
 from flax_vae.pytrees import by_name, flatten_by_name, from_names, names_tree
 from flax_vae.runs import hub
@@ -62,6 +63,7 @@ class StoredRun:
         class_names: the classes of a conditional model; empty for other models.
         labels: the labels of the examples, for a conditional model.
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
+        dataset: the data set, named again when the run was opened; None for that of the configuration.
         objective_params: Linen's whole tree of an objective that has parameters; empty for other objectives, and for a
             model loaded from files.
         stored_params: the parameters that the directory or the files hold: `params`, until `dataclasses.replace` gives
@@ -82,6 +84,7 @@ class StoredRun:
     evaluation: Record | None = None
     objective_params: Collections = field(default_factory=dict)
     stored_params: Params | None = None
+    dataset: str | None = None
 
     def __repr__(self) -> str:
         """Describe the run in a few lines: its arrays would take megabytes."""
@@ -309,9 +312,14 @@ def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: in
         binarize, binarize_seed: as in `Config`, to binarise the images in another way than for the training.
 
     Raises:
-        UserError: the images cannot be loaded, or differ from those that the run was trained on.
+        UserError: the images cannot be loaded, or differ from those that the run was trained on; or the run was trained
+            on a data set of the user's own, and it was opened without naming it: no code that a run names is imported.
     """
     config = run.config if binarize is None else replace(run.config, binarize=binarize, binarize_seed=binarize_seed)
+    if run.dataset is not None:
+        config = replace(config, dataset=run.dataset)
+    elif is_own(config.dataset):
+        raise UserError(f"{run.name} was trained on a data set of your own: pass `dataset` {quote(config.dataset)}.")
     data = load_data(config)
     refuse_other_data(data, run.data, run.name)
     return data

@@ -19,8 +19,9 @@ from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
-from flax_vae.batches import Batch, BatchLike, ExampleShape, blank, refuse_outside, take
+from flax_vae.batches import Batch, BatchLike, ExampleShape, blank, take
 from flax_vae.models.binding import OF_OBJECTIVE, Collections, Params, init, join_tree, split_tree
+from flax_vae.models.inputs import checking
 from flax_vae.objectives.base import LOSSES, Metrics, Objective, Step, apply_objective, init_objective, train_objective
 from flax_vae.system.settings import by_default
 from flax_vae.training.gradient import Gradient, average_gradient
@@ -253,8 +254,8 @@ def make_train_step(
         return train_step(replace(others, params=params), batch)
 
     def checked_step(state: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
-        refuse_outside(batch, model)
-        return step(state.params, replace(state, params=None), batch)
+        with checking(model, state.tree, batch):
+            return step(state.params, replace(state, params=None), batch)
 
     attributes: Any = checked_step
     attributes.lower = lambda state, batch: step.lower(state.params, replace(state, params=None), batch)

@@ -140,6 +140,19 @@ def test_a_label_that_few_examples_have_is_a_view(tmp_path: Path) -> None:
     assert (found == CLASSES[unlabelled]).mean() > 0.85
 
 
+def test_columns_that_say_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Columns without an observed value, and constant ones, of a view or of vectors alone."""
+    rows = RNG.normal(size=(N, 9))
+    rows[:, 2], rows[:, 3:], rows[0, 3] = 1, np.nan, 2
+    model = VAE(Encoder(), DiagonalNormal(2), StandardNormal(2), nn.Dense(9), NormalLikelihood())
+    fit(CONFIG, tmp_path / "rows", data=rows, model=model)
+    err = capsys.readouterr().err
+    assert "WARNING: columns 4, 5, 6, 7, 8 have no observed value: leave them out." in err
+    assert "WARNING: columns 2, 3 are constant: leave them out." in err
+    fit(CONFIG, tmp_path / "views", data=(IMAGES, 0 * LABELS), model=semi_supervised())
+    assert "WARNING: columns 0, 1 of view 1 are constant: leave them out." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("views", "message"),
     [

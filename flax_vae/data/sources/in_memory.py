@@ -46,19 +46,37 @@ def all_examples(x: Any) -> Examples:
     return make_examples(*_read(x), "data", "arrays in memory")
 
 
-def _read(x: Any, labels: Any = None, size: Size | None = None) -> tuple[X, np.ndarray | None, tuple[str, ...] | None]:
+def examples_of(x: Any, part: str | None, name: str, where: str, size: Size | None) -> Examples:
+    """Return what a source of the user's own returned as examples.
+
+    Args:
+        x: as for `from_arrays`.
+        part: the split to take of all examples, "train" or "test"; None if x is a split.
+        name: the name of the set.
+        where: the source, for messages.
+        size: the size of the images, or None to keep theirs.
+    """
+    x, numbers, class_names = _read(x, None, size, where)
+    if part is not None:
+        x, numbers = take((x, numbers), nine_to_one(batch_size_of(x), part, where))
+    return make_examples(x, numbers, class_names, name, where)
+
+
+def _read(
+    x: Any, labels: Any = None, size: Size | None = None, where: str = _WHERE
+) -> tuple[X, np.ndarray | None, tuple[str, ...] | None]:
     """Return the examples as they are stored, the numbers of their classes, and the names of the classes."""
     if isinstance(x, str | Path | Batch):
         raise UserError(
-            f"{_WHERE} is a {type(x).__name__}; pass the images or vectors as one array, or as a tuple of views; the "
+            f"{where} is a {type(x).__name__}; pass the images or vectors as one array, or as a tuple of views; the "
             "name or the path of a data set is Config(dataset=...)."
         )
     if isinstance(x, Examples):
         labels = _written(x) if labels is None else labels
         x = x.x if x.mask is None else jax.tree.map(with_gaps, x.x, x.mask)
-    x = read_values(x, x, _WHERE, size)
-    given = {} if labels is None else {"train": np.asarray(labels)}
-    return x, *number_labels(given, "train", batch_size_of(x), _WHERE)
+    x = read_values(x, x, where, size)
+    given = {} if labels is None else {"train": np.asanyarray(labels)}
+    return x, *number_labels(given, "train", batch_size_of(x), where)
 
 
 def write_arrays(path: Path, train: Examples, test: Examples) -> None:

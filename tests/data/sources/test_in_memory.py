@@ -4,13 +4,14 @@ The kind of fault is a run that finds other images than it was trained on, or no
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from flax_vae import Config, UserError, fit, load_images, resume
+from flax_vae import Config, UserError, fit, fit_many, load_images, resume, resume_many
 from flax_vae.data import Examples, from_arrays, write_arrays
 from flax_vae.runs.run import run_data
 
@@ -55,6 +56,18 @@ def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: P
         ({"data": {"x": GREY}}, "`preset` gated_mlp takes one array, not views: pass a `model`"),
         ({"data": GREY.astype(np.int32)}, "`data`: images of type int32, whose scale is unknown"),
         ({"data": GREY, "labels": [1, 2]}, "`data`: labels of shape .* for 40 images"),
+        *(
+            (
+                {"data": GREY, "labels": labels},
+                r"`data`: 3 of 40 labels are missing .*, or pass the label as a view of x",
+            )
+            for labels in (
+                [-1] * 3 + [0] * 37,
+                [np.nan] * 3 + [0] * 37,
+                [None] * 3 + ["a"] * 37,
+                np.ma.array([0] * 40, mask=[True] * 3 + [False] * 37),
+            )
+        ),
         ({"data": GREY[0, 0]}, "`data`: images of shape"),
         ({"labels": [1, 2]}, "`labels` has no effect without `data`"),
         ({"data": GREY, "config": Config(dataset="sprites")}, "`dataset` sprites has no effect beside `data`"),
@@ -67,6 +80,17 @@ def test_what_is_not_a_data_set_is_refused(given: dict[str, Any], message: str, 
 
 
 @pytest.mark.slow
+def test_an_ensemble_on_arrays_is_moved_and_resumed(tmp_path: Path) -> None:
+    """All members find the one file of their images."""
+    base = Config(preset="tutorial_dense(features=(20,))", batch_size=12, epochs=1, conditional=True)
+    configs = [replace(base, seed=seed) for seed in (0, 1)]
+    fit_many(configs, tmp_path / "runs", data=GREY, labels=np.arange(40) % 3)
+    assert [path.name for path in tmp_path.glob("runs/**/data.npz")] == ["data.npz"]
+    resumed = resume_many(shutil.move(tmp_path / "runs", tmp_path / "moved"), epochs=2)
+    assert [run.step for run in resumed] == [6, 6]
+    np.testing.assert_array_equal(run_data(resumed[1]).train.x, from_arrays(GREY)[0].x)
+
+
 def test_a_run_on_arrays_is_moved_and_resumed_and_finds_its_images(tmp_path: Path) -> None:
     config = Config(preset="tutorial_dense(features=(20,))", batch_size=12, epochs=1, conditional=True)
     run = fit(config, tmp_path / "run", data=GREY, labels=np.arange(40) % 3)

@@ -1,0 +1,99 @@
+"""Checks of the batches that users pass to a function of a model: their values before it, their shapes if it fails."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import update_wrapper
+from inspect import signature
+from typing import Any, TypeVar
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from flax_vae import fields
+from flax_vae.batches import BatchLike, example_shape, refuse_outside, shape_text, to_batch
+from flax_vae.models.binding import Params, bind
+from flax_vae.system.errors import UserError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@contextlib.contextmanager
+def checking(model: nn.Module, params: Params, *batches: BatchLike, single: bool = False) -> Iterator[None]:
+    """Check batches while a model is applied to them.
+
+    Only an error of the model reveals a shape that it does not take: many networks take images of any size.
+
+    Args:
+        model, params: the model.
+        batches: the batches.
+        single: True for examples without an axis of the batch.
+
+    Raises:
+        UserError: NumPy arrays hold values that the likelihood does not take; or the block raises an exception, and the
+            examples have another shape than those that the model generates.
+    """
+    for batch in batches:
+        refuse_outside(batch, model)
+    try:
+        yield
+    except Exception:
+        for batch in batches:
+            _refuse_other_shape(model, params, batch, single)
+        raise
+
+
+def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, single: bool) -> None:
+    batch = to_batch(batch)
+
+    def mean(params: Params) -> Any:
+        context = None if batch.context is None else batch.context[:1]
+        return bind(model, params, context).generate(jax.random.key(0), 1).mean()
+
+    try:
+        expected = example_shape(jax.eval_shape(mean, params))
+        given = jax.tree.map(lambda view: tuple(view.shape), batch.x) if single else example_shape(batch.x)
+    except Exception:  # the model does not generate, or x is no array: the first error says more
+        return
+    if given != expected:
+        raise UserError(f"x has examples of {shape_text(given)}, but the model takes {shape_text(expected)}.") from None
+
+
+def checked(
+    *batches: str, single: bool = False, **numbers: Mapping[str, int | float]
+) -> Callable[[Function], Function]:
+    """Decorate a jitted function `(model, params, ...)`: its arguments are checked before they are traced.
+
+    Args:
+        batches: the arguments that are batches, which `checking` checks.
+        single: True for batches that are examples without an axis of the batch.
+        numbers: the arguments that are numbers, each with its bounds, as for `setting`. Arrays of JAX pass.
+    """
+    return lambda function: _Checked(function, batches, single, numbers)  # type: ignore[return-value]
+
+
+class _Checked:
+    """A jitted function with the checks of `checked`, and its attributes."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        batches: tuple[str, ...],
+        single: bool,
+        numbers: Mapping[str, Mapping[str, int | float]],
+    ) -> None:
+        self._function, self._names = function, list(signature(function).parameters)
+        self._batches, self._single, self._numbers = batches, single, numbers
+        update_wrapper(self, function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given: dict[str, Any] = dict(zip(self._names, args, strict=False)) | kwargs
+        for name, bounds in self._numbers.items():
+            number = given.get(name)
+            fields.refuse_outside(name, number.item() if isinstance(number, np.generic) else number, bounds)
+        model, params, *batches = (given.get(name) for name in ("model", "params", *self._batches))
+        with checking(model, params, *batches, single=self._single):  # type: ignore[arg-type]
+            return self._function(*args, **kwargs)
