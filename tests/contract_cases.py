@@ -7,12 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import multivariate_normal
 from stateful_models import Adversary, Normalised, Quantised, stateful_vae
 
-from flax_vae import VAE, Config, DiagonalNormal, Normal, PoissonLikelihood, StandardNormal, tutorial_dense
+from flax_vae import (
+    VAE,
+    BernoulliLikelihood,
+    Config,
+    DiagonalNormal,
+    Normal,
+    PoissonLikelihood,
+    StandardNormal,
+    tutorial_dense,
+)
+from flax_vae.batches import take
+from flax_vae.pytrees import by_name
 
 RNG, N, NOISE = np.random.default_rng(0), 120, 0.5
 Z = RNG.normal(size=(N, 2))
@@ -44,7 +56,8 @@ class Case:
     def config(self, folder: Path) -> Config:
         """Write the data to a folder, and return a configuration of a short training."""
         path, train = folder / "data.npz", N - 24
-        np.savez(path, x_train=self.x[:train], x_test=self.x[train:])
+        parts = {"x_train": take(self.x, slice(train)), "x_test": take(self.x, slice(train, None))}
+        np.savez(path, **{name: view for part, x in parts.items() for name, view in by_name(x, part).items()})
         return Config(
             **{
                 "dataset": str(path),
@@ -107,10 +120,36 @@ def with_statistics() -> Case:
     return Case(images(), stateful_vae(SHAPE, Normalised))
 
 
+class OfViews(nn.Module):
+    """One layer over an image and the logarithms of counts."""
+
+    @nn.compact
+    def __call__(self, x: dict[str, jax.Array]) -> jax.Array:
+        image, counts = x["image"], jnp.log1p(x["counts"])
+        return nn.relu(nn.Dense(16)(jnp.concatenate([image.reshape(len(image), -1), counts], axis=-1)))
+
+
+class ToViews(nn.Module):
+    """A layer for each view."""
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> dict[str, jax.Array]:
+        return {"image": nn.Dense(36)(z).reshape(-1, *SHAPE), "counts": nn.Dense(4)(z)}
+
+
+def two_views() -> Case:
+    """MVAE without its experts (Wu & Goodman 2018): an image, and counts of which some are missing."""
+    table = RNG.poisson(np.exp(1 + 0.5 * Z @ RNG.normal(size=(2, 4)))).astype(np.float32)
+    x = {"image": images(), "counts": np.where(RNG.random(table.shape) < 0.2, np.float32(np.nan), table)}
+    heads = {"image": BernoulliLikelihood(), "counts": PoissonLikelihood()}
+    return Case(x, VAE(OfViews(), DiagonalNormal(2), StandardNormal(2), ToViews(), heads))
+
+
 CASES = {
     "counts": counts(),
     "half of the values missing": half_missing(),
     "a discriminator": with_discriminator(),
     "a codebook": with_codebook(),
     "batch statistics and dropout": with_statistics(),
+    "an image and a vector": two_views(),
 }

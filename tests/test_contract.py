@@ -17,7 +17,7 @@ from contract_cases import CASES, Case
 from run_directories import assert_same_run
 
 from flax_vae import Config, Plan, Run, fit, fit_many, load_run, resume, write_run
-from flax_vae.batches import blank
+from flax_vae.batches import batch_size_of, blank
 
 pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.quick(1)]
 
@@ -93,8 +93,7 @@ def test_it_is_sampled(trained: Trained, tmp_path: Path) -> None:
     """The directory and a file of the run give its samples, bit for bit, which have the structure of x."""
     case, run = trained.case, trained.run
     samples = run.sample(4)
-    shape = jax.tree.map(lambda leaf: leaf.shape[1:], run.examples)
-    assert jax.tree.map(np.shape, samples) == jax.tree.map(np.shape, blank(shape, (4,)))
+    assert jax.tree.map(np.shape, samples) == jax.tree.map(np.shape, blank(run.shape, (4,)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((samples, run.reconstruct())))
     for path in (run.directory, write_run(run, tmp_path / "model")):
         again = load_run(path, model=case.model).sample(4)
@@ -104,7 +103,7 @@ def test_it_is_sampled(trained: Trained, tmp_path: Path) -> None:
 def test_it_is_evaluated(trained: Trained) -> None:
     """The importance-weighted bound is tighter than the ELBO, and equals the evidence if that is known."""
     case, run = trained.case, trained.run
-    record = run.evaluate(Plan(num_samples=(2, 1000), num_images=len(run.examples)))
+    record = run.evaluate(Plan(num_samples=(2, 1000), num_images=batch_size_of(run.examples)))
     few, many = (row["log_likelihood"] for row in record["importance_weighted"])
     assert record["elbo"]["elbo"] < few < many
     if case.log_evidence is not None:

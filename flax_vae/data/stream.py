@@ -20,7 +20,7 @@ from flax_vae.system.errors import UserError
 
 _WHERE = "`data`"
 _NOT_STREAMS = (str, Path, tuple, Mapping, Batch, Examples)
-_MOST_STEPS = 2**31  # a Grain data set that repeats for ever has a length beyond it
+_MOST_STEPS = 2**31  # the length of a Grain data set without an end is beyond it
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,10 +116,10 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
 
 def refuse_other_parts(model: Any) -> None:
     """Raise UserError if the parts of a new model do not fit: their numbers of latents, or the likelihood's type."""
-    likelihood = model.likelihood
-    if not callable(likelihood) or (isinstance(likelihood, type) and hasattr(likelihood, "start")):
-        name = repr(likelihood) if isinstance(likelihood, str) else getattr(likelihood, "__name__", likelihood)
-        raise UserError(f"{type(model).__name__}.likelihood is {name}: pass a head, such as BernoulliLikelihood().")
+    for where, head in by_name(model.likelihood, f"{type(model).__name__}.likelihood").items():
+        if not callable(head) or (isinstance(head, type) and hasattr(head, "start")):
+            name = repr(head) if isinstance(head, str) else getattr(head, "__name__", head)
+            raise UserError(f"{where} is {name}: pass a head, such as BernoulliLikelihood().")
     sizes = [getattr(part, "latent_dim", None) for part in (model.posterior, model.prior)]
     if None not in sizes and sizes[0] != sizes[1]:
         kind = type(model).__name__

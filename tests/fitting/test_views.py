@@ -85,6 +85,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return run, model, views
 
 
+@pytest.mark.quick(1)
 def test_views_are_stored_as_they_were_given(case: tuple) -> None:
     """The values, missing ones included; and a tenth is held out of all views alike."""
     run, _, views = case
@@ -102,6 +103,7 @@ def test_views_are_stored_as_they_were_given(case: tuple) -> None:
             jax.tree.map(lambda x, mask: np.testing.assert_array_equal(mask, ~np.isnan(x)), part.x, part.mask)
 
 
+@pytest.mark.quick(1)
 def test_a_run_of_views_samples_and_opens(case: tuple, tmp_path: Path) -> None:
     """From its directory and from a file, to the bit."""
     run, model, _ = case
@@ -119,6 +121,7 @@ def test_a_run_of_views_samples_and_opens(case: tuple, tmp_path: Path) -> None:
             jax.tree.map(np.testing.assert_array_equal, getattr(again, result)(), getattr(run, result)())
 
 
+@pytest.mark.quick(1)
 def test_a_run_of_views_is_evaluated(case: tuple) -> None:
     record = case[0].evaluate(Plan(num_samples=(5,), num_images=4))
     assert np.isfinite(record["importance_weighted"][0]["log_likelihood"])
@@ -187,6 +190,7 @@ def test_settings_that_assume_one_array_are_refused(tmp_path: Path) -> None:
             fit(Config(**settings), tmp_path / "run", data=(IMAGES, COUNTS))
 
 
+@pytest.mark.quick(1)
 def test_a_run_refuses_other_views(case: tuple) -> None:
     run, _, _ = case
     x = jax.tree.map(lambda view: view[:, :1], run.examples)
