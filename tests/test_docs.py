@@ -59,6 +59,7 @@ def test_compression() -> None:
 
 
 @pytest.mark.usefixtures("without_pictures")
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("section", ["Several views of an example", "Batches from an iterable"])
 def test_recipes_of_own_data(section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the script of a section, on few examples."""

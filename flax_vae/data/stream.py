@@ -77,7 +77,7 @@ class Feed:
         item = next(self._iterator, None)
         if item is None:
             raise UserError(f"{_WHERE} is a stream without batches.")
-        self.first = _read(item)
+        self.first = jax.tree.map(np.array, _read(item))  # a copy, since a generator may fill one buffer again
         self._pending: Batch | None = self.first
         self.examples = self._describe(self.first)
         self.held_out = None if stream.held_out is None else all_examples(stream.held_out)

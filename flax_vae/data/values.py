@@ -252,5 +252,6 @@ def _is_missing(labels: np.ndarray) -> Bool[np.ndarray, "..."]:
     masked, values = np.ma.getmaskarray(labels), np.asarray(labels)
     if values.dtype.kind == "O":
         return masked | np.reshape([label is None or label != label for label in values.flat], values.shape)
-    missing = {"f": np.isnan, "i": lambda values: values == -1}.get(values.dtype.kind)
-    return masked if missing is None else masked | missing(values)
+    if values.dtype.kind == "f":
+        return masked | np.isnan(values)
+    return masked | (values == -1) if values.dtype.kind == "i" else masked

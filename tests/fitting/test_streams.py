@@ -130,6 +130,7 @@ ITERABLES = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["a list", "a function"])
 def test_an_iterable_trains_without_held_out_examples(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -156,6 +157,7 @@ def test_an_iterable_trains_without_held_out_examples(
     assert fit(CONFIG, tmp_path / "next", data=ITERABLES["a list"], init=opened, **OWN).step
 
 
+@pytest.mark.slow
 def test_held_out_examples_are_evaluated(tmp_path: Path) -> None:
     run = fit(CONFIG, tmp_path / "run", data=Stream([Batch(X[:10])], held_out=X[10:]), **OWN)
     record = run.evaluate(Plan(num_samples=(3,), num_images=4))
@@ -167,6 +169,7 @@ def test_held_out_examples_are_evaluated(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_see_the_same_batches(tmp_path: Path) -> None:
     configs = [replace(CONFIG, seed=seed) for seed in (0, 1)]
     first, second = fit_many(configs, tmp_path / "runs", data=Stream(of_grain(), 6, HELD_OUT), **OWN)

@@ -121,7 +121,7 @@ def test_a_run_of_views_samples_and_opens(case: tuple, tmp_path: Path) -> None:
             jax.tree.map(np.testing.assert_array_equal, getattr(again, result)(), getattr(run, result)())
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 def test_a_run_of_views_is_evaluated(case: tuple) -> None:
     record = case[0].evaluate(Plan(num_samples=(5,), num_images=4))
     assert np.isfinite(record["importance_weighted"][0]["log_likelihood"])
