@@ -23,7 +23,7 @@ from flax_vae.runs.checkpoints import refuse_other_model
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data, Given, load_data, read_given
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.models import how_to_resume, make_model, model_of, parameter_shapes
+from flax_vae.runs.models import make_model, model_of, parameter_shapes
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun
 from flax_vae.system.errors import UserError
@@ -172,7 +172,7 @@ def open_again(run: RunDirectory, data: Any, config: Config) -> Given | None:
             raise UserError(f"{run} was not trained on a stream, and finds its own examples: leave out `data`.")
         return None
     if not trained["is_resumable"]:
-        raise UserError(f"{run}: {how_to_resume(run, config, trained)}")
+        raise UserError(f"{run}: {run.how_to_resume}")
     stream = as_stream(data)
     if stream is None:
         raise UserError(f"{run} was trained on a stream of {trained['of']}: pass it as `data`.")

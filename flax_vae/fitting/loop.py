@@ -8,9 +8,7 @@ from flax_vae.fitting.host_input import HostInput
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import Report, log_start
 from flax_vae.fitting.timing import Pace
-from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
-from flax_vae.runs.models import how_to_resume
 from flax_vae.runs.records import Record
 from flax_vae.system.processes import maximum_over_processes, run_in_first_process
 from flax_vae.system.signals import deferred_signals
@@ -22,9 +20,9 @@ Callback = Callable[[int, Record, TrainState], Any]
 class Interrupted(Exception):
     """A signal stopped the training after its state was saved."""
 
-    def __init__(self, signum: int, directory: RunDirectory, config: Config) -> None:
+    def __init__(self, signum: int, directory: RunDirectory) -> None:
         """Store the signal: by convention, the exit code is 128 + its number."""
-        super().__init__(f"Stopped and saved. {how_to_resume(directory, config, directory.stream())}")
+        super().__init__(f"Stopped and saved. {directory.how_to_resume}")
         self.signum = signum
 
 
@@ -61,7 +59,7 @@ def train(directory: RunDirectory, members: Sequence[Member], callbacks: Sequenc
                     if signum := maximum_over_processes(received[0] if received else 0):
                         ensemble.save(source.state)
                         ensemble.wait_until_saved()
-                        raise Interrupted(signum, directory, config)
+                        raise Interrupted(signum, directory)
 
                 _train_epochs(epochs, ensemble, source, report, callbacks, stop_on_signal)
         return set(ensemble.failed)

@@ -75,14 +75,21 @@ class RunDirectory:
     @property
     def resume_command(self) -> str:
         """The command that resumes the run, or the runs that `fit_many` made here."""
-        run = next(iter(self.members()), self)
-        return resume_command(self, run.config(), self.stream())
+        members = self.members()
+        return resume_command(self, (members or [self])[0].config(), bool(members), self.stream())
+
+    @property
+    def how_to_resume(self) -> str:
+        """A sentence on how to resume the run, or on how to start from it if its stream cannot be resumed."""
+        stream = self.stream()
+        if stream is not None and not stream["is_resumable"]:
+            return f"An iterable cannot be resumed: start from the run by fit(init=load_run({str(self)!r}), data=...)."
+        return f"Resume with: {self.resume_command}"
 
     def stream(self) -> Record | None:
         """Return the description of the stream that the runs were trained on; None for other data."""
-        run = next(iter(self.members()), self)
         with contextlib.suppress(UserError):  # there is no provenance
-            return run.provenance().get("stream")
+            return (self.members() or [self])[0].provenance().get("stream")
         return None
 
     @contextlib.contextmanager

@@ -152,19 +152,20 @@ def command(words: str, where: object, config: Config, kinds: Iterable[str] = MO
     return " ".join([words, shlex.quote(str(where)), *(f"--{kind} {text}" for kind, text in own.items())])
 
 
-def resume_command(where: object, config: Config, stream: Record | None = None) -> str:
-    """Return the command that resumes a run, or a call in Python if no text names its stream or one of its parts."""
+def resume_command(where: object, config: Config, members: bool, stream: Record | None = None) -> str:
+    """Return the command that resumes a run, or a call in Python if no text names its stream or one of its parts.
+
+    Args:
+        where: the directory of the run, or that of an ensemble.
+        config: the configuration of the run, or of a member.
+        members: True for an ensemble.
+        stream: the description of the stream that was trained on, or None.
+    """
     if stream is None and all(parse(text).is_importable for text in config.own_parts.values()):
         return command("flax-vae train --resume", where, config, PARTS)
-    own = [*(_ARGUMENTS.get(kind, kind) for kind in config.own_parts), *(["data"] if stream else [])]
-    return f"flax_vae.resume({str(where)!r}{''.join(f', {name}=...' for name in own)})"
-
-
-def how_to_resume(where: object, config: Config, stream: Record | None) -> str:
-    """Return a sentence on how to resume a run, or on how to start from it if its stream cannot be resumed."""
-    if stream is not None and not stream["is_resumable"]:
-        return f"An iterable cannot be resumed: start from the run by fit(init=load_run({str(where)!r}), data=...)."
-    return f"Resume with: {resume_command(where, config, stream)}"
+    given = [*(_ARGUMENTS.get(kind, kind) for kind in config.own_parts), *(["data"] if stream else [])]
+    function = "resume_many" if members else "resume"
+    return f"flax_vae.{function}({str(where)!r}{''.join(f', {name}=...' for name in given)})"
 
 
 def parameter_shapes(model: nn.Module, image_shape: ExampleShape, class_names: tuple[str, ...]) -> Params:
