@@ -34,6 +34,7 @@ from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.metrics.latents import elbo_surgery, posterior_means
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.objectives.base import apply_objective
+from flax_vae.training.step import TrainState
 
 KEY = jax.random.key(0)
 VAE = linear_gaussian()
@@ -139,8 +140,9 @@ FROM_HOST = {
     "posterior_means": lambda model, x: posterior_means(model, PARAMS, x),
     "per_example_statistics": lambda model, x: per_example_statistics(model, PARAMS, x, KEY),
     "elbo_surgery": lambda model, x: elbo_surgery(model, PARAMS, x, KEY),
-    "train step": lambda model, x: make_train_step(model, ELBO(), optax.sgd(0.1))(None, x),
+    "train step": lambda model, x: make_train_step(model, ELBO(), SGD)(TrainState.create(PARAMS, SGD, KEY), x),
 }
+SGD = optax.sgd(0.1)
 FLOATS = {"bytes": (0, 255), "around 0": (-1, 1), "not a number": (0, np.nan), "infinite": (0, np.inf)}
 
 
