@@ -45,21 +45,18 @@ def test_training_prints_a_line_per_epoch_and_the_next_command(trained: tuple[Pa
 
 
 @pytest.mark.slow
-def test_a_run_stopped_by_each_signal_and_resumed_equals_an_undisturbed_one(
+def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_undisturbed_one(
     trained: tuple[Path, str], recipe: list[object], tmp_path: Path
 ) -> None:
-    """Send SIGINT, SIGTERM and SIGKILL in turn; parameters and metrics end up equal bit for bit."""
+    """Parameters and metrics end up equal bit for bit; for the other signals, see tests/faults/test_kills.py."""
     directory = tmp_path / "stopped"
     process = start("train.py", *recipe, "--out", directory, cwd=tmp_path)
-    for epochs, signum, code in ((2, signal.SIGINT, 130), (4, signal.SIGTERM, 143), (7, signal.SIGKILL, -9)):
-        wait_for_epochs(directory, epochs, process)
-        process.send_signal(signum)
-        _, err = process.communicate(timeout=100)
-        assert process.returncode == code, err
-        assert signum == signal.SIGKILL or f"flax-vae train --resume {directory}" in err
-        process = start("train.py", "--resume", directory, cwd=tmp_path)
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
+    wait_for_epochs(directory, 2, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 130, err
+    assert f"flax-vae train --resume {directory}" in err
+    assert call("train.py", "--resume", directory, cwd=tmp_path)[0] == 0
     assert_same_run(load_run(trained[0]), load_run(directory))
 
 
