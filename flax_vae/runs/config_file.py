@@ -49,9 +49,9 @@ def read_config(path: Path) -> tuple[Config, ExampleShape]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}): it is damaged, or another program wrote it.") from None
     config, shape = parse_config(content, path)
-    for file in (path.with_name(ARRAYS), path.parent.with_name(ARRAYS)):  # of the run, or of it and other members
-        if Path(config.dataset).name == ARRAYS and file.exists():  # wherever the run has moved
-            return replace(config, dataset=str(file.absolute())), shape
+    for folder in path.absolute().parents[:2]:  # of the run, or of all members
+        if Path(config.dataset).name == ARRAYS and (folder / ARRAYS).exists():  # wherever the run has moved
+            return replace(config, dataset=str(folder / ARRAYS)), shape
     return config, shape
 
 

@@ -20,6 +20,7 @@ from run_directories import assert_same_run, untimed
 from flax_vae import Batch, Config, NormalLikelihood, Plan, Stream, UserError, fit, fit_many, load_run, resume
 from flax_vae import tutorial_dense as dense
 from flax_vae.batches import epoch_batches
+from flax_vae.evaluation.samples import Request, new_images
 from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
@@ -152,6 +153,8 @@ def test_an_iterable_trains_without_held_out_examples(
     np.testing.assert_array_equal(opened.sample(), run.sample())
     with pytest.raises(UserError, match="on a stream without held-out examples"):
         opened.evaluate()
+    with pytest.raises(UserError, match=r"`sampler` gmm needs the training images, but .* was trained on a stream"):
+        new_images(opened, Request(), "gmm")
     with pytest.raises(UserError, match=r"An iterable cannot be resumed: start from the run by fit\(init=load_run\("):
         resume(run.directory, data=batches, epochs=4, **OWN)
     assert fit(CONFIG, tmp_path / "next", data=ITERABLES["a list"], init=opened, **OWN).step

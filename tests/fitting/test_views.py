@@ -31,6 +31,8 @@ from flax_vae import (
     write_run,
 )
 from flax_vae.data import Examples
+from flax_vae.explore.write import write_explorer
+from flax_vae.export.directory import export_run
 from flax_vae.runs.run import run_data
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -198,6 +200,18 @@ def test_a_run_refuses_other_views(case: tuple) -> None:
         run.encode(x)
     with pytest.raises(UserError, match="`x` is one array, but this run takes the views "):
         run.encode(jax.tree.leaves(x)[0])
+
+
+@pytest.mark.quick(1)
+def test_commands_of_one_array_are_refused(case: tuple, tmp_path: Path) -> None:
+    run, _, _ = case
+    for what, use in {
+        "An export": lambda: export_run(run, "safetensors", tmp_path / "out"),
+        "The explorer": lambda: write_explorer(run, tmp_path / "page.html"),
+    }.items():
+        with pytest.raises(UserError, match=rf"{what} needs .*, but .* was trained on views"):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("unchecked_types")
