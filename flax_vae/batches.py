@@ -89,6 +89,7 @@ class Support(NamedTuple):
         return "uint8 from 0 to 255, or floats from 0 to 1" if self.high == 1 else "finite floats, or uint8 pixels"
 
 
+_ROUNDING = 1e-5  # by which means of a likelihood may be beyond its support
 REAL, UNIT, COUNTS = Support(-math.inf, math.inf), Support(0.0, 1.0), Support(0.0, math.inf, whole=True)
 
 
@@ -134,12 +135,19 @@ def to_float(x: Any, support: Support = UNIT, where: str = "x") -> Float[Array, 
 
 
 def refuse_outside(batch: BatchLike, model: Any) -> None:
-    """Raise UserError for observed values in NumPy arrays that the likelihood of a model does not take.
+    """Raise UserError for observed values that the likelihood of a model does not take, and for unfit contexts.
 
-    All finite numbers pass if the likelihood does not declare its support.
+    All finite numbers pass if the likelihood does not declare its support. Values are those of arrays in the memory of
+    the host: of NumPy, or of JAX on CPUs.
     """
     batch = to_batch(batch)
+    leaves = jax.tree.leaves(batch.x)
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise UserError(f"x is a {type(batch.x).__name__}: pass an array, or a pytree of arrays.")
     _refuse_other_mask(batch)
+    for context in jax.tree.leaves(batch.context):
+        if np.ndim(context) and len(context) not in (1, len(leaves[0])):
+            raise UserError(f"The context has {len(context)} rows for {len(leaves[0])} examples: pass one for each.")
     if isinstance(batch.context, np.ndarray) and not np.isfinite(batch.context).all():
         raise UserError(
             "The context is NaN or infinite for some examples; a conditional model needs that of each. What only some "
@@ -148,10 +156,21 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
     masks = jax.tree.map(lambda _: None, batch.x) if batch.mask is None else batch.mask
 
     def refuse(path: Any, x: Any, support: Support, mask: Any) -> None:
-        if isinstance(x, np.ndarray) and x.size and x.dtype.kind in ("if" if support.whole else "f"):
-            _refuse_values(view_name(path), x, mask, support)
+        values = _on_host(x)
+        if values is not None and values.size and values.dtype.kind in ("if" if support.whole else "f"):
+            _refuse_values(view_name(path), values, mask, support)
 
     jax.tree.map_with_path(refuse, batch.x, supports_of(model, batch.x), masks)
+
+
+def _on_host(array: Any) -> np.ndarray | None:
+    """Return an array that is in the memory of the host, and None for others."""
+    if isinstance(array, np.ndarray):
+        return array
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array) or not array.is_fully_addressable:
+        return None
+    is_on_cpu = all(device.platform == "cpu" for device in array.devices())
+    return np.asarray(array) if is_on_cpu and array.dtype != jnp.bfloat16 else None
 
 
 def view_name(path: Any) -> str:
@@ -164,7 +183,8 @@ def _refuse_values(where: str, x: np.ndarray, mask: Any, support: Support) -> No
     if not observed.size:
         return
     smallest, largest = observed.min(), observed.max()  # NaN if any value is
-    inside = support.low <= smallest and largest <= support.high and math.isfinite(smallest) and math.isfinite(largest)
+    inside = support.low - _ROUNDING <= smallest and largest <= support.high + _ROUNDING
+    inside = inside and math.isfinite(smallest) and math.isfinite(largest)
     if not inside:
         raise UserError(f"{where} holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
     if support.whole and (observed != np.floor(observed)).any():

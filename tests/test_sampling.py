@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,6 +20,7 @@ from flax_vae import (
     decode,
     encode,
     init,
+    init_state,
     interpolate,
     latent_grid,
     log_likelihood,
@@ -26,6 +28,7 @@ from flax_vae import (
     reconstruct,
     reconstruct_layers,
     sample,
+    sample_gmm,
     traverse,
     tutorial_dense,
 )
@@ -140,6 +143,7 @@ FROM_HOST = {
     "posterior_means": lambda model, x: posterior_means(model, PARAMS, x),
     "per_example_statistics": lambda model, x: per_example_statistics(model, PARAMS, x, KEY),
     "elbo_surgery": lambda model, x: elbo_surgery(model, PARAMS, x, KEY),
+    "sample_gmm": lambda model, x: sample_gmm(model, PARAMS, x, KEY, 3),
     "train step": lambda model, x: make_train_step(model, ELBO(), SGD)(TrainState.create(PARAMS, SGD, KEY), x),
 }
 SGD = optax.sgd(0.1)
@@ -155,6 +159,35 @@ def test_floats_beyond_the_pixels_are_refused(use: str, kind: str) -> None:
     x[:, 0, 0], x[:, 1, 1] = FLOATS[kind]
     with pytest.raises(UserError, match=r"^x holds float32 from (0|-1|nan) to .*; pass uint8 from 0 to 255, or floats"):
         FROM_HOST[use](UNIT_VAE, x)
+
+
+def test_images_of_jax_are_checked_where_the_host_can_read_them() -> None:
+    """The kind: images of another scale that are refused in an array of NumPy only."""
+    with pytest.raises(UserError, match="x holds float32 from 0 to 255"):
+        encode(UNIT_VAE, PARAMS, 255 * jnp.eye(4).reshape(4, 2, 2, 1))
+
+
+def test_means_that_are_rounded_beyond_the_pixels_are_images() -> None:
+    assert encode(UNIT_VAE, PARAMS, np.nextafter(np.ones((2, 2, 2, 1), np.float32), 2)).loc.shape == (2, 3)
+
+
+UNFIT = {
+    "a list": (lambda x: x.tolist(), "x is a list: pass an array"),
+    "a context of an unconditional model": (lambda x: Batch(x, np.ones((4, 3), np.float32)), "context has another"),
+    "a context of fewer examples": (lambda x: Batch(x, np.ones((3, 3), np.float32)), "has 3 rows for 4 examples"),
+}
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("kind", UNFIT)
+def test_batches_that_do_not_fit_the_parameters_are_refused(kind: str) -> None:
+    """The kind: a batch that fails inside of a network."""
+    change, message = UNFIT[kind]
+    model, tx = tutorial_dense((2, 2, 1), features=(4,)), optax.sgd(0.1)
+    state = init_state(model, tx, KEY, (2, 2, 1))
+    for use in (encode, posterior_means, lambda *arguments: make_train_step(model, ELBO(), tx)(state, arguments[-1])):
+        with pytest.raises(UserError, match=message):
+            use(model, state.params, change(PIXELS))
 
 
 def test_a_density_of_any_number_takes_standardised_images() -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from flax_vae.batches import Batch, example_size
+from flax_vae.batches import Batch, example_size, take
 from flax_vae.data import observed, one_hot
 from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
@@ -83,7 +83,8 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     if SAMPLERS.accepts(call, "images"):
         if run.directory is not None and RunDirectory(run.directory).stream():
             raise UserError(f"`sampler` {call.name} needs the training images, but {run.name} was trained on a stream.")
-        images = run_data(run).train.x[:MAX_IMAGES]
+        train = run_data(run).train
+        images = take(train.x if train.mask is None else Batch(train.x, mask=train.mask), slice(MAX_IMAGES))
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
     samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
     return np.asarray(samples), min(request.num_samples, 10)

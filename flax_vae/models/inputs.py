@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import numpy as np
+from flax.errors import ScopeParamShapeError
 
 from flax_vae import fields
 from flax_vae.batches import BatchLike, example_shape, refuse_outside, shape_text, to_batch
@@ -37,9 +38,12 @@ def checking(model: nn.Module, params: Params, *batches: BatchLike, single: bool
         refuse_outside(batch, model)
     try:
         yield
-    except Exception:
+    except Exception as error:
         for batch in batches:
             _refuse_other_shape(model, params, batch, single)
+        if isinstance(error, ScopeParamShapeError):  # the first line of its message ends in a link
+            reason = str(error).partition(" (http")[0]
+            raise UserError(f"x or its context has another shape than the parameters need. {reason}") from None
         raise
 
 

@@ -1,12 +1,15 @@
 """Latents from a Gaussian mixture that is fitted to the aggregated posterior."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from flax_vae.batches import X
+from flax_vae.batches import BatchLike, X, as_one, batch_size_of, take
 from flax_vae.models import Params, require
+from flax_vae.models.inputs import checking
 from flax_vae.samplers import SAMPLERS, Sampler
 from flax_vae.sampling import PixelKey, decode, encode
 from flax_vae.system.settings import by_default
@@ -15,11 +18,11 @@ MAX_IMAGES = 10_000  # images to which the mixture is fitted, at most
 
 
 @SAMPLERS.register("gmm")
-def gmm(images: np.ndarray, components: int = 10) -> Sampler:
+def gmm(images: BatchLike, components: int = 10) -> Sampler:
     """Draws latents from a Gaussian mixture fitted to the aggregated posterior (Ghosh et al. 2020).
 
     Args:
-        images: training images or vectors, "m ...".
+        images: training images or vectors, "m ...", as a `Batch` if some values are missing.
         components: number of normals in the mixture.
     """
     return lambda model, params, key, num_samples, pixel_key=None: sample_gmm(
@@ -31,7 +34,7 @@ def gmm(images: np.ndarray, components: int = 10) -> Sampler:
 def sample_gmm(
     model: nn.Module,
     params: Params,
-    images: np.ndarray,
+    images: BatchLike,
     key: Key[Array, ""],
     num_samples: int,
     pixel_key: PixelKey = None,
@@ -56,14 +59,15 @@ def sample_gmm(
     from sklearn.mixture import GaussianMixture
 
     require(model, "single_layer", what="sample_gmm")
-    images = images[:MAX_IMAGES]
+    images = take(images, slice(MAX_IMAGES))
 
-    def draw(image_and_key: tuple[Array, Array]) -> Array:
+    def draw(image_and_key: tuple[Any, Array]) -> Array:
         image, key = image_and_key
-        return encode(model, params, image[None]).sample(key)[0]
+        return encode(model, params, as_one(image)).sample(key)[0]
 
     draw_key, fit_key = jax.random.split(key)
-    z = jax.lax.map(draw, (images, jax.random.split(draw_key, len(images))), batch_size=100)
+    with checking(model, params, images):
+        z = jax.lax.map(draw, (images, jax.random.split(draw_key, batch_size_of(images))), batch_size=100)
     seed = int(jax.random.bits(fit_key, dtype="uint32"))
     mixture = GaussianMixture(min(components, len(z)), random_state=seed).fit(np.asarray(z, np.float64))
     return decode(model, params, mixture.sample(num_samples)[0].astype(np.float32), None, pixel_key)
