@@ -12,7 +12,7 @@ import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from flax_vae import fields
-from flax_vae.batches import BatchLike, example_shape, refuse_outside, shape_text, to_batch
+from flax_vae.batches import BatchLike, example_shape, has_views, refuse_outside, shape_text, to_batch
 from flax_vae.models.binding import Params, bind
 from flax_vae.system.errors import UserError
 
@@ -59,7 +59,7 @@ def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, sing
         given = jax.tree.map(lambda view: tuple(view.shape), batch.x) if single else example_shape(batch.x)
     except Exception:  # the model does not generate, or x is no array: the first error says more
         return
-    if given != expected:
+    if given != expected and has_views(given) == has_views(expected):  # the model says more of views than this
         raise UserError(f"x has examples of {shape_text(given)}, but the model takes {shape_text(expected)}.") from None
 
 
