@@ -75,12 +75,14 @@ def test_it_is_trained(trained: Trained) -> None:
     assert [record["train_skipped"] for record in trained.run.metrics] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_it_is_resumed_after_a_sigkill(trained: Trained, folder: Path) -> None:
     """The resumed run equals the undisturbed one bit for bit."""
     assert len(load_run(folder / "killed", model=trained.case.model).metrics) < 3
     assert_same_run(resume(folder / "killed", **trained.case.own), trained.run)
 
 
+@pytest.mark.slow
 def test_it_is_trained_on_two_devices(trained: Trained, folder: Path) -> None:
     """As on one device, except for rounding."""
     two = load_run(folder / "two", model=trained.case.model)
@@ -110,6 +112,7 @@ def test_it_is_evaluated(trained: Trained) -> None:
         assert many == pytest.approx(case.log_evidence(run.params, run.examples).mean(), abs=0.05)
 
 
+@pytest.mark.slow
 def test_members_of_an_ensemble_are_runs_alone(trained: Trained, tmp_path: Path) -> None:
     """The first and the last of three are compared, bit for bit; each has an objective and collections of its own."""
     case, config, run = trained

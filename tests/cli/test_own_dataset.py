@@ -70,6 +70,7 @@ def test_what_is_not_a_source_is_refused(name: str, message: str) -> None:
         load_images(name)
 
 
+@pytest.mark.slow
 def test_commands_take_the_data_set_that_a_run_was_trained_on(capsys: pytest.CaptureFixture[str]) -> None:
     """No code that a run names is imported: what needs the data names the data set again."""
     name = "own_data:labelled(count=30)"

@@ -66,6 +66,7 @@ def test_negative_binomial_counts_have_scipys_probabilities() -> None:
     np.testing.assert_allclose(result, reference, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_negative_binomial_gradients_are_exact() -> None:
     """d log p / d log μ = θ (x - μ) / (θ + μ), and that by log θ with digammas, up to one rounding of log x."""
 
@@ -86,6 +87,7 @@ def test_negative_binomial_gradients_are_exact() -> None:
         assert all(np.isfinite(slope).all() for slope in slopes)
 
 
+@pytest.mark.slow
 def test_negative_binomial_draws_have_its_mean_and_variance() -> None:
     """With a large dispersion they are Poisson counts; with a tiny one nearly all are 0."""
     mean, dispersion = np.array([3.0, 3.0, 40.0, 5.0]), np.array([0.5, 1e6, 10.0, 1e-4])

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,14 @@ from flax_vae.export.function_files import FunctionFiles
 from flax_vae.plots import save_image_grid
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
+# The exporter to ONNX takes seconds to import.
+every_format = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "onnx" else ()) for name in FORMATS]
+)
 FILES = {name: FORMATS.make(name).write for name in FORMATS}
 FUNCTION_FILES = {name: files for name, files in FILES.items() if isinstance(files, FunctionFiles)}
 FUNCTIONS = ("decoder", "encoder", "log_likelihood", "sampler")
+Export = Callable[[str], Path]
 BESIDE = ["README.md", "export.json", "reconstructions.png", "samples.png"]
 
 
@@ -40,14 +46,15 @@ def run(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Export the run in a format, once."""
     folder = tmp_path_factory.mktemp("exported")
-    return {name: export_run(run, name, folder / name) for name in FORMATS}
+    return cache(lambda name: export_run(run, name, folder / name))
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_export_json_describes_every_file(name: str, exported: dict[str, Path], run: Run) -> None:
-    folder = exported[name]
+@every_format
+def test_export_json_describes_every_file(name: str, exported: Export, run: Run) -> None:
+    folder = exported(name)
     about = verify_export(folder)
     assert about["format"] == name
     assert about["class_names"] == list(run.class_names)
@@ -61,19 +68,20 @@ def test_export_json_describes_every_file(name: str, exported: dict[str, Path], 
             assert image.width > image.height
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_no_file_names_a_folder_of_this_machine(name: str, exported: dict[str, Path], run: Run) -> None:
+@every_format
+def test_no_file_names_a_folder_of_this_machine(name: str, exported: Export, run: Run) -> None:
     """Neither the folder of the data nor that of the package: exports are for others, and paths contain user names."""
-    for path in exported[name].iterdir():
+    for path in exported(name).iterdir():
         for folder in (Path(run.config.dataset).parent, Path(flax_vae.__file__).parent):
             assert str(folder).encode() not in path.read_bytes(), path.name
-    config = json.loads((exported[name] / "export.json").read_text())["config"]
+    config = json.loads((exported(name) / "export.json").read_text())["config"]
     assert (config["dataset"], config["data_dir"]) == ("./few.npz", None)
 
 
-@pytest.mark.parametrize("name", FUNCTION_FILES)
-def test_files_hold_the_functions_with_their_signatures(name: str, exported: dict[str, Path], run: Run) -> None:
-    folder, suffix = exported[name], FUNCTION_FILES[name].suffix
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("name", sorted(FUNCTION_FILES, key="onnx".__eq__))
+def test_files_hold_the_functions_with_their_signatures(name: str, exported: Export, run: Run) -> None:
+    folder, suffix = exported(name), FUNCTION_FILES[name].suffix
     files = [function + suffix for function in FUNCTIONS]
     assert sorted(path.name for path in folder.iterdir()) == sorted(BESIDE + files)
     signature = verify_export(folder)["files"][f"sampler{suffix}"]
@@ -105,8 +113,8 @@ def test_a_tilde_is_the_home_of_the_user(run: Run, tmp_path: Path, monkeypatch: 
     assert folder == tmp_path / "exported"
 
 
-def test_parameters_open_as_the_model(exported: dict[str, Path], run: Run) -> None:
-    folder = exported["safetensors"]
+def test_parameters_open_as_the_model(exported: Export, run: Run) -> None:
+    folder = exported("safetensors")
     assert sorted(path.name for path in folder.iterdir()) == sorted([*BESIDE, "model.json", "model.safetensors"])
     verify_export(folder)
     opened = load_run(folder / "model.safetensors")
@@ -114,11 +122,9 @@ def test_parameters_open_as_the_model(exported: dict[str, Path], run: Run) -> No
     assert opened.config == replace(run.config, dataset="./few.npz")
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_hub_reads_the_card_and_its_code_runs(
-    name: str, exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    card = ModelCard.load(exported[name] / "README.md")
+@every_format
+def test_the_hub_reads_the_card_and_its_code_runs(name: str, exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = ModelCard.load(exported(name) / "README.md")
     assert (card.data.license, card.data.library_name) == ("mit", "flax_vae")
     assert card.data.pipeline_tag == "unconditional-image-generation"
     assert name in card.data.tags
@@ -126,12 +132,12 @@ def test_the_hub_reads_the_card_and_its_code_runs(
     assert "Not evaluated" in card.text
     assert str(Path.cwd()) not in card.content
     (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
-    monkeypatch.chdir(exported[name])
+    monkeypatch.chdir(exported(name))
     namespace: dict[str, Any] = {}
     exec(snippet, namespace)
     assert namespace["images"].shape == (10, 28, 28, 1)
     for link in re.findall(r"!\[.*\]\((.*)\)", card.text):
-        assert (exported[name] / link).exists()
+        assert (exported(name) / link).exists()
 
 
 def test_an_unknown_format_is_refused(run: Run, tmp_path: Path) -> None:
@@ -157,8 +163,8 @@ def test_the_card_lists_the_figures_of_an_evaluation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda folder: (folder / "sampler.onnx").unlink(), "sampler.onnx is missing"),
-        (lambda folder: (folder / "encoder.onnx").write_bytes(b"other"), "encoder.onnx was modified"),
+        (lambda folder: (folder / "sampler.stablehlo").unlink(), "sampler.stablehlo is missing"),
+        (lambda folder: (folder / "encoder.stablehlo").write_bytes(b"other"), "encoder.stablehlo was modified"),
         (lambda folder: (folder / "README.md").write_text("---"), "README.md was modified"),
         (lambda folder: (folder / "export.json").unlink(), "export.json cannot be read"),
         (lambda folder: (folder / "export.json").write_text("[]"), "export.json cannot be read"),
@@ -167,11 +173,11 @@ def test_the_card_lists_the_figures_of_an_evaluation(tmp_path: Path) -> None:
     ],
 )
 def test_a_modified_or_missing_file_is_reported_in_one_line(
-    harm: Callable[[Path], None], message: str, exported: dict[str, Path], tmp_path: Path
+    harm: Callable[[Path], None], message: str, exported: Export, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
-    for path in exported["onnx"].iterdir():
+    for path in exported("stablehlo").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     verify_export(folder)
     harm(folder)

@@ -61,6 +61,7 @@ def interrupt_at(step: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
 
 
+@pytest.mark.slow
 @pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("make", "steps"),
@@ -94,6 +95,7 @@ def epochs_of_arrays(x: np.ndarray, seed: int) -> Iterator[np.ndarray]:
         yield from epoch_batches(x, 10, seed, epoch)
 
 
+@pytest.mark.slow
 def test_a_stream_of_the_same_batches_is_the_same_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """However the batches are cut into blocks and dispatches, the steps are compiled once."""
     in_memory = fit(replace(CONFIG, batch_size=10, min_steps=0), tmp_path / "arrays", data=X, **OWN)
@@ -180,6 +182,7 @@ def test_members_of_an_ensemble_see_the_same_batches(tmp_path: Path) -> None:
     assert untimed(second.metrics) == untimed(alone.metrics) != untimed(first.metrics)
 
 
+@pytest.mark.slow
 def test_masks_of_a_stream_are_used(tmp_path: Path) -> None:
     """The loss does not depend on missing values, not even on NaN."""
     mask = np.random.default_rng(1).random((10, 5)) > 0.4
@@ -195,6 +198,7 @@ def test_masks_of_a_stream_are_used(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, runs[0].params, runs[1].params)
 
 
+@pytest.mark.slow
 def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), np.uint8)
     run = fit(

@@ -87,6 +87,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return run, model, views
 
 
+@pytest.mark.slow
 @pytest.mark.quick(1)
 def test_views_are_stored_as_they_were_given(case: tuple) -> None:
     """The values, missing ones included; and a tenth is held out of all views alike."""
@@ -131,6 +132,7 @@ def test_a_run_of_views_is_evaluated(case: tuple) -> None:
     assert record["accuracy"].keys() == {"nearest_neighbours", "linear"}
 
 
+@pytest.mark.slow
 def test_a_label_that_few_examples_have_is_a_view(tmp_path: Path) -> None:
     """A semi-supervised model learns from all images, and finds the classes that it was not given."""
     run = fit(

@@ -78,6 +78,7 @@ def on_a_grid(model: Ladder, params: dict, images: jax.Array) -> tuple[jax.Array
     return weights(inference, images) + log_q, log_q, 2 * np.log(ticks[1] - ticks[0])
 
 
+@pytest.mark.slow
 def test_it_is_a_density_and_the_bound_rises_to_the_integral(two_layers: Case) -> None:
     model, params, images = two_layers
     log_joint, log_q, log_cell = on_a_grid(*two_layers)

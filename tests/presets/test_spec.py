@@ -41,6 +41,7 @@ def test_the_decoder_starts_at_the_mean() -> None:
     assert gated_mlp((4, 4, 1), mean=(0.5,)).decoder.output_bias == (0.0,)
 
 
+@pytest.mark.slow
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("preset", [gated_mlp, tutorial_dense])
 def test_counts_with_a_heavy_tail_train_from_the_first_step(preset: Callable[..., VAE]) -> None:

@@ -91,6 +91,7 @@ def test_an_ensemble_on_arrays_is_moved_and_resumed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run_data(resumed[1]).train.x, from_arrays(GREY)[0].x)
 
 
+@pytest.mark.slow
 def test_a_run_on_arrays_is_moved_and_resumed_and_finds_its_images(tmp_path: Path) -> None:
     config = Config(preset="tutorial_dense(features=(20,))", batch_size=12, epochs=1, conditional=True)
     run = fit(config, tmp_path / "run", data=GREY, labels=np.arange(40) % 3)

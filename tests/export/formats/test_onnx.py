@@ -37,6 +37,7 @@ def test_an_operation_that_onnx_lacks_is_reported_in_one_line() -> None:
         to_onnx(function)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["jax2onnx", "onnxruntime"])
 def test_a_missing_extra_is_reported_with_its_name(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     function = make_case().functions["decoder"]
