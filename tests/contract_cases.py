@@ -1,4 +1,4 @@
-"""Models of the user's own for the contract of tests/test_contract.py: small versions of published ones."""
+"""Models of the user's own for the contract of tests/fitting/test_contract.py: small versions of published ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -184,8 +184,10 @@ def make_step(
         def at(params: Params) -> tuple[Params, Metrics, Collections]:
             return gradient(join_tree(params, state.collections), batch, jax.random.clone(key), state.step)
 
-        of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads}
-        of_loss["value_fn"] = of_loss["obj_fn"] = lambda params: at(params)[1]["loss"]
+        def loss(params: Params, obj_fn: Any = None) -> jax.Array:  # a line search passes on what it does not use
+            return at(params)[1]["loss"]
+
+        of_loss: dict[str, Any] = {"value": metrics["loss"], "grad": grads, "value_fn": loss, "obj_fn": loss}
         if asks_for_gradients:
             of_loss = {"grad_fn": lambda params, _: at(params)[0]}
         updates, opt_state = update(grads, state.opt_state, state.params, **of_loss)

@@ -83,8 +83,9 @@ def compressed(binary: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("name", ["mlp", "tutorial_conv"])
+@pytest.mark.parametrize(
+    ("name", "machine"), [*(("mlp", machine) for machine in MACHINES), ("tutorial_conv", "older instructions")]
+)
 def test_another_machine_restores_the_images(
     name: str,
     machine: str,

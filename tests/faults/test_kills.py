@@ -14,7 +14,7 @@ from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 60, 5.0  # seconds, from the first import to the pictures
+EPOCHS, LONGEST = 20, 5.0  # seconds, from the first import to the pictures
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_stopped_again_and_again(config: Config, run: Run, tmp_path: Path) -> No
 
 
 def test_an_ensemble_killed_again_and_again(config: Config, tmp_path: Path) -> None:
-    config = replace(config, epochs=12)
+    config = replace(config, epochs=8)
     configs = [replace(config, seed=seed) for seed in range(3)]
     expected = fit_many(configs, tmp_path / "expected")
     words = [*words_of(config), "--seeds", "3"]

@@ -88,7 +88,6 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.slow
-@pytest.mark.quick(1)
 def test_views_are_stored_as_they_were_given(case: tuple) -> None:
     """The values, missing ones included; and a tenth is held out of all views alike."""
     run, _, views = case

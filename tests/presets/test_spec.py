@@ -42,7 +42,6 @@ def test_the_decoder_starts_at_the_mean() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("preset", [gated_mlp, tutorial_dense])
 def test_counts_with_a_heavy_tail_train_from_the_first_step(preset: Callable[..., VAE]) -> None:
     """No step is skipped, the loss starts near that of constant rates, and falls.

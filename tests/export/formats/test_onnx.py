@@ -1,4 +1,4 @@
-"""ONNX files have signatures, and faults are reported; test_contract.py runs them."""
+"""ONNX files have signatures, and faults are reported; test_computed_files.py runs them."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""StableHLO files have signatures and platforms; test_contract.py runs them."""
+"""StableHLO files have signatures and platforms; test_computed_files.py runs them."""
 
 import jax
 import numpy as np

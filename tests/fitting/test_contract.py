@@ -61,7 +61,7 @@ def folder(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("program")
     (name,) = (name for name, case in CASES.items() if case is trained.case)
     command = [sys.executable, "-c", PROGRAM, name, str(folder)]
-    done = subprocess.run(command, cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return folder
 
