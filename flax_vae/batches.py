@@ -54,7 +54,7 @@ class Batch:
     """The input of a model. Functions that take a batch also take x alone.
 
     Args:
-        x: an array whose first axis is "b", or a pytree of such arrays, the views of a model of your own. Values of
+        x: an array whose first axis is "b", or a pytree of such arrays, several views of each example. Values of
             uint8 are pixels from 0 to 255, unless the likelihood takes counts.
         context: the input "b v" of a conditional model: labels as one-hot vectors, or vectors of any meaning.
         mask: True for each value of x that was observed, False for a missing one; has the structure and shapes of x.
@@ -94,7 +94,7 @@ REAL, UNIT, COUNTS = Support(-math.inf, math.inf), Support(0.0, 1.0), Support(0.
 
 
 def supports_of(model: Any, x: X) -> Any:
-    """Return the support of a model's likelihood, for several views that of each; all real numbers if none is declared.
+    """Return the support of a model's likelihood, or of each view's; all real numbers if none is declared.
 
     Args:
         model: the model. A `likelihood` that is a tuple or a dictionary has an entry for each view.
@@ -103,7 +103,7 @@ def supports_of(model: Any, x: X) -> Any:
 
     def of_view(path: Any, _: Any) -> Support:
         head = getattr(model, "likelihood", None)
-        with contextlib.suppress(LookupError, TypeError):  # one likelihood of all views
+        with contextlib.suppress(LookupError, TypeError):  # a single likelihood for all views
             for key in path:
                 head = head[getattr(key, "key", getattr(key, "idx", None))]  # type: ignore[index]
         return Support(*getattr(head, "support", REAL))
@@ -135,10 +135,10 @@ def to_float(x: Any, support: Support = UNIT, where: str = "x") -> Float[Array, 
 
 
 def refuse_outside(batch: BatchLike, model: Any) -> None:
-    """Raise UserError for observed values that the likelihood of a model does not take, and for unfit contexts.
+    """Raise UserError for observed values that the likelihood of a model does not take, or contexts that do not fit.
 
-    All finite numbers pass if the likelihood does not declare its support. Values are those of arrays in the memory of
-    the host: of NumPy, or of JAX on CPUs.
+    All finite numbers pass if the likelihood does not declare its support. Only arrays in host memory are checked: of
+    NumPy, or of JAX on CPUs.
     """
     batch = to_batch(batch)
     leaves = jax.tree.leaves(batch.x)
@@ -150,8 +150,8 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
             raise UserError(f"The context has {len(context)} rows for {len(leaves[0])} examples: pass one for each.")
     if isinstance(batch.context, np.ndarray) and not np.isfinite(batch.context).all():
         raise UserError(
-            "The context is NaN or infinite for some examples; a conditional model needs that of each. What only some "
-            "examples have, such as a label, is a view of x with a mask."
+            "The context is NaN or infinite for some examples, but a conditional model needs one for each: pass what "
+            "only some examples have, such as a label, as a view of x with a mask."
         )
     masks = jax.tree.map(lambda _: None, batch.x) if batch.mask is None else batch.mask
 
@@ -164,7 +164,7 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
 
 
 def _on_host(array: Any) -> np.ndarray | None:
-    """Return an array that is in the memory of the host, and None for others."""
+    """Return an array as a NumPy array if it is in host memory, else None."""
     if isinstance(array, np.ndarray):
         return array
     if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array) or not array.is_fully_addressable:
@@ -174,7 +174,7 @@ def _on_host(array: Any) -> np.ndarray | None:
 
 
 def view_name(path: Any) -> str:
-    """Return the name of a view in messages: `x`, or `x[1]` or `x['image']` of several."""
+    """Return the name of an array in messages: `x`, or `x[1]` or `x['image']` for one of several views."""
     return f"x{keystr(path)}"
 
 
@@ -214,7 +214,7 @@ def unpack(batch: BatchLike, model: Any) -> tuple[Any, Any, Any]:
 
     Args:
         batch: the batch.
-        model: the model that takes it, whose likelihood decides on the meaning of integers.
+        model: the model that takes the batch; its likelihood determines the meaning of integers.
 
     Raises:
         UserError: a dtype of unknown scale, or a mask that is not bool or has another shape than x.
@@ -259,7 +259,7 @@ def are_views(x: X) -> bool:
 
 
 def example_shape(x: X) -> ExampleShape:
-    """Return the shape of one example of a batch; for several views, that of each."""
+    """Return the shape of one example of a batch; for several views, the shape of each."""
     return jax.tree.map(lambda leaf: tuple(leaf.shape[1:]), x)
 
 

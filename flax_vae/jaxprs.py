@@ -92,10 +92,10 @@ def needed(closed: ClosedJaxpr) -> ClosedJaxpr:
 
 
 def bounds(closed: ClosedJaxpr) -> list[Range]:
-    """Return the least and the greatest value that each output can have for any inputs, by interval arithmetic.
+    """Return bounds on the values of each output for any inputs, by interval arithmetic.
 
-    The operations are those that end networks: activations, and sums and products with numbers. The results of all
-    others are taken to be any numbers.
+    Bounded are the usual last operations of a network: activations, and arithmetic with constants. The results of all
+    other operations are unbounded.
     """
 
     def constant(array: Any) -> Range:
@@ -108,7 +108,7 @@ def bounds(closed: ClosedJaxpr) -> list[Range]:
             return ranges[:1]
         if name in _RANGES:
             return [_RANGES[name]]
-        if name in _ENDS:  # an extreme value of the result is that of two ends
+        if name in _ENDS:  # the extreme values are at the ends of both ranges
             ends = [_ENDS[name](*pair) for pair in product(*ranges)]
             return [_ANY if any(map(math.isnan, ends)) else (min(ends), max(ends))]
         if name == "clamp":

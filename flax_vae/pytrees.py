@@ -53,7 +53,7 @@ def flatten_by_name(tree: Any) -> dict[str, Any]:
 
 
 def by_name(x: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the views of x by their names, which are their numbers in a tuple; one array by the prefix alone.
+    """Return the views of x by name, in a tuple by index; one array is named by the prefix alone.
 
     Args:
         x: a tuple or a dictionary of views, or one array.
@@ -66,7 +66,7 @@ def by_name(x: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def from_names(arrays: Mapping[str, Any], prefix: str = "") -> Any:
-    """Return the views, or the array, that `by_name` named; None without any."""
+    """Return the x that `by_name` turned into these arrays; None if no name has the prefix."""
     if prefix in arrays:
         return arrays[prefix]
     start = f"{prefix}." if prefix else ""
@@ -75,6 +75,6 @@ def from_names(arrays: Mapping[str, Any], prefix: str = "") -> Any:
 
 
 def map_views(function: Callable[..., Any], x: Any, *others: Any) -> Any:
-    """Map a function over the views of x and, by their names, of the others; apply it to x if that is one array."""
+    """Apply a function to each view of x with those of the same name in the others; to x itself if it is one array."""
     named = [by_name(each) for each in others]
     return from_names({name: function(view, *(each[name] for each in named)) for name, view in by_name(x).items()})

@@ -36,7 +36,7 @@ class OwnParts:
     posterior: _Text = None
     """The posterior."""
     dataset: _Text = None
-    """The data set; also one of another name or place than in the training."""
+    """The data set, if it is a function of your own, my_module:my_source, or has moved."""
 
     def load_run(self, where: str | Path) -> Run:
         """Open a run with these parts."""

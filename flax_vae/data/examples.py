@@ -1,4 +1,4 @@
-"""The value that every source returns: examples with labels and provenance, and its split into two."""
+"""The value that every source returns: examples with labels and provenance, and how to split them."""
 
 import hashlib
 import json
@@ -38,14 +38,14 @@ class Examples:
         x: the examples, in memory or on disk; the first axis counts them. A tuple or a dictionary of arrays is several
             views of the same examples.
         labels: the class of each example, or None.
-        mask: True for each observed value of x, with its structure; None if none is missing.
+        mask: True for each observed value, with the structure of x; None if no value is missing.
         names: the names of the classes; empty if they have none.
         kind: "images", uint8 "n h w c"; "vectors", floats "n v"; "counts", whole numbers "n v"; or "views".
         name: the name of the set in messages.
         provenance: JSON-serialisable: `name`, `source` (a description), `number`, `shape` (of one example) and
             `sha256`, and `subset` for the bundled part of Fashion-MNIST. `sha256` is the checksum of images written as
             one IDX file, header and pixels, so it covers their shape; for Fashion-MNIST it is that of the published
-            file. For vectors it is the checksum of one .npy file, for views of the checksums of all.
+            file. For vectors it is the checksum of one .npy file, for views that of the checksums of all views.
         factors: the factors that generated each example if they are known, as indices of their values.
         factor_names: the names of the columns of `factors`.
     """
@@ -62,7 +62,7 @@ class Examples:
 
     @property
     def shape(self) -> ExampleShape:
-        """The shape of one example; for views, that of each."""
+        """The shape of one example; for views, the shape of each."""
         return example_shape(self.x)
 
     def __len__(self) -> int:
@@ -79,11 +79,11 @@ def make_examples(
     sha256: str | None = None,
     **more: Any,
 ) -> Examples:
-    """Return examples with their kind and provenance. NaN in vectors and in views are missing values.
+    """Return examples with their kind and provenance. NaN in vectors and in views is a missing value.
 
     Args:
         x, labels, names, name: see `Examples`.
-        source: a description of their origin.
+        source: a description of the origin of the examples.
         sha256: the checksum of x; computed if None.
         more: further entries of the provenance.
 
@@ -113,7 +113,7 @@ def _kind_of(x: np.ndarray | OnDisk) -> Kind:
 
 
 def _checksum(x: X, kinds: Mapping[str, Kind]) -> str:
-    """Return the SHA-256 checksum of the examples; for views, of those of all views."""
+    """Return the SHA-256 checksum of the examples; for views, that of the checksums of all views."""
     checksums = {
         name: (idx_sha256 if kinds[name] == "images" and view.dtype == np.uint8 else npy_sha256)(np.asarray(view))
         for name, view in sorted(by_name(x).items())
@@ -122,7 +122,7 @@ def _checksum(x: X, kinds: Mapping[str, Kind]) -> str:
 
 
 def observed(x: X) -> Any:
-    """Return the mask of values of vectors or views that are not NaN; None if none is, and for images."""
+    """Return the mask of the values of vectors or views that are not NaN; None if no value is NaN, and for images."""
     if not are_views(x) and len(x.shape) != 2:
         return None
     mask = jax.tree.map(_is_observed, x)
@@ -173,7 +173,7 @@ def class_names(data: Examples) -> tuple[str, ...]:
 
 
 def example_noun(kind: str) -> str:
-    """Return the noun for one of the examples of a kind, in texts for users."""
+    """Return the noun for an example of a kind, as users read it."""
     return "image" if kind == "images" else "example"
 
 
@@ -189,14 +189,14 @@ def draw_binary(images: StoredImages, seed: tuple[int, int]) -> UInt8[np.ndarray
 
 
 def is_binary(images: np.ndarray | OnDisk) -> bool:
-    """Return True if all pixels of the first 1,000 images are 0 or 255, or all values of other examples 0 or 1."""
+    """Return True if all pixels of the first 1,000 images are 0 or 255, or all values of other examples are 0 or 1."""
     return bool(np.isin(images[:1000], (0, 255) if images.dtype == np.uint8 else (0, 1)).all())
 
 
 def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
     """Return the mask of a split, for a set without splits.
 
-    A fixed permutation, independent of the run's seed, holds out a tenth of the images, at least one.
+    A fixed permutation, independent of the run's seed, holds out a tenth of the examples, at least one.
 
     Args:
         number: the number of examples.
@@ -213,7 +213,7 @@ def nine_to_one(number: int, split: str, where: str) -> Bool[np.ndarray, " n"]:
 
 
 def _held_out(number: int, count: int) -> Bool[np.ndarray, " n"]:
-    """Return a mask of `count` held-out images, by a fixed permutation."""
+    """Return a mask of `count` held-out examples, by a fixed permutation."""
     held_out = np.zeros(number, bool)
     held_out[np.random.default_rng(0).permutation(number)[:count]] = True
     return held_out

@@ -28,15 +28,15 @@ def load_images(
     image_size: int | tuple[int, int] | None = None,
     resize: Resize = "crop",
 ) -> Examples:
-    """Load one split of a data set: images as uint8 pixels, or vectors or counts from a .npy or .npz file.
+    """Load one split of a data set: images as uint8 pixels, or vectors, counts or views.
 
     Args:
         name_or_path: a source of `SOURCES`, as a name or a call, such as "fashion_mnist" (from a cache, this machine,
             the network, or else the bundled subset) or "sprites" (drawn on the fly, with their factors); a function of
-            your own, "my_module:my_source(size=3)", that returns arrays or `Examples`, of the split that it is given,
-            or all; the name of a TFDS image set; or a path: a folder of images, a folder that `flax-vae prepare` wrote,
-            a .npy or a .npz file. A name is a path if it exists on disk, contains a separator, or ends in .npy or .npz;
-            `./fashion_mnist` is a folder of that name.
+            your own, "my_module:my_source(size=3)", that returns arrays or `Examples`: those of its argument `split`,
+            or all of them if it has no such argument; the name of a TFDS image set; or a path: a folder of images, a
+            folder that `flax-vae prepare` wrote, a .npy or a .npz file. A name is a path if it exists on disk, contains
+            a separator, or ends in .npy or .npz; `./fashion_mnist` is a folder of that name.
         split: "train" or "test".
         data_dir: the folder of Fashion-MNIST's four IDX files, and TFDS's data directory; by default their usual ones.
         image_size: the side, or (height, width), in pixels, to resize every image to, with antialiasing.

@@ -1,4 +1,4 @@
-"""Training examples that come as batches: from an iterable, a generator function or a Grain data set."""
+"""Training batches from an iterable, a generator function or a Grain data set."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from flax_vae.system.errors import UserError
 
 _WHERE = "`data`"
 _NOT_STREAMS = (str, Path, tuple, Mapping, Batch, Examples)
-_MOST_STEPS = 2**31  # the length of a Grain data set without an end is beyond it
+_MOST_STEPS = 2**31  # an endless Grain data set reports a greater length
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +31,10 @@ class Stream:
 
     Attributes:
         batches: an iterable of batches, such as a Grain data set, or a function without arguments that returns one. It
-            is iterated over again whenever it ends. A batch is x, or a `Batch` of x and the mask of its missing values.
-            All have the same shapes; a last one with fewer examples is left out.
+            is iterated over again whenever it ends. A batch is x, or a `Batch` of x and the mask of its observed
+            values. All batches have the same shapes; one with fewer examples, such as the last, is left out.
         steps_per_epoch: the number of batches in an epoch; by default the length of `batches`.
-        held_out: examples in memory, as `fit` takes them, that choose the best checkpoint and are evaluated; or None.
+        held_out: examples in memory, as for `fit`, which choose the best checkpoint and are evaluated; or None.
     """
 
     batches: Iterable[Any] | Callable[[], Iterable[Any]]
@@ -43,7 +43,7 @@ class Stream:
 
 
 def as_stream(data: Any) -> Stream | None:
-    """Return the stream of batches that `data` is; None for arrays, views and examples in memory."""
+    """Return `data` as a `Stream`; None for arrays, views and examples in memory."""
     if isinstance(data, Stream):
         return data
     if isinstance(data, _NOT_STREAMS) or hasattr(data, "__array__"):
@@ -54,21 +54,21 @@ def as_stream(data: Any) -> Stream | None:
 
 
 class Feed:
-    """The batches of a stream, one after another, all of the shapes of the first.
+    """The batches of a stream in order, all with the shapes and types of the first.
 
     Attributes:
         first: the first batch.
         steps_per_epoch: the number of batches in an epoch.
-        examples: the first batch as training examples, which stand for the others in the run directory.
+        examples: the first batch as training examples, which represents the stream in the run directory.
         held_out: the held-out examples, or None.
-        is_resumable: True if the iterator has a state that can be saved, as those of Grain have.
+        is_resumable: True if the iterator has a state that can be saved, as Grain's iterators have.
     """
 
     def __init__(self, stream: Stream) -> None:
-        """Start the stream, and read its first batch.
+        """Start the stream and read its first batch.
 
         Raises:
-            UserError: the stream is not one of batches, or has neither a length nor a number of steps.
+            UserError: the stream holds no batches, or has neither a length nor `steps_per_epoch`.
         """
         self._stream, self._count = stream, 0
         self.steps_per_epoch = _steps_per_epoch(stream)
@@ -76,19 +76,19 @@ class Feed:
         self.is_resumable = hasattr(self._iterator, "get_state") and hasattr(self._iterator, "set_state")
         item = next(self._iterator, None)
         if item is None:
-            raise UserError(f"{_WHERE} is a stream without batches.")
-        self.first = jax.tree.map(np.array, _read(item))  # a copy, since a generator may fill one buffer again
+            raise UserError(f"{_WHERE} is a stream without batches: pass a new iterator, or a function that makes one.")
+        self.first = jax.tree.map(np.array, _read(item))  # a copy, since a generator may reuse its buffer
         self._pending: Batch | None = self.first
         self.examples = self._describe(self.first)
         self.held_out = None if stream.held_out is None else all_examples(stream.held_out)
 
     @property
     def kind(self) -> str:
-        """The type of the iterable, in messages."""
+        """The name of the function, or of the iterable's type, for messages."""
         return getattr(self._stream.batches, "__name__", type(self._stream.batches).__name__)
 
     def __next__(self) -> Batch:
-        """Return the next batch; start again if the stream has ended.
+        """Return the next batch; at the end of the stream, start it again.
 
         Raises:
             UserError: the stream cannot be started again, or a batch has another shape or type than the first.
@@ -105,12 +105,12 @@ class Feed:
                     return batch
             self._iterator = self._start()
         raise UserError(
-            f"{_WHERE} ended after {self._count:,} batches, and gives no more when it is iterated over again: pass a "
-            "function that returns a new iterator."
+            f"{_WHERE} ended after {self._count:,} batches, and a second iteration yields none: pass a function that "
+            "returns a new iterator."
         )
 
     def state(self) -> str | None:
-        """Return the state of the iterator after the last batch as text, or None if it has none."""
+        """Return the state of the iterator after the last batch as a string; None if it has none."""
         if not self.is_resumable:
             return None
         state = self._iterator.get_state()  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ class Feed:
         return json.dumps({"state": state}, default=int)
 
     def restore(self, state: str) -> None:
-        """Continue from a state."""
+        """Set the iterator to a state that `state` returned."""
         content = json.loads(state)
         value = base64.b64decode(content["bytes"]) if "bytes" in content else content["state"]
         self._iterator.set_state(value)  # type: ignore[attr-defined]
@@ -129,31 +129,37 @@ class Feed:
         batches = self._stream.batches
         batches = batches() if callable(batches) else batches
         if not hasattr(batches, "__iter__"):
-            raise UserError(f"{_WHERE} is a function that returned a {type(batches).__name__}, not an iterable.")
+            raise UserError(
+                f"{_WHERE} is a function that returned a {type(batches).__name__}: return an iterable of batches."
+            )
         return iter(batches)
 
     def _fits(self, batch: Batch) -> bool:
-        """Return True for a batch of the shapes and types of the first, False for one that has fewer examples only."""
+        """Return True for a batch with the shapes and types of the first, False for one with fewer examples.
+
+        Raises:
+            UserError: the batch has more examples, or other shapes or types.
+        """
         first = self.first
         same = _types(batch) == _types(first)
         count, size = batch_size_of(batch), batch_size_of(first)
         if not same or count > size:
             raise UserError(
-                f"{_WHERE}: a batch of {count} examples of {_described(batch)} after one of {size} of "
-                f"{_described(first)}; all batches of a stream have the same shapes and types."
+                f"{_WHERE}: a batch has {count} examples of {_described(batch)}, but the first has {size} of "
+                f"{_described(first)}; yield batches of the same shapes and types."
             )
         if count < size:
             log_once(f"{_WHERE}: batches of fewer than {size} examples are left out.")
         return count == size
 
     def _describe(self, batch: Batch) -> Examples:
-        """Return a batch as examples, whose values are read as those of arrays in memory are."""
-        has_gaps = batch.mask is not None and (are_views(batch.x) or batch.x.ndim == 2)  # images alone have no NaN
+        """Return a batch as examples, with its values read like those of arrays in memory."""
+        has_gaps = batch.mask is not None and (are_views(batch.x) or batch.x.ndim == 2)  # images alone have no gaps
         x = jax.tree.map(with_gaps, batch.x, batch.mask) if has_gaps else batch.x
         read = read_values(x, x, "The first batch of `data`")
         for raw, view in zip(jax.tree.leaves(batch.x), jax.tree.leaves(read), strict=True):
             if raw.dtype == np.uint8 == view.dtype and (raw != view).any():
-                raise UserError(f"{_WHERE}: uint8 images of 0 and 1 only; multiply them by 255, or pass booleans.")
+                raise UserError(f"{_WHERE}: uint8 pixels are 0 and 1 only; multiply them by 255, or pass booleans.")
         examples = make_examples(read, None, None, "data", f"batches of {self.kind}")
         return replace(examples, mask=batch.mask)
 
@@ -171,20 +177,21 @@ def _steps_per_epoch(stream: Stream) -> int:
 
 
 def _read(item: Any) -> Batch:
-    """Return a batch as NumPy arrays: floats as float32, whole numbers other than bytes as int32.
+    """Return a batch as NumPy arrays: floats as float32, integers other than uint8 as int32.
 
     Raises:
-        UserError: not a batch of images or vectors, or one with contexts.
+        UserError: the item is not a batch of images or vectors, or has a context.
     """
     batch = to_batch(item)
     if batch.context is not None:
-        raise UserError(f"{_WHERE}: a batch with contexts: train conditional models on arrays with `labels`.")
+        raise UserError(f"{_WHERE}: a batch has a context; train a conditional model on arrays, with `labels`.")
     leaves = jax.tree.leaves(batch.x) if are_views(batch.x) else [batch.x]
     if isinstance(batch.x, list) or not leaves or any(np.ndim(leaf) not in (2, 4) for leaf in leaves):
-        shapes = f"a {type(batch.x).__name__}" if isinstance(batch.x, list) else [np.shape(leaf) for leaf in leaves]
+        shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
+        kind = f"a {type(batch.x).__name__}" if isinstance(batch.x, list) or not leaves else f"of shape {shapes}"
         raise UserError(
-            f"{_WHERE}: a batch is {shapes}; pass an array (b, h, w, c) or (b, v), a tuple or a dictionary of views, "
-            "or a Batch."
+            f"{_WHERE}: a batch is {kind}; pass an array (b, h, w, c) or (b, v), a tuple or a dictionary of views, or "
+            "a Batch."
         )
     return Batch(jax.tree.map(_read_array, batch.x), mask=jax.tree.map(np.asarray, batch.mask))
 
@@ -196,7 +203,7 @@ def _read_array(leaf: Any) -> np.ndarray:
 
 
 def _types(batch: Batch) -> Any:
-    """Return the names, the types and the shapes of the arrays of a batch, without its number of examples."""
+    """Return the dtype of each array of a batch and the shape of one example in it, by name."""
     return {name: (leaf.dtype, leaf.shape[1:]) for name, leaf in flatten_by_name(batch).items()}
 
 

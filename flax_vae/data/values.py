@@ -1,4 +1,4 @@
-"""Values as the package stores them, from what data sets hold.
+"""Conversion of the values in data sets to those that the package stores.
 
 Images are uint8 from 0 to 255, from bytes, floats from 0 to 1, or zeros and ones. Vectors are float32, counts int32.
 """
@@ -15,10 +15,10 @@ from flax_vae.pytrees import by_name, from_names
 from flax_vae.system.console import log_once
 from flax_vae.system.errors import UserError
 
-# Of white. Values of 4 bits in bytes, or of 12 bits in 16, are no brighter than the first: their white is another
-# number. Values of 6 bits in bytes, or of 14 in 16, are no brighter than the second: the images may also be dark.
+# Bounds on the brightest training pixel, as shares of white. Up to the first, as for 4 bits in bytes or 12 bits in 16,
+# white must be another number. Up to the second, as for 6 bits in bytes or 14 in 16, the images may also be dark.
 _BLACK, _DARK = 17 / 255, 64 / 255
-_CHUNK = 1024  # images checked or converted at a time: the floats can exceed memory
+_CHUNK = 1024  # images checked or converted at a time: all of them as floats can exceed memory
 _CHANNELS = (1, 2, 3, 4)
 # Layouts other than "n h w c", with their transposes to it.
 _LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2), "c h w n": (3, 1, 2, 0)}
@@ -27,16 +27,16 @@ _LAYOUTS = {"n c h w": (0, 2, 3, 1), "h w c n": (3, 0, 1, 2), "c h w n": (3, 1, 
 def read_values(x: Any, training: Any, where: str, size: Size | None = None) -> X:
     """Return images as uint8 "n h w c", vectors as float32 "n v" or counts as int32 "n v"; or views of these.
 
-    NaN is a missing value in vectors, and in images that are a view: such images become float32.
+    NaN is a missing value in vectors, and in images that are one of several views; such images become float32.
 
     Args:
         x: images "n h w" or "n h w c", vectors or counts "n v", or a tuple or a dictionary of them.
-        training: the same of the training set, which decides on the scale of images.
+        training: x of the training set, which determines the scale of images.
         where: the name of the set in messages.
         size: the size of the images, or None to keep theirs.
 
     Raises:
-        UserError: an array is of another kind, or views differ in their number of examples.
+        UserError: an array is of another kind, or the views differ in their number of examples.
     """
     if not are_views(x):
         return _read_array(np.asarray(x), np.asarray(training), where, size)
@@ -54,7 +54,7 @@ def read_values(x: Any, training: Any, where: str, size: Size | None = None) -> 
             )
         read[name] = _read_view(np.asarray(view), np.asarray(of_training[name]), f"{where}, view {name}")
     if len(counts := {len(view) for view in read.values()}) > 1:
-        raise UserError(f"{where}: views of {' and '.join(map(str, sorted(counts)))} examples; pass the same examples.")
+        raise UserError(f"{where}: views of {' and '.join(map(str, sorted(counts)))} examples; pass the same in each.")
     return from_names(read)
 
 
@@ -66,7 +66,7 @@ def _read_array(array: np.ndarray, training: np.ndarray, where: str, size: Size 
 
 
 def _read_view(view: np.ndarray, training: np.ndarray, where: str) -> np.ndarray:
-    """Read a view; images with missing pixels become floats from 0 to 1, with NaN for these."""
+    """Read a view; images with missing pixels become floats from 0 to 1, with NaN for each missing pixel."""
     if training.ndim < 3 or training.dtype.kind != "f":
         return _read_array(view, training, where)
     is_missing = np.isnan(view)
@@ -77,7 +77,10 @@ def _read_view(view: np.ndarray, training: np.ndarray, where: str) -> np.ndarray
 
 
 def with_gaps(x: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return an array with NaN for missing values, unless all are observed; bytes become floats from 0 to 1."""
+    """Return an array with NaN for each missing value; the array itself if all are observed.
+
+    uint8 values become floats from 0 to 1 if any is missing.
+    """
     if mask.all():
         return x
     return np.where(mask, x.astype(np.float32) / (255 if x.dtype == np.uint8 else 1), np.float32(np.nan))
@@ -99,7 +102,7 @@ def white_of(blocks: Iterable[np.ndarray], where: str) -> int:
     for block in blocks:
         white = 255 if block.dtype == np.uint8 else 1
         brightest = max(float(block.max()), brightest)
-        if not brightest <= _DARK * white:  # NaN, which `to_bytes` refuses, included
+        if not brightest <= _DARK * white:  # also for NaN, which `to_bytes` refuses
             return white
     if white == 255 and brightest == 1:
         log_once(f"{where}: all pixels are 0 or 1, which is read as black and white.")
@@ -113,7 +116,7 @@ def white_of(blocks: Iterable[np.ndarray], where: str) -> int:
 
 
 def to_bytes(images: np.ndarray, white: int, where: str) -> UInt8[np.ndarray, "n h w c"]:
-    """Multiply pixels so that white is 255, and round them; return bytes unchanged if it is.
+    """Multiply pixels so that white is 255, and round them; bytes with this white are returned unchanged.
 
     Raises:
         UserError: a pixel is NaN, or outside of [0, white].
@@ -165,7 +168,7 @@ def check_vectors(array: np.ndarray, where: str, size: Size | None) -> np.ndarra
         if np.isinf(array).any():
             raise UserError(f"{where}: vectors with infinite values; save NaN for missing values.")
         if np.isnan(array).all():
-            raise UserError(f"{where}: vectors of NaN only, so that every value is missing.")
+            raise UserError(f"{where}: vectors of NaN only: every value is missing; pass observed values.")
         return array
     if array.dtype == bool:
         return array.astype(np.float32)
@@ -215,8 +218,8 @@ def _refuse_other_layout(shape: tuple[int, ...], where: str) -> None:
     else:
         return
     raise UserError(
-        f"{where}: {number:,} images of {height}x{width} look like {likely}; {advice}, or x[..., None] if they are "
-        "what they seem."
+        f"{where}: {number:,} images of {height}x{width} look like {likely}; {advice}, or, if this shape is right, "
+        "save x[..., None]."
     )
 
 

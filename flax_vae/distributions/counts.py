@@ -13,7 +13,7 @@ from flax_vae.distributions.base import Factorised, sum_event
 from flax_vae.pytrees import pytree
 
 MAX_LOG_RATE = 15.0  # a rate of 3 million: bounds the gradient
-_MAX_LOG_DRAW = 21.0  # a rate of 1.3e9, whose counts are int32
+_MAX_LOG_DRAW = 21.0  # a rate of 1.3e9, whose counts fit in int32
 
 
 def _stirling_error(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -63,10 +63,10 @@ class Poisson(Factorised):
 
 @pytree
 class NegativeBinomial(Factorised):
-    """Independent counts with the mean μ and the variance μ + μ²/θ, summed over the event axes.
+    """Independent counts with mean μ and variance μ + μ²/θ, summed over the event axes.
 
-    It is the mixture of Poisson distributions whose rates have a gamma distribution of shape θ: the larger the
-    dispersion θ, the nearer to a Poisson distribution.
+    A Poisson distribution whose rate has a gamma distribution of mean μ and shape θ. It approaches the Poisson
+    distribution as θ, often called the inverse dispersion, grows.
 
         log p(x) = log Γ(x + θ) - log Γ(θ) - log x! + θ log(θ / (θ + μ)) + x log(μ / (θ + μ))
 
@@ -94,7 +94,7 @@ class NegativeBinomial(Factorised):
 
             S(n) - S(θ) - S(x) + log(θ / n) - x f(-d / x) - θ f(d / θ),   f(t) = t - log(1 + t) >= 0,
 
-        the form of Loader (2000). The large terms of the log-gammas would cancel to a few digits.
+        the form of Loader (2000); for large counts, the log-gammas would cancel to a few digits.
         """
         (log_mean, log_theta), positive = self._clipped(), jnp.maximum(x, 1.0)
         theta, total = jnp.exp(log_theta), positive + jnp.exp(log_theta)
@@ -123,5 +123,5 @@ class NegativeBinomial(Factorised):
 
 
 def _excess(t: Float[Array, "..."], log: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Return t - log(1 + t), given log(1 + t) as it is precise for t near -1."""
+    """Return t - log(1 + t), given a value of log(1 + t) that is precise for t near -1."""
     return t - jnp.where(t > -0.5, jnp.log1p(jnp.maximum(t, -0.5)), log)

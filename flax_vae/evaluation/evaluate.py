@@ -38,8 +38,9 @@ def evaluate(
 ) -> Record:
     """Evaluate a trained model on its test set; for a run directory, also write `evaluation.json` and two pictures.
 
-    Nothing is written for a run whose parameters have been replaced: the directory keeps the evaluation of its own. The
-    bounds of images are stored as soon as they are computed: an interrupted evaluation resumes from there.
+    If the parameters of the run have been replaced, nothing is written: the evaluation in the directory is that of the
+    stored parameters. The bounds of images are stored as soon as they are computed: an interrupted evaluation resumes
+    from there.
 
     Args:
         where: a run, or its location, as for `load_run`.

@@ -35,10 +35,10 @@ class Run(StoredRun):
         run.reconstruct(x, key=1)
 
     A method passes the model, its parameters and a key to the function of the same name. A key may be an integer, a
-    seed: the same seed gives the same result. `x` are images "n h w c", vectors "n v" or views, in which NaN is a
-    missing value, except in images alone; by default the test examples in `examples`. `labels`, for conditional models
-    only, are classes: one for each image or one for all, as names or as numbers from 0. A name takes precedence over a
-    number in quotes.
+    seed: the same seed gives the same result. `x` are images "n h w c", vectors "n v" or several views; by default the
+    test examples in `examples`. NaN is a missing value in vectors and in views. `labels`, for conditional models only,
+    are classes: one for each image or one for all, as names or as numbers from 0. A name takes precedence over a number
+    in quotes.
 
     The fields are those of `StoredRun`.
     """
@@ -137,8 +137,8 @@ def load_run(
         model: the model, if it is one of your own, or "my_module:make_model" to import it. No code that a run names is
             imported unless it is named here.
         likelihood, prior, posterior: likewise "my_module:my_prior", if a preset was trained with one of your own.
-        dataset: the data set, if it is "my_module:my_source", or has another name or place than in the training. It is
-            loaded by what needs it, such as `evaluate`.
+        dataset: the data set, if the run was trained on "my_module:my_source", or if its data set has moved. It is
+            loaded only when it is needed, such as by `evaluate`.
 
     Raises:
         UserError: the run is missing, damaged, or of another model.
@@ -148,15 +148,15 @@ def load_run(
 
 
 def _views(x: Any, examples: X) -> X:
-    """Return views of the names and the shapes that the examples have.
+    """Return views with the names and shapes of the views in the examples.
 
     Raises:
-        UserError: other views.
+        UserError: x has other views.
     """
     named, expected = by_name(x), by_name(examples)
     if named.keys() != expected.keys():
-        given = f"the views {', '.join(named)}" if are_views(x) else "one array"
-        raise UserError(f"`x` is {given}, but this run takes the views {', '.join(expected)}.")
+        given = f"has the views {', '.join(named)}" if are_views(x) else "is one array"
+        raise UserError(f"`x` {given}, but this run takes the views {', '.join(expected)}: pass an array for each.")
     return from_names({name: _array(f"x.{name}", named[name], view.shape[1:]) for name, view in expected.items()})
 
 

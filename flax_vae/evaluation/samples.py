@@ -82,7 +82,10 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     images = None
     if SAMPLERS.accepts(call, "images"):
         if run.directory is not None and RunDirectory(run.directory).stream():
-            raise UserError(f"`sampler` {call.name} needs the training images, but {run.name} was trained on a stream.")
+            raise UserError(
+                f"`sampler` {call.name} needs the training images, but {run.name} was trained on a stream: choose "
+                "prior."
+            )
         train = run_data(run).train
         images = take(train.x if train.mask is None else Batch(train.x, mask=train.mask), slice(MAX_IMAGES))
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)

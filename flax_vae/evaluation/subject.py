@@ -211,7 +211,10 @@ def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
     """
     stream = None if run.directory is None else RunDirectory(run.directory).stream()
     if stream is not None and not stream["is_held_out"]:
-        raise UserError(f"{run.name} was trained on a stream without held-out examples: there are none to evaluate on.")
+        raise UserError(
+            f"{run.name} was trained on a stream without held-out examples, so there are none to evaluate on: pass "
+            "data=Stream(batches, held_out=...) to fit."
+        )
     data = run_data(run, plan.binarize, plan.binarize_seed)
     train, test = data.train, data.test
     if test.kind == "images" and is_binary(test.x) and not is_binary(train.x):  # training binarises them in each step

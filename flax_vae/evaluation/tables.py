@@ -66,8 +66,8 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
     """Print a table of runs, with their evaluations if they have any, and draw their test losses.
 
-    A pattern such as `runs/*` names more than runs: files are skipped, ensembles stand for their members, and a run
-    that is named twice, as `latest`, is shown once.
+    A pattern such as `runs/*` matches more than runs: files are skipped, an ensemble is replaced by its members, and a
+    run that is named twice, such as by `latest`, is shown once.
 
     Raises:
         UserError: a directory is not a run, or has no finished epoch; or there are only files.

@@ -1,8 +1,8 @@
 """A model as an HTML page that runs without JAX: its functions as graphs, and an engine that runs them in a browser.
 
-program(graphs(model, halved(params), image_shape))        # JSON: `encode`, `decode` and `sample`
+program(graphs(model, halved(params), image_shape))      # JSON: `encode`, `decode` and `sample`
 const {encode, decode, sample} = engine.open(program)    // JavaScript: the script `ENGINE` defines `engine`
-page(model, params, images, labels, class_names, about)    # HTML: the program, test images and controls
+page(model, params, images, labels, class_names, about)  # HTML: the program, test images and controls
 """
 
 from flax_vae.explore.compiler.packing import ENGINE, halved, program

@@ -126,11 +126,11 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
 def given_data(
     configs: Mapping[str, Config], directory: RunDirectory, data: Any, labels: Any
 ) -> tuple[dict[str, Config], Given | None]:
-    """Return the examples that `fit` is given, and the configurations that name the file in which a run stores them.
+    """Return the configurations, naming the file in which the run stores its examples, and the examples.
 
     Args:
         configs: the configurations of the members, by their names.
-        directory: the directory of all.
+        directory: the directory of all members.
         data, labels: as for `fit`; None for the data set of the configurations.
     """
     if data is None and labels is not None:
@@ -145,7 +145,7 @@ def given_data(
 def fitted_to(config: Config, data: Data) -> Config:
     """Return the configuration with batches and epochs that fit the training set; see `Config.fitted_to`.
 
-    The batches of a stream have a size of their own, and its epochs are as many as the configuration has.
+    A stream determines the batch size, and leaves the number of epochs as configured.
     """
     if data.feed is None:
         return config.fitted_to(len(data.train))
@@ -161,15 +161,16 @@ def description_of_stream(training: Training) -> Record | None:
 
 
 def open_again(run: RunDirectory, data: Any, config: Config) -> Given | None:
-    """Return the stream of a run that is resumed, with the held-out examples that the run stores; None without one.
+    """Return the stream of a run to resume, with the held-out examples that the run stores; None without a stream.
 
     Raises:
-        UserError: the run was started with a stream that is not given or cannot be resumed, or without one.
+        UserError: the stream of the run is not passed or cannot be resumed, or `data` is passed for a run that was not
+            trained on a stream.
     """
     trained = run.stream()
     if trained is None:
         if data is not None:
-            raise UserError(f"{run} was not trained on a stream, and finds its own examples: leave out `data`.")
+            raise UserError(f"{run} was not trained on a stream, and loads its own examples: leave out `data`.")
         return None
     if not trained["is_resumable"]:
         raise UserError(f"{run}: {run.how_to_resume}")
@@ -246,7 +247,7 @@ def _refuse_other_values(training: Training) -> None:
             jax.eval_shape(lambda batch: unpack(batch, model), batch)
         except UserError as error:
             advice = (
-                "The support of a view is that of its entry in the model's `likelihood`."
+                "The entry of the model's `likelihood` for a view decides which values the view may have."
                 if part.kind == "views"
                 else "`likelihood` normal takes vectors, and poisson counts; reshape flattened images to (n, h, w)."
             )
@@ -254,7 +255,7 @@ def _refuse_other_values(training: Training) -> None:
 
 
 def _refuse_other_optimizer(training: Training) -> None:
-    """Raise UserError if an optimiser of the user's own cannot update the parameters, or has a state without values."""
+    """Raise UserError if an optimiser of the user's own cannot update the parameters, or has empty state arrays."""
 
     def gradient(tree: Params, *_: Any) -> tuple[Any, ...]:
         params, collections = split_tree(tree)
@@ -269,7 +270,9 @@ def _refuse_other_optimizer(training: Training) -> None:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UserError(f"`optimizer` does not update the parameters of a model by their gradient: {reason}") from error
     if empty := [name for name, leaf in flatten_by_name(state.opt_state).items() if not leaf.size]:
-        raise UserError(f"`optimizer` has an empty array in its state, {empty[0]}, which checkpoints cannot hold.")
+        raise UserError(
+            f"`optimizer` has an empty array in its state, {empty[0]}, which checkpoints cannot hold: choose another."
+        )
 
 
 def _refuse_uneven_parts(training: Training) -> None:

@@ -49,7 +49,7 @@ class Ensemble:
         members: the members as they were before the training.
         training: the first member's training, from which the others differ in their settings only.
         mesh: devices that split the members and their batches.
-        held_out: images and contexts of the set that chooses the best checkpoint; None without one.
+        held_out: images and contexts of the set that chooses the best checkpoint; None if there is no such set.
         step: number of updates of each member that still trains.
         failed: the reasons why members have diverged, by the numbers of the members.
     """
@@ -195,7 +195,7 @@ class Ensemble:
         """Write a checkpoint of each member that still trains and has none of this step.
 
         Args:
-            stream: the state of the training batches, if it has one.
+            stream: the state of the stream of training batches, or None.
 
         Raises:
             OSError: it cannot be written.

@@ -68,8 +68,9 @@ def fit(
         out: a new or empty directory; default `runs/<preset>-<time>`.
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
             vectors "n v": floats, with NaN for missing values, or counts; a tuple or a dictionary of these, the views
-            that a model of your own takes; or `Examples`. A tenth is held out. They are stored in the run directory,
-            for resuming and evaluating. Or an iterable of batches, a Grain data set, or a `Stream` of them.
+            that a model of your own takes; or `Examples`. A tenth is held out, and all are stored in the run directory,
+            for resuming and evaluating. Or a stream, which is not stored: an iterable of batches, such as a Grain data
+            set, or a `Stream`.
         labels: one class per example, a non-negative integer or a string; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.
@@ -115,7 +116,7 @@ def fit_many(
     Args:
         configs: the configurations.
         out: a new or empty directory; default `runs/<preset>-<time>`.
-        data, labels: as for `fit`; of a stream, all members train on the same batches.
+        data, labels: as for `fit`; all members train on the same batches of a stream.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configurations'.
         optimizer: any Optax transformation instead of the configurations' optimiser; the learning rate cannot differ.
@@ -161,7 +162,7 @@ def resume(
         objective: likewise the objective, or "my_module:my_objective".
         optimizer: likewise the Optax transformation, or "my_module:my_optimizer".
         callbacks: as for `fit`.
-        data: the stream, if the run was started with one.
+        data: the stream, if the run was trained on one.
         **changes: settings of `Config` to change from here on, such as `epochs`, `learning_rate` or `dataset`, if the
             images have moved. They are recorded. A new schedule is evaluated at the step reached. `devices` and `fsdp`
             apply to this call only. Other parts of your own, such as `prior`, have to be named here again.
@@ -224,7 +225,7 @@ def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> C
 
     Raises:
         UserError: a setting that cannot change, an optimiser that the run was not started with, or a data set of the
-            user's own that is not named again.
+            user's own that is not passed again.
     """
     config = run.config()
     if is_own(config.dataset) and "dataset" not in changes:

@@ -2,7 +2,7 @@
 
 If the images fit, they stay on the devices, where a step selects its batch by a row of indices. Otherwise the host
 gathers them in blocks of batches, the next blocks while the devices work on the current one. Each process gathers only
-what its own devices need. The batches of a stream come in such blocks, too.
+what its own devices need. The batches of a stream are sent in such blocks, too.
 """
 
 import time
@@ -49,7 +49,7 @@ class HostInput:
     """The training images, and the order in which each member sees them.
 
     Attributes:
-        state: the state of a stream after the steps of the last dispatch, if it has one.
+        state: the state of the stream after the steps of the last dispatch; None if there is none.
     """
 
     def __init__(self, trainings: Sequence[Training], mesh: Mesh) -> None:
@@ -66,7 +66,10 @@ class HostInput:
         self.feed, self.state = data.feed, None if data.feed is None else data.feed.state()
         if data.feed is not None:
             if jax.process_count() > 1:
-                raise UserError("`data` is a stream, which trains in a single process: write it to a data set on disk.")
+                raise UserError(
+                    "`data` is a stream, which several processes cannot share: train in one process, or write the "
+                    "batches to a data set on disk."
+                )
             return
         self.images: Any = data.batch(data.train)
         leaves = jax.tree.leaves(self.images)
@@ -81,7 +84,7 @@ class HostInput:
             )
 
     def example(self, epoch: int) -> Dispatch:
-        """Return a dispatch to compile with, which takes nothing from a stream."""
+        """Return a dispatch to compile with; no batch of a stream is read for it."""
         if self.feed is None:
             return next(self.dispatches(epoch, 0))
         return Dispatch(_place(self._empty_block(self.feed), self.mesh), None, 0, 0)
@@ -106,7 +109,7 @@ class HostInput:
         model, pace = self.trainings[0].model, Pace()
 
         def read(remaining: int) -> tuple[Batch, list[str | None]]:
-            """Return a block, filled for at most half a second, and the state of the stream after each of its batches.
+            """Fill a block for at most half a second; return it, and the state of the stream after each of its batches.
 
             All blocks have one shape, so that the steps are compiled once.
             """

@@ -83,8 +83,8 @@ def _differing(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     """Return the trees of a checkpoint.
 
-    The parameters are separate, for sampling, with the collections if there are any. The key is not saved, since it
-    follows from the seed. Those of an optimiser that draws are saved as integers.
+    The parameters are separate, for sampling, with the collections if there are any. The key of the training is not
+    saved, since it follows from the seed. Keys in the state of an optimiser are saved as integers.
     """
     opt_state = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if _is_key(leaf) else leaf, state.opt_state)
     items = {
@@ -94,7 +94,7 @@ def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:
     best, last = state.best_params, jax.tree.leaves(state.tree)
     if all(map(is_, jax.tree.leaves(best), last)):
         return items
-    return items | {"averaged_params": best}  # by the training, or by a schedule-free optimiser
+    return items | {"averaged_params": best}  # averaged by the training, or by a schedule-free optimiser
 
 
 def _is_key(leaf: Any) -> bool:

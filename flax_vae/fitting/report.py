@@ -59,7 +59,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
 
 
 def _log_data(config: Config, data: Data) -> None:
-    """Log the examples, and what their kind makes impossible or unlikely to work."""
+    """Log the examples, and warn of what they rule out, or of columns that carry no information."""
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
     sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
@@ -69,22 +69,22 @@ def _log_data(config: Config, data: Data) -> None:
     resized = f", resized ({config.resize})" if config.image_size else ""
     log(f"Data: {counts} {data.train.kind} of {shape_text(data.train.shape)}{resized}; {sources}.")
     if data.feed is not None and not data.feed.is_resumable:
-        log("`data` is a plain iterable, whose place cannot be saved: this training cannot be resumed.")
+        log("`data` is a plain iterable, whose position cannot be saved: this training cannot be resumed.")
     if data.held_out is None:
-        log("No held-out examples: nothing is evaluated, and the lowest training loss chooses the best checkpoint.")
+        log("No held-out examples: nothing is evaluated, and the best checkpoint is that of the lowest training loss.")
     for name, view in by_name(data.train.x).items() if data.feed is None else ():
         if len(view.shape) == 2:
             _warn_of_columns(np.asarray(view), f" of view {name}" if name else "")
 
 
 def _warn_of_columns(x: Any, where: str) -> None:
-    """Warn of columns of vectors without an observed value, and of constant ones."""
+    """Warn of columns of vectors that have no observed value, or are constant."""
     observed = ~np.isnan(x)
     low, high = np.where(observed, x, np.inf).min(0), np.where(observed, x, -np.inf).max(0)
-    for columns, what in ((~observed.any(0), "have no observed value"), (low == high, "are constant")):
+    for columns, what in ((~observed.any(0), "columns without an observed value"), (low == high, "constant columns")):
         if len(numbers := np.flatnonzero(columns)):
             more = f" and {len(numbers) - 5:,} more" if len(numbers) > 5 else ""
-            log(f"WARNING: columns {', '.join(map(str, numbers[:5]))}{more}{where} {what}: leave them out.")
+            log(f"WARNING: {what}{where}: {', '.join(map(str, numbers[:5]))}{more}; leave them out.")
 
 
 class Report:

@@ -44,7 +44,7 @@ def init(model: nn.Module, key: Key[Array, ""], shape: ExampleShape, context_dim
 
     Raises:
         UserError: the model is not a Linen module, or cannot be hashed; a network of your own draws or updates
-            statistics in evaluation too; or your decoder bounds its output, but the likelihood takes logits.
+            statistics in evaluation too; or your decoder's output has a lower bound, but the likelihood takes logits.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"A model is a Linen module, such as VAE, not a {type(model).__name__}.")

@@ -115,7 +115,7 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
 
 
 def refuse_other_parts(model: Any) -> None:
-    """Raise UserError if the parts of a new model do not fit: their numbers of latents, or the likelihood's type."""
+    """Raise UserError if a likelihood of a new model is no head, or posterior and prior differ in their latents."""
     for where, head in by_name(model.likelihood, f"{type(model).__name__}.likelihood").items():
         if not callable(head) or (isinstance(head, type) and hasattr(head, "start")):
             name = repr(head) if isinstance(head, str) else getattr(head, "__name__", head)
@@ -163,13 +163,15 @@ def require_views(what: str, views: Any, likelihood: Any) -> Any:
     """Return views.
 
     Raises:
-        UserError: they do not have the names of a model's likelihoods.
+        UserError: they do not have the names of the model's likelihoods.
     """
     given, expected = by_name(views), by_name(likelihood)
     if given.keys() == expected.keys():
         return views
-    kind = f"the views {', '.join(given)}" if are_views(views) else f"a {type(views).__name__}"
-    raise UserError(f"{what} is {kind}, but the model's `likelihood` has the views {', '.join(expected)}.")
+    kind = f"has the views {', '.join(given)}" if are_views(views) else f"is a {type(views).__name__}"
+    raise UserError(
+        f"{what} {kind}, but the model's `likelihood` has the views {', '.join(expected)}: use the same views for both."
+    )
 
 
 def refuse_other_output(likelihood: Any, output: tuple[int, ...], x: tuple[int, ...]) -> None:

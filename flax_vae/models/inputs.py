@@ -1,4 +1,4 @@
-"""Checks of the batches that users pass to a function of a model: their values before it, their shapes if it fails."""
+"""Checks of the batches that users pass to functions of a model: values before the call, shapes if the call fails."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -23,15 +23,15 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def checking(model: nn.Module, params: Params, *batches: BatchLike, single: bool = False) -> Iterator[None]:
     """Check batches while a model is applied to them.
 
-    Only an error of the model reveals a shape that it does not take: many networks take images of any size.
+    Shapes are compared only if the model raises an exception, since many networks take images of any size.
 
     Args:
         model, params: the model.
         batches: the batches.
-        single: True for examples without an axis of the batch.
+        single: True for single examples, without a batch axis.
 
     Raises:
-        UserError: NumPy arrays hold values that the likelihood does not take; or the block raises an exception, and the
+        UserError: an array holds values that the likelihood does not take; or the block raises an exception, and the
             examples have another shape than those that the model generates.
     """
     for batch in batches:
@@ -57,27 +57,27 @@ def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, sing
     try:
         expected = example_shape(jax.eval_shape(mean, params))
         given = jax.tree.map(lambda view: tuple(view.shape), batch.x) if single else example_shape(batch.x)
-    except Exception:  # the model does not generate, or x is no array: the first error says more
+    except Exception:  # the model does not generate, or x is no array: the first error is more specific
         return
-    if given != expected and has_views(given) == has_views(expected):  # the model says more of views than this
+    if given != expected and has_views(given) == has_views(expected):  # for views, the model's error is clearer
         raise UserError(f"x has examples of {shape_text(given)}, but the model takes {shape_text(expected)}.") from None
 
 
 def checked(
     *batches: str, single: bool = False, **numbers: Mapping[str, int | float]
 ) -> Callable[[Function], Function]:
-    """Decorate a jitted function `(model, params, ...)`: its arguments are checked before they are traced.
+    """Return a decorator of jitted functions `(model, params, ...)` that checks arguments before they are traced.
 
     Args:
-        batches: the arguments that are batches, which `checking` checks.
-        single: True for batches that are examples without an axis of the batch.
-        numbers: the arguments that are numbers, each with its bounds, as for `setting`. Arrays of JAX pass.
+        batches: the names of the arguments that are batches, which `checking` checks.
+        single: True if these are single examples, without a batch axis.
+        numbers: the arguments that are numbers, each with its bounds, as for `setting`. JAX arrays are not checked.
     """
     return lambda function: _Checked(function, batches, single, numbers)  # type: ignore[return-value]
 
 
 class _Checked:
-    """A jitted function with the checks of `checked`, and its attributes."""
+    """A jitted function with the checks of `checked`; its attributes are those of the function."""
 
     def __init__(
         self,

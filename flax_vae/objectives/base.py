@@ -77,7 +77,7 @@ def train_objective(
     bound, module = _bind(model, objective, params, given, {"dropout": jax.random.fold_in(key, _OF_DROPOUT)})
     terms = _terms(objective, module, bound, x, key, step)
     if module is None and LOSSES[1] in terms:
-        raise UserError("The objective returned a loss for its parameters, but it has none: make it a Linen module.")
+        raise UserError("The objective returned a loss for its parameters, but has none: make it a Linen module.")
     collections = split_tree(params)[1]
     updated = {name: {**bound.variables[name]} for name in collections}
     if module is not None:

@@ -57,12 +57,12 @@ class ModelSpec:
 
         Args:
             model: `VAE` or `Ladder`.
-            encoder: the encoder. Of counts x it sees log(1 + x), as in scVI (Lopez et al. 2018).
+            encoder: the encoder. For counts x, its input is log(1 + x), as in scVI (Lopez et al. 2018).
             decoder: makes the decoder, `decoder(image_shape=..., output_bias=...)`.
         """
         head = self.likelihood or BernoulliLikelihood()
         if getattr(head, "support", None) == COUNTS:
-            # The tail of raw counts would give latents in the thousands, and rates of their exponential.
+            # Large raw counts would give latents in the thousands, and rates that are exponential in these.
             encoder = nn.Sequential([jnp.log1p, encoder])
         start = head.start(self.mean or (0.5,) * self.image_shape[-1])
         return model(

@@ -87,7 +87,7 @@ def save(manager: Any, step: int, items: Mapping[str, Any], stream: str | None =
         manager: the manager of the checkpoints.
         step: the step of the checkpoint.
         items: the trees.
-        stream: the state of the training batches, if it has one.
+        stream: the state of the stream of training batches, or None.
 
     Raises:
         OSError: this checkpoint, or an earlier one, cannot be written.
@@ -198,10 +198,10 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
 
 
 def stream_state(directory: Path, step: int) -> str:
-    """Read the state of the training batches in a checkpoint.
+    """Read the state of the stream of training batches from a checkpoint.
 
     Raises:
-        UserError: the checkpoint has none.
+        UserError: the checkpoint has no such state, or it is damaged.
     """
     ocp, path = _orbax(), directory / str(step)
     try:
@@ -209,7 +209,10 @@ def stream_state(directory: Path, step: int) -> str:
             restored = reader.restore(path.absolute(), args=ocp.args.Composite(**{_STREAM: ocp.args.JsonRestore()}))
         return str(restored[_STREAM]["state"])
     except Exception as error:  # Orbax may raise anything over a damaged file
-        raise UserError(f"checkpoint {path} has no readable state of its stream: {_reason(error)}.") from None
+        raise UserError(
+            f"checkpoint {path} has no readable state of its stream ({_reason(error)}): start from the run by "
+            "fit(init=run)."
+        ) from None
 
 
 def _reason(error: Exception) -> str:

@@ -72,7 +72,7 @@ def parse_config(content: Any, path: Path) -> tuple[Config, ExampleShape]:
     settings = {name: value for name, value in content.items() if name not in ("format", "image_shape")}
     if shape is None:
         written = content.get("image_shape")
-        raise UserError(f"{path} is damaged: image_shape is {written!r:.100}, not three integers from 1 to 65,535.")
+        raise UserError(f"{path} is damaged: image_shape is {written!r:.100}, not the shape of an example.")
     settings.setdefault("resize", "stretch")  # of earlier versions
     names = [field.name for field in fields(Config)]
     for name in settings:
@@ -88,7 +88,7 @@ def parse_config(content: Any, path: Path) -> tuple[Config, ExampleShape]:
 
 
 def _shape(written: Any, view: bool = False) -> ExampleShape | None:
-    """Return the shape of an example, or of each of its views, as JSON has it; None if it is not one."""
+    """Return the shape of an example, or of each of its views, given in JSON; None if it is not a shape."""
     if isinstance(written, list) and written and all(type(size) is int for size in written):
         sizes = 2**16 if len(written) == 3 else 2**31  # of images, or of vectors
         return tuple(written) if len(written) in (1, 3) and all(0 < size < sizes for size in written) else None

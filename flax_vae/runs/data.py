@@ -16,7 +16,7 @@ class Given(NamedTuple):
     """Examples that `fit` is given in place of the name of a data set.
 
     Attributes:
-        train, test: the examples; of a stream, the first batch and the held-out examples, or the first batch again.
+        train, test: the examples; for a stream, the first batch, and the held-out examples or else the first batch.
         feed: the stream, if the training examples come as batches.
     """
 
@@ -44,7 +44,7 @@ class Data:
 
     @property
     def held_out(self) -> Examples | None:
-        """The set that selects the best checkpoint; None for a stream without one."""
+        """The set that selects the best checkpoint; None for a stream without held-out examples."""
         if self.feed is not None and self.feed.held_out is None:
             return None
         return self.test if self.validation is None else self.validation
@@ -63,10 +63,10 @@ def read_given(data: Any, labels: Any, config: Config) -> Given:
     stream = as_stream(data)
     if stream is None:
         return Given(*from_arrays(data, labels, make_size(config.image_size, config.resize)))
-    settings = {"labels": labels is not None, "validation": config.validation, "image_size": config.image_size}
-    settings["binarize fixed"] = config.binarize == "fixed"
+    settings = {"`labels`": labels is not None, "`validation`": config.validation, "`image_size`": config.image_size}
+    settings["`binarize` fixed"] = config.binarize == "fixed"
     if named := [name for name, value in settings.items() if value]:
-        raise UserError(f"`{named[0]}` needs examples in memory, but `data` is a stream of batches: leave it out.")
+        raise UserError(f"{named[0]} needs examples in memory, but `data` is a stream of batches: leave it out.")
     feed = Feed(stream)
     return Given(feed.examples, feed.held_out or feed.examples, feed)
 

@@ -80,10 +80,10 @@ class RunDirectory:
 
     @property
     def how_to_resume(self) -> str:
-        """A sentence on how to resume the run, or on how to start from it if its stream cannot be resumed."""
+        """Advice on how to resume the run, or how to start from its parameters if its stream cannot be resumed."""
         stream = self.stream()
         if stream is not None and not stream["is_resumable"]:
-            return f"An iterable cannot be resumed: start from the run by fit(init=load_run({str(self)!r}), data=...)."
+            return f"Its stream cannot be resumed: start from the run by fit(init=load_run({str(self)!r}), data=...)."
         return f"Resume with: {self.resume_command}"
 
     def stream(self) -> Record | None:
@@ -118,7 +118,7 @@ class RunDirectory:
             data: the images.
             parts: entries of the provenance: `model`, the description of a model of the user's own, else None;
                 `objective`, the description of the objective, None for a loop of the user's own; `init`, the run and
-                the step of the first parameters, or None.
+                the step of the first parameters, or None; `stream`, the description of the stream, or None.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / "provenance.json", _provenance(data) | parts)

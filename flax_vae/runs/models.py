@@ -153,7 +153,7 @@ def command(words: str, where: object, config: Config, kinds: Iterable[str] = MO
 
 
 def resume_command(where: object, config: Config, members: bool, stream: Record | None = None) -> str:
-    """Return the command that resumes a run, or a call in Python if no text names its stream or one of its parts.
+    """Return the command that resumes a run, or a Python call if a command cannot name its stream or one of its parts.
 
     Args:
         where: the directory of the run, or that of an ensemble.

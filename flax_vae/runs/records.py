@@ -35,7 +35,7 @@ def parse_object(text: str) -> Record:
 
 
 def held_out_set(record: Mapping[str, Any]) -> str:
-    """Return the set whose loss selects the best epoch: "validation" if the run has one, or "test", or else "train"."""
+    """Return the set whose loss selects the best epoch: "validation" if the run has one, else "test", else "train"."""
     return next((name for name in ("validation", "test") if f"{name}_loss" in record), "train")
 
 

@@ -63,11 +63,11 @@ class StoredRun:
         class_names: the classes of a conditional model; empty for other models.
         labels: the labels of the examples, for a conditional model.
         evaluation: the stored evaluation of a model loaded from files, or None; see `evaluation_of`.
-        dataset: the data set, named again when the run was opened; None for that of the configuration.
+        dataset: the data set that was passed when the run was opened; None for that of the configuration.
         objective_params: Linen's whole tree of an objective that has parameters; empty for other objectives, and for a
             model loaded from files.
-        stored_params: the parameters that the directory or the files hold: `params`, until `dataclasses.replace` gives
-            the run others.
+        stored_params: the parameters in the directory or the files. They differ from `params` after
+            `dataclasses.replace(run, params=...)`.
     """
 
     name: str
@@ -105,7 +105,7 @@ class StoredRun:
 
     @property
     def shape(self) -> ExampleShape:
-        """The shape of one example; for views, that of each."""
+        """The shape of one example; for views, the shape of each."""
         return example_shape(self.examples)
 
     @property
@@ -121,7 +121,7 @@ class StoredRun:
             raise UserError(f"{what} needs images, but {self.name} was trained on {self.kind}.")
 
     def refuse_views(self, what: str) -> None:
-        """Raise UserError if `what` takes examples that are one array, and the run was trained on several views."""
+        """Raise UserError for `what`, which takes one array only, if the run was trained on several views."""
         if self.kind == "views":
             raise UserError(f"{what} needs examples of one array, but {self.name} was trained on views.")
 
@@ -313,7 +313,8 @@ def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: in
 
     Raises:
         UserError: the images cannot be loaded, or differ from those that the run was trained on; or the run was trained
-            on a data set of the user's own, and it was opened without naming it: no code that a run names is imported.
+            on a data set of the user's own that was not passed when the run was opened: no code that a run names is
+            imported.
     """
     config = run.config if binarize is None else replace(run.config, binarize=binarize, binarize_seed=binarize_seed)
     if run.dataset is not None:

@@ -30,7 +30,7 @@ CONTENTS = {
     "image_shape": (config_with({"image_shape": [10**9, 10**9, 3]}), "image_shape is [1000000000, 1000000000, 3], not"),
     "no cycles": (config_with({"kl_cycles": 0, "kl_warmup_epochs": None}), "`kl_cycles` must be at least 1, not 0"),
     "epochs": (config_with({"epochs": 10**400, "kl_warmup_epochs": None}), "`epochs` must be at most 2,147,483,647"),
-    "true": (config_with({"image_shape": [28, 28, True]}), "image_shape is [28, 28, True], not three integers"),
+    "true": (config_with({"image_shape": [28, 28, True]}), "image_shape is [28, 28, True], not the shape of an"),
     "control": (config_with({"\x1b[31m": 1}), "has the unknown entry '\\x1b[31m'"),
     "newline": (config_with({"dataset\n": 1}), "has the unknown entry 'dataset\\n'; did you mean 'dataset'?"),
     "devices": (config_with({"devices": "x"}), "`devices` is 'x', which is not int or None"),
@@ -40,7 +40,7 @@ CONTENTS = {
     "infinite": (config_with({"beta": float("inf")}), "`beta` must be at most 3.4e+38, not inf"),
     "digits": (config_with({})[:-1] + f', "levels": {"9" * 5000}}}', "Exceeds the limit"),
     "format": ('{"format": 99}', "config.json has format 99, this version of flax_vae reads format 2"),
-    "two sizes": (config_with({"image_shape": [28, 28]}), "image_shape is [28, 28], not three integers"),
+    "two sizes": (config_with({"image_shape": [28, 28]}), "image_shape is [28, 28], not the shape of an example"),
     "no object": ("[]", "config.json has format None"),
     "binary": ("\0\1", "config.json cannot be read"),
 }

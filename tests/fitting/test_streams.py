@@ -140,8 +140,8 @@ def test_an_iterable_trains_without_held_out_examples(
     batches = ITERABLES[name]
     run = fit(CONFIG, tmp_path / "run", data=batches if name == "a list" else Stream(batches, 2), **OWN)
     out, err = capsys.readouterr()
-    assert "`data` is a plain iterable, whose place cannot be saved: this training cannot be resumed." in err
-    assert "No held-out examples: nothing is evaluated, and the lowest training loss chooses the best" in err
+    assert "`data` is a plain iterable, whose position cannot be saved: this training cannot be resumed." in err
+    assert "No held-out examples: nothing is evaluated, and the best checkpoint is that of the lowest" in err
     assert "test" not in out
     assert [record["step"] for record in run.metrics] == [2, 4, 6]
     assert run.step == min(run.metrics, key=lambda record: record["train_loss"])["step"]
@@ -155,7 +155,7 @@ def test_an_iterable_trains_without_held_out_examples(
         opened.evaluate()
     with pytest.raises(UserError, match=r"`sampler` gmm needs the training images, but .* was trained on a stream"):
         new_images(opened, Request(), "gmm")
-    with pytest.raises(UserError, match=r"An iterable cannot be resumed: start from the run by fit\(init=load_run\("):
+    with pytest.raises(UserError, match=r"Its stream cannot be resumed: start from the run by fit\(init=load_run\("):
         resume(run.directory, data=batches, epochs=4, **OWN)
     assert fit(CONFIG, tmp_path / "next", data=ITERABLES["a list"], init=opened, **OWN).step
 
@@ -211,11 +211,11 @@ def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
         (iter([X[:10]]), r"`data` has no length: .* data=Stream\(batches, steps_per_epoch=1000\)"),
         (Stream([], 3), "`data` is a stream without batches"),
         (lambda: 3, "`data` has no length"),
-        (Stream(lambda: 3, 3), "`data` is a function that returned a int, not an iterable"),
+        (Stream(lambda: 3, 3), "`data` is a function that returned a int: return an iterable"),
         (Stream([[X, X]]), r"a batch is a list; pass an array \(b, h, w, c\) or \(b, v\), a tuple or"),
-        (Stream([X[0]]), r"a batch is \[\(5,\)\]; pass an array"),
-        (Stream([Batch(X, np.ones((60, 2)))]), "a batch with contexts: train conditional models on arrays"),
-        (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 images of 0 and 1 only; multiply them by 255"),
+        (Stream([X[0]]), r"a batch is of shape \(5,\); pass an array"),
+        (Stream([Batch(X, np.ones((60, 2)))]), "a batch has a context; train a conditional model on arrays"),
+        (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 pixels of 0 and 1 only; multiply them by 255"),
         (Stream([np.full_like(X, np.nan)]), "vectors of NaN only"),
     ],
 )
@@ -228,12 +228,12 @@ def test_what_is_not_a_stream_is_refused(data: Any, message: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        (iter([X[:10]] * 4), "`data` ended after 4 batches, and gives no more when it is iterated over again: pass a"),
+        (iter([X[:10]] * 4), "`data` ended after 4 batches, and a second iteration yields none: pass a function"),
         (
             [X[:10], X[:20]],
-            r"a batch of 20 examples of \(5,\), float32 after one of 10 of \(5,\), float32; all",
+            r"a batch has 20 examples of \(5,\), float32, but the first has 10 of \(5,\), float32; yield",
         ),
-        ([X[:10], Batch(X[:10], mask=X[:10] > 0)], r"float32 with a mask after one of 10 of \(5,\), float32"),
+        ([X[:10], Batch(X[:10], mask=X[:10] > 0)], r"float32 with a mask, but the first has 10 of \(5,\), float32"),
         ([X[:10], np.full_like(X[:10], -np.inf)], "x holds float32 from -inf to -inf; pass finite floats"),
     ],
 )

@@ -153,10 +153,10 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path, capsys: pytest.Captu
     model = VAE(Encoder(), DiagonalNormal(2), StandardNormal(2), nn.Dense(9), NormalLikelihood())
     fit(CONFIG, tmp_path / "rows", data=rows, model=model)
     err = capsys.readouterr().err
-    assert "WARNING: columns 4, 5, 6, 7, 8 have no observed value: leave them out." in err
-    assert "WARNING: columns 2, 3 are constant: leave them out." in err
+    assert "WARNING: columns without an observed value: 4, 5, 6, 7, 8; leave them out." in err
+    assert "WARNING: constant columns: 2, 3; leave them out." in err
     fit(CONFIG, tmp_path / "views", data=(IMAGES, 0 * LABELS), model=semi_supervised())
-    assert "WARNING: columns 0, 1 of view 1 are constant: leave them out." in capsys.readouterr().err
+    assert "WARNING: constant columns of view 1: 0, 1; leave them out." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path, capsys: pytest.Captu
         ((), "`data` has the views"),
         ((IMAGES, np.where(COUNTS > 3, np.inf, 0.0)), "`data`, view 1: vectors with infinite values"),
         ((3.0 * IMAGES, COUNTS), "`data`, view 0: floats from 0 to 3"),
-        ((IMAGES, LABELS, LABELS), "x is the views 0, 1, 2, but the model's `likelihood` has the views 0, 1"),
+        ((IMAGES, LABELS, LABELS), "x has the views 0, 1, 2, but the model's `likelihood` has the views 0, 1"),
         (IMAGES, r"x is a \w+, but the model's `likelihood` has the views 0, 1"),
         ((IMAGES, LABELS - 1), r"data holds views: x\[1\] holds float32 from -1 to 0; pass .* of a view is that of"),
         ((IMAGES, COUNTS), r"data holds views: x\[1\] is int32; pass uint8"),
@@ -218,7 +218,7 @@ def test_commands_of_one_array_are_refused(case: tuple, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("unchecked_types")
 def test_a_decoder_of_other_views_is_refused(tmp_path: Path) -> None:
     model = semi_supervised().clone(likelihood=(BernoulliLikelihood(), NormalLikelihood(), PoissonLikelihood()))
-    with pytest.raises(UserError, match=r"The decoder's output is the views 0, 1, but .* has the views 0, 1, 2"):
+    with pytest.raises(UserError, match=r"The decoder's output has the views 0, 1, but .* has the views 0, 1, 2"):
         fit(CONFIG, tmp_path / "run", data=(IMAGES, LABELS, COUNTS), model=model)
 
 

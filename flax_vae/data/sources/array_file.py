@@ -42,10 +42,10 @@ class _Arrays(NamedTuple):
     """The arrays of a file.
 
     Attributes:
-        training: the training images, or all images of a set without splits.
-        images: the images of the split that was asked for, or None for a set without splits.
+        training: the training examples, or all examples of a set without splits.
+        images: the examples of the requested split, or None for a set without splits.
         labels: the labels of the parts "train" and "test" that have labels.
-        source: a description of the images.
+        source: a description of the origin of the examples.
     """
 
     training: Any

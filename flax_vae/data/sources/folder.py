@@ -62,7 +62,7 @@ def list_splits(root: Path) -> tuple[Files, Bool[np.ndarray, " n"]]:
 def _split_folders(root: Path) -> dict[str, str]:
     """Return the names of the folders that are the splits "train" and "test", if there are any.
 
-    Names with other words, such as `train2017`, are those of splits if all folders have such names.
+    A name with another word in it, such as `train2017`, is that of a split only if all folders have such names.
     """
     names, found = [path.name for path in sorted(root.iterdir()) if is_visible(path.name)], defaultdict(list)
     mentioned = {name: split_and_rest(name) for name in names if (root / name).is_dir()}
@@ -93,8 +93,8 @@ def _refuse_splits_of_classes(base: Path) -> None:
         if "train" in splits and len(splits.keys() - {None}) > 1:
             names = " and ".join(name for split, name in splits.items() if split)
             raise UserError(
-                f"{folder} holds {names}, which would be read together as one class; pass it if it is the data set, or "
-                "else put the classes into these folders."
+                f"{folder} holds {names}, which would be read together as one class; pass this folder if it is the "
+                f"data set, or else put the folders of all classes into {names}."
             )
 
 

@@ -1,4 +1,4 @@
-"""Examples from arrays of the user's own, which a run stores beside its other files."""
+"""Examples from arrays that the user passes, which a run stores beside its other files."""
 
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,11 @@ def all_examples(x: Any) -> Examples:
 
 
 def examples_of(x: Any, part: str | None, name: str, where: str, size: Size | None) -> Examples:
-    """Return what a source of the user's own returned as examples.
+    """Return the result of a source of the user's own as examples.
 
     Args:
         x: as for `from_arrays`.
-        part: the split to take of all examples, "train" or "test"; None if x is a split.
+        part: the split to take, "train" or "test"; None if x is one split already.
         name: the name of the set.
         where: the source, for messages.
         size: the size of the images, or None to keep theirs.
@@ -68,8 +68,8 @@ def _read(
     """Return the examples as they are stored, the numbers of their classes, and the names of the classes."""
     if isinstance(x, str | Path | Batch):
         raise UserError(
-            f"{where} is a {type(x).__name__}; pass the images or vectors as one array, or as a tuple of views; the "
-            "name or the path of a data set is Config(dataset=...)."
+            f"{where} is a {type(x).__name__}; pass the images or vectors as one array, or several views as a tuple. "
+            "The name or the path of a data set goes into Config(dataset=...)."
         )
     if isinstance(x, Examples):
         labels = _written(x) if labels is None else labels
@@ -80,7 +80,7 @@ def _read(
 
 
 def write_arrays(path: Path, train: Examples, test: Examples) -> None:
-    """Write both sets as a .npz file, which `load_images` reads as the same sets."""
+    """Write both sets as a .npz file, from which `load_images` reads the same sets."""
     arrays: dict[str, Any] = {}
     for split, part in (("train", train), ("test", test)):
         arrays |= by_name(jax.tree.map(np.asarray, part.x), f"x_{split}")

@@ -164,7 +164,7 @@ def test_grey_images_of_an_unlikely_shape_are_read_with_an_axis_of_channels(shap
     """The kind: flattened images, or axes in another order, which a shape alone cannot tell from narrow images."""
     pixels = picture(0, shape)
     np.save(tmp_path / "a.npy", pixels)
-    with pytest.raises(UserError, match=r"look like .*, or x\[..., None\] if they are what they seem"):
+    with pytest.raises(UserError, match=r"look like .*, or, if this shape is right, save x\[..., None\]"):
         load_images(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", pixels[..., None])
     assert load_images(tmp_path / "a.npy").x.shape[1:3] == shape[1:]

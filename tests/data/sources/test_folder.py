@@ -132,8 +132,13 @@ def test_folders_that_may_be_splits_or_classes_are_refused(tmp_path):
     )
     refused("valid is the name of a split, but invalid is beside it", "invalid", "valid")
     refused("trainA and trainB both mean train", "trainA", "trainB", "testA")
-    refused("pets holds test and train, which would be read together as one class; pass it", "pets/train", "pets/test")
-    refused("cat holds train and val, .* put the classes into these folders", "cat/train", "cat/val", "dog/train")
+    refused("pets holds test and train, which would be read together as one class; pass", "pets/train", "pets/test")
+    refused(
+        "cat holds train and val, .* put the folders of all classes into",
+        "cat/train",
+        "cat/val",
+        "dog/train",
+    )
     save(tmp_path / "classes/train/train/0.png", picture(0))
     save(tmp_path / "classes/train/bicycle/0.png", picture(0))
     assert load_images(tmp_path / "classes").names == ("bicycle", "train")
