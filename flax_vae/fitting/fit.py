@@ -69,8 +69,8 @@ def fit(
         data: images "n h w" or "n h w c" instead of the configuration's data set: bytes, booleans or floats in [0, 1];
             vectors "n v": floats, with NaN for missing values, or counts; a tuple or a dictionary of these, the views
             that a model of your own takes; or `Examples`. A tenth is held out, and all are stored in the run directory,
-            for resuming and evaluating. Or a stream, which is not stored: an iterable of batches, such as a Grain data
-            set, or a `Stream`.
+            for resuming and evaluating. Or a stream, of which only the held-out examples are stored: an iterable of
+            batches, such as a Grain data set, or a `Stream`.
         labels: one class per example, a non-negative integer or a string; or None.
         model: a model of your own instead of the preset's.
         objective: an objective of your own instead of the configuration's.

@@ -154,7 +154,7 @@ def pareto_k(log_w: Float[Array, " k"]) -> Float[Array, ""]:
         return jnp.asarray(jnp.nan)
     largest = jax.lax.top_k(log_w, count + 1)[0]
     bounds = jnp.finfo(log_w.dtype)
-    largest -= jnp.clip(largest[0], bounds.min, bounds.max)  # at log-weights of 10^7, float32 rounds to whole nats
+    largest -= jnp.clip(largest[0], bounds.min, bounds.max)  # float32 rounds log-weights of 10^7 to whole nats
     cutoff = largest[-1]
     above = largest > cutoff
     number = above.sum()
