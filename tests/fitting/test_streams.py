@@ -215,7 +215,7 @@ def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
         (Stream([[X, X]]), r"a batch is a list; pass an array \(b, h, w, c\) or \(b, v\), a tuple or"),
         (Stream([X[0]]), r"a batch is of shape \(5,\); pass an array"),
         (Stream([Batch(X, np.ones((60, 2)))]), "a batch has a context; train a conditional model on arrays"),
-        (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 pixels of 0 and 1 only; multiply them by 255"),
+        (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 pixels are 0 and 1 only; multiply them by 255"),
         (Stream([np.full_like(X, np.nan)]), "vectors of NaN only"),
     ],
 )
