@@ -171,7 +171,7 @@ def test_columns_that_say_nothing_are_named(tmp_path: Path, capsys: pytest.Captu
         ((3.0 * IMAGES, COUNTS), "`data`, view 0: floats from 0 to 3"),
         ((IMAGES, LABELS, LABELS), "x has the views 0, 1, 2, but the model's `likelihood` has the views 0, 1"),
         (IMAGES, r"x is a \w+, but the model's `likelihood` has the views 0, 1"),
-        ((IMAGES, LABELS - 1), r"data holds views: x\[1\] holds float32 from -1 to 0; pass .* of a view is that of"),
+        ((IMAGES, LABELS - 1), r"data holds views: x\[1\] holds float32 from -1 to 0; pass .* for a view decides"),
         ((IMAGES, COUNTS), r"data holds views: x\[1\] is int32; pass uint8"),
     ],
 )
