@@ -36,13 +36,9 @@ _RANGES: dict[str, Range] = {
 }
 
 
-def _divide(x: float, y: float) -> float:
-    return x / y if y else math.nan
-
-
 _ENDS: dict[str, Callable[[float, float], float]] = {
     "add": operator.add,
-    "div": _divide,
+    "div": operator.truediv,
     "max": max,
     "min": min,
     "mul": operator.mul,
@@ -108,6 +104,8 @@ def bounds(closed: ClosedJaxpr) -> list[Range]:
             return ranges[:1]
         if name in _RANGES:
             return [_RANGES[name]]
+        if name == "div" and ranges[1][0] <= 0 <= ranges[1][1]:
+            return [_ANY]
         if name in _ENDS:  # the extreme values are at the ends of both ranges
             ends = [_ENDS[name](*pair) for pair in product(*ranges)]
             return [_ANY if any(map(math.isnan, ends)) else (min(ends), max(ends))]

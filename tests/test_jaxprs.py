@@ -24,6 +24,7 @@ ENDS = {
     "leaky relu": (nn.leaky_relu, (-INF, INF)),
     "silu": (nn.silu, (-INF, INF)),
     "a division by what may be 0": (lambda h: 1 / nn.sigmoid(h), (-INF, INF)),
+    "a division by both signs": (lambda h: 1 / nn.tanh(h), (-INF, INF)),
     "changes of shape and type": (lambda h: nn.sigmoid(h).reshape(2, 1, -1)[:1].astype(jnp.float16), (0, 1)),
     "a bias after it": (lambda h: nn.sigmoid(h) + h, (-INF, INF)),
 }

@@ -177,6 +177,11 @@ def example_noun(kind: str) -> str:
     return "image" if kind == "images" else "example"
 
 
+def examples_noun(kind: str) -> str:
+    """Return the noun for several examples of a kind: an example of views has several of them."""
+    return "examples" if kind == "views" else kind
+
+
 def one_hot(labels: Int[np.ndarray, " n"] | list[int], classes: int) -> Float[np.ndarray, "n k"]:
     """Return the one-hot vector of each label."""
     return np.eye(classes, dtype=np.float32)[labels]
@@ -230,7 +235,9 @@ def split_validation(data: Examples, share: float) -> tuple[Examples, Examples]:
     """
     count = round(share * len(data))
     if not 0 < count < len(data):
-        raise UserError(f"`validation` {share:g} leaves one part of {len(data):,} {data.kind} empty: change it.")
+        raise UserError(
+            f"`validation` {share:g} leaves one part of {len(data):,} {examples_noun(data.kind)} empty: change it."
+        )
     held_out = _held_out(len(data), count)
 
     def part(mask: Bool[np.ndarray, " n"]) -> Examples:

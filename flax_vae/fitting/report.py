@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from flax_vae.batches import shape_text
-from flax_vae.data import example_noun, is_binary
+from flax_vae.data import example_noun, examples_noun, is_binary
 from flax_vae.fitting.members import Member, members_by_label
 from flax_vae.fitting.timing import Clock
 from flax_vae.pytrees import by_name
@@ -44,7 +44,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
-    steps = f"{training.total_steps:,} steps of {training.batch_size} {data.train.kind} in {epochs}"
+    steps = f"{training.total_steps:,} steps of {training.batch_size} {examples_noun(data.train.kind)} in {epochs}"
     resumed = f", from step {first_step:,}" if first_step else ""
     log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
     if training.total_steps < _FEW_STEPS:
@@ -67,7 +67,7 @@ def _log_data(config: Config, data: Data) -> None:
         counts = f"batches of {len(data.train):,}" + (f" + {len(data.test):,} test" if data.held_out else "")
         sources = f"{data.feed.steps_per_epoch:,} {data.train.provenance['source']} are an epoch"
     resized = f", resized ({config.resize})" if config.image_size else ""
-    log(f"Data: {counts} {data.train.kind} of {shape_text(data.train.shape)}{resized}; {sources}.")
+    log(f"Data: {counts} {examples_noun(data.train.kind)} of {shape_text(data.train.shape)}{resized}; {sources}.")
     if data.feed is not None and not data.feed.is_resumable:
         log("`data` is a plain iterable, whose position cannot be saved: this training cannot be resumed.")
     if data.held_out is None:

@@ -93,6 +93,9 @@ class _Checked:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._function, name)
 
+    def __reduce__(self) -> str:
+        return self.__qualname__  # copied and pickled by its name, as functions are
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given: dict[str, Any] = dict(zip(self._names, args, strict=False)) | kwargs
         for name, bounds in self._numbers.items():

@@ -83,7 +83,8 @@ class RunDirectory:
         """Advice on how to resume the run, or how to start from its parameters if its stream cannot be resumed."""
         stream = self.stream()
         if stream is not None and not stream["is_resumable"]:
-            return f"Its stream cannot be resumed: start from the run by fit(init=load_run({str(self)!r}), data=...)."
+            run = str((self.members() or [self])[0])
+            return f"Its stream cannot be resumed: start from the run by fit(init=load_run({run!r}), data=...)."
         return f"Resume with: {self.resume_command}"
 
     def stream(self) -> Record | None:

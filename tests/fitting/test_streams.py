@@ -17,7 +17,19 @@ import numpy as np
 import pytest
 from run_directories import assert_same_run, untimed
 
-from flax_vae import Batch, Config, NormalLikelihood, Plan, Stream, UserError, fit, fit_many, load_run, resume
+from flax_vae import (
+    Batch,
+    Config,
+    NormalLikelihood,
+    Plan,
+    Stream,
+    UserError,
+    fit,
+    fit_many,
+    load_run,
+    resume,
+    resume_many,
+)
 from flax_vae import tutorial_dense as dense
 from flax_vae.batches import epoch_batches
 from flax_vae.evaluation.samples import Request, new_images
@@ -158,6 +170,14 @@ def test_an_iterable_trains_without_held_out_examples(
     with pytest.raises(UserError, match=r"Its stream cannot be resumed: start from the run by fit\(init=load_run\("):
         resume(run.directory, data=batches, epochs=4, **OWN)
     assert fit(CONFIG, tmp_path / "next", data=ITERABLES["a list"], init=opened, **OWN).step
+
+
+@pytest.mark.slow
+def test_an_ensemble_on_a_plain_iterable_names_a_member_to_start_from(tmp_path: Path) -> None:
+    first, _ = fit_many([replace(CONFIG, seed=seed) for seed in (0, 1)], tmp_path, data=ITERABLES["a list"], **OWN)
+    with pytest.raises(UserError, match="Its stream cannot be resumed") as error:
+        resume_many(tmp_path, data=ITERABLES["a list"], epochs=4, **OWN)
+    assert f"load_run({str(first.directory)!r})" in str(error.value)
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ The kind of fault is an error of Flax or of broadcasting, which names neither th
 the model takes.
 """
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -79,7 +81,7 @@ def test_an_error_of_another_kind_is_not_hidden() -> None:
 def test_a_missing_context_is_refused() -> None:
     """A conditional model cannot learn from examples without their label; every step would be skipped."""
     batch = Batch(np.zeros((2, 4, 4, 1), np.uint8), np.array([[0, 1], [np.nan, np.nan]], np.float32))
-    with pytest.raises(UserError, match=r"The context is NaN .*is a view of x with a mask"):
+    with pytest.raises(UserError, match=r"The context is NaN .*as a view of x with a mask"):
         encode(MODEL, init(MODEL, KEY, (4, 4, 1), 2), batch)
 
 
@@ -89,3 +91,7 @@ def test_contexts_do_not_hide_a_shape() -> None:
     batch = Batch(np.zeros((2, 5, 5, 1), np.uint8), np.eye(3, dtype=np.float32)[:2])
     with pytest.raises(UserError, match="x has examples of 5 x 5 x 1, but the model takes 4 x 4 x 1"):
         encode(MODEL, params, batch)
+
+
+def test_a_checked_function_is_copied_and_pickled_as_functions_are() -> None:
+    assert copy.deepcopy(encode) is pickle.loads(pickle.dumps(encode)) is encode
