@@ -52,7 +52,7 @@ def test_a_file_holds_the_same_sets(images: np.ndarray, labels: Any, tmp_path: P
             {"data": (GREY, np.arange(40))},
             r"`data`: view 1 is an array of shape \(40,\); .* Classes are passed as `labels`",
         ),
-        ({"data": "fashion_mnist"}, r"`data` is a str; .* The name or the path of a data set goes into Config\(dataset="),
+        ({"data": "fashion_mnist"}, r"`data` is a str; .* The name or the path of a data set goes into Config\("),
         ({"data": {"x": GREY}}, "`preset` gated_mlp takes one array, not views: pass a `model`"),
         ({"data": GREY.astype(np.int32)}, "`data`: images of type int32, whose scale is unknown"),
         ({"data": GREY, "labels": [1, 2]}, "`data`: labels of shape .* for 40 images"),
