@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,17 @@ def call(program: str, *arguments: object, cwd: Path) -> tuple[int, str, str]:
     process = start(program, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=200)
     return process.returncode, out, err
+
+
+def wait_for_an_epoch(out: Path, *processes: subprocess.Popen[str]) -> None:
+    """Wait until one more epoch of a run, or of a member, is recorded, or until a process ends."""
+
+    def recorded() -> int:
+        return sum(path.stat().st_size for path in out.rglob("metrics.jsonl"))
+
+    before = recorded()
+    while recorded() == before and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
 
 
 def free_address() -> str:

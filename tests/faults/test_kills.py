@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import moments, start, words_of
+from programs import moments, start, wait_for_an_epoch, words_of
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 20, 5.0  # seconds, from the first import to the pictures
+EPOCHS, LONGEST = 40, 5.0  # seconds, from the first import
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,18 @@ def config(few_images: Path) -> Config:
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int) -> list[tuple[float, int, float, str]]:
     """Start a training, send it a signal and resume it, this many times; then let it finish.
 
+    Every second signal comes after an epoch, the others at any time from the first import.
+
     Returns:
         For each signal: the moment, the exit code, the seconds until the exit, and stderr.
     """
     results = []
-    for moment in moments(np.random.default_rng(signum), times, 0.3, LONGEST):
+    for number, moment in enumerate(moments(np.random.default_rng(signum), times, 0.3, LONGEST)):
         started = (out / "config.json").exists() or any(out.glob("*/config.json"))
         process = start("train.py", *(["--resume", out] if started else [*words, "--out", out]), cwd=out.parent)
+        if number % 2:  # in the middle of training, however long the start takes
+            wait_for_an_epoch(out, process)
+            moment /= 2 * LONGEST
         time.sleep(moment)
         process.send_signal(signum)
         sent = time.monotonic()

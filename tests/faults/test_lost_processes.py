@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import free_address, moments, start, start_together, together, within
+from programs import free_address, moments, start, start_together, together, wait_for_an_epoch, within
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
@@ -53,16 +53,6 @@ def undisturbed(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> R
     return load_run(run)
 
 
-def wait_for_an_epoch(run: Path, processes: list[subprocess.Popen[str]]) -> None:
-    """Wait until one more epoch is recorded, or until a process ends."""
-    metrics = run / "metrics.jsonl"
-    before = metrics.stat().st_size if metrics.exists() else 0
-    while all(process.poll() is None for process in processes):
-        if metrics.exists() and metrics.stat().st_size > before:
-            break
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_again_and_again_at_any_moment(
     signum: signal.Signals, program: Path, words: list[str], undisturbed: Run, tmp_path: Path
@@ -77,7 +67,7 @@ def test_again_and_again_at_any_moment(
         processes = start_together(2, program, *arguments, cwd=tmp_path)
         with within(*processes):
             if number % 2:  # in the middle of training, however long the start takes
-                wait_for_an_epoch(run, processes)
+                wait_for_an_epoch(run, *processes)
                 moment /= 2 * LONGEST
             time.sleep(moment)
             target = int(random.integers(2))
@@ -110,7 +100,7 @@ def test_a_frozen_process(program: Path, words: list[str], tmp_path: Path) -> No
     run = tmp_path / "run"
     first, second = processes = start_together(2, program, *words, "--out", run, cwd=tmp_path)
     with within(first, second):
-        wait_for_an_epoch(run, processes)
+        wait_for_an_epoch(run, *processes)
         second.send_signal(signal.SIGSTOP)
         _, err = first.communicate(timeout=SILENCE)
         assert first.returncode in (1, -signal.SIGABRT), err

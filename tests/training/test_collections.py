@@ -231,5 +231,5 @@ def test_a_loss_of_an_objective_without_parameters_is_refused() -> None:
     def wrong(model: Any, x: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Any, dict]:
         return {"model": x.mean((1, 2, 3)), "objective": x.mean((1, 2, 3))}, {}
 
-    with pytest.raises(UserError, match="a loss for its parameters, but it has none: make it a Linen module"):
+    with pytest.raises(UserError, match="a loss for its parameters, but has none: make it a Linen module"):
         make_train_step(VAE_, wrong, optax.sgd(0.1))(first(), np.zeros((2, *SHAPE), np.uint8))
