@@ -20,6 +20,7 @@ def current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "model"), [("members", "members/seed-0"), pytest.param("hierarchy", "hierarchy", marks=pytest.mark.slow)]
 )

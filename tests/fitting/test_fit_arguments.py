@@ -59,6 +59,7 @@ def run(config: Config, recorder: Recorder, tmp_path_factory: pytest.TempPathFac
         return fit(config, out, optimizer=schedule_free(), callbacks=[recorder])
 
 
+@pytest.mark.slow
 def test_a_callback_is_given_each_epoch(run: Run, recorder: Recorder) -> None:
     assert recorder.calls == [(record["epoch"], record) for record in run.metrics]
     assert [int(state.step) for state in recorder.states] == [6, 12]

@@ -146,6 +146,7 @@ def test_a_label_that_few_examples_have_is_a_view(tmp_path: Path) -> None:
     assert (found == CLASSES[unlabelled]).mean() > 0.85
 
 
+@pytest.mark.slow
 def test_columns_that_say_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Columns without an observed value, and constant ones, of a view or of vectors alone."""
     rows = RNG.normal(size=(N, 9))

@@ -24,6 +24,7 @@ def test_annealing_finds_modes_that_the_posterior_misses(
     assert np.abs(evidence[worst] - estimate).mean() < 0.1 * (evidence - bound)[worst].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [1, 30])
 def test_annealing_is_unbiased(num_steps: int) -> None:
     """With one step it is the importance-weighted bound; for the exact posterior all weights are equal."""

@@ -288,7 +288,6 @@ def model_functions(rows: int, latents: int) -> Iterator[Case]:
 
 
 PARTS = {part.__name__: part for part in (reported, densities, likelihoods, model_functions)}
-LONG = ("densities", "likelihoods", "model_functions")
 
 
 def sizes(part: str) -> list[tuple[int, int]]:
@@ -307,7 +306,8 @@ def failures(part: str) -> Iterator[str]:
                 yield f"{name}, {rows} x {latents}: {wrong.sum()} of {wrong.size} wrong, by {np.abs(got - want).max()}"
 
 
-@pytest.mark.parametrize("part", ["reported", *(pytest.param(part, marks=pytest.mark.slow) for part in LONG)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
 def test_numbers_of_a_program(part: str, clean_environment: dict[str, str]) -> None:
     words = [sys.executable, "-W", "error", __file__, part]
     done = subprocess.run(words, capture_output=True, text=True, env=clean_environment)

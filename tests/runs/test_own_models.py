@@ -267,6 +267,7 @@ def brightness(subject, scale=1.0):
 """
 
 
+@pytest.mark.slow
 def test_every_part_of_the_users_own_does_what_a_registered_one_does(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -162,6 +162,7 @@ def test_dropout_and_statistics_in_training_only(library: str, images: np.ndarra
     assert (abs(var - MOMENTUM) < 0.1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("objective", [STL(), DReG(1)], ids=["stl", "dreg"])
 def test_estimators_infer_twice_with_one_dropout_mask(objective: Any, images: np.ndarray) -> None:
