@@ -132,7 +132,8 @@ def reconstruct_layers(model: nn.Module, params: Params, images: BatchLike, key:
     layers = 1 + sum(z.ndim > 3 for z in latents)  # maps "k b h w c"; the others are the top's, "k b d"
 
     def from_top(count: Array) -> Array:
-        return bound.infer_top(x, jax.random.clone(key), count).likelihood.mean()[0]  # the same draws for every count
+        # One key for all, so that the results differ in the number of layers only.
+        return bound.infer_top(x, jax.random.clone(key), count).likelihood.mean()[0]
 
     return jax.lax.map(from_top, 1 + jnp.arange(layers))
 

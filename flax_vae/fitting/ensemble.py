@@ -49,7 +49,7 @@ class Ensemble:
         members: the members as they were before the training.
         training: the first member's training, from which the others differ in their settings only.
         mesh: devices that split the members and their batches.
-        held_out: images and contexts of the set that chooses the best checkpoint; None if there is no such set.
+        held_out: the examples, with their contexts, that choose the best checkpoint; None if none are held out.
         step: number of updates of each member that still trains.
         failed: the reasons why members have diverged, by the numbers of the members.
     """

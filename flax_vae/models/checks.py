@@ -115,7 +115,7 @@ def refuse_unhashable(model: Any, where: str = "") -> None:
 
 
 def refuse_other_parts(model: Any) -> None:
-    """Raise UserError if a likelihood of a new model is no head, or posterior and prior differ in their latents."""
+    """Raise UserError for a likelihood that is not a head, or a posterior and a prior of other sizes."""
     for where, head in by_name(model.likelihood, f"{type(model).__name__}.likelihood").items():
         if not callable(head) or (isinstance(head, type) and hasattr(head, "start")):
             name = repr(head) if isinstance(head, str) else getattr(head, "__name__", head)

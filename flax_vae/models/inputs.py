@@ -57,7 +57,7 @@ def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, sing
     try:
         expected = example_shape(jax.eval_shape(mean, params))
         given = jax.tree.map(lambda view: tuple(view.shape), batch.x) if single else example_shape(batch.x)
-    except Exception:  # the model does not generate, or x is no array: the first error is more specific
+    except Exception:  # the model cannot generate, or x is not an array: the original error says more
         return
     if given != expected and has_views(given) == has_views(expected):  # for views, the model's error is clearer
         raise UserError(f"x has examples of {shape_text(given)}, but the model takes {shape_text(expected)}.") from None

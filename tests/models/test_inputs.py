@@ -61,7 +61,7 @@ USES: dict[str, Callable[[nn.Module, Any, Any], Any]] = {
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.usefixtures("unchecked_types")
 def test_examples_of_another_shape_are_refused(use: str) -> None:
-    """Of another size, without their channels, or flattened."""
+    """Images of another size, without channels, or flattened."""
     for shape, given in [((5, 5, 1), "5 x 5 x 1"), ((4, 5), "4 x 5"), ((17,), "17")]:
         x = np.zeros((2, *shape), np.float32)
         with pytest.raises(UserError, match=f"^x has examples of {given}, but the model takes 4 x 4 x 1.$"):
