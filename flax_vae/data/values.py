@@ -71,9 +71,7 @@ def _read_view(view: np.ndarray, training: np.ndarray, where: str) -> np.ndarray
         return _read_array(view, training, where)
     is_missing = np.isnan(view)
     read = _read_array(np.where(is_missing, 0, view), np.nan_to_num(training), where)
-    if not is_missing.any():
-        return read
-    return np.where(is_missing.reshape(read.shape), np.float32(np.nan), read.astype(np.float32) / 255)
+    return with_gaps(read, ~is_missing.reshape(read.shape))
 
 
 def with_gaps(x: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ from flax_vae.batches import Batch, example_size, take
 from flax_vae.data import observed, one_hot
 from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
-from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.samplers import SAMPLERS
 from flax_vae.samplers.gmm import MAX_IMAGES
@@ -81,7 +80,7 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
     context = contexts_of(run, request.label, request.num_samples)
     images = None
     if SAMPLERS.accepts(call, "images"):
-        if run.directory is not None and RunDirectory(run.directory).stream():
+        if run.stream() is not None:
             raise UserError(
                 f"`sampler` {call.name} needs the training images, but {run.name} was trained on a stream: choose "
                 "prior."

@@ -21,7 +21,6 @@ from flax_vae.evaluation.plan import Plan
 from flax_vae.metrics.likelihood import IMAGES_AT_ONCE, log_likelihood
 from flax_vae.metrics.per_example import per_example_statistics
 from flax_vae.models.binding import Params, bind
-from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.run import StoredRun, run_data
 from flax_vae.system.console import progress, spinner
 from flax_vae.system.errors import UserError
@@ -209,7 +208,7 @@ def make_subject(run: StoredRun, plan: Plan, part: Path | None) -> Subject:
     Raises:
         UserError: the images cannot be loaded, or there is a single test image.
     """
-    stream = None if run.directory is None else RunDirectory(run.directory).stream()
+    stream = run.stream()
     if stream is not None and not stream["is_held_out"]:
         raise UserError(
             f"{run.name} was trained on a stream without held-out examples, so there are none to evaluate on: pass "

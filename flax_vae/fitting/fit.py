@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import jax
 import optax
 
 from flax_vae.calls import describe
-from flax_vae.data import ARRAYS, is_own, write_arrays
+from flax_vae.data import ARRAYS, write_arrays
 from flax_vae.evaluation.pictures import draw_pictures
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import (
@@ -40,7 +39,7 @@ from flax_vae.runs.data import Given, refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
-from flax_vae.runs.run import StoredRun, read_directory
+from flax_vae.runs.run import StoredRun, read_directory, refuse_own_data
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import new_directory
@@ -228,8 +227,8 @@ def _resumed(run: RunDirectory, optimizer: Any, changes: Mapping[str, Any]) -> C
             user's own that is not passed again.
     """
     config = run.config()
-    if is_own(config.dataset) and "dataset" not in changes:
-        raise UserError(f"{run} was trained on a data set of your own: pass `dataset` {quote(config.dataset)}.")
+    if "dataset" not in changes:
+        refuse_own_data(str(run), config)
     if isinstance(optimizer, str):
         return config.resumed_with(optimizer=optimizer, **changes)
     if optimizer is not None and not config.has_own("optimizer"):

@@ -125,6 +125,10 @@ class StoredRun:
         if self.kind == "views":
             raise UserError(f"{what} needs examples of one array, but {self.name} was trained on views.")
 
+    def stream(self) -> Record | None:
+        """Return the description of the stream that the run was trained on; None for other data, and for files."""
+        return None if self.directory is None else RunDirectory(self.directory).stream()
+
     @property
     def latent_dims(self) -> tuple[int, ...]:
         """The number of latents in each stochastic layer, top first."""
@@ -304,6 +308,12 @@ def evaluation_of(run: StoredRun) -> Record | None:
     return run.evaluation if run.directory is None else RunDirectory(run.directory).evaluation(run.step)
 
 
+def refuse_own_data(name: str, config: Config) -> None:
+    """Raise UserError if a run was trained on a data set of the user's own, which has to be passed again."""
+    if is_own(config.dataset):
+        raise UserError(f"{name} was trained on a data set of your own: pass `dataset` {quote(config.dataset)}.")
+
+
 def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: int = 0) -> Data:
     """Load the images of a run.
 
@@ -319,8 +329,8 @@ def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: in
     config = run.config if binarize is None else replace(run.config, binarize=binarize, binarize_seed=binarize_seed)
     if run.dataset is not None:
         config = replace(config, dataset=run.dataset)
-    elif is_own(config.dataset):
-        raise UserError(f"{run.name} was trained on a data set of your own: pass `dataset` {quote(config.dataset)}.")
+    else:
+        refuse_own_data(run.name, config)
     data = load_data(config)
     refuse_other_data(data, run.data, run.name)
     return data

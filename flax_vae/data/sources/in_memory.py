@@ -15,6 +15,7 @@ from flax_vae.system.errors import UserError
 
 ARRAYS = "data.npz"  # the file in a run directory
 _WHERE = "`data`"
+_Read = tuple[X, np.ndarray | None, tuple[str, ...] | None]
 
 
 def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[Examples, Examples]:
@@ -30,20 +31,13 @@ def from_arrays(x: Any, labels: Any = None, size: Size | None = None) -> tuple[E
     Raises:
         UserError: an array holds neither images nor vectors, or the number of labels differs.
     """
-    x, numbers, class_names = _read(x, labels, size)
-    count = batch_size_of(x)
-
-    def part(split: str) -> Examples:
-        wanted = nine_to_one(count, split, _WHERE)
-        chosen = None if numbers is None else numbers[wanted]
-        return make_examples(take(x, wanted), chosen, class_names, "data", "arrays in memory")
-
-    return part("train"), part("test")
+    read = _read(x, labels, size)
+    return _part(read, "train"), _part(read, "test")
 
 
 def all_examples(x: Any) -> Examples:
     """Return all examples, without a split; arguments as for `from_arrays`."""
-    return make_examples(*_read(x), "data", "arrays in memory")
+    return _part(_read(x), None)
 
 
 def examples_of(x: Any, part: str | None, name: str, where: str, size: Size | None) -> Examples:
@@ -56,15 +50,20 @@ def examples_of(x: Any, part: str | None, name: str, where: str, size: Size | No
         where: the source, for messages.
         size: the size of the images, or None to keep theirs.
     """
-    x, numbers, class_names = _read(x, None, size, where)
+    return _part(_read(x, None, size, where), part, name, where, where)
+
+
+def _part(
+    read: _Read, part: str | None, name: str = "data", source: str = "arrays in memory", where: str = _WHERE
+) -> Examples:
+    """Return a split of what `_read` returned, or all of it if `part` is None."""
+    x, numbers, class_names = read
     if part is not None:
         x, numbers = take((x, numbers), nine_to_one(batch_size_of(x), part, where))
-    return make_examples(x, numbers, class_names, name, where)
+    return make_examples(x, numbers, class_names, name, source)
 
 
-def _read(
-    x: Any, labels: Any = None, size: Size | None = None, where: str = _WHERE
-) -> tuple[X, np.ndarray | None, tuple[str, ...] | None]:
+def _read(x: Any, labels: Any = None, size: Size | None = None, where: str = _WHERE) -> _Read:
     """Return the examples as they are stored, the numbers of their classes, and the names of the classes."""
     if isinstance(x, str | Path | Batch):
         raise UserError(
