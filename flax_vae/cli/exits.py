@@ -12,7 +12,6 @@ import tyro
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.system.console import escape_unencodable_output, log, print_result
 from flax_vae.system.errors import ProcessLost, UserError
-from flax_vae.system.machine import describe_missing_device
 from flax_vae.system.memory import is_out_of_memory
 from flax_vae.system.processes import detect_lost_processes
 from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrupts, signal_of
@@ -56,11 +55,6 @@ def run_command(parse: Callable[[], Callable[[], None]], command: type | None = 
     except KeyboardInterrupt as interrupt:
         log("Interrupted.")
         return 128 + signal_of(interrupt)
-    except (AssertionError, RuntimeError) as error:
-        if (line := describe_missing_device(error)) is None:
-            raise
-        log(f"error: {line}")
-        return 2
     except OSError as error:
         log(f"error: {f'{error.filename}: ' * bool(error.filename)}{error.strerror or error}.")
         return 2

@@ -23,10 +23,12 @@ from flax_vae.pytrees import by_name, from_names
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_run
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import methods_by_default
 
 Seed = int | Key[Array, ""]
 
 
+@methods_by_default
 class Run(StoredRun):
     """A trained model and its origin, with functions of (model, params, ...) as methods.
 

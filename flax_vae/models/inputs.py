@@ -15,6 +15,7 @@ from flax_vae import fields
 from flax_vae.batches import BatchLike, example_shape, has_views, refuse_outside, shape_text, to_batch
 from flax_vae.models.binding import Params, bind
 from flax_vae.system.errors import UserError
+from flax_vae.system.settings import by_default
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -96,6 +97,7 @@ class _Checked:
     def __reduce__(self) -> str:
         return self.__qualname__  # copied and pickled by its name, as functions are
 
+    @by_default
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given: dict[str, Any] = dict(zip(self._names, args, strict=False)) | kwargs
         for name, bounds in self._numbers.items():

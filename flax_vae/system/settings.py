@@ -1,8 +1,9 @@
-"""JAX's settings of types and shapes: results do not depend on what the program around the package has set.
+"""JAX's settings: results do not depend on what the program around the package has set.
 
 `jax_enable_x64`, `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` change how a function is traced: which type
-a new array has, and which operands are refused. The package is written for their defaults, and so are Optax and Flax.
-Its functions are therefore traced with the defaults, also inside a larger program that is traced with other settings.
+a new array has, and which operands are refused. `jax_transfer_guard` refuses NumPy arrays as arguments, and constants
+outside of `jax.jit`. The package is written for the defaults, and so are Optax and Flax. Its functions are therefore
+called with the defaults, also inside a larger program that is traced with other settings.
 """
 
 import threading
@@ -14,9 +15,13 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from flax_vae.system.errors import UserError
+from flax_vae.system.machine import describe_missing_device
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 Class = TypeVar("Class", bound=type)
 _OF_JITTED = ("lower", "trace", "eval_shape", "clear_cache", "_cache_size")  # attributes of a jitted function
+_TRANSFER_GUARDS = [f"jax_transfer_guard_{way}" for way in ("host_to_device", "device_to_host", "device_to_device")]
 
 
 class _Thread(threading.local):
@@ -29,35 +34,55 @@ _thread = _Thread()
 
 
 def by_default(function: Function) -> Function:
-    """Decorate a function to be traced with JAX's default types and shapes, whatever the program has set.
+    """Decorate a function to be called with JAX's default settings, whatever the program has set.
 
     The function computes in 32 bits. It computes in 64 bits if the program has set `jax_enable_x64` and one of the
     arguments, or a parameter of the bound module that is called, is a float64 array of JAX: as JAX has such arrays only
-    with this setting, they were meant. NumPy's are converted to float32, as by default.
+    with this setting, they were meant. NumPy's are converted to float32, as by default. The function may transfer its
+    arguments and its constants to the device, even if `jax_transfer_guard` forbids implicit transfers.
+
+    Raises:
+        UserError: JAX has no device of JAX_PLATFORMS.
     """
 
     @wraps(function)
-    def traced_by_default(*args: Any, **kwargs: Any) -> Any:
-        config: Any = jax.config
-        x64 = config.jax_enable_x64
-        as_in_numpy = config.jax_numpy_dtype_promotion == "standard" and config.jax_numpy_rank_promotion == "allow"
-        if as_in_numpy and (not x64 or _thread.wide):
-            return function(*args, **kwargs)
-        before, _thread.wide = _thread.wide, x64 and (_thread.wide or _has_float64((args, kwargs)))
+    def called_by_default(*args: Any, **kwargs: Any) -> Any:
         try:
-            with (
-                jax.enable_x64(_thread.wide),
-                jax.numpy_dtype_promotion("standard"),
-                jax.numpy_rank_promotion("allow"),
-            ):
+            if _are_default():
                 return function(*args, **kwargs)
-        finally:
-            _thread.wide = before
+            return _call_by_default(function, *args, **kwargs)
+        except (AssertionError, RuntimeError) as error:
+            if (line := describe_missing_device(error)) is None:
+                raise
+            raise UserError(line) from None
 
     for name in _OF_JITTED:
         if hasattr(function, name):
-            setattr(traced_by_default, name, getattr(function, name))
-    return traced_by_default  # type: ignore[return-value]
+            setattr(called_by_default, name, getattr(function, name))
+    return called_by_default  # type: ignore[return-value]
+
+
+def _are_default() -> bool:
+    """Return True if no setting has to be changed for a function of the package."""
+    config: Any = jax.config
+    types = config.jax_numpy_dtype_promotion == "standard" and config.jax_numpy_rank_promotion == "allow"
+    transfers = all(getattr(config, name) in (None, "allow") for name in _TRANSFER_GUARDS)
+    return types and transfers and (not config.jax_enable_x64 or _thread.wide)
+
+
+def _call_by_default(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    x64: bool = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    before, _thread.wide = _thread.wide, x64 and (_thread.wide or _has_float64((args, kwargs)))
+    try:
+        with (
+            jax.enable_x64(_thread.wide),
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+            jax.transfer_guard("allow"),
+        ):
+            return function(*args, **kwargs)
+    finally:
+        _thread.wide = before
 
 
 def with_nan(function: Function) -> Function:

@@ -1,7 +1,8 @@
 """Settings of JAX in the program around the package.
 
 The kind: a function whose result depends on a setting that only changes how JAX traces, or that refuses to run under
-it: types that follow `jax_enable_x64`, operands that strict promotion refuses, a key that is used twice.
+it: types that follow `jax_enable_x64`, operands that strict promotion refuses, a key that is used twice, a constant or
+an array of NumPy that a guard does not let onto the device.
 """
 
 import json
@@ -60,6 +61,7 @@ from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.nn.module import Module
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.runs.models import make_model
+from flax_vae.system.settings import by_default
 
 SHAPE = (8, 8, 1)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, *SHAPE), np.uint8)
@@ -68,6 +70,7 @@ SAME = {
     "jax_numpy_dtype_promotion": "strict",
     "jax_numpy_rank_promotion": "raise",
     "jax_debug_key_reuse": True,
+    "jax_transfer_guard": "disallow",
 }
 OTHERS = {
     "precision": {"jax_default_matmul_precision": "bfloat16"},
@@ -95,7 +98,13 @@ def settings(values: dict[str, Any]) -> Iterator[None]:
 def trained(make: Callable[..., nn.Module] = tutorial_dense, **arguments: Any) -> tuple[nn.Module, Any]:
     """Return a model with its initial parameters, both the same in all tests."""
     model = make(SHAPE, **arguments)
-    return model, init(model, jax.random.key(0), SHAPE)
+    return model, init(model, key(0), SHAPE)
+
+
+def key(seed: int) -> jax.Array:
+    """Return a key, which a program makes with the guard of transfers lifted."""
+    with jax.transfer_guard("allow"):
+        return jax.random.key(seed)
 
 
 def small_ladder(shape: tuple[int, int, int]) -> nn.Module:
@@ -114,36 +123,36 @@ def use(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
 @use
 def initial_parameters(_: Path) -> Any:
     makers = tutorial_dense, tutorial_conv, small_ladder, small_residual
-    return [init(make(SHAPE), jax.random.key(0), SHAPE) for make in makers]
+    return [init(make(SHAPE), key(0), SHAPE) for make in makers]
 
 
 @use
 def samples(_: Path) -> Any:
-    drawn = sample(*trained(), jax.random.key(1), 3, 0.7, None, jax.random.key(2))
+    drawn = sample(*trained(), key(1), 3, 0.7, None, key(2))
     grid = latent_grid(*trained(), 3), traverse(*trained(), IMAGES[0], 3), decode(*trained(), np.zeros((2, 2)))
-    return drawn, sample(*trained(small_ladder), jax.random.key(1), 3, 0.7), grid
+    return drawn, sample(*trained(small_ladder), key(1), 3, 0.7), grid
 
 
 @use
 def images_of_images(_: Path) -> Any:
     """The second set of images is in float64, as NumPy computes it."""
     posterior, again = encode(*trained(), IMAGES[:3]), encode(*trained(), IMAGES[:3] / 255)
-    ways = reconstruct(*trained(), IMAGES[:3], jax.random.key(1)), interpolate(*trained(), IMAGES[0], IMAGES[1], 4)
-    layers = reconstruct_layers(*trained(small_ladder), IMAGES[:2], jax.random.key(1))
-    return posterior.mean(), posterior.sample(jax.random.key(3)), again.mean(), ways, layers
+    ways = reconstruct(*trained(), IMAGES[:3], key(1)), interpolate(*trained(), IMAGES[0], IMAGES[1], 4)
+    layers = reconstruct_layers(*trained(small_ladder), IMAGES[:2], key(1))
+    return posterior.mean(), posterior.sample(key(3)), again.mean(), ways, layers
 
 
 @use
 def bounds(_: Path) -> Any:
     return (
-        log_likelihood(*trained(), IMAGES[:2], jax.random.key(1), 30),
-        annealed_log_likelihood(*trained(), IMAGES[:2], jax.random.key(1), 4, 3),
+        log_likelihood(*trained(), IMAGES[:2], key(1), 30),
+        annealed_log_likelihood(*trained(), IMAGES[:2], key(1), 4, 3),
     )
 
 
 @use
 def mixture(_: Path) -> Any:
-    return sample_gmm(*trained(), IMAGES, jax.random.key(1), 3, components=2)
+    return sample_gmm(*trained(), IMAGES, key(1), 3, components=2)
 
 
 @use
@@ -158,15 +167,15 @@ def files(_: Path) -> Any:
 def pretrained(_: Path) -> Any:
     """A ladder with autoregressive pixels."""
     run = load_run("pretrained:grey")
-    return run.params, log_likelihood(run.model, run.params, run.examples[:1], jax.random.key(0), 2)
+    return run.params, log_likelihood(run.model, run.params, run.examples[:1], key(0), 2)
 
 
 @use
 def distributions(_: Path) -> Any:
     """With a temperature that float32 rounds."""
-    q, p = Normal(jnp.ones((5, 2)), jnp.full((5, 2), -1.0)), Normal(jnp.zeros(2), jnp.zeros(2))
-    q, p = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (q, p))
-    z = q.tempered(0.3).sample(jax.random.key(0), (3,))
+    ones, zeros = np.ones((5, 2), np.float32), np.zeros(2, np.float32)
+    q, p = (Normal(*jax.device_put(moments)) for moments in ((ones, -ones), (zeros, zeros)))
+    z = q.tempered(0.3).sample(key(0), (3,))
     return z, q.log_prob(z), p.log_prob(z), kl_divergence(q, p)
 
 
@@ -181,11 +190,9 @@ def losses(model: nn.Module, params: Any, x: jax.Array, key: jax.Array) -> Any:
 @use
 def in_a_program_of_the_users(_: Path) -> Any:
     """Trace bound models in a function that JAX compiles and differentiates under the settings."""
-    x = jnp.asarray(IMAGES[:2].astype(np.float32) / np.float32(255))
+    x = jax.device_put(IMAGES[:2].astype(np.float32) / np.float32(255))
     return [
-        jax.jit(jax.value_and_grad(losses, argnums=1, has_aux=True), static_argnums=0)(
-            model, params, x, jax.random.key(4)
-        )
+        jax.jit(jax.value_and_grad(losses, argnums=1, has_aux=True), static_argnums=0)(model, params, x, key(4))
         for model, params in (trained(), trained(small_ladder))
     ]
 
@@ -203,7 +210,7 @@ def steps(_: Path) -> Any:
     results = []
     for objective, optimizer in pairs:
         tx, step = step_of(objective, optimizer)
-        state, _ = step(init_state(trained()[0], tx, jax.random.key(0), SHAPE, ema=True), IMAGES[:8])
+        state, _ = step(init_state(trained()[0], tx, key(0), SHAPE, ema=True), IMAGES[:8])
         results.append(step(state, IMAGES[:8]))
     return results
 
@@ -227,7 +234,8 @@ def training(folder: Path) -> Any:
     again = resume(folder / "run")
     assert records(again) == records(run)
     figures = evaluate(folder / "run", Plan(num_samples=(10,), num_images=4))
-    return run.params, again.params, records(run), json.dumps(figures, default=str)
+    of_run = again.sample(3), again.encode().mean(), again.reconstruct(), again.log_likelihood(num_samples=10)
+    return run.params, again.params, records(run), json.dumps(figures, default=str), of_run
 
 
 def assert_same_bits(results: Any, expected: Any) -> None:
@@ -244,8 +252,8 @@ def assert_same_bits(results: Any, expected: Any) -> None:
 def test_results_have_the_same_bits(name: str, tmp_path: Path) -> None:
     at_default = jax.device_get(USES[name](tmp_path / "default"))
     with settings(SAME):
-        results = jax.device_get(USES[name](tmp_path / "changed"))
-    assert_same_bits(results, at_default)
+        results = USES[name](tmp_path / "changed")
+    assert_same_bits(jax.device_get(results), at_default)
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -264,6 +272,17 @@ def test_a_run_is_resumed_with_its_own_random_numbers(tmp_path: Path) -> None:
     fit(config(tmp_path / "run"), tmp_path / "run")
     with settings(OTHERS["prng"]), pytest.raises(UserError, match="jax_default_prng_impl is rbg: set it to threefry"):
         resume(tmp_path / "run", epochs=3)
+
+
+def test_an_assertion_of_another_kind_keeps_its_traceback() -> None:
+    """JAX raises an AssertionError for a missing device, which the package reports in one line."""
+
+    @by_default
+    def fail() -> None:
+        raise AssertionError
+
+    with pytest.raises(AssertionError):
+        fail()
 
 
 PARTS = {
