@@ -17,7 +17,10 @@ from flax_vae.system.errors import UserError
 
 @dataclass(frozen=True)
 class Compare:
-    """Compare runs: print a table, and draw their test losses in one picture."""
+    """Compare runs: print a table, and draw their test losses in one picture.
+
+    Behind ± is the standard error of a figure over repeated evaluations, with other draws and in other binarisations.
+    """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run directories, as train.py wrote them.

@@ -1,5 +1,6 @@
 """Evaluations and runs as tables on the terminal."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,9 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
     """Print a table of runs, with their evaluations if they have any, and draw their test losses.
 
+    A figure of an evaluation has its standard error behind "±": what another evaluation would change, with other draws
+    and, for binarised images, in another binarisation.
+
     A pattern such as `runs/*` matches more than runs: files are skipped, an ensemble is replaced by its members, and a
     run that is named twice, such as by `latest`, is shown once.
 
@@ -115,8 +119,9 @@ def _aligned(cells: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:
     rows = [("run", _TITLES), *cells.items()]
     longest = max(cell_len(name) for name, _ in rows)
     sizes = [max(map(len, column)) for column in zip(*(row for _, row in rows), strict=True)]
+    gap = "  " if sum(sizes) + 2 * len(sizes) <= width else " "
     for name, row in rows:
-        numbers = "  ".join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True))
+        numbers = gap.join(cell.rjust(size) for cell, size in zip(row, sizes, strict=True))
         if longest + 2 + len(numbers) <= width:
             yield f"{set_cell_size(name, longest)}  {numbers}"
         else:
@@ -137,7 +142,18 @@ def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]
         f"{best['epoch']}/{config.epochs}",
         f"{metrics[-1]['seconds']:.0f}",
         *(f"{best[name]:.2f}" if name in best else _NO_FIGURE for name in terms),
-        f"{bounds[-1]['log_likelihood']:.2f}" if bounds else _NO_FIGURE,
+        _with_error(bounds[-1], "log_likelihood") if bounds else _NO_FIGURE,
         f"{evaluation['active_units']}/{units}" if units else _NO_FIGURE,
-        f"{frechet['distance']:.2f}" if frechet else _NO_FIGURE,
+        _with_error(frechet, "distance") if frechet else _NO_FIGURE,
     ]
+
+
+def _with_error(row: Record, name: str) -> str:
+    """Return a figure with the standard error of its repetition, by other draws and in another binarisation.
+
+    The error from the choice of images is left out: runs are compared on the same images. Earlier versions stored fewer
+    errors.
+    """
+    stored = (row.get(f"standard_error_of_{cause}") for cause in ("draws", "binarization"))
+    errors = [error for error in stored if error is not None]
+    return f"{row[name]:.2f}" + (f"±{math.hypot(*errors):.2f}" if errors else "")

@@ -9,7 +9,14 @@ from flax_vae import Config
 from flax_vae.cli.main import main
 from flax_vae.runs.config_file import write_config
 
-EVALUATION = {"importance_weighted": [{"log_likelihood": -228.85}], "latent_dim": 40, "active_units": 32}
+BOUND = {
+    "log_likelihood": -228.85,
+    "standard_error_of_draws": 0.03,
+    "standard_error_of_binarization": 0.04,
+    "standard_error_of_images": 9.0,
+}
+EVALUATION = {"importance_weighted": [BOUND], "latent_dim": 40, "active_units": 32}
+FRECHET = {"distance": 13.75, "standard_error_of_draws": 0.13}
 
 
 def make_run(
@@ -22,7 +29,7 @@ def make_run(
     record = {"epoch": 388, "step": 5, "seconds": 12345.0, "test_loss": 1234.5, **terms}
     Path(name, "metrics.jsonl").write_text(json.dumps(record) + "\n")
     if evaluated:
-        evaluation = EVALUATION | {"step": 5, "frechet": {"distance": 13.75}}
+        evaluation = EVALUATION | {"step": 5, "frechet": FRECHET}
         Path(name, "evaluation.json").write_text(json.dumps(evaluation))
     return name
 
@@ -32,7 +39,10 @@ def make_run(
 def test_names_and_numbers_are_whole_at_usual_widths(
     width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Names of thirty letters, and the figures of the package's own runs and of a loss of the user's."""
+    """Names of thirty letters, and the figures of the package's own runs and of a loss of the user's.
+
+    A figure has the error of its repetition beside it, from draws and binarisation.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", str(width))
     first = make_run("a" * 30, evaluated=True, test_rate=19.37, test_distortion=1215.13)
@@ -43,13 +53,33 @@ def test_names_and_numbers_are_whole_at_usual_widths(
     assert max(map(len, lines)) <= width
     words = [line.split() for line in lines]
     titles = ["epoch", "seconds", "loss", "rate", "distortion", "IW", "bound", "active", "Fréchet"]
-    numbers = ["388/400", "12345", "1234.50", "19.37", "1215.13", "-228.85", "32/40", "13.75"]
+    numbers = ["388/400", "12345", "1234.50", "19.37", "1215.13", "-228.85±0.05", "32/40", "13.75±0.13"]
     rest = ["388/400", "12345", "1234.50", *5 * "-"]
     beside = [["run", *titles], [first, *numbers], [second, *rest]]
     above = [["run"], titles, [first], numbers, [second], rest]
     assert words == (beside if width >= 120 else above)
     assert len({len(line) for line in lines if "epoch" in line or "/400" in line}) == 1  # columns are aligned
     assert err == f"Not evaluated: {second}. flax-vae evaluate RUN measures the last three columns.\n"
+
+
+@pytest.mark.parametrize(
+    ("errors", "shown"),
+    [({}, "-228.85"), ({"draws": 0.02, "binarization": None}, "-228.85±0.02"), ({"images": 9.0}, "-228.85")],
+)
+def test_a_figure_of_an_earlier_version_has_the_errors_that_were_stored(
+    errors: dict[str, float | None],
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flax_vae.evaluation.tables.save_figure", lambda *_: None)
+    run = make_run("a", evaluated=False)
+    bound = {"log_likelihood": -228.85} | {f"standard_error_of_{cause}": error for cause, error in errors.items()}
+    Path(run, "evaluation.json").write_text(json.dumps({"step": 5, "importance_weighted": [bound]}))
+    assert main(["compare", run]) == 0
+    assert shown in capsys.readouterr().out.split()
 
 
 def test_the_picture_names_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
