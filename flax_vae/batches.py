@@ -4,6 +4,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -137,8 +138,8 @@ def to_float(x: Any, support: Support = UNIT, where: str = "x") -> Float[Array, 
 def refuse_outside(batch: BatchLike, model: Any) -> None:
     """Raise UserError for observed values that the likelihood of a model does not take, or contexts that do not fit.
 
-    All finite numbers pass if the likelihood does not declare its support. Only arrays in host memory are checked: of
-    NumPy, or of JAX on CPUs.
+    All finite numbers pass if the likelihood does not declare its support. Arrays of NumPy and of JAX are checked, the
+    latter where they are, but not those whose values are unknown while JAX traces a function.
     """
     batch = to_batch(batch)
     leaves = jax.tree.leaves(batch.x)
@@ -156,21 +157,12 @@ def refuse_outside(batch: BatchLike, model: Any) -> None:
     masks = jax.tree.map(lambda _: None, batch.x) if batch.mask is None else batch.mask
 
     def refuse(path: Any, x: Any, support: Support, mask: Any) -> None:
-        values = _on_host(x)
-        if values is not None and values.size and values.dtype.kind in ("if" if support.whole else "f"):
-            _refuse_values(view_name(path), values, mask, support)
+        kinds = (jnp.floating, jnp.signedinteger) if support.whole else (jnp.floating,)
+        is_known = not any(isinstance(array, jax.core.Tracer) for array in (x, mask))
+        if is_known and isinstance(x, np.ndarray | jax.Array) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds):
+            _refuse_values(view_name(path), x, mask, support)
 
     jax.tree.map_with_path(refuse, batch.x, supports_of(model, batch.x), masks)
-
-
-def _on_host(array: Any) -> np.ndarray | None:
-    """Return an array as a NumPy array if it is in host memory, else None."""
-    if isinstance(array, np.ndarray):
-        return array
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array) or not array.is_fully_addressable:
-        return None
-    is_on_cpu = all(device.platform == "cpu" for device in array.devices())
-    return np.asarray(array) if is_on_cpu and array.dtype != jnp.bfloat16 else None
 
 
 def view_name(path: Any) -> str:
@@ -178,17 +170,42 @@ def view_name(path: Any) -> str:
     return f"x{keystr(path)}"
 
 
-def _refuse_values(where: str, x: np.ndarray, mask: Any, support: Support) -> None:
-    observed = x if mask is None else x[np.asarray(mask)]
-    if not observed.size:
+def _refuse_values(where: str, x: np.ndarray | Array, mask: Any, support: Support) -> None:
+    smallest, largest, has_fractions = _range(x, mask, support.whole)
+    if smallest > largest:  # no value is observed
         return
-    smallest, largest = observed.min(), observed.max()  # NaN if any value is
     inside = support.low - _ROUNDING <= smallest and largest <= support.high + _ROUNDING
     inside = inside and math.isfinite(smallest) and math.isfinite(largest)
     if not inside:
-        raise UserError(f"{where} holds {observed.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
-    if support.whole and (observed != np.floor(observed)).any():
-        raise UserError(f"{where} holds {observed.dtype} with fractions; pass {support}.")
+        raise UserError(f"{where} holds {x.dtype} from {smallest:.4g} to {largest:.4g}; pass {support}.")
+    if has_fractions:
+        raise UserError(f"{where} holds {x.dtype} with fractions; pass {support}.")
+
+
+def _range(x: np.ndarray | Array, mask: Any, whole: bool) -> tuple[Any, Any, Any]:
+    """Return the least and the greatest observed value, NaN if any is, and True for fractions if they are looked for.
+
+    Args:
+        x: an array; one of JAX that is not in host memory is reduced on its devices.
+        mask: True for each observed value; None if all are.
+        whole: look for fractions.
+    """
+    if isinstance(x, jax.Array):
+        on_host = x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices())
+        if not on_host or x.dtype == jnp.bfloat16:  # NumPy cannot compute in bfloat16
+            with jax.ensure_compile_time_eval():  # inside of a function that JAX traces, too
+                return jax.device_get(_range_on_device(x, mask, whole))
+    values = np.asarray(x) if mask is None else np.asarray(x)[np.asarray(mask)]
+    if not values.size:
+        return math.inf, -math.inf, False
+    return values.min(), values.max(), whole and bool((values != np.floor(values)).any())
+
+
+@partial(jax.jit, static_argnums=2)
+def _range_on_device(x: Array, mask: Any, whole: bool) -> tuple[Array, Array, Any]:
+    x, observed = x.astype(jnp.float32), True if mask is None else mask
+    smallest, largest = x.min(initial=math.inf, where=observed), x.max(initial=-math.inf, where=observed)
+    return smallest, largest, whole and ((x != jnp.floor(x)) & observed).any()
 
 
 def _refuse_other_mask(batch: Batch) -> None:

@@ -1,10 +1,10 @@
 """Encoding, decoding and sampling: jitted functions of (model, params, ...), compiled once per shape, on any device.
 
-x is an array, such as images "n h w c" or vectors "n v", or a pytree of arrays, and results have its structure. NumPy
-arrays with values that the likelihood does not take are refused. Functions that decode return the mean of p(x | z), in
-[0, 1] for Bernoulli pixels; given a `pixel_key`, they return a draw from it. For a conditional model, `context` has a
-row per example: labels as one-hot vectors, or vectors of any meaning. Functions of a batch then take a `Batch` of x and
-contexts.
+x is an array, such as images "n h w c" or vectors "n v", or a pytree of arrays, and results have its structure. Arrays
+with values that the likelihood does not take are refused. Functions that decode return the mean of p(x | z), in [0, 1]
+for Bernoulli pixels; given a `pixel_key`, they return a draw from it. For a conditional model, `context` has a row per
+example: labels as one-hot vectors, or vectors of any meaning. Functions of a batch then take a `Batch` of x and
+contexts. A batch without examples has an empty result.
 """
 
 from collections.abc import Callable

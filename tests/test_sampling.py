@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -159,12 +158,6 @@ def test_floats_beyond_the_pixels_are_refused(use: str, kind: str) -> None:
     x[:, 0, 0], x[:, 1, 1] = FLOATS[kind]
     with pytest.raises(UserError, match=r"^x holds float32 from (0|-1|nan) to .*; pass uint8 from 0 to 255, or floats"):
         FROM_HOST[use](UNIT_VAE, x)
-
-
-def test_images_of_jax_are_checked_where_the_host_can_read_them() -> None:
-    """The kind: images of another scale that are refused in an array of NumPy only."""
-    with pytest.raises(UserError, match="x holds float32 from 0 to 255"):
-        encode(UNIT_VAE, PARAMS, 255 * jnp.eye(4).reshape(4, 2, 2, 1))
 
 
 def test_means_that_are_rounded_beyond_the_pixels_are_images() -> None:

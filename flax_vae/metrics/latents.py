@@ -50,7 +50,7 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
     return int((means.var(0) > threshold).sum())
 
 
-@checked("images")
+@checked("images", averaged=True)
 @by_default
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(

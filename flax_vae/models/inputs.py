@@ -21,31 +21,44 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @contextlib.contextmanager
-def checking(model: nn.Module, params: Params, *batches: BatchLike, single: bool = False) -> Iterator[None]:
+def checking(
+    model: nn.Module, params: Params, *batches: BatchLike, single: bool = False, averaged: bool = False
+) -> Iterator[None]:
     """Check batches while a model is applied to them.
 
-    Shapes are compared only if the model raises an exception, since many networks take images of any size.
+    Shapes are compared only if the model raises an exception, since many networks take images of any size. An empty
+    batch is likewise refused only if the model raises an exception, or if its examples are averaged.
 
     Args:
         model, params: the model.
         batches: the batches.
         single: True for single examples, without a batch axis.
+        averaged: True if the result is a mean over examples, or is fitted to them, which needs at least one.
 
     Raises:
         UserError: an array holds values that the likelihood does not take; or the block raises an exception, and the
-            examples have another shape than those that the model generates.
+            examples have another shape than those that the model generates, or there are none.
     """
     for batch in batches:
         refuse_outside(batch, model)
+        if averaged:
+            _refuse_empty(batch)
     try:
         yield
     except Exception as error:
         for batch in batches:
             _refuse_other_shape(model, params, batch, single)
+            if not single:
+                _refuse_empty(batch)
         if isinstance(error, ScopeParamShapeError):  # the first line of its message ends in a link
             reason = str(error).partition(" (http")[0]
             raise UserError(f"x or its context has another shape than the parameters need. {reason}") from None
         raise
+
+
+def _refuse_empty(batch: BatchLike) -> None:
+    if any(leaf.shape[:1] == (0,) for leaf in jax.tree.leaves(to_batch(batch).x)):
+        raise UserError("x has no examples: pass at least one.") from None
 
 
 def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, single: bool) -> None:
@@ -65,16 +78,16 @@ def _refuse_other_shape(model: nn.Module, params: Params, batch: BatchLike, sing
 
 
 def checked(
-    *batches: str, single: bool = False, **numbers: Mapping[str, int | float]
+    *batches: str, single: bool = False, averaged: bool = False, **numbers: Mapping[str, int | float]
 ) -> Callable[[Function], Function]:
     """Return a decorator of jitted functions `(model, params, ...)` that checks arguments before they are traced.
 
     Args:
         batches: the names of the arguments that are batches, which `checking` checks.
-        single: True if these are single examples, without a batch axis.
+        single, averaged: as for `checking`.
         numbers: the arguments that are numbers, each with its bounds, as for `setting`. JAX arrays are not checked.
     """
-    return lambda function: _Checked(function, batches, single, numbers)  # type: ignore[return-value]
+    return lambda function: _Checked(function, batches, {"single": single, "averaged": averaged}, numbers)  # type: ignore[return-value]
 
 
 class _Checked:
@@ -84,11 +97,11 @@ class _Checked:
         self,
         function: Callable[..., Any],
         batches: tuple[str, ...],
-        single: bool,
+        kind: Mapping[str, bool],
         numbers: Mapping[str, Mapping[str, int | float]],
     ) -> None:
         self._function, self._names = function, list(signature(function).parameters)
-        self._batches, self._single, self._numbers = batches, single, numbers
+        self._batches, self._kind, self._numbers = batches, kind, numbers
         update_wrapper(self, function)
 
     def __getattr__(self, name: str) -> Any:
@@ -104,5 +117,5 @@ class _Checked:
             number = given.get(name)
             fields.refuse_outside(name, number.item() if isinstance(number, np.generic) else number, bounds)
         model, params, *batches = (given.get(name) for name in ("model", "params", *self._batches))
-        with checking(model, params, *batches, single=self._single):  # type: ignore[arg-type]
+        with checking(model, params, *batches, **self._kind):  # type: ignore[arg-type]
             return self._function(*args, **kwargs)

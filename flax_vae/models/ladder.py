@@ -72,7 +72,7 @@ class Ladder(Module):
         return self.encoder(require_one_array(x, self).astype(self.dtype))
 
     def _top_posterior(self, maps: Maps) -> LatentDistribution:
-        return self.posterior(with_context(layers.wide(maps[-1].reshape(maps[-1].shape[0], -1)), self.context()))
+        return self.posterior(with_context(layers.wide(layers.flat(maps[-1])), self.context()))
 
     def encode(self, x: X) -> LatentDistribution:
         """Return q(z_1 | x) of the top layer, batch shape "b"."""

@@ -5,7 +5,7 @@ from math import prod
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from flax_vae.nn.layers import OutputBias, bias_init, dense
+from flax_vae.nn.layers import OutputBias, bias_init, dense, flat
 from flax_vae.nn.module import Module
 
 
@@ -40,7 +40,7 @@ class DenseEncoder(Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b ..."]) -> Float[Array, "b f"]:
         """Map images "b h w c" or vectors "b v" to features "b f"."""
-        x = x.reshape(x.shape[0], -1)
+        x = flat(x)
         for features in self.features:
             x = self.layer(features)(x)
         return x

@@ -45,6 +45,11 @@ def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def flat(x: Float[Array, "b ..."]) -> Float[Array, "b f"]:
+    """Flatten all axes except the first, also of an empty batch, of which `reshape(b, -1)` cannot infer the size."""
+    return x.reshape(x.shape[0], prod(x.shape[1:]))
+
+
 def dense(features: int, **kwargs: Any) -> nn.Dense:
     """Return a dense layer with Glorot initialisation (Glorot & Bengio 2010)."""
     return nn.Dense(features, kernel_init=nn.initializers.glorot_uniform(), **kwargs)

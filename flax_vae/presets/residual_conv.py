@@ -26,7 +26,7 @@ class ResidualEncoder(Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b f"]:
         """Map images "b h w c" of any size to features "b f"."""
         maps = layers.BottomUp(self.features, blocks=1, patch=2, remat=self.remat)(x)
-        return layers.silu(maps[-1]).reshape(x.shape[0], -1)
+        return layers.flat(layers.silu(maps[-1]))
 
 
 class ResidualDecoder(Module):

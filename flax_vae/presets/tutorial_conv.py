@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from flax_vae.models.vae import VAE
 from flax_vae.nn import convolutions
-from flax_vae.nn.layers import Conv, ImageShape, OutputBias, bias_init, dense
+from flax_vae.nn.layers import Conv, ImageShape, OutputBias, bias_init, dense, flat
 from flax_vae.nn.module import Module
 from flax_vae.presets.spec import CONVOLUTIONAL_RECIPE, ModelSpec, preset
 
@@ -29,7 +29,7 @@ class TutorialConvEncoder(Module):
         """Map images "b h w c" of any size to features "b 16"."""
         for features in (32, 64):
             x = convolutions.max_pool(nn.relu(Conv(features)(x)))
-        return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(x.reshape(x.shape[0], -1)))
+        return nn.relu(dense(16, bias_init=nn.initializers.constant(0.5))(flat(x)))
 
 
 class TutorialConvDecoder(Module):

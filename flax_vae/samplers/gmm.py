@@ -66,7 +66,7 @@ def sample_gmm(
         return encode(model, params, as_one(image)).sample(key)[0]
 
     draw_key, fit_key = jax.random.split(key)
-    with checking(model, params, images):
+    with checking(model, params, images, averaged=True):
         z = jax.lax.map(draw, (images, jax.random.split(draw_key, batch_size_of(images))), batch_size=100)
     seed = int(jax.random.bits(fit_key, dtype="uint32"))
     mixture = GaussianMixture(min(components, len(z)), random_state=seed).fit(np.asarray(z, np.float64))

@@ -256,7 +256,7 @@ def make_train_step(
         return train_step(replace(others, params=params), batch)
 
     def checked_step(state: TrainState, batch: BatchLike) -> tuple[TrainState, Metrics]:
-        with checking(model, state.tree, batch):
+        with checking(model, state.tree, batch, averaged=True):
             return step(state.params, replace(state, params=None), batch)
 
     attributes: Any = checked_step

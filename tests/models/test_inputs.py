@@ -1,4 +1,4 @@
-"""Examples of another shape than those of a model.
+"""Examples of another shape than those of a model, and batches without examples.
 
 The kind of fault is an error of Flax or of broadcasting, which names neither the shape that was given nor the one that
 the model takes.
@@ -7,6 +7,7 @@ the model takes.
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from flax_vae import (
     ELBO,
     Batch,
     UserError,
+    decode,
     encode,
     init,
     init_state,
@@ -27,7 +29,10 @@ from flax_vae import (
     log_likelihood,
     make_train_step,
     reconstruct,
+    residual_conv,
+    sample_gmm,
     traverse,
+    tutorial_conv,
     tutorial_dense,
 )
 from flax_vae.metrics.annealed import annealed_log_likelihood
@@ -37,6 +42,15 @@ from flax_vae.metrics.per_example import per_example_statistics
 KEY = jax.random.key(0)
 MODEL = tutorial_dense((4, 4, 1), features=(3,))
 PARAMS = init(MODEL, KEY, (4, 4, 1))
+
+
+class Flattening(nn.Module):
+    """An encoder as most people write it."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        """Return features "b f"."""
+        return nn.Dense(3)(x.reshape((len(x), -1)))
 
 
 def train(model: nn.Module, params: Any, x: Any) -> Any:
@@ -66,6 +80,51 @@ def test_examples_of_another_shape_are_refused(use: str) -> None:
         x = np.zeros((2, *shape), np.float32)
         with pytest.raises(UserError, match=f"^x has examples of {given}, but the model takes 4 x 4 x 1.$"):
             USES[use](MODEL, PARAMS, x)
+
+
+OF_EXAMPLES = {
+    "encode": lambda model, params, x: encode(model, params, x).mean(),
+    "decode": lambda model, params, x: decode(model, params, np.zeros((len(x), 2), np.float32)),
+    "reconstruct": USES["reconstruct"],
+    "log_likelihood": USES["log_likelihood"],
+}
+OF_SEVERAL = {
+    "a train step": train,
+    "elbo_surgery": USES["elbo_surgery"],
+    "posterior_means": posterior_means,
+    "per_example_statistics": USES["per_example_statistics"],
+    "sample_gmm": lambda model, params, x: sample_gmm(model, params, x, KEY, 3),
+}
+NONE = np.zeros((0, 4, 4, 1), np.float32)
+
+
+@pytest.mark.parametrize("use", OF_EXAMPLES)
+def test_a_batch_without_examples_has_an_empty_result(use: str) -> None:
+    """A function of each example returns what it returns for two, with 0 in place of 2."""
+    of_none, of_two = (
+        jax.eval_shape(partial(OF_EXAMPLES[use], MODEL), PARAMS, np.zeros((n, 4, 4, 1), np.float32)) for n in (0, 2)
+    )
+    expected = jax.tree.map(lambda leaf: (0, *leaf.shape[1:]), of_two)
+    assert jax.tree.map(lambda leaf: leaf.shape, of_none) == expected
+    assert len(jax.tree.leaves(OF_EXAMPLES[use](MODEL, PARAMS, NONE))[0]) == 0
+
+
+@pytest.mark.parametrize("use", OF_SEVERAL)
+def test_a_batch_without_examples_has_no_mean(use: str) -> None:
+    """The kind: a mean over no examples, which is NaN, a skipped step, or a traceback."""
+    with pytest.raises(UserError, match=r"^x has no examples: pass at least one\.$"):
+        OF_SEVERAL[use](MODEL, PARAMS, NONE)
+
+
+def test_every_preset_encodes_a_batch_without_examples() -> None:
+    """A network of one's own need not: a reshape to (b, -1) is refused in one line."""
+    for make in (tutorial_dense, tutorial_conv, residual_conv):
+        model = make((8, 8, 1))
+        params = jax.eval_shape(lambda model=model: init(model, KEY, (8, 8, 1)))
+        x = np.zeros((0, 8, 8, 1), np.float32)
+        assert jax.eval_shape(partial(OF_EXAMPLES["encode"], model), params, x).shape[0] == 0
+    with pytest.raises(UserError, match="x has no examples"):
+        encode(MODEL.clone(encoder=Flattening()), PARAMS, NONE)
 
 
 @pytest.mark.usefixtures("unchecked_types")
