@@ -19,11 +19,14 @@ from flax_vae.cli.exits import run_command
 from flax_vae.evaluation.run import Run
 from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.plots import save_image_grid
+from flax_vae.pytrees import by_name
 from flax_vae.samplers import SAMPLERS
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 from flax_vae.system.machine import use_machine
+
+_ENDINGS = {"images": ".png", "vectors": ".npy", "views": ".npz"}  # of the file that --out names, by the kind of a run
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class Sample:
     )
     request: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
     out: OutPath = Path("samples.png")
-    """PNG file to write; for a run of vectors a .npy file, by default samples.npy."""
+    """PNG file to write; for a run of vectors a .npy file, by default samples.npy.
+    For a run of several views a .npz file, by default samples.npz, with an array for each; a view of images is also
+    written to a PNG file beside it, samples-VIEW.png."""
     npy: Path | None = None
     """Also write the images to this .npy file, as a float32 array "n h w c", or "n v" of vectors."""
     overwrite: Overwrite = False
@@ -53,33 +58,44 @@ class Sample:
         if self.request.label is not None and mode in MODES and not MODES.facts[mode].get("uses_label"):
             modes = " and ".join(name for name in MODES if MODES.facts[name].get("uses_label"))
             raise UserError(f"--label is for --mode {modes}: the test images of {mode} have labels.")
-        ending = ".npy" if self.out.suffix.lower() == ".npy" else ".png"  # a run of vectors has no picture
+        ending = next((each for each in _ENDINGS.values() if self.out.suffix.lower() == each), ".png")
         require_writable(self.out, self.overwrite or self.out == Sample.out, ending)
         if self.npy:
             require_writable(self.npy, self.overwrite, ".npy", "--npy")
         use_machine()
         run = self.own.load_run(self.run)
-        run.refuse_views("A file of samples")
-        picture, array = self._files(run)
+        pictures, array = self._files(run)
         rows, columns = MODES.make(self.mode, run=run, request=self.request, sampler=self.sampler)
-        if picture:
-            save_image_grid(picture, rows, columns)
-        if array:
+        views = by_name(rows)
+        for name, picture in pictures.items():
+            save_image_grid(picture, views[name], columns)
+        if array and array.suffix.lower() == ".npz":
+            write_atomically(array, lambda temporary: np.savez(temporary, allow_pickle=False, **views))
+        elif array:
             write_atomically(array, lambda temporary: np.save(temporary, rows))
-        print_result(picture or array)
+        print_result(self.out if run.kind == "images" else array)
 
-    def _files(self, run: Run) -> tuple[Path | None, Path | None]:
-        """Return the paths of the picture and of the array; vectors have no picture, so --out names their array."""
-        is_default, ending = self.out == Sample.out, ".png" if run.kind == "images" else ".npy"
+    def _files(self, run: Run) -> tuple[dict[str, Path], Path | None]:
+        """Return the paths of the pictures, by the view that they show, and of the arrays.
+
+        Vectors have no picture, and several views have several arrays, so --out names the file of the arrays.
+        """
+        is_default, ending = self.out == Sample.out, _ENDINGS[run.kind]
         if not is_default and self.out.suffix.lower() != ending:
             raise UserError(f"--out {self.out}: {run.name} makes {run.kind}: name a file that ends in {ending}.")
         if run.kind == "images":
-            return self.out, self.npy
+            return {"": self.out}, self.npy
+        if run.kind == "views" and self.npy:
+            raise UserError(f"--npy {self.npy}: {run.name} makes several views: name a .npz file by --out.")
         if not is_default and self.npy:
             raise UserError(f"--out {self.out} and --npy {self.npy} both name the file of vectors: leave one out.")
-        array = self.npy or self.out.with_suffix(".npy")
+        array = self.npy or self.out.with_suffix(ending)
         require_writable(array, overwrite=True)  # a file that the user named has been checked already
-        return None, array
+        of_images = [name for name, view in by_name(run.examples).items() if view.ndim == 4]
+        pictures = {name: array.with_name(f"{array.stem}-{name}.png") for name in of_images}
+        for picture in pictures.values():
+            require_writable(picture, self.overwrite or is_default)
+        return pictures, array
 
 
 def make_samples(argv: Sequence[str] | None = None) -> int:

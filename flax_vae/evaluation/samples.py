@@ -1,7 +1,7 @@
 """Images of a run, as `flax-vae sample` writes them; each mode is a function that scripts can call.
 
-A mode takes a run and a request. It returns images "n h w c", or vectors "n v" of a run of vectors, and the number of
-columns to show images in.
+A mode takes a run and a request. It returns images "n h w c", vectors "n v" or several views, like those of the
+run, and the number of columns to show images in.
 """
 
 import math
@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Integer, Key
 
-from flax_vae.batches import Batch, example_size, take
-from flax_vae.data import observed, one_hot
+from flax_vae.batches import Batch, X, batch_size_of, example_size, take
+from flax_vae.data import examples_noun, observed, one_hot
 from flax_vae.fields import refuse_seed
 from flax_vae.parts import Parts
 from flax_vae.runs.run import StoredRun, run_data
@@ -26,7 +26,7 @@ from flax_vae.system.memory import require_memory
 
 _BYTES = 16  # memory per pixel value while floats are rounded and tiled
 Labels = str | int | Sequence[str | int] | Integer[np.ndarray, " n"] | None  # names or numbers of classes
-ImageRows = tuple[Float[np.ndarray, "n ..."], int]
+ImageRows = tuple[Any, int]  # arrays "n ...", one for each view, and the number of columns
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
 
@@ -89,49 +89,60 @@ def new_images(run: StoredRun, request: Request, sampler: str = "prior") -> Imag
         images = take(train.x if train.mask is None else Batch(train.x, mask=train.mask), slice(MAX_IMAGES))
     draw = SAMPLERS.make(call, temperature=request.temperature, context=context, images=images)
     samples = draw(run.model, run.params, request.key, request.num_samples, request.pixel_key)
-    return np.asarray(samples), min(request.num_samples, 10)
+    return jax.device_get(samples), min(request.num_samples, 10)
 
 
 @MODES.register("grid", uses_label=True)
 def grid(run: StoredRun, request: Request) -> ImageRows:
     """A 30x30 grid of the latent plane, with the second latent increasing upwards."""
     context = contexts_of(run, request.label, 1)
-    images = np.asarray(latent_grid(run.model, run.params, context=context, pixel_key=request.pixel_key))[::-1]
-    return images.reshape(-1, *images.shape[2:]), images.shape[1]
+    images = jax.device_get(latent_grid(run.model, run.params, context=context, pixel_key=request.pixel_key))
+    return _in_one_row(take(images, slice(None, None, -1))), jax.tree.leaves(images)[0].shape[1]
 
 
 @MODES.register("reconstruct")
 def reconstructions(run: StoredRun, request: Request) -> ImageRows:
     """Test images above their reconstructions."""
-    count = request.num_samples
-    if count > len(run.examples):
-        raise UserError(f"`num_samples` is {count}, but the run stores only {len(run.examples)} test {run.kind}.")
-    chosen = np.random.default_rng(request.seed).permutation(len(run.examples))[:count]
-    originals = run.examples[chosen]
+    count, stored = request.num_samples, batch_size_of(run.examples)
+    if count > stored:
+        raise UserError(f"`num_samples` is {count}, but the run stores only {stored} test {examples_noun(run.kind)}.")
+    chosen = np.random.default_rng(request.seed).permutation(stored)[:count]
+    originals = take(run.examples, chosen)
     batch = Batch(originals, None if run.contexts is None else run.contexts[chosen], observed(originals))
-    images = np.asarray(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
-    scale = 255 if run.kind == "images" else 1
-    shown = np.nan_to_num(originals).astype(np.float32) / scale  # missing values are 0, as the model sees them
-    return np.concatenate([shown, images]), count
+    images = jax.device_get(reconstruct(run.model, run.params, batch, request.key, request.pixel_key))
+
+    def above(view: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+        scale = 255 if view.dtype == np.uint8 and view.ndim == 4 else 1
+        shown = np.nan_to_num(view).astype(np.float32) / scale  # missing values are 0, as the model sees them
+        return np.concatenate([shown, reconstructed])
+
+    return jax.tree.map(above, originals, images), count
 
 
 @MODES.register("interpolate")
 def interpolations(run: StoredRun, request: Request) -> ImageRows:
     """Steps in the latent space from one test image to another."""
     _require_memory_for(run, request)
-    (x0, x1), contexts = _two_examples(run, request)
-    images = interpolate(run.model, run.params, x0, x1, request.num_samples, contexts, request.pixel_key)
-    return np.asarray(images), request.num_samples
+    x, contexts = _two_examples(run, request)
+    ends = take(x, 0), take(x, 1)
+    images = interpolate(run.model, run.params, *ends, request.num_samples, contexts, request.pixel_key)
+    return jax.device_get(images), request.num_samples
 
 
 @MODES.register("traverse")
 def traversals(run: StoredRun, request: Request) -> ImageRows:
     """A test image with one latent dimension varied in each row."""
     _require_memory_for(run, request, sum(run.latent_dims))
-    (x, _), contexts = _two_examples(run, request)
+    x, contexts = _two_examples(run, request)
     context = None if contexts is None else contexts[:1]
-    images = traverse(run.model, run.params, x, request.num_samples, context=context, pixel_key=request.pixel_key)
-    return np.asarray(images).reshape(-1, *images.shape[2:]), request.num_samples
+    one, steps = take(x, 0), request.num_samples
+    images = traverse(run.model, run.params, one, steps, context=context, pixel_key=request.pixel_key)
+    return _in_one_row(jax.device_get(images)), steps
+
+
+def _in_one_row(images: X) -> X:
+    """Join the rows "rows columns ..." of a table."""
+    return jax.tree.map(lambda view: view.reshape(-1, *view.shape[2:]), images)
 
 
 def _require_memory_for(run: StoredRun, request: Request, rows: int = 1) -> None:
@@ -140,10 +151,10 @@ def _require_memory_for(run: StoredRun, request: Request, rows: int = 1) -> None
     require_memory(_BYTES * size, f"`num_samples` {request.num_samples}", "make fewer at a time")
 
 
-def _two_examples(run: StoredRun, request: Request) -> tuple[np.ndarray, np.ndarray | None]:
+def _two_examples(run: StoredRun, request: Request) -> tuple[X, np.ndarray | None]:
     """Return two random test images, and their contexts if the run is conditional."""
-    chosen = np.random.default_rng(request.seed).choice(len(run.examples), 2)
-    x = np.nan_to_num(run.examples[chosen])  # missing values are 0, as the model sees them
+    chosen = np.random.default_rng(request.seed).choice(batch_size_of(run.examples), 2)
+    x = jax.tree.map(np.nan_to_num, take(run.examples, chosen))  # missing values are 0, as the model sees them
     return x, None if run.contexts is None else run.contexts[chosen]
 
 

@@ -30,9 +30,10 @@ from flax_vae import (
     resume,
     write_run,
 )
+from flax_vae.cli.main import main
 from flax_vae.data import Examples
-from flax_vae.explore.write import write_explorer
-from flax_vae.export.directory import export_run
+from flax_vae.evaluation.samples import MODES
+from flax_vae.pytrees import by_name
 from flax_vae.runs.run import run_data
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -205,14 +206,47 @@ def test_a_run_refuses_other_views(case: tuple) -> None:
 
 
 @pytest.mark.quick(1)
-def test_commands_of_one_array_are_refused(case: tuple, tmp_path: Path) -> None:
-    run, _, _ = case
-    for what, use in {
-        "An export": lambda: export_run(run, "safetensors", tmp_path / "out"),
-        "The explorer": lambda: write_explorer(run, tmp_path / "page.html"),
-    }.items():
-        with pytest.raises(UserError, match=rf"{what} needs .*, but .* was trained on views"):
-            use()
+@pytest.mark.parametrize("mode", MODES)
+def test_samples_of_views_are_files(mode: str, case: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array for each view, and a picture of each view of images."""
+    run, model, _ = case
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flax_vae.cli.arguments.OwnParts.load_run", lambda *_: load_run(run.directory, model))
+    words = ["sample", str(run.directory), "--mode", mode, "--num-samples", "4"]
+    assert main(words) == main([*words, "-o", "named.npz"]) == 0
+    x = by_name(run.examples)
+    (image,) = (name for name, view in x.items() if view.ndim == 4)
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{stem}-{image}.png" for stem in ("samples", "named")}
+    Path("named.npz").unlink()
+    assert main([*words, "-o", "named.npz"]) == 2  # its picture exists
+    with np.load("samples.npz") as arrays:
+        assert {name: array.shape[1:] for name, array in arrays.items()} == {name: x[name].shape[1:] for name in x}
+        if mode == "prior":
+            jax.tree.map(np.testing.assert_array_equal, dict(arrays), jax.device_get(by_name(run.sample(4))))
+
+
+COMMANDS = {
+    "export": (["--format", "safetensors", "--out", "out"], "An export needs examples of one array"),
+    "explore": (["-o", "page.html"], "The explorer needs images"),
+    "compress": (["-o", "images.fvae"], "Compression needs images"),
+    "sample": (["--npy", "samples.npy"], "several views: name a .npz file by --out"),
+}
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_one_array_are_refused(
+    command: str, case: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each in one line, before work starts."""
+    run, model, _ = case
+    words, message = COMMANDS[command]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("flax_vae.cli.arguments.OwnParts.load_run", lambda *_: load_run(run.directory, model))
+    assert main([command, str(run.directory), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
     assert not list(tmp_path.iterdir())
 
 
