@@ -1,10 +1,13 @@
-"""Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and bound the results."""
+"""Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and bound the results.
+
+Versions of JAX store loops and calls differently. No other module depends on how.
+"""
 
 import math
 import operator
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
@@ -78,6 +81,65 @@ def interpret(
             results = equation(eqn, arguments)
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in inner.outvars]
+
+
+class Scan(NamedTuple):
+    """A loop with a fixed number of steps: body(*consts, *carry, *elements) -> (*carry, *results).
+
+    Attributes:
+        body: the jaxpr of a step.
+        consts: the number of constants.
+        carry: the number of values that each step passes to the next.
+        length: the number of steps.
+        reverse: whether the last elements come first.
+    """
+
+    body: ClosedJaxpr
+    consts: int
+    carry: int
+    length: int
+    reverse: bool
+
+
+class While(NamedTuple):
+    """A loop that ends when a test fails: test(*its consts, *carry) -> (flag,); body(*its consts, *carry) -> carry.
+
+    Attributes:
+        test, body: the jaxprs.
+        test_consts, body_consts: the number of constants of each; those of the test come first.
+    """
+
+    test: ClosedJaxpr
+    body: ClosedJaxpr
+    test_consts: int
+    body_consts: int
+
+
+def read_scan(eqn: JaxprEqn) -> Scan:
+    """Return the loop of a `scan`.
+
+    JAX 0.12 no longer stores the numbers of constants and of carried values. An array whose elements the steps take or
+    return has one axis more outside the loop.
+    """
+    body = eqn.params["jaxpr"]
+    ins: list[tuple[Any, Any]] = list(zip(eqn.invars, body.in_avals, strict=True))
+    outs: list[tuple[Any, Any]] = list(zip(eqn.outvars, body.out_avals, strict=True))
+    elements = sum(var.aval.ndim > aval.ndim for var, aval in ins)
+    carry = sum(var.aval.ndim == aval.ndim for var, aval in outs)
+    return Scan(body, len(ins) - carry - elements, carry, eqn.params["length"], eqn.params["reverse"])
+
+
+def read_while(eqn: JaxprEqn) -> While:
+    """Return the loop of a `while`."""
+    return While(*(eqn.params[name] for name in ("cond_jaxpr", "body_jaxpr", "cond_nconsts", "body_nconsts")))
+
+
+def apply(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """Apply the operation of an equation to other operands, and return its results."""
+    bound = eqn.primitive.get_bind_params(eqn.params)
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX 0.8 returns the functions apart
+    results = eqn.primitive.bind(*functions, *operands, **params)
+    return list(results) if eqn.primitive.multiple_results else [results]
 
 
 def needed(closed: ClosedJaxpr) -> ClosedJaxpr:

@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from jaxtyping import Array
 
 from flax_vae.export.functions import ModelFunction
-from flax_vae.jaxprs import interpret, needed
+from flax_vae.jaxprs import apply, interpret, needed
 from flax_vae.system.errors import UserError
 
 Shapes = tuple[jax.ShapeDtypeStruct, ...]
@@ -104,7 +104,5 @@ class _Flat:
         return [_Value(*pair, is_broadcast) for pair in zip(symbols, constants, strict=True)]
 
     def _bind(self, eqn: JaxprEqn, operands: list[Any]) -> list[Any]:
-        primitive = eqn.primitive
-        bind = self._rules.get(primitive.name) or primitive.bind
-        results = bind(*operands, **primitive.get_bind_params(eqn.params))
-        return list(results) if primitive.multiple_results else [results]
+        rule = self._rules.get(eqn.primitive.name)
+        return [rule(*operands, **eqn.params)] if rule else apply(eqn, operands)

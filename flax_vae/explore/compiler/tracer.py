@@ -16,7 +16,7 @@ from flax_vae.explore.compiler.contractions import CONTRACTIONS
 from flax_vae.explore.compiler.indexing import INDEXING
 from flax_vae.explore.compiler.memory import Instruction, Recorder, Value, allocate, constant, live, loops, weight
 from flax_vae.explore.compiler.primitives import ELEMENTWISE, RULES, VIEWS, Rule, refuse
-from flax_vae.jaxprs import interpret, needed
+from flax_vae.jaxprs import Scan, While, apply, interpret, needed, read_scan, read_while
 
 Graph = dict[str, Any]
 Weights = list[Float[np.ndarray, " _"]]
@@ -84,30 +84,31 @@ class _Tracer(Recorder):
             return views if isinstance(views, list) else [views]
         if all(value.is_constant for value in ins):
             return _evaluate(equation, ins)
-        if name in ("scan", "while"):
-            return (self._scan if name == "scan" else self._while)(equation.params, ins)
+        if name == "scan":
+            return self._scan(read_scan(equation), ins)
+        if name == "while":
+            return self._while(read_while(equation), ins)
         if name not in _COMPUTING or not _is_real(equation):
             raise refuse(equation)
         return [_COMPUTING[name](self, equation, *ins)]
 
-    def _scan(self, params: dict[str, Any], ins: list[Value]) -> list[Value]:
-        consts, others = ins[: params["num_consts"]], ins[params["num_consts"] :]
-        carry, xs = list(map(self.copy, others[: params["num_carry"]])), others[params["num_carry"] :]
-        length, outputs = params["length"], params["jaxpr"].out_avals[len(carry) :]
-        ys = [allocate((length, *aval.shape)) for aval in outputs]
+    def _scan(self, loop: Scan, ins: list[Value]) -> list[Value]:
+        consts, others = ins[: loop.consts], ins[loop.consts :]
+        carry, xs = list(map(self.copy, others[: loop.carry])), others[loop.carry :]
+        ys = [allocate((loop.length, *aval.shape)) for aval in loop.body.out_avals[loop.carry :]]
         step = self.copy(constant(0.0))
 
         def at_step(side: int, stacked: Value) -> tuple[Value, dict[str, Any]]:
             """Return the element at index 0, and the index that shifts it to the current step."""
-            ordered = stacked[(slice(None, None, -1),)] if params["reverse"] else stacked
-            return ordered[(0,)], {"indices": [(side, ordered.place[1], length - 1, step)]}
+            ordered = stacked[(slice(None, None, -1),)] if loop.reverse else stacked
+            return ordered[(0,)], {"indices": [(side, ordered.place[1], loop.length - 1, step)]}
 
         def once() -> None:
             elements = []
             for x in xs:
                 element, indices = at_step(1, x)
                 elements.append(self.emit("move", allocate(element.view.shape), element, **indices))
-            results = self.walk(params["jaxpr"], [*consts, *carry, *elements])
+            results = self.walk(loop.body, [*consts, *carry, *elements])
             for y, result in zip(ys, results[len(carry) :], strict=True):
                 element, indices = at_step(0, y)
                 self.emit("move", element, result, **indices)
@@ -115,21 +116,20 @@ class _Tracer(Recorder):
             self.emit("add", step, step, constant(1.0))
 
         body = live(self.inside(once), (*carry, *ys, step))
-        self.code.append(Instruction("repeat", body=body, count=length))
+        self.code.append(Instruction("repeat", body=body, count=loop.length))
         return [*carry, *ys]
 
-    def _while(self, params: dict[str, Any], ins: list[Value]) -> list[Value]:
-        test_consts, body_consts = params["cond_nconsts"], params["body_nconsts"]
-        carry = list(map(self.copy, ins[test_consts + body_consts :]))
+    def _while(self, loop: While, ins: list[Value]) -> list[Value]:
+        of_test, of_body = ins[: loop.test_consts], ins[loop.test_consts :][: loop.body_consts]
+        carry = list(map(self.copy, ins[loop.test_consts + loop.body_consts :]))
         flag = allocate(())
 
         def test() -> None:
-            (result,) = self.walk(params["cond_jaxpr"], [*ins[:test_consts], *carry])
+            (result,) = self.walk(loop.test, [*of_test, *carry])
             self.emit("copy", flag, result)
 
         def once() -> None:
-            consts = ins[test_consts : test_consts + body_consts]
-            self._replace(carry, self.walk(params["body_jaxpr"], [*consts, *carry]))
+            self._replace(carry, self.walk(loop.body, [*of_body, *carry]))
 
         tests, body = (live(self.inside(record), (*carry, flag)) for record in (test, once))
         self.code.append(Instruction("while", [flag], test=tests, body=body))
@@ -158,9 +158,7 @@ def _evaluate(equation: Any, ins: list[Value]) -> list[Value]:
         first = tuple(slice(1 if not any(strides) else size) for size, *strides in axes)
         arrays = [array[first] for array in arrays]
     typed = [array.astype(var.aval.dtype) for array, var in zip(arrays, equation.invars, strict=True)]
-    output = equation.primitive.bind(*typed, **equation.params)
-    results = output if equation.primitive.multiple_results else [output]
-    shapes = [var.aval.shape for var in equation.outvars]
+    results, shapes = apply(equation, typed), [var.aval.shape for var in equation.outvars]
     return [constant(result).broadcast_to(shape) for result, shape in zip(results, shapes, strict=True)]
 
 
