@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from flax_vae.batches import Batch, are_views, batch_size_of, example_shape, to_batch
 from flax_vae.data.examples import Examples, make_examples
@@ -31,10 +32,12 @@ class Stream:
 
     Attributes:
         batches: an iterable of batches, such as a Grain data set, or a function without arguments that returns one. It
-            is iterated over again whenever it ends. A batch is x, or a `Batch` of x and the mask of its observed
-            values. All batches have the same shapes; one with fewer examples, such as the last, is left out.
+            is iterated over again whenever it ends. A batch is x, or a `Batch` of x, for a conditional model the
+            labels as one-hot vectors "b k", and the mask of the observed values. All batches have the same shapes; one
+            with fewer examples, such as the last, is left out.
         steps_per_epoch: the number of batches in an epoch; by default the length of `batches`.
-        held_out: examples in memory, as for `fit`, which choose the best checkpoint and are evaluated; or None.
+        held_out: examples in memory, as for `fit`, which choose the best checkpoint and are evaluated; or None. For a
+            conditional model they are `Examples` with labels, the columns of the one-hot vectors.
     """
 
     batches: Iterable[Any] | Callable[[], Iterable[Any]]
@@ -61,6 +64,7 @@ class Feed:
         steps_per_epoch: the number of batches in an epoch.
         examples: the first batch as training examples, which represents the stream in the run directory.
         held_out: the held-out examples, or None.
+        class_names: the numbers of the classes, for a stream with labels; else empty.
         is_resumable: True if the iterator has a state that can be saved, as Grain's iterators have.
     """
 
@@ -68,7 +72,8 @@ class Feed:
         """Start the stream and read its first batch.
 
         Raises:
-            UserError: the stream holds no batches, or has neither a length nor `steps_per_epoch`.
+            UserError: the stream holds no batches, has neither a length nor `steps_per_epoch`, or has labels, but the
+                classes of the held-out examples have names, whose order is unknown.
         """
         self._stream, self._count = stream, 0
         self.steps_per_epoch = _steps_per_epoch(stream)
@@ -81,6 +86,11 @@ class Feed:
         self._pending: Batch | None = self.first
         self.examples = self._describe(self.first)
         self.held_out = None if stream.held_out is None else all_examples(stream.held_out)
+        self.class_names = () if self.first.context is None else tuple(map(str, range(self.first.context.shape[1])))
+        if self.class_names and self.held_out is not None and self.held_out.names:
+            raise UserError(
+                f"{_WHERE}: the held-out labels are names: pass numbers, the columns of the batches' one-hot vectors."
+            )
 
     @property
     def kind(self) -> str:
@@ -160,7 +170,8 @@ class Feed:
         for raw, view in zip(jax.tree.leaves(batch.x), jax.tree.leaves(read), strict=True):
             if raw.dtype == np.uint8 == view.dtype and (raw != view).any():
                 raise UserError(f"{_WHERE}: uint8 pixels are 0 and 1 only; multiply them by 255, or pass booleans.")
-        examples = make_examples(read, None, None, "data", f"batches of {self.kind}")
+        labels = None if batch.context is None else batch.context.argmax(1)
+        examples = make_examples(read, labels, None, "data", f"batches of {self.kind}")
         return replace(examples, mask=batch.mask)
 
 
@@ -180,11 +191,9 @@ def _read(item: Any) -> Batch:
     """Return a batch as NumPy arrays: floats as float32, integers other than uint8 as int32.
 
     Raises:
-        UserError: the item is not a batch of images or vectors, or has a context.
+        UserError: the item is not a batch of images or vectors, or its contexts are not labels.
     """
     batch = to_batch(item)
-    if batch.context is not None:
-        raise UserError(f"{_WHERE}: a batch has a context; train a conditional model on arrays, with `labels`.")
     leaves = jax.tree.leaves(batch.x) if are_views(batch.x) else [batch.x]
     if isinstance(batch.x, list) or not leaves or any(np.ndim(leaf) not in (2, 4) for leaf in leaves):
         shapes = ", ".join(str(np.shape(leaf)) for leaf in leaves)
@@ -193,7 +202,24 @@ def _read(item: Any) -> Batch:
             f"{_WHERE}: a batch is {kind}; pass an array (b, h, w, c) or (b, v), a tuple or a dictionary of views, or "
             "a Batch."
         )
-    return Batch(jax.tree.map(_read_array, batch.x), mask=jax.tree.map(np.asarray, batch.mask))
+    context = None if batch.context is None else _read_labels(batch.context, batch_size_of(leaves))
+    return Batch(jax.tree.map(_read_array, batch.x), context, jax.tree.map(np.asarray, batch.mask))
+
+
+def _read_labels(context: Any, count: int) -> Float[np.ndarray, "b k"]:
+    """Return the contexts of a batch, which are labels: a run gives its classes names and numbers.
+
+    Raises:
+        UserError: the contexts are not a one-hot vector for each example.
+    """
+    vectors = np.asarray(context)
+    is_one_hot = vectors.ndim == 2 and np.isin(vectors, (0, 1)).all() and (vectors.sum(1) == 1).all()
+    if not is_one_hot or len(vectors) != count:
+        raise UserError(
+            f"{_WHERE}: a batch of {count} examples has a context of shape {vectors.shape}; pass their labels as "
+            "one-hot vectors (b, classes)."
+        )
+    return vectors.astype(np.float32)
 
 
 def _read_array(leaf: Any) -> np.ndarray:
@@ -208,5 +234,7 @@ def _types(batch: Batch) -> Any:
 
 
 def _described(batch: Batch) -> str:
+    labels = "" if batch.context is None else f" with labels of {batch.context.shape[1]} classes"
     mask = "" if batch.mask is None else " with a mask"
-    return f"{example_shape(batch.x)}, {', '.join(str(leaf.dtype) for leaf in jax.tree.leaves(batch.x))}{mask}"
+    dtypes = ", ".join(str(leaf.dtype) for leaf in jax.tree.leaves(batch.x))
+    return f"{example_shape(batch.x)}, {dtypes}{labels}{mask}"

@@ -65,11 +65,6 @@ class HostInput:
         data, self.trainings, self.mesh = trainings[0].data, trainings, mesh
         self.feed, self.state = data.feed, None if data.feed is None else data.feed.state()
         if data.feed is not None:
-            if jax.process_count() > 1:
-                raise UserError(
-                    "`data` is a stream, which several processes cannot share: train in one process, or write the "
-                    "batches to a data set on disk."
-                )
             return
         self.images: Any = data.batch(data.train)
         leaves = jax.tree.leaves(self.images)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import jax
+
 from flax_vae.batches import Batch, OnDisk
 from flax_vae.data import Examples, as_batch, class_names, draw_binary, from_arrays, load_images, split_validation
 from flax_vae.data.resizing import make_size
@@ -67,16 +69,22 @@ def read_given(data: Any, labels: Any, config: Config) -> Given:
     settings["`binarize` fixed"] = config.binarize == "fixed"
     if named := [name for name, value in settings.items() if value]:
         raise UserError(f"{named[0]} needs examples in memory, but `data` is a stream of batches: leave it out.")
+    if jax.process_count() > 1:  # each would have to read a part of every batch, and store its own place in the stream
+        raise UserError(
+            "`data` is a stream, which several processes cannot share: train in one process, or write the batches to a "
+            "data set on disk."
+        )
     feed = Feed(stream)
     return Given(feed.examples, feed.held_out or feed.examples, feed)
 
 
-def load_data(config: Config, given: Given | None = None) -> Data:
+def load_data(config: Config, given: Given | None = None, classes: tuple[str, ...] = ()) -> Data:
     """Load the images that a configuration names.
 
     Args:
         config: the configuration.
         given: the examples, if they are in memory already, or a stream.
+        classes: the classes of a conditional model that has been trained; by default those of the labels.
 
     Raises:
         UserError: the images cannot be loaded, or the splits do not match.
@@ -99,7 +107,10 @@ def load_data(config: Config, given: Given | None = None) -> Data:
             f"`binarize` {config.binarize} samples pixels in memory, but {config.dataset} is too large for that: "
             "binarise its images, then prepare them."
         )
-    names = class_names(train) if config.conditional else ()
+    of_stream = () if feed is None else feed.class_names
+    if of_stream and not config.conditional:
+        raise UserError("The batches of `data` have labels: pass Config(conditional=True), or yield x alone.")
+    names = classes or of_stream or class_names(train) if config.conditional else ()
     if config.conditional and not names:
         raise UserError(f"`conditional` requires labels, but {config.dataset} has none.")
     validation = None

@@ -331,6 +331,6 @@ def run_data(run: StoredRun, binarize: Binarize | None = None, binarize_seed: in
         config = replace(config, dataset=run.dataset)
     else:
         refuse_own_data(run.name, config)
-    data = load_data(config)
+    data = load_data(config, classes=run.class_names)
     refuse_other_data(data, run.data, run.name)
     return data

@@ -20,6 +20,7 @@ from run_directories import assert_same_run, untimed
 from flax_vae import (
     Batch,
     Config,
+    Examples,
     NormalLikelihood,
     Plan,
     Stream,
@@ -36,10 +37,13 @@ from flax_vae.evaluation.samples import Request, new_images
 from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
 from flax_vae.fitting.report import Report
+from flax_vae.runs.data import read_given
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 X = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 HELD_OUT = X[:7]
+LABELS = np.arange(60, dtype=np.int32)
+NAMES = tuple(map(str, LABELS))
 CONFIG = Config(epochs=3, learning_rate=1e-2)
 OWN = {"model": dense((5,), features=(8,), likelihood=NormalLikelihood())}
 
@@ -129,6 +133,32 @@ def test_a_stream_of_the_same_batches_is_the_same_training(tmp_path: Path, capsy
     err = capsys.readouterr().err
     assert "Data: batches of 10 + 6 test vectors of 5; 5 batches of <lambda> are an epoch." in err
     assert "this training cannot be resumed" in err
+
+
+@pytest.mark.slow
+def test_labels_of_a_stream_condition_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those in memory do, also if the first batch lacks a class; the run knows its classes, and is resumed."""
+    labels = LABELS % 3
+    labels[:10] = 0  # the first batch
+    batches = [Batch(X[i : i + 10], np.eye(3)[labels[i : i + 10]]) for i in range(0, 60, 10)]
+    rows = grain.MapDataset.source(range(60)).batch(10).map(lambda which: batches[which[0] // 10])
+    stream, config = Stream(rows, held_out=Examples(X[:7], labels[:7])), replace(CONFIG, conditional=True)
+    run = fit(config, tmp_path / "whole", data=stream, **OWN)
+    assert run.class_names == ("0", "1", "2")
+    with monkeypatch.context() as patch:
+        interrupt_at(8, patch)
+        with pytest.raises(Interrupted):
+            fit(config, tmp_path / "broken", data=stream, **OWN)
+    assert_same_run(resume(tmp_path / "broken", data=stream, **OWN), run)
+    assert np.isfinite(run.evaluate(Plan(num_samples=(3,), num_images=4))["elbo"]["elbo"])
+    assert not np.array_equal(run.sample(1, labels=1), run.sample(1, labels=2))
+
+
+def test_several_processes_are_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would have to read a part of every batch, and to store its own place in the stream."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="`data` is a stream, which several processes cannot share: train in one"):
+        read_given(lambda: pytest.fail("a batch is read"), None, CONFIG)
 
 
 def _split() -> list[dict[str, np.ndarray]]:
@@ -234,7 +264,10 @@ def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
         (Stream(lambda: 3, 3), "`data` is a function that returned a int: return an iterable"),
         (Stream([[X, X]]), r"a batch is a list; pass an array \(b, h, w, c\) or \(b, v\), a tuple or"),
         (Stream([X[0]]), r"a batch is of shape \(5,\); pass an array"),
-        (Stream([Batch(X, np.ones((60, 2)))]), "a batch has a context; train a conditional model on arrays"),
+        (Stream([Batch(X, np.ones((60, 2)))]), r"a batch of 60 examples has a context of shape \(60, 2\); pass their"),
+        (Stream([Batch(X, np.eye(2)[:1])]), "pass their labels as one-hot vectors"),
+        (Stream([Batch(X, np.eye(60))]), r"have labels: pass Config\(conditional=True\), or yield x alone"),
+        (Stream([Batch(X, np.eye(60))], held_out=Examples(X, LABELS, names=NAMES)), "held-out labels are names"),
         (Stream([np.ones((8, 4, 4, 1), np.uint8)]), "uint8 pixels are 0 and 1 only; multiply them by 255"),
         (Stream([np.full_like(X, np.nan)]), "vectors of NaN only"),
     ],
