@@ -104,7 +104,8 @@ def _prepare_members(count: int, steps: int) -> None:
     mesh = ensemble_mesh(count, BATCH)
     everywhere, split = (jax.NamedSharding(mesh, spec) for spec in (EVERYWHERE, EACH_MEMBER))
     own = {name: np.full(count, value, np.float32) for name, value in {"beta": 1.0, "learning_rate": 1e-3}.items()}
-    run = partial(make_ensemble_steps(step, mesh, split, deal_microbatches=True), jax.device_put(own, split))
+    settings = jax.device_put((np.zeros(count, np.int32), own), split)
+    run = partial(make_ensemble_steps([step], mesh, split, deal_microbatches=True), settings)
     resident, rows = jax.device_put(images, everywhere), jax.device_put(rows, split)
     states = jax.device_put(states, split)
 

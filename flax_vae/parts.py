@@ -143,6 +143,14 @@ class Parts(Mapping[str, Callable[..., Any]]):
         call = parse(part) if isinstance(part, str) else part
         return call if call.is_imported else Call(call.name, (), tuple(self._typed(call).items()))
 
+    def settings(self, part: str | Call) -> dict[tuple[str, ...], Any]:
+        """Return the name of a part, at the path (), and its arguments with their defaults, at the paths (argument,).
+
+        A nested part is at the path of its argument. A part of the user's own is not imported: its arguments are those
+        that are written.
+        """
+        return _settings(self.read(part), self)
+
     def _typed(self, call: Call) -> dict[str, Any]:
         """Return the arguments of a call by name, converted to their types; nested parts as `Call`."""
         maker = self.maker(call)
@@ -279,6 +287,21 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 def _registry(hint: Any) -> Any:
     """Return the registry of the parts that an argument takes, or None."""
     return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Parts)), None)
+
+
+def _settings(call: Call, parts: Parts | None) -> dict[tuple[str, ...], Any]:
+    """Return the settings of a part; `parts` is None inside of a part of the user's own."""
+    arguments = {f"argument {i + 1}": value for i, value in enumerate(call.args)} | dict(call.kwargs)
+    registries = dict[str, Parts]()
+    if parts is not None and not call.is_imported:
+        maker, parameters = parts.maker(call), parts.hyperparameters(call)
+        arguments = {key: p.default for key, p in parameters.items() if p.default is not p.empty} | arguments
+        registries = {key: _registry(_hint(maker, key)) for key in arguments}
+    settings: dict[tuple[str, ...], Any] = {(): call.name}
+    for key, value in arguments.items():
+        inside = _settings(value, registries.get(key)) if isinstance(value, Call) else {(): value}
+        settings |= {(key, *path): each for path, each in inside.items()}
+    return settings
 
 
 def _takes_literals(hint: Any) -> bool:

@@ -97,7 +97,7 @@ def test_commands_parse(name: str) -> None:
                 args = [word for word in shlex.split(line.removeprefix(start), comments=True) if word != "..."]
                 parsed = tyro.cli(command, args=args, config=(tyro.conf.DisallowNone,))
                 if command is Train and "--resume" not in args:
-                    assert Config(**parsed.settings()).epochs > 0
+                    assert all(Config(**settings).epochs > 0 for settings in parsed.settings())
 
 
 def test_scripts_call_use_machine() -> None:

@@ -6,6 +6,7 @@ examples:
   flax-vae train                                                about a minute on two cores
   flax-vae train --preset "gated_mlp(features=(500, 500))" --latent-dim 40 --binarize dynamic --prior vamp
   flax-vae train --seeds 4 --betas 0.5 1 2 4                    sixteen trainings in one program
+  flax-vae train --objective "infovae(weight=10)" "infovae(weight=100)"
 """
 
 import math
@@ -32,6 +33,7 @@ from flax_vae.system.machine import cpu_cores, use_machine
 from flax_vae.system.processes import Cluster, is_first_process
 
 _MOST_MEMBERS = 1000  # each has its own run directory, with files open throughout
+_SWEPT = ("objective", "optimizer", "schedule")  # flags that take several values, whose floats differ
 
 
 def _settings(group: str) -> Any:
@@ -39,7 +41,11 @@ def _settings(group: str) -> Any:
     flags: list[tuple[str, Any, Any]] = []
     for field in fields(Config):
         if field.metadata["group"] == group:
+            kind: Any
+            default: Any
             kind, default = (bool, False) if field.type is bool else (field.type | None, None)  # type: ignore[operator]
+            if field.name in _SWEPT:
+                kind, default = tuple[str, ...], ()
             argument = tyro.conf.arg(help=_meaning(field), help_behavior_hint=_default(field))
             flags.append((field.name, Annotated[kind, argument], default))
     return make_dataclass(group, flags, frozen=True)
@@ -74,18 +80,21 @@ class _Optimisation(_settings("optimisation")):  # type: ignore[misc]
     learning_rates: tuple[float, ...] = ()
     """Train each of these values of --learning-rate, with each seed and beta."""
 
-    def members(self, config: Config) -> list[Config]:
-        """Return the configurations of all trainings."""
+    def members(self, configs: Sequence[Config]) -> list[Config]:
+        """Return the configurations of all trainings: each one at all learning rates, betas and seeds."""
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, not {self.seeds}.")
-        rates, betas = self.learning_rates or (config.learning_rate,), self.betas or (config.beta,)
-        if (count := len(rates) * len(betas) * self.seeds) > _MOST_MEMBERS:
+        count = len(configs) * max(1, len(self.learning_rates)) * max(1, len(self.betas)) * self.seeds
+        if count > _MOST_MEMBERS:
             raise UserError(
                 f"--seeds {self.seeds} makes {count:,} trainings in one program; the limit is {_MOST_MEMBERS:,}."
             )
         return [
             replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
-            for rate, beta, i in product(rates, betas, range(self.seeds))
+            for config in configs
+            for rate in self.learning_rates or (config.learning_rate,)
+            for beta in self.betas or (config.beta,)
+            for i in range(self.seeds)
         ]
 
 
@@ -148,26 +157,36 @@ class Train:
                 line = f"{run.name}: {drawn} are in {Path(run.name) / 'pictures'}; sample with {sample}"
                 print_result(printable(line))
 
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of `Config` that the command line gives, explicit zeros included."""
+    def settings(self) -> list[dict[str, Any]]:
+        """Return the settings of `Config` that the command line gives, explicit zeros included.
+
+        There are several if a flag of `_SWEPT` has several values.
+        """
         values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
+        several = {name: values.pop(name) or (None,) for name in _SWEPT}
         names = [field.name for field in fields(Config)]
-        return {name: values[name] for name in names if values[name] is not None and values[name] is not False}
+
+        def given(values: dict[str, Any]) -> dict[str, Any]:
+            return {name: values[name] for name in names if values[name] is not None and values[name] is not False}
+
+        return [given(values | dict(zip(several, each, strict=True))) for each in product(*several.values())]
 
     def _start(self) -> list[Run]:
-        config = Config(**self.settings())
-        configs = self.optimisation.members(config)
+        configs = self.optimisation.members([Config(**settings) for settings in self.settings()])
+        config = configs[0]
         self.machine.use(config, len(configs))
         out = self.output.out
         return fit_many(configs, out) if len(configs) > 1 else [fit(configs[0], out)]
 
     def _resume(self, path: str) -> list[Run]:
-        changes, ensemble = self.settings(), self.optimisation
-        model, objective = changes.pop("preset", None), changes.pop("objective", None)
+        (changes, *others), ensemble = self.settings(), self.optimisation
         if self.output.out or ensemble.betas or ensemble.learning_rates or ensemble.seeds != 1:
             raise UserError(
                 "--resume continues the runs of a directory: leave out --out, --seeds, --betas and --learning-rates."
             )
+        if others:
+            raise UserError("--resume takes one value of --objective, --optimizer and --schedule.")
+        model, objective = changes.pop("preset", None), changes.pop("objective", None)
         directory = RunDirectory(Path(path))
         members = directory.members()
         runs = members or [directory]

@@ -119,7 +119,7 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
     _refuse_uneven_parts(training)
     _refuse_too_large(training, members)
     if config.has_own("optimizer"):
-        _refuse_other_optimizer(training)
+        refuse_other_optimizer(training)
     return training
 
 
@@ -254,7 +254,7 @@ def _refuse_other_values(training: Training) -> None:
             raise UserError(f"{part.name} holds {part.kind}: {error} {advice}") from None
 
 
-def _refuse_other_optimizer(training: Training) -> None:
+def refuse_other_optimizer(training: Training) -> None:
     """Raise UserError if an optimiser of the user's own cannot update the parameters, or has empty state arrays."""
 
     def gradient(tree: Params, *_: Any) -> tuple[Any, ...]:

@@ -7,14 +7,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 
 from flax_vae.batches import Batch, take
 from flax_vae.fitting.host_input import Dispatch
 from flax_vae.fitting.members import Member, checkpoint_items
+from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import Spans, first_block, make_evaluate
 from flax_vae.runs import checkpoints
 from flax_vae.runs.config import Config
+from flax_vae.runs.members import step_numbers
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_first_process, maximum_over_processes, place_on_devices
@@ -59,7 +62,7 @@ class Ensemble:
 
         `steps` maps `(state, totals, dispatch)` to `(state, totals)`, all stacked. `unstack` returns
         `(state, totals)` of each member. `replicate` places arrays on all devices, so that every process can read
-        them. `evaluate_at` has an evaluation for each beta.
+        them. `evaluate_at` has an evaluation for each objective.
 
         Args:
             members: the members, with the states from which they train.
@@ -74,16 +77,19 @@ class Ensemble:
         shardings = parameter_shardings(mesh, members[0].state, MEMBERS_AXIS), each_member
         self.state = place_on_devices(stack([member.state for member in members]), shardings[0])
         self.totals = place_on_devices(stack([member.totals for member in members]), each_member)
-        step = partial(training.step_at, mesh=mesh if batch_devices(mesh) > 1 else None)
+        trainings = [member.training for member in members]
+        numbers, in_batch = step_numbers([each.config for each in trainings]), mesh if batch_devices(mesh) > 1 else None
+        steps = [partial(trainings[numbers.index(i)].step_at, mesh=in_batch) for i in sorted({*numbers})]
         deal = deals_microbatches(mesh, training.part_size, training.microbatch_size)
-        settings = place_on_devices(stack([member.training.settings for member in members]), each_member)
-        self.steps = partial(make_ensemble_steps(step, mesh, shardings, deal), settings)
+        settings = np.array(numbers, np.int32), stack([each.settings for each in trainings])
+        settings = place_on_devices(settings, each_member)
+        self.steps = partial(make_ensemble_steps(steps, mesh, shardings, deal), settings)
         alone = parameter_shardings(mesh, members[0].state), everywhere
         self.unstack = jax.jit(partial(unstack, count=count), out_shardings=[alone] * count)
         self.replicate = jax.jit(lambda tree: tree, out_shardings=everywhere)
         evaluate = partial(make_evaluate, training.model, batch_size=training.batch_size, mesh=training.mesh())
-        betas = {member.training.config.beta for member in members}
-        self.evaluate_at = {beta: evaluate(training.objective_at(beta)) for beta in betas}
+        objectives = {_key_of_objective(each): each.objective_at(each.config.beta) for each in trainings}
+        self.evaluate_at = {key: evaluate(objective) for key, objective in objectives.items()}
         self.step = max(int(member.state.step) for member in members)
         self.failed, self.stopped = dict[int, UserError](), set[int]()
         self.stop_early()
@@ -182,7 +188,7 @@ class Ensemble:
         for i in self.active():
             training, params = self.members[i].training, states[i][0].best_params
             params = place_on_devices(params, parameter_shardings(mesh, params))
-            evaluate = self.evaluate_at[training.config.beta]
+            evaluate = self.evaluate_at[_key_of_objective(training)]
             means[i] = evaluate(params, images, training.keys.test, training.total_steps, spans)
         return means
 
@@ -211,6 +217,12 @@ class Ensemble:
         """Wait until the checkpoints are written."""
         for manager in self.managers:
             checkpoints.finish(manager)
+
+
+def _key_of_objective(training: Training) -> tuple[Any, ...]:
+    """Return the settings of the objective in which members may differ."""
+    config = training.config
+    return config.objective, config.beta, config.kl_warmup_epochs
 
 
 def _advice(config: Config) -> str:

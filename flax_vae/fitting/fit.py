@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import optax
 
 from flax_vae.calls import describe
@@ -27,16 +26,17 @@ from flax_vae.fitting.build import (
     starting_from,
 )
 from flax_vae.fitting.loop import Callback, train
-from flax_vae.fitting.members import Member, member_names, restore_members
+from flax_vae.fitting.members import Member, member_trainings, parts_of_members, refuse_unresumable, restore_members
 from flax_vae.fitting.report import write_summary
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import make_evaluate
 from flax_vae.models.binding import join_objective
 from flax_vae.objectives import Objective
 from flax_vae.runs.checkpoints import stream_state
-from flax_vae.runs.config import PARTS, SWEPT, Config
+from flax_vae.runs.config import PARTS, Config
 from flax_vae.runs.data import Given, refuse_other_data
 from flax_vae.runs.directory import RunDirectory, free_directory
+from flax_vae.runs.members import member_names, swept_settings
 from flax_vae.runs.models import opened
 from flax_vae.runs.records import Record
 from flax_vae.runs.run import StoredRun, read_directory, refuse_own_data
@@ -107,7 +107,11 @@ def fit_many(
     optimizer: optax.GradientTransformation | None = None,
     init: StoredRun | None = None,
 ) -> list[Run]:
-    """Train configurations that differ in their seed, beta or learning rate, in one program.
+    """Train configurations that differ in their seed, or in floats of objective and optimisation, in one program.
+
+    The floats are `learning_rate`, `beta`, `kl_warmup_epochs`, `clip_norm`, `skip_norm`, `ema_decay`, and arguments of
+    objective, optimiser and schedule: the weight of `infovae(weight=10)`, or that of an objective of your own. If they
+    differ in more than seed, beta and learning rate, each combination is compiled, and members train one after another.
 
     Each gets its own run directory in `out`, named after the settings that differ, beside `summary.json` with the mean
     and standard deviation over the seeds. A training that diverges stops; the others continue.
@@ -175,7 +179,7 @@ def resume(
     """
     run = RunDirectory(Path(directory))
     given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
-    (resumed,) = _resume(run, {run: _resumed(run, optimizer, changes)}, given, callbacks, data)
+    (resumed,) = _resume(run, {run: _resumed(run, optimizer, changes)}, {run: given}, callbacks, data)
     return resumed
 
 
@@ -192,15 +196,18 @@ def resume_many(
     """Resume the interrupted runs of `fit_many`; arguments and errors as for `resume`."""
     parent = RunDirectory(Path(directory))
     runs = parent.members()
-    if not runs or [run.path.name for run in runs] != member_names([run.config() for run in runs]):
+    configs = [run.config() for run in runs]
+    if not runs or [run.path.name for run in runs] != member_names(configs):
         raise UserError(f"{parent} does not hold runs that were trained together: name the one to resume.")
-    if swept := [name for name in SWEPT if name in changes]:
-        raise UserError(f"`{swept[0]}` cannot change: members of an ensemble may differ in it.")
-    good = {run: _resumed(run, optimizer, changes) for run in runs if not run.failure_file.exists()}
+    if swept := [name for name in changes if name in swept_settings(configs)]:
+        raise UserError(f"`{swept[0]}` cannot change: the members differ in it.")
+    given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
+    members = zip(runs, parts_of_members(given, configs), strict=True)
+    good = {run: parts for run, parts in members if not run.failure_file.exists()}
     if not good:
         raise UserError(f"{parent}: all of its runs diverged; see their {runs[0].failure_file.name}.")
-    given = {"preset": model, "objective": objective, "optimizer": optimizer} | changes
-    resumed = _resume(parent, good, given, (), data)
+    changed = {run: _resumed(run, parts["optimizer"], changes) for run, parts in good.items()}
+    resumed = _resume(parent, changed, good, (), data)
     run_in_first_process(write_summary, parent)
     return resumed
 
@@ -258,8 +265,8 @@ def _start(
     totals = training.zero_totals()  # traces the objective, so that one that cannot train is refused here
     refuse_unknown_monitor(training, totals)
     monitor = training.config.monitor
-    fitted = {name: replace(fitted_to(config, training.data), monitor=monitor) for name, config in configs.items()}
-    trainings = {name: replace(training, config=config) for name, config in fitted.items()}
+    fitted = [replace(fitted_to(config, training.data), monitor=monitor) for config in configs.values()]
+    trainings = dict(zip(configs, member_trainings(training, fitted), strict=True))
 
     def create() -> None:
         with new_directory(directory.path) as folder:
@@ -282,35 +289,26 @@ def _start(
 def _resume(
     directory: RunDirectory,
     configs: Mapping[RunDirectory, Config],
-    given: Mapping[str, Any],
+    given: Mapping[RunDirectory, Mapping[str, Any]],
     callbacks: Sequence[Callback],
     data: Any,
 ) -> list[Run]:
-    """Resume runs from their last checkpoints, with the parts of the user's own that are given, by kind."""
+    """Resume runs from their last checkpoints, with the parts of the user's own that are given to each, by kind."""
     run, config = next(iter(configs.items()))
     kinds = [kind for kind in PARTS if config.has_own(kind) or kind in ("preset", "objective")]
-    config = opened(str(directory), config, given, kinds)
-    values = (None if isinstance(given[kind], str) else given[kind] for kind in ("preset", "objective", "optimizer"))
+    with_own = [opened(str(directory), config, given[run], kinds) for run, config in configs.items()]
+    parts = (given[run][kind] for kind in ("preset", "objective", "optimizer"))
+    own = Own(*(None if isinstance(part, str) else part for part in parts))
     for member, changed in configs.items():
-        if member.provenance().get("objective", "") is None:
-            raise UserError(
-                f"{member} was trained by a loop of your own, and has no state to resume: use fit(init=run)."
-            )
-        trained, now = member.random_numbers(), jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
-        if trained != now:
-            raise UserError(
-                f"{member} draws {trained} numbers, but jax_default_prng_impl is {now}: set it to {trained}."
-            )
-        if (epochs := len(member.metrics())) > changed.epochs:
-            raise UserError(f"`epochs` {changed.epochs}: {member} has been trained for {epochs} epochs already.")
-    stream = open_again(run, data, config)
+        refuse_unresumable(member, changed)
+    stream = open_again(run, data, with_own[0])
     with directory.locked():
-        training = build(config, Own(*values), len(configs), stream)
+        training = build(with_own[0], own, len(configs), stream)
         refuse_other_data(training.data, run.data_checksums(), str(run))
+        trainings = zip(configs.items(), member_trainings(training, with_own), strict=True)
         for member, changed in configs.items():
             run_in_first_process(member.change, changed)
-        trainings = {run: replace(training, config=config) for run, config in configs.items()}
-        members = restore_members(trainings)
+        members = restore_members({run: replace(each, config=config) for (run, config), each in trainings})
         if training.data.feed is not None and (step := int(members[0].state.step)):
             training.data.feed.restore(stream_state(run.checkpoints, step))
         return _train(directory, members, callbacks)

@@ -75,7 +75,7 @@ class HostInput:
         elif len(trainings) > 1:
             raise UserError(
                 f"{size / 2**30:.1f} GiB of images do not fit on the device, as several members require: "
-                "train one seed, beta and learning rate at a time."
+                "train one at a time."
             )
 
     def example(self, epoch: int) -> Dispatch:

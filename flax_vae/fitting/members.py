@@ -1,10 +1,9 @@
-"""The members of an ensemble: their names, and their states, new or restored from checkpoints.
+"""The members of an ensemble: their trainings, and their states, new or restored from checkpoints.
 
-Members have model, data and recipe in common; seed, beta and learning rate may differ. A single run is an ensemble of
-one.
+Members have model, data and recipe in common; `flax_vae.runs.members` lists the settings that may differ. A single run
+is an ensemble of one.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import is_
@@ -14,12 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flax_vae.calls import Call, parse
+from flax_vae.fitting.build import make_objective, refuse_other_optimizer
 from flax_vae.fitting.training import Training
 from flax_vae.models.binding import split_tree
 from flax_vae.objectives import Metrics
+from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.runs import checkpoints
-from flax_vae.runs.config import SWEPT, Config
+from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.members import differing, step_numbers
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import run_in_first_process
 from flax_vae.training.step import TrainState
@@ -30,7 +33,7 @@ class Member(NamedTuple):
 
     Attributes:
         directory: the run directory.
-        training: the training, at the member's seed, beta and learning rate.
+        training: the training, at the member's settings.
         state: the train state.
         totals: sums of the metrics since the last record of an epoch.
     """
@@ -47,37 +50,82 @@ class Member(NamedTuple):
         return (int(self.state.step) - unreported) // self.training.steps_per_epoch
 
 
-def member_names(configs: Sequence[Config]) -> list[str]:
-    """Return the settings in which members differ, as names of their directories: "beta-2-seed-0".
+def member_trainings(training: Training, configs: Sequence[Config]) -> list[Training]:
+    """Return the training of each member.
+
+    Args:
+        training: the training of the first member.
+        configs: the configurations of all members.
 
     Raises:
-        UserError: they differ in something else, or not at all.
+        UserError: the objective or the optimiser of a member cannot train, or its state or its metrics are others.
     """
-    first = configs[0]
-    for config in configs:
-        if replace(first, **{name: getattr(config, name) for name in SWEPT}) != config:
-            raise UserError(f"Members of an ensemble may differ in {', '.join(SWEPT)} only.")
-    names = [
-        "-".join(f"{name.replace('_', '-')}-{value:g}" for name, value in settings) for settings in _differing(configs)
-    ]
-    if len(set(names)) < len(configs):
-        raise UserError("Members of an ensemble must differ in their learning rate, beta or seed.")
-    return names
+    numbers = step_numbers(configs)
+    of_step = [training, *(_with_step_of(training, configs[numbers.index(i)]) for i in range(1, max(numbers) + 1))]
+    _refuse_other_arrays(of_step)
+    return [replace(of_step[number], config=config) for number, config in zip(numbers, configs, strict=True)]
 
 
-def members_by_label(configs: Sequence[Config]) -> dict[str, list[int]]:
-    """Group members that differ only in their seed: their numbers, by a label like "learning rate 0.001, beta 2"."""
-    groups = defaultdict(list)
-    for i, settings in enumerate(_differing(configs)):
-        words = [f"{name.replace('_', ' ')} {value:g}" for name, value in settings if name != "seed"]
-        groups[", ".join(words)].append(i)
-    return groups
+def _with_step_of(training: Training, config: Config) -> Training:
+    """Return the training of another member, with an objective and an optimiser of its own."""
+    objective = training.objective
+    if config.objective != training.config.objective:
+        objective = make_objective(config, training.steps_per_epoch, training.num_images)
+        refuse_unfinished(objective, training.total_steps)
+    member = replace(training, config=config, objective=objective)
+    if config.has_own("optimizer"):
+        refuse_other_optimizer(member)
+    return member
 
 
-def _differing(configs: Sequence[Config]) -> list[list[tuple[str, float | int]]]:
-    """Return the names and values of the settings in which configurations differ."""
-    names = [name for name in SWEPT if len({getattr(config, name) for config in configs}) > 1]
-    return [[(name, getattr(config, name)) for name in names] for config in configs]
+def _refuse_other_arrays(trainings: Sequence[Training]) -> None:
+    """Raise UserError unless all trainings have the same metrics, and the same arrays in their states."""
+    if len(trainings) == 1:
+        return
+    found = [jax.tree.flatten((jax.eval_shape(each.initial_state), sorted(each.zero_totals()))) for each in trainings]
+    for training, arrays in zip(trainings, found, strict=True):
+        if arrays != found[0]:
+            values, others = differing([trainings[0].config, training.config])
+            settings = " and ".join(f"`{name}` {values[name]:g} and {others[name]:g}" for name in values)
+            raise UserError(
+                f"Members with {settings} cannot train in one ensemble, because the arrays of their states or the "
+                "metrics of their objectives differ: train one after another."
+            )
+
+
+def parts_of_members(given: Mapping[str, Any], configs: Sequence[Config]) -> list[dict[str, Any]]:
+    """Return the parts of the user's own for each member to resume, with the arguments that it was trained with.
+
+    Args:
+        given: by kind, the text that imports a part, a value, or None.
+        configs: the configurations of the members.
+
+    Raises:
+        UserError: the members differ in arguments of a part, and it is a value, or written with other arguments.
+    """
+    parts = [dict(given) for _ in configs]
+    for kind in ("objective", "optimizer"):
+        part, trained = given[kind], [parse(getattr(config, kind)) for config in configs]
+        if part is None or all(call == trained[0] for call in trained):
+            continue
+        call, first = parse(part) if isinstance(part, str) else None, trained[0]
+        if call is None or not first.is_importable or call not in (Call(call.name), replace(first, name=call.name)):
+            advice = f"pass {first.name} without arguments" if first.is_importable else "leave it out"
+            raise UserError(f"The members differ in arguments of `{kind}`: {advice}.")
+        for member, each in zip(parts, trained, strict=True):
+            member[kind] = str(replace(each, name=call.name))
+    return parts
+
+
+def refuse_unresumable(run: RunDirectory, config: Config) -> None:
+    """Raise UserError if a run cannot be resumed with a configuration by this process."""
+    if run.provenance().get("objective", "") is None:
+        raise UserError(f"{run} was trained by a loop of your own, and has no state to resume: use fit(init=run).")
+    trained, now = run.random_numbers(), jax.config.jax_default_prng_impl  # type: ignore[attr-defined]
+    if trained != now:
+        raise UserError(f"{run} draws {trained} numbers, but jax_default_prng_impl is {now}: set it to {trained}.")
+    if (epochs := len(run.metrics())) > config.epochs:
+        raise UserError(f"`epochs` {config.epochs}: {run} has been trained for {epochs} epochs already.")
 
 
 def checkpoint_items(state: TrainState, totals: Metrics) -> dict[str, Any]:

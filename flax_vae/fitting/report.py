@@ -11,12 +11,13 @@ import numpy as np
 
 from flax_vae.batches import shape_text
 from flax_vae.data import example_noun, examples_noun, is_binary
-from flax_vae.fitting.members import Member, members_by_label
+from flax_vae.fitting.members import Member
 from flax_vae.fitting.timing import Clock
 from flax_vae.pytrees import by_name
 from flax_vae.runs.config import Config
 from flax_vae.runs.data import Data
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.members import differing, members_by_label
 from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import log, print_table, stdout_console
 from flax_vae.system.files import write_json
@@ -38,10 +39,11 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     training, state = members[0].training, members[0].state
     config, data = training.config, training.data
     _log_data(config, data)
-    preset, objective = (config.name_of(kind) for kind in ("preset", "objective"))
+    objective, *others = dict.fromkeys(member.training.config.name_of("objective") for member in members)
+    objective += f" and {len(others)} others" if others else ""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""
-    log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
+    log(f"Model: {several}{config.name_of("preset")} with {parameters:,} parameters; objective {objective}.")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     steps = f"{training.total_steps:,} steps of {training.batch_size} {examples_noun(data.train.kind)} in {epochs}"
@@ -250,8 +252,10 @@ def write_summary(directory: RunDirectory) -> None:
     table, rows = Table(box=None, pad_edge=False), []
     for column in ("", "seeds", "failed", *(name.replace("_", " ") for name in columns)):
         table.add_column(column, justify="left" if not column else "right")
-    for label, group in members_by_label([config for config, _ in members]).items():
-        row, values = _row([members[i] for i in group], f"{held_out}_")
+    configs = [config for config, _ in members]
+    swept = differing(configs)
+    for label, group in members_by_label(configs).items():
+        row, values = _row([members[i] for i in group], swept[group[0]], f"{held_out}_")
         rows.append(row)
         numbers = [mean_and_deviation(values[name]) if values else "" for name in columns]
         table.add_row(label, str(len(row["seeds"])), str(len(row["failed"])), *numbers)
@@ -259,13 +263,23 @@ def write_summary(directory: RunDirectory) -> None:
     print_table(table)
 
 
-def _row(group: Sequence[tuple[Config, Record | None]], prefix: str) -> tuple[Record, dict[str, list[float]]]:
-    """Return the row of members that differ in the seed only, and the values of their metrics that have a prefix."""
+def _row(
+    group: Sequence[tuple[Config, Record | None]], swept: Mapping[str, float | int], prefix: str
+) -> tuple[Record, dict[str, list[float]]]:
+    """Return the row of members that differ in the seed only, and the values of their metrics that have a prefix.
+
+    Args:
+        group: the configuration of each member, with its last record, or None if it diverged.
+        swept: the settings in which all members differ, by name.
+        prefix: the prefix of the metrics, such as "test_".
+    """
     first = group[0][0]
     seeds, failed = ([config.seed for config, record in group if bool(record) == ok] for ok in (True, False))
     records = [record for _, record in group if record]
     names = [name for name in records[0] if name.startswith(prefix)] if records else []
     values = {name: [record[name] for record in records] for name in names}
-    row = {"learning_rate": first.learning_rate, "beta": first.beta, "seeds": seeds, "failed": failed}
+    settings = {"learning_rate": first.learning_rate, "beta": first.beta, **swept}
+    settings.pop("seed", None)
+    row = {**settings, "seeds": seeds, "failed": failed}
     spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
     return row | spread, values

@@ -37,16 +37,16 @@ class Keys(NamedTuple):
 
 @dataclass(frozen=True)
 class Training:
-    """Everything about a training except its state. Members of an ensemble differ in `config` only.
+    """Everything about a training except its state. Members of an ensemble differ in `config` and `objective` only.
 
     Attributes:
         config: the configuration.
         model: the Linen module.
-        objective: the objective, at the beta of the first member.
+        objective: the objective, at the beta of any member.
         data: the images.
         batch_size: images per step.
         steps_per_epoch: steps per epoch; the last partial batch of each epoch is dropped.
-        beta_from_config: True if the configuration sets the objective's beta, which differs between members.
+        beta_from_config: True if the configuration sets the objective's beta.
         optimizer: the user's own optimiser, or None for that of the configuration.
         start: the parameters to start from, or None for random ones.
     """
@@ -67,8 +67,14 @@ class Training:
         return self.config.epochs * self.steps_per_epoch
 
     @property
+    def num_images(self) -> int:
+        """The number of training images; of a stream, those of an epoch."""
+        data = self.data
+        return len(data.train) if data.feed is None else self.batch_size * self.steps_per_epoch
+
+    @property
     def settings(self) -> tuple[Any, Any]:
-        """Beta and learning rate: arguments of the program, since they differ between members of an ensemble."""
+        """Beta and learning rate: arguments of the step, which is compiled once for all their values."""
         return self.config.beta, self.config.learning_rate
 
     @property

@@ -346,4 +346,3 @@ CHANGEABLE = (  # when a run is resumed
     *("dataset", "data_dir", "epochs", "early_stopping", "learning_rate", "schedule", "skip_norm", "keep"),
     *("devices", "fsdp"),
 )
-SWEPT = ("learning_rate", "beta", "seed")  # the settings in which members of an ensemble may differ

@@ -20,9 +20,10 @@ from flax_vae.data import absolute, one_hot
 from flax_vae.data.arrays import open_npz, read_npy
 from flax_vae.pytrees import by_name, from_names
 from flax_vae.runs import checkpoints
-from flax_vae.runs.config import SWEPT, Config
+from flax_vae.runs.config import Config
 from flax_vae.runs.config_file import read_config, write_config
 from flax_vae.runs.data import Data, data_checksums
+from flax_vae.runs.members import differing
 from flax_vae.runs.models import resume_command
 from flax_vae.runs.records import Record, best_record, epochs_since_best, parse_object, parse_record
 from flax_vae.system.console import log
@@ -171,8 +172,8 @@ class RunDirectory:
     def members(self) -> "list[RunDirectory]":
         """Return the runs that `fit_many` made in this directory, in the order of their configurations."""
         runs = [RunDirectory(path.parent) for path in self.path.glob(f"*/{_CONFIG}") if path.parent.name != _LATEST]
-        configs = {run: run.config() for run in runs}
-        return sorted(runs, key=lambda run: [getattr(configs[run], name) or 0 for name in SWEPT])
+        settings = dict(zip(runs, differing([run.config() for run in runs]), strict=True))
+        return sorted(runs, key=lambda run: [*settings[run].values()])
 
     def examples(self) -> X:
         """Read a few test examples: uint8 images "n h w c", vectors "n v", or several views."""

@@ -27,19 +27,22 @@ def unstack(tree: Any, count: int) -> list[Any]:
 
 
 def make_ensemble_steps(
-    make_step: Callable[[Any], Any], mesh: Mesh, out_shardings: Any, deal_microbatches: bool
+    makers: Sequence[Callable[[Any], Any]], mesh: Mesh, out_shardings: Any, deal_microbatches: bool
 ) -> Callable[..., Any]:
     """Return a jitted `run(settings, state, totals, dispatch)`: `make_train_steps` for all members.
 
-    A dispatch is (images, indices, start, stop). Everything is stacked except the images, `start` and `stop`. A member
-    that skips every step stops; the others continue.
+    The settings are (number of the step, its arguments), and a dispatch is (images, indices, start, stop). Everything
+    is stacked except the images, `start` and `stop`. A member that skips every step stops; the others continue.
+
+    Each step is compiled as in the program of a single member, with its constants: rounding, and branches of Python on
+    a setting, are the same.
 
     On CPUs members train one after another: the working set of one stays in the cache, and batched convolutions with
-    differing kernels are slow. Elsewhere several members train side by side (`vmap`); for a single one, `vmap` would
-    make the loop copy the state in every step.
+    differing kernels are slow. Elsewhere members of one step train side by side (`vmap`); for a single member, `vmap`
+    would make the loop copy the state in every step, and with several steps compute all of them for each member.
 
     Args:
-        make_step: makes the step of a member from its settings, for the same mesh; see `training.step.make_step`.
+        makers: functions that make a step from its arguments, for the same mesh; see `training.step.make_step`.
         mesh: devices that split the members and their batches.
         out_shardings: shardings of state and totals.
         deal_microbatches: give each device of a batch its own microbatches; see `deals_microbatches`.
@@ -47,10 +50,14 @@ def make_ensemble_steps(
 
     def train_all(members: Any, images: Any, start: Array, stop: Array) -> Any:
         def train(member: Any) -> Any:
-            settings, state, totals, indices = member
-            return make_steps(make_step(settings))(state, totals, images, indices, start, stop)
+            (number, arguments), state, totals, indices = member
 
-        in_turn = jax.default_backend() == "cpu" or len(jax.tree.leaves(members)[0]) == 1
+            def train_by(make_step: Callable[[Any], Any]) -> Any:
+                return lambda: make_steps(make_step(arguments))(state, totals, images, indices, start, stop)
+
+            return jax.lax.switch(number, [train_by(make_step) for make_step in makers])
+
+        in_turn = jax.default_backend() == "cpu" or len(makers) > 1 or len(jax.tree.leaves(members)[0]) == 1
         return (partial(jax.lax.map, train) if in_turn else jax.vmap(train))(members)
 
     def run(settings: Any, state: Any, totals: Any, dispatch: Any) -> Any:

@@ -151,18 +151,106 @@ def test_the_last_member_may_diverge_after_the_others_stopped_early(configs: lis
     assert (run.config.learning_rate, run.metrics[-1]["epoch"]) == (1e-3, 3)
 
 
+OWN = """
+def penalised(model, x, key, step, weight):
+    inference = model.infer(x, key)
+    distortion = -inference.likelihood.log_prob(x)[0]
+    return distortion if weight < 1 else weight * distortion**2, {} if weight < 9 else {"large": distortion}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of an objective of the user's own, which branches on its float."""
+    (tmp_path / "own_penalty.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return "own_penalty:penalised"
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize(
+    ("field", "values", "names"),
+    [
+        ("objective", ("own_penalty:penalised(weight=1)", "own_penalty:penalised(weight=0.5)"), "weight-1 weight-0.5"),
+        ("optimizer", ("adamw(b2=0.9)", "adamw(weight_decay=0.1)"), ""),
+        ("objective", ("infovae", "infovae(weight=10)"), "weight-1000 weight-10"),
+        ("objective", ("renyi(alpha=1)", "renyi(alpha=0.5)"), "alpha-1 alpha-0.5"),
+        (
+            "objective",
+            ("elbo(beta=warmup(epochs=1, weight=3))", "elbo(beta=warmup(epochs=0.5, weight=3))"),
+            "objective-beta-epochs-1 objective-beta-epochs-0.5",
+        ),
+        (
+            "optimizer",
+            ("split(adam(), encoder=adam(1e-3))", "split(adam(), encoder=adam(1e-4))"),
+            "optimizer-encoder-learning-rate-0.001 optimizer-encoder-learning-rate-0.0001",
+        ),
+        ("schedule", ("cosine", "cosine(end=0.5)"), "end-0.01 end-0.5"),
+        ("clip_norm", (1.0, 10.0), "clip-norm-1 clip-norm-10"),
+        ("ema_decay", (0.9, 0.5), "ema-decay-0.9 ema-decay-0.5"),
+        ("kl_warmup_epochs", (0.0, 1.0), "kl-warmup-epochs-0 kl-warmup-epochs-1"),
+    ],
+)
+def test_members_may_differ_in_any_float_of_objective_and_optimisation(
+    field: str, values: tuple, names: str, configs: list[Config], own: str, tmp_path: Path
+) -> None:
+    """Members equal the runs alone bit for bit. The kind of fault is a float that is rounded as an array would be.
+
+    An array of 0.9 in float32 makes 1 - 0.9 another number, XLA multiplies constants first, and Python cannot branch.
+    """
+    base = {"epochs": 1, "batch_size": 50, "dataset": configs[0].dataset, "preset": "tutorial_dense", "seed": 3}
+    members = [Config(**base, **{field: value}) for value in values]
+    first, last = fit_many(members, tmp_path / "group")
+    if names:
+        assert f"{first.directory.name} {last.directory.name}" == names
+    for config, run in zip(members, (first, last), strict=True):
+        assert_same_run(run, fit(config, tmp_path / f"alone-{run.directory.name}"))
+
+
+@pytest.mark.slow
+def test_members_that_differ_in_arguments_resume_with_their_own(
+    own: str, configs: list[Config], tmp_path: Path
+) -> None:
+    """The objective of the user's own is named once, and has the arguments that each member was trained with."""
+    config = Config(dataset=configs[0].dataset, preset="tutorial_dense", epochs=2, batch_size=50)
+    members = [replace(config, objective=f"{own}(weight={weight})") for weight in (1, 0.5)]
+    runs = fit_many(members, tmp_path / "group")
+    summary = json.loads((tmp_path / "group" / "summary.json").read_text())
+    assert [(row["weight"], row["seeds"]) for row in summary] == [(0.5, [0]), (1, [0])]
+    for run in runs:
+        shutil.rmtree(run.directory / "checkpoints" / str(2 * STEPS))
+    for text in (f"{own}(weight=7)", lambda model, x, key, step: None):
+        with pytest.raises(UserError, match="members differ in arguments of `objective`: pass own_penalty:penalised"):
+            resume_many(tmp_path / "group", objective=text)
+    for resumed, run in zip(resume_many(tmp_path / "group", objective=own), runs[::-1], strict=True):
+        assert_same_run(resumed, run)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ([{}, {"epochs": 3}], "may differ in learning_rate, beta, seed only"),
+        ([{}, {"epochs": 3}], "differ in `epochs`: 2 and 3"),
+        ([{}, {"validation": 0.1}], r"differ in `validation`: 0.0 and 0.1"),
+        ([{}, {"likelihood": "categorical"}], "differ in `likelihood`: bernoulli and categorical"),
+        ([{}, {"schedule": "cosine(end=0.5)"}], r"differ in `schedule`: constant and cosine\(end=0.5\)"),
+        ([{"objective": "free_bits"}, {"objective": "free_bits(per='dimension')"}], "differ in `objective` per: "),
+        ([{"objective": "elbo(beta=warmup(1))"}, {"objective": "elbo"}], r"`objective` beta: elbo\(.* and elbo\."),
+        ([{"objective": "m:f"}, {"objective": "m:f(weight=0.5)"}], r"differ in `objective` weight: m:f and m:f\("),
         ([{"seed": 1}, {"seed": 1}], "must differ"),
+        ([{"ema_decay": 0.0}, {"ema_decay": 0.9}], "`ema_decay` 0 and 0.9 cannot train in one ensemble"),
+        (
+            [{"objective": f"own_penalty:penalised(weight={weight})"} for weight in (0.5, 9.5)],
+            "`weight` 0.5 and 9.5 cannot train in one ensemble, .* the metrics",
+        ),
     ],
 )
 def test_configurations_that_cannot_be_members_are_refused(
-    changes: list[dict], message: str, configs: list[Config], tmp_path: Path
+    changes: list[dict], message: str, configs: list[Config], own: str, tmp_path: Path
 ) -> None:
+    config = {"dataset": configs[0].dataset, "preset": "tutorial_dense", "epochs": 2, "schedule": "constant"}
     with pytest.raises(UserError, match=message):
-        fit_many([replace(configs[0], **change) for change in changes], tmp_path / "group")
+        fit_many([Config(**config | change) for change in changes], tmp_path / "group")
     assert not (tmp_path / "group").exists()
 
 
