@@ -39,11 +39,12 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     training, state = members[0].training, members[0].state
     config, data = training.config, training.data
     _log_data(config, data)
+    preset = config.name_of("preset")
     objective, *others = dict.fromkeys(member.training.config.name_of("objective") for member in members)
     objective += f" and {len(others)} others" if others else ""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""
-    log(f"Model: {several}{config.name_of("preset")} with {parameters:,} parameters; objective {objective}.")
+    log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     steps = f"{training.total_steps:,} steps of {training.batch_size} {examples_noun(data.train.kind)} in {epochs}"

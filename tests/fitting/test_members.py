@@ -213,8 +213,8 @@ def test_members_that_differ_in_arguments_resume_with_their_own(
     own: str, configs: list[Config], tmp_path: Path
 ) -> None:
     """The objective of the user's own is named once, and has the arguments that each member was trained with."""
-    config = Config(dataset=configs[0].dataset, preset="tutorial_dense", epochs=2, batch_size=50)
-    members = [replace(config, objective=f"{own}(weight={weight})") for weight in (1, 0.5)]
+    config = {"dataset": configs[0].dataset, "preset": "tutorial_dense", "epochs": 2, "batch_size": 50}
+    members = [Config(**config, objective=f"{own}(weight={weight})") for weight in (1, 0.5)]
     runs = fit_many(members, tmp_path / "group")
     summary = json.loads((tmp_path / "group" / "summary.json").read_text())
     assert [(row["weight"], row["seeds"]) for row in summary] == [(0.5, [0]), (1, [0])]
