@@ -21,21 +21,28 @@ from flax_vae.batches import batch_size_of, blank
 
 pytestmark = [pytest.mark.usefixtures("without_pictures"), pytest.mark.quick(1)]
 
-# Trains on two devices, and then on one, until it kills itself after the second of three epochs.
+# Trains on two devices, and then on one, until it is stopped within the second of three epochs, resumes, and kills
+# itself after that epoch.
 PROGRAM = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
-from flax_vae import fit, use_machine
+import pytest
+from flax_vae import fit, resume, use_machine
+from flax_vae.fitting.loop import Interrupted
 use_machine(2)
 from contract_cases import CASES
+from interruptions import interrupt_at
 case, folder = CASES[sys.argv[1]], Path(sys.argv[2])
 config = case.config(folder)
 kill = lambda epoch, *_: epoch == 2 and os.kill(os.getpid(), signal.SIGKILL)
 with patch("flax_vae.fitting.fit.draw_pictures"):
     fit(replace(config, devices=2), folder / "two", **case.own)
-    fit(config, folder / "killed", **case.own, callbacks=[kill])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(11, patch)
+        fit(config, folder / "killed", **case.own)
+    resume(folder / "killed", **case.own, callbacks=[kill])
 """
 
 
@@ -76,8 +83,8 @@ def test_it_is_trained(trained: Trained) -> None:
 
 
 @pytest.mark.slow
-def test_it_is_resumed_after_a_sigkill(trained: Trained, folder: Path) -> None:
-    """The resumed run equals the undisturbed one bit for bit."""
+def test_it_is_resumed_after_a_stop_within_an_epoch_and_a_sigkill(trained: Trained, folder: Path) -> None:
+    """The run that was resumed twice equals the undisturbed one bit for bit."""
     assert len(load_run(folder / "killed", model=trained.case.model).metrics) < 3
     assert_same_run(resume(folder / "killed", **trained.case.own), trained.run)
 

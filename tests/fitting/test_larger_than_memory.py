@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from interruptions import interrupt_at
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, fit, fit_many, prepare_images, resume, sample_gmm
@@ -18,7 +18,6 @@ from flax_vae.batches import OnDisk
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import Plan
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.report import Report
 from flax_vae.runs.run import run_data
 
 
@@ -80,17 +79,9 @@ def test_an_interrupted_epoch_resumes_at_the_next_image(
     last: int, run: Run, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The iterator starts at the step of the checkpoint, even if blocks have other boundaries than before."""
-    advance = Report.advance
-
-    def advance_and_stop(self: Report, step: int, *arguments: Any) -> None:
-        advance(self, step, *arguments)
-        if step == last:
-            signal.raise_signal(signal.SIGTERM)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "advance", advance_and_stop)
+        interrupt_at(last, patch)
         patch.setattr("flax_vae.fitting.host_input._BLOCK_BYTES", 2 * 50 * (784 + 40))
-        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
         with pytest.raises(Interrupted):
             fit(config, tmp_path / "run")
     assert (tmp_path / "run/checkpoints" / str(last)).is_dir()

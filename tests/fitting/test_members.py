@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from interruptions import interrupt_at
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, UserError, fit, fit_many, load_run, resume_many
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.report import Report
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
 
@@ -97,16 +97,8 @@ def test_an_error_ends_a_training_if_all_members_diverge(configs: list[Config], 
 def test_interrupted_and_resumed_members_equal_uninterrupted_ones(
     runs: list[Run], configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
 ) -> None:
-    advance = Report.advance
-
-    def advance_and_interrupt(self, step, *arguments):
-        advance(self, step, *arguments)
-        if step == last:
-            signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Report, "advance", advance_and_interrupt)
-        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+        interrupt_at(last, patch, signal.SIGINT)
         with pytest.raises(Interrupted, match=r"--resume .*broken$"):
             fit_many(configs, tmp_path / "broken")
     for resumed, run in zip(resume_many(tmp_path / "broken"), runs, strict=True):

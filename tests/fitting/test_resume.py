@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from interruptions import interrupt_at
 from run_directories import assert_same_run, untimed
 
 from flax_vae import Config, Run, UserError, fit, resume
 from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.report import Report
 from flax_vae.metrics.objective_means import Spans
 from flax_vae.runs.checkpoints import restore
 from flax_vae.runs.directory import RunDirectory
@@ -46,17 +46,9 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     """Also if its data are on a relative path, and it is resumed from another directory."""
     shutil.copy(few_images, tmp_path / "mine.npz")
-    advance = Report.advance
-
-    def advance_and_interrupt(self, step, *arguments):
-        advance(self, step, *arguments)
-        if step == last:
-            signal.raise_signal(signum)
-
     with monkeypatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr(Report, "advance", advance_and_interrupt)
-        patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
+        interrupt_at(last, patch, signum)
         with pytest.raises(Interrupted, match=r"--resume .*broken") as stopped:
             fit(replace(config, dataset="mine.npz"), "broken")
     assert stopped.value.signum == signum

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from signal import SIGTERM, raise_signal
 from typing import Any
 
 import grain
 import jax
 import numpy as np
 import pytest
+from interruptions import interrupt_at
 from run_directories import assert_same_run, untimed
 
 from flax_vae import (
@@ -36,7 +36,6 @@ from flax_vae.batches import epoch_batches
 from flax_vae.evaluation.samples import Request, new_images
 from flax_vae.fitting.ensemble import Ensemble
 from flax_vae.fitting.loop import Interrupted
-from flax_vae.fitting.report import Report
 from flax_vae.runs.data import read_given
 
 pytestmark = pytest.mark.usefixtures("without_pictures")
@@ -62,19 +61,6 @@ def data_loader() -> Any:
     """Return Grain's loader, whose states are bytes."""
     sampler = grain.samplers.IndexSampler(len(X), shard_options=grain.sharding.NoSharding(), shuffle=True, seed=0)
     return grain.DataLoader(data_source=X, sampler=sampler, operations=[grain.transforms.Batch(10)])
-
-
-def interrupt_at(step: int, patch: pytest.MonkeyPatch) -> None:
-    """Stop the training at a step, in the middle of a block of batches that was read ahead."""
-    advance = Report.advance
-
-    def advance_and_interrupt(self: Report, at: int, *arguments: object) -> None:
-        advance(self, at, *arguments)
-        if at == step:
-            raise_signal(SIGTERM)
-
-    patch.setattr(Report, "advance", advance_and_interrupt)
-    patch.setattr("flax_vae.fitting.timing._SECONDS_PER_DISPATCH", 0.0)  # every step is a dispatch
 
 
 @pytest.mark.slow
