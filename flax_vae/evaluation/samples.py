@@ -23,6 +23,7 @@ from flax_vae.samplers.gmm import MAX_IMAGES
 from flax_vae.sampling import interpolate, latent_grid, reconstruct, traverse
 from flax_vae.system.errors import UserError
 from flax_vae.system.memory import require_memory
+from flax_vae.system.settings import methods_by_default
 
 _BYTES = 16  # memory per pixel value while floats are rounded and tiled
 Labels = str | int | Sequence[str | int] | Integer[np.ndarray, " n"] | None  # names or numbers of classes
@@ -30,6 +31,7 @@ ImageRows = tuple[Any, int]  # arrays "n ...", one for each view, and the number
 MODES = Parts("mode", supplied=("run", "request", "sampler"))
 
 
+@methods_by_default
 @dataclass(frozen=True)
 class Request:
     """Settings of the images to make.

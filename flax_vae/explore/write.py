@@ -10,8 +10,10 @@ from flax_vae.runs.records import held_out_set
 from flax_vae.runs.run import run_data
 from flax_vae.system.console import spinner
 from flax_vae.system.files import write_atomically
+from flax_vae.system.settings import by_default
 
 
+@by_default
 def write_explorer(run: Run, path: str | Path) -> Path:
     """Write a model and its test images as one HTML file, which opens in a browser without a network.
 

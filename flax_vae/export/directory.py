@@ -80,6 +80,7 @@ def _fill(folder: Path, run: Run, format: Format, title: str) -> None:
     write_json(folder / _DESCRIPTION, about)
 
 
+@by_default
 def verify_export(directory: str | Path) -> Record:
     """Check the files of an exported model, and return its `export.json`.
 

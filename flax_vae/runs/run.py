@@ -37,7 +37,7 @@ from flax_vae.runs.records import Record, held_out_set
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically, write_json
-from flax_vae.system.settings import by_default
+from flax_vae.system.settings import by_default, methods_by_default
 
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
 _PREFIX, _SUFFIX = "pretrained:", ".safetensors"
@@ -45,6 +45,7 @@ _FORMAT = 1
 _PARAMS, _EXAMPLES, _LABELS = "params.", "examples", "labels"
 
 
+@methods_by_default
 @dataclass(frozen=True, repr=False)
 class StoredRun:
     """A trained model and its origin.

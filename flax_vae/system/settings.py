@@ -97,10 +97,12 @@ def with_nan(function: Function) -> Function:
 
 
 def methods_by_default(cls: Class) -> Class:
-    """Decorate the methods that a class defines, except the special ones: see `by_default`."""
+    """Decorate the methods and properties that a class defines, except special methods: see `by_default`."""
     for name, method in list(vars(cls).items()):
         if isinstance(method, FunctionType) and (name == "__call__" or not name.startswith("__")):
             setattr(cls, name, by_default(method))
+        elif isinstance(method, property) and method.fget is not None:
+            setattr(cls, name, method.getter(by_default(method.fget)))
     return cls
 
 

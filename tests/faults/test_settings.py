@@ -53,9 +53,11 @@ from flax_vae import (
     traverse,
     tutorial_conv,
     tutorial_dense,
+    write_explorer,
 )
 from flax_vae.compression import compress, decompress
 from flax_vae.evaluation.plan import Plan
+from flax_vae.evaluation.samples import MODES, Request
 from flax_vae.metrics.annealed import annealed_log_likelihood
 from flax_vae.models import LIKELIHOODS, POSTERIORS, PRIORS
 from flax_vae.nn.module import Module
@@ -235,7 +237,9 @@ def training(folder: Path) -> Any:
     assert records(again) == records(run)
     figures = evaluate(folder / "run", Plan(num_samples=(10,), num_images=4))
     of_run = again.sample(3), again.encode().mean(), again.reconstruct(), again.log_likelihood(num_samples=10)
-    return run.params, again.params, records(run), json.dumps(figures, default=str), of_run
+    samples = [MODES.make(mode, run=again, request=Request(3), sampler="prior")[0] for mode in MODES]
+    page = write_explorer(again, folder / "page.html").read_text().replace(str(folder), "")
+    return run.params, again.params, records(run), json.dumps(figures, default=str), of_run, samples, page
 
 
 def assert_same_bits(results: Any, expected: Any) -> None:
