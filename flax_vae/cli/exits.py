@@ -14,6 +14,7 @@ from flax_vae.system.console import escape_unencodable_output, log, print_result
 from flax_vae.system.errors import ProcessLost, UserError
 from flax_vae.system.memory import is_out_of_memory
 from flax_vae.system.processes import detect_lost_processes
+from flax_vae.system.settings import by_default
 from flax_vae.system.signals import exit_at_once, last_interrupt, raise_interrupts, signal_of
 
 # Arguments whose flags have another name: a command takes the name of a model's maker, and one class for all images.
@@ -61,6 +62,7 @@ def run_command(parse: Callable[[], Callable[[], None]], command: type | None = 
     return 0
 
 
+@by_default
 def _call(parse: Callable[[], Callable[[], None]]) -> None:
     try:
         with detect_lost_processes("Start all of them again."):
