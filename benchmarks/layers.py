@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -23,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 from rich.table import Table
@@ -167,7 +168,8 @@ def multiplications(jaxpr: Any) -> float:
         elif equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += math.prod(out.shape) * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-        inner = [multiplications(each) for each in jaxprs_in_params(equation.params)]
+        values = (value if isinstance(value, tuple) else (value,) for value in equation.params.values())
+        inner = [multiplications(each) for each in chain(*values) if isinstance(each, ClosedJaxpr | Jaxpr)]
         total += min(inner) if "branches" in equation.params else sum(inner)  # one of the forms for each platform
     return total
 

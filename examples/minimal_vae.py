@@ -21,7 +21,6 @@ from flax_vae import (
     make_train_step,
     plots,
     sample,
-    use_machine,
 )
 from flax_vae import distortion as distortion_of
 from flax_vae import rate as rate_of
@@ -74,6 +73,5 @@ if __name__ == "__main__":
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", default="minimal_vae.png")
     args = parser.parse_args()
-    use_machine()
     model, params = train(load_images(args.dataset, "train").x, args.epochs)
     plots.save_image_grid(args.out, sample(model, params, jax.random.key(1), 10), 10)

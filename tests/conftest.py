@@ -7,13 +7,12 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jaxtyping
 import numpy as np
 import pytest
-import xdist
 
 import flax_vae  # imports its modules only once their names are used
 
@@ -33,24 +32,14 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-_SIMPLE_CODE = (
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    " --xla_cpu_enable_concurrency_optimized_scheduler=false"
-)
+_SIMPLE_CODE = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later ones have one code generator
+    _SIMPLE_CODE += " --xla_cpu_use_fusion_emitters=false"
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and _SIMPLE_CODE not in _FLAGS:
     os.environ["XLA_FLAGS"] = f"{_FLAGS} {_SIMPLE_CODE}".lstrip()
 # Nearly all objects that tracing creates stay in use; searching them for garbage took a fifteenth of the time.
 gc.set_threshold(50_000, 20, 20)
-
-
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Set up JAX as the programs do, except in the process that only hands out the tests.
-
-    `use_machine` keeps the cache above and sets the flags that jaxlib needs.
-    """
-    if not xdist.is_xdist_controller(session):
-        flax_vae.use_machine()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
@@ -80,19 +69,11 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def compiled_as_for_users(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile with all optimisations and XLA's usual code generator, for tests that depend on how programs round."""
+def with_optimizations() -> Iterator[None]:
+    """Compile with all optimisations, for tests that depend on how programs round."""
     import jax
-    from jax._src import compiler
 
-    quick_options, quick = compiler.get_compile_options, jax.config.read("jax_disable_most_optimizations")
-
-    def usual_options(*args: Any, **kwargs: Any) -> Any:
-        options = quick_options(*args, **kwargs)
-        options.env_option_overrides = [*options.env_option_overrides, ("xla_cpu_use_fusion_emitters", True)]
-        return options
-
-    monkeypatch.setattr(compiler, "get_compile_options", usual_options)
+    quick = jax.config.read("jax_disable_most_optimizations")
     jax.clear_caches()
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -1,6 +1,5 @@
 """Documentation: code runs, commands parse, every objective has a section and every preset a row."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -98,20 +97,6 @@ def test_commands_parse(name: str) -> None:
                 parsed = tyro.cli(command, args=args, config=(tyro.conf.DisallowNone,))
                 if command is Train and "--resume" not in args:
                     assert all(Config(**settings).epochs > 0 for settings in parsed.settings())
-
-
-def test_scripts_call_use_machine() -> None:
-    """No script that computes with a model depends on a call that it does not show. A page in docs is one script."""
-    blocks = {name: re.findall(r"```python\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
-    scripts = [*blocks.pop("README.md"), *map("\n".join, blocks.values())]
-    scripts += [path.read_text() for path in ROOT.glob("examples/*.py")]
-    scripts += [
-        "".join(cell["source"]) for cell in json.loads((ROOT / "docs" / "notebook.ipynb").read_text())["cells"][:2]
-    ]
-    uses = re.compile(r"from flax_vae import (\([^)]*|.*)\b(fit|load_run|sample)\b")
-    computing = [script for script in scripts if uses.search(script)]
-    assert len(computing) == 8
-    assert all(re.search(r"^ *use_machine\(", script, re.MULTILINE) for script in computing)
 
 
 def test_public_names_suffice() -> None:

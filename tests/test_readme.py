@@ -56,7 +56,7 @@ def test_objective_and_script(home: Path, few_images: Path) -> None:
     assert callable(OBJECTIVES.make(objective))
     config = Config(preset="tutorial_dense", epochs=1, dataset=str(few_images), objective=objective)
     assert {"test_loss", "test_spread"} <= fit(config, home / "runs" / "dense").metrics[0].keys()
-    assert len(list(filter(None, SCRIPT.splitlines()))) == 10
+    assert len(list(filter(None, SCRIPT.splitlines()))) == 9
     names: dict = {}
     exec(SCRIPT, names)
     assert names["images"].shape == names["again"].shape == (64, 28, 28, 1)

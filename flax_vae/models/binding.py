@@ -22,7 +22,6 @@ from flax_vae.jaxprs import bounds
 from flax_vae.models.checks import refuse_unhashable
 from flax_vae.models.protocol import require
 from flax_vae.system.errors import UserError
-from flax_vae.system.machine import warn_of_wrong_sums
 from flax_vae.system.settings import by_default
 
 Params = Mapping[str, Any]  # a pytree of arrays, keyed by the names of Linen's modules; or Linen's whole tree
@@ -140,7 +139,6 @@ def join_objective(tree: Params, of_objective: Collections) -> Params:
 @by_default
 def variables(model: nn.Module, params: Params, context: Context = None, mask: Any = None) -> dict[str, Any]:
     """Return the variables to bind: parameters, encoder and decoder cast to `model.dtype`, context and mask."""
-    warn_of_wrong_sums()  # here, because every use of a model with parameters passes through
     params, others = split_tree(params)
     networks = {name: params[name] for name in ("encoder", "decoder") if name in params}
     dtype = getattr(model, "dtype", "float32")

@@ -5,37 +5,27 @@ Importing flax_vae changes nothing; calling `use_machine` is optional.
 
 import os
 import platform
-import warnings
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import jax
 import jaxlib
-from jax._src.xla_bridge import backends_are_initialized
 from platformdirs import user_cache_path
 
 from flax_vae.system.processes import Cluster, join
 
-_WRONG_SUMS = ("0.10.1", "0.10.2")  # versions of jaxlib that can compute wrong sums on CPUs, jax issue 39103
-_YNN_FUSION = "--xla_cpu_experimental_ynn_fusion_type="  # which fusions XLA delegates to YNNPACK
-
 
 def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) -> None:
-    """Cache compilations, expose CPU cores as devices, and work around jaxlib's wrong sums on CPUs.
+    """Cache compilations, expose CPU cores as devices, and join a cluster.
 
     Later runs with the same jaxlib on the same kind of CPU reuse the compilations in the user's cache folder.
-    A cache that is set already, by `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is kept. So are the flags
-    in XLA_FLAGS; an affected jaxlib gets one more flag, which has to be set before anything is computed.
+    A cache that is set already, by `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is kept.
 
     Args:
         cpu_devices: the number of devices that JAX sees on CPUs, which split the cores among them; JAX's default, one,
             if None. Has no effect on GPUs and TPUs.
         cluster: the processes that share their devices with this one.
     """
-    if _needs_flag() and not backends_are_initialized():
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_YNN_FUSION}-reduce".lstrip()
-    warn_of_wrong_sums()
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         # Code compiled by another jaxlib or for another CPU can crash the process that loads it.
         folder = user_cache_path("flax_vae") / f"jax-{jaxlib.__version__}-{_cpu()}"
@@ -62,26 +52,6 @@ def describe_missing_device(error: Exception) -> str | None:
     if not platforms or not reason.startswith(("there is no such device", "Unable to initialize backend")):
         return None
     return f"JAX_PLATFORMS={platforms}: {reason}. Set JAX_PLATFORMS=cpu, or leave it out."
-
-
-def warn_of_wrong_sums() -> None:
-    """Warn once if the program computes on CPUs with an affected jaxlib and did not call `use_machine`."""
-    if _needs_flag() and backends_are_initialized() and jax.default_backend() == "cpu":
-        _warn()
-
-
-def _needs_flag() -> bool:
-    return jaxlib.__version__ in _WRONG_SUMS and _YNN_FUSION not in os.environ.get("XLA_FLAGS", "")
-
-
-@cache
-def _warn() -> None:
-    warnings.warn(
-        f"jaxlib {jaxlib.__version__} can compute wrong sums on CPUs (jax issue 39103): call flax_vae.use_machine() "
-        "before anything runs.",
-        RuntimeWarning,
-        stacklevel=1,  # the caller, often inside a JAX trace, is not where the call belongs
-    )
 
 
 def _cpu() -> str:

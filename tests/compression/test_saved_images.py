@@ -11,7 +11,7 @@ from flax_vae.compression import decompress
 from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.runs.run import run_data
 
-pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("unchecked_types", "compiled_as_for_users")]
+pytestmark = [pytest.mark.optimized, pytest.mark.usefixtures("unchecked_types", "with_optimizations")]
 
 
 @pytest.fixture(autouse=True)

@@ -147,8 +147,8 @@ def pareto_k_of_arviz(log_w: np.ndarray) -> float:
     """Return the fit of ArviZ to the weights that exceed the cutoff, in double precision."""
     count = math.ceil(min(len(log_w) / 5, 3 * math.sqrt(len(log_w))))
     *tail, cutoff = np.sort(np.float64(log_w) - np.float64(log_w.max()))[::-1][: count + 1]
-    excess = np.exp([value for value in tail if value > cutoff]) - np.exp(cutoff)
-    return array_stats._gpdfit(excess[::-1])[0]
+    excess = np.exp([value for value in tail[::-1] if value > cutoff]) - np.exp(cutoff)
+    return array_stats._gpdfit(excess * (1 + 1e-12 * np.arange(len(excess))))[0]  # ArviZ 1 fits no ties
 
 
 WEIGHTS = {

@@ -174,11 +174,11 @@ def test_a_whole_model_is_the_same_probabilistic_program() -> None:
         return z, parts, log_weights(inference, x)
 
     @jax.jit
-    def theirs(params: dict, z: jax.Array) -> tuple[dict, jax.Array]:
+    def theirs(params: dict, x: jax.Array, z: jax.Array) -> tuple[dict, jax.Array]:
         p, q = (jax.vmap(partial(log_probs, program, params, x))(z) for program in (model, guide))
         return p, p["z"] + p["x"] - q["z"]
 
     z, *found = ours(params)
     with jax.enable_x64(True):
-        expected = theirs(*jax.tree.map(np.float64, (params, z)))
+        expected = theirs(*jax.tree.map(np.float64, (params, x, z)))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), tuple(found), expected)

@@ -145,7 +145,7 @@ def test_averaged_parameters_follow_their_definition(first: TrainState, plain: S
     assert state.best_params is state.averaged_params
 
 
-@pytest.mark.usefixtures("compiled_as_for_users")
+@pytest.mark.usefixtures("with_optimizations")
 def test_a_step_with_too_large_a_gradient_is_skipped_and_counted(
     first: TrainState, plain: Step, images: np.ndarray
 ) -> None:

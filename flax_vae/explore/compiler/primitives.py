@@ -109,6 +109,12 @@ def _convert(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
     return x
 
 
+def _one_minus_square(record: Recorder, equation: JaxprEqn, x: Value) -> Value:
+    """Compute 1 - x² as (1 - x) (1 + x), which does not cancel near 1."""
+    factors = (record.compute(op, shape_of(equation), constant(1.0), x) for op in ("sub", "add"))
+    return record.compute("mul", shape_of(equation), *factors)
+
+
 def _clamp(record: Recorder, equation: JaxprEqn, low: Value, x: Value, high: Value) -> Value:
     return record.compute("min", shape_of(equation), record.compute("max", shape_of(equation), x, low), high)
 
@@ -180,6 +186,7 @@ RULES: dict[str, Rule] = {
     "concatenate": _concatenate,
     "convert_element_type": _convert,
     "integer_pow": lambda record, eqn, x: record.compute("pow", shape_of(eqn), x, constant(float(eqn.params["y"]))),
+    "one_minus_square": _one_minus_square,
     "pad": _pad,
     "select_n": _select,
     "square": lambda record, eqn, x: record.compute("mul", shape_of(eqn), x, x),

@@ -21,7 +21,7 @@ from flax_vae.jaxprs import Scan, While, apply, interpret, needed, read_scan, re
 Graph = dict[str, Any]
 Weights = list[Float[np.ndarray, " _"]]
 _COMPUTING: dict[str, Rule] = RULES | CONTRACTIONS | INDEXING
-_POINTWISE = {*ELEMENTWISE, "clamp", "convert_element_type", "integer_pow", "select_n", "square"}
+_POINTWISE = {*ELEMENTWISE, "clamp", "convert_element_type", "integer_pow", "one_minus_square", "select_n", "square"}
 
 
 def graph(function: Callable[..., Any], *examples: Any) -> tuple[Graph, Weights]:

@@ -27,9 +27,8 @@ def _snippet(sampler: ModelFunction, run: Run) -> str:
     names = [kind for kind in MODEL_PARTS if run.config.has_own(kind)]
     own = "".join(f', {"model" if kind == "preset" else kind}="{example_of(kind)}"' for kind in names)
     return f"""import jax
-from flax_vae import load_run, sample, use_machine
+from flax_vae import load_run, sample
 
-use_machine()
 run = load_run("{MODEL}"{own})
 images = sample(run.model, run.params, jax.random.key(0), 10{context})  # {(10, *sampler.result.shape[1:])}
 """
