@@ -112,4 +112,5 @@ def channel_means(images: np.ndarray | OnDisk) -> Mean:
         return tuple((np.where(mask, vectors, 0).sum(0) / np.maximum(mask.sum(0), 1)).tolist())
     blocks = [images[i : i + 500 * step : step] for i in range(0, len(images), 500 * step)]
     count = sum(block[..., 0].size for block in blocks)
-    return tuple(float(total / count) / 255 for total in sum(block.sum((0, 1, 2), np.int64) for block in blocks))
+    totals = np.sum([block.sum((0, 1, 2), np.int64) for block in blocks], axis=0)
+    return tuple(float(total / count) / 255 for total in totals)
