@@ -13,11 +13,12 @@ import numpy as np
 from flax_vae import Config
 
 ROOT = Path(__file__).parents[1]
+SMALL = "tutorial_dense(features=(16,))"  # a preset whose steps are short
 
 
 def words_of(config: Config, epochs: int | None = None) -> list[str]:
     """Return the flags of a small training, with another number of epochs if given."""
-    words = f"--preset tutorial_dense --dataset {config.dataset} --epochs {epochs or config.epochs} --batch-size 50"
+    words = f"--preset {config.preset} --dataset {config.dataset} --epochs {epochs or config.epochs} --batch-size 50"
     return [*words.split(), "--learning-rate", "3e-3"]
 
 

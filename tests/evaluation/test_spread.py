@@ -22,7 +22,7 @@ PLAN = Plan(num_samples=(SAMPLES,), num_images=60)
 
 @pytest.fixture(scope="module")
 def config(few_images: Path) -> Config:
-    return Config(preset="tutorial_dense", dataset=str(few_images), epochs=15, batch_size=50, binarize="fixed")
+    return Config(preset="tutorial_dense", dataset=str(few_images), epochs=8, batch_size=50, binarize="fixed")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,6 @@ def deviation(values: list[np.ndarray]) -> float:
     return float(np.sqrt(np.var(values, axis=0, ddof=1).mean()))
 
 
-@pytest.mark.optimized
 @pytest.mark.slow
 def test_errors_by_repetition_are_those_over_many_seeds(run: Run) -> None:
     def elbos(seed: int, binarize_seed: int) -> np.ndarray:

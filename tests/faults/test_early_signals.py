@@ -88,7 +88,7 @@ def test_while_packages_are_imported(program: str, signum: signal.Signals, confi
 def test_each_program_while_packages_are_imported(
     program: str, signum: signal.Signals, config: Config, tmp_path: Path
 ) -> None:
-    assert_interrupted(program, (0, 0.1, 0.4, 0.9), signum, config, tmp_path)
+    assert_interrupted(program, (0, 0.3, 0.7), signum, config, tmp_path)
 
 
 @pytest.mark.slow
@@ -147,7 +147,7 @@ def work():
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_first_steps(signum: signal.Signals, config: Config, tmp_path: Path) -> None:
-    assert_interrupted("train.py", moments(np.random.default_rng(signum), 6, 0, 4), signum, config, tmp_path)
+    assert_interrupted("train.py", moments(np.random.default_rng(signum), 4, 0, 4), signum, config, tmp_path)
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_while_a_step_is_compiled(
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_until_the_end(signum: signal.Signals, tmp_path: Path) -> None:
     """A signal may also come too late, after the exit."""
-    for moment in moments(np.random.default_rng(signum), 6, 0, 4):
+    for moment in moments(np.random.default_rng(signum), 4, 0, 4):
         code, err = interrupted([str(ROOT / "sample.py"), "pretrained:mlp"], moment, signum, tmp_path)
         assert code in (0, 128 + signum), (moment, err)
         assert "Traceback" not in err, moment

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import moments, start, wait_for_an_epoch, words_of
+from programs import SMALL, moments, start, wait_for_an_epoch, words_of
 from run_directories import assert_same_run
 
 from flax_vae import Config, Run, fit_many, load_run
 from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 40, 5.0  # seconds, from the first import
+EPOCHS, LONGEST = 20, 4.5  # seconds, from the first import
 
 
 @pytest.fixture(scope="module")
 def config(few_images: Path) -> Config:
-    return Config(preset="tutorial_dense", dataset=str(few_images), epochs=EPOCHS, batch_size=50, learning_rate=3e-3)
+    return Config(preset=SMALL, dataset=str(few_images), epochs=EPOCHS, batch_size=50, learning_rate=3e-3)
 
 
 def chain(words: list[str], out: Path, signum: signal.Signals, times: int) -> list[tuple[float, int, float, str]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import free_address, moments, start, start_together, together, wait_for_an_epoch, within
+from programs import SMALL, free_address, moments, start, start_together, together, wait_for_an_epoch, within
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
 
 pytestmark = pytest.mark.slow
-EPOCHS, LONGEST = 20, 6.0  # seconds, from the first import to the pictures
+EPOCHS, LONGEST = 12, 5.0  # seconds, from the first import to the pictures
 SILENCE = 25  # seconds: after 8 without a heartbeat JAX considers a process dead
 PROGRAM = """
 import sys
@@ -32,7 +32,7 @@ sys.exit(run_program(command))
 
 @pytest.fixture(scope="module")
 def words(few_images: Path) -> list[str]:
-    flags = f"--preset tutorial_dense --dataset {few_images} --epochs {EPOCHS} --batch-size 50 --learning-rate 3e-3"
+    flags = f"--preset {SMALL} --dataset {few_images} --epochs {EPOCHS} --batch-size 50 --learning-rate 3e-3"
     return [*flags.split(), "--devices", "2"]
 
 
@@ -62,7 +62,7 @@ def test_again_and_again_at_any_moment(
     The other one ends too, by itself or, if it still waits for the first meeting, when it is interrupted as well.
     """
     run, random, messages = tmp_path / "run", np.random.default_rng(signum), []
-    for number, moment in enumerate(moments(random, 4, 0.3, LONGEST)):
+    for number, moment in enumerate(moments(random, 3, 0.3, LONGEST)):
         arguments = ["--resume", run] if run.exists() else [*words, "--out", run]
         processes = start_together(2, program, *arguments, cwd=tmp_path)
         with within(*processes):
@@ -89,7 +89,7 @@ def test_again_and_again_at_any_moment(
         messages.append(other)
     # If the first process is gone, JAX itself may end the other one before our message.
     endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["checkpoints are intact", "another task died"]
-    assert sum(any(ending in other for ending in endings) for other in messages) >= 2, messages
+    assert any(any(ending in other for ending in endings) for other in messages), messages
     done = together(2, "train.py", "--resume", run, cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
     assert_same_run(load_run(run), undisturbed)

@@ -32,7 +32,7 @@ def test_a_run_in_training_can_be_sampled_but_not_trained_twice(config: Config, 
 
 
 def test_training_continues_after_its_reader_closes_the_pipe(config: Config, tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "train.py"), *words_of(config, 30), "--out", "run"]
+    words = [sys.executable, str(ROOT / "train.py"), *words_of(config, 10), "--out", "run"]
     with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         assert process.stdout.readline().startswith("epoch ")
@@ -45,6 +45,6 @@ def test_training_continues_after_its_reader_closes_the_pipe(config: Config, tmp
     assert data.startswith("Data: 600 training + 100 test images of 28 x 28 x 1; ")
     assert model.startswith("Model: tutorial_dense with ")
     assert training.endswith(", in run.")
-    assert load_run(tmp_path / "run").metrics[-1]["epoch"] == 30
+    assert load_run(tmp_path / "run").metrics[-1]["epoch"] == 10
     code, out, err = call("sample.py", "run", cwd=tmp_path)
     assert (code, out, err.count("WARNING")) == (0, "samples.png\n", 0)

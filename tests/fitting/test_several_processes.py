@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import call, together
+from programs import SMALL, call, together
 
 from flax_vae import prepare_images
 from flax_vae.runs import checkpoints
@@ -12,7 +12,7 @@ from flax_vae.runs.directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 # On 600 images, 36 steps.
-TRAINING = ["--preset", "tutorial_dense", "--learning-rate", "3e-3", "--batch-size", "48", "--epochs", "3"]
+TRAINING = ["--preset", SMALL, "--learning-rate", "3e-3", "--batch-size", "48", "--epochs", "3"]
 
 
 def losses(directory: Path) -> np.ndarray:
@@ -31,8 +31,18 @@ def alone(few_images: Path, tmp_path_factory: pytest.TempPathFactory) -> np.ndar
 
 
 def test_four_processes_train_as_one(alone: np.ndarray, few_images: Path, tmp_path: Path) -> None:
-    words = [*TRAINING, "--devices", 4, "--dataset", few_images, "--out", tmp_path / "run"]
-    done = together(4, "train.py", *words, cwd=tmp_path)
+    """Each process reads the images of its own devices, from disk, as if they did not fit in memory."""
+    program = """
+import sys
+import flax_vae.data.sources.prepared
+from flax_vae.cli.train import train
+flax_vae.data.sources.prepared._MOST_IN_MEMORY = 0
+sys.exit(train())
+"""
+    (tmp_path / "program.py").write_text(program)
+    prepare_images(few_images, tmp_path / "prepared")
+    words = [*TRAINING, "--devices", 4, "--dataset", tmp_path / "prepared", "--out", tmp_path / "run"]
+    done = together(4, tmp_path / "program.py", *words, cwd=tmp_path)
     assert [code for code, *_ in done] == [0] * 4, done
     np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
     assert ["epoch 3/3" in out for _, out, _ in done] == [True, False, False, False]  # only the first process prints
@@ -56,7 +66,7 @@ def test_a_run_of_two_processes_resumes_in_one_on_eight_devices(
 def test_members_and_their_microbatches_are_split_between_devices(few_images: Path, tmp_path: Path) -> None:
     """Two groups of devices in two processes: each device has half of the microbatches of one member."""
     calm = ["--optimizer", "adam", "--learning-rate", 1e-3]  # rounding errors grow faster with the recipe's Muon
-    words = "--preset tutorial_dense --image-size 8 --epochs 1 --batch-size 48 --microbatch-size 6"
+    words = f"--preset {SMALL} --image-size 8 --epochs 1 --batch-size 48 --microbatch-size 6"
     for processes, devices in ((1, 1), (2, 4)):
         where = ["--devices", devices, "--dataset", few_images, "--out", tmp_path / f"{processes} {devices}"]
         done = together(processes, "train.py", *words.split(), "--seeds", 2, *calm, *where, cwd=tmp_path)
@@ -64,23 +74,6 @@ def test_members_and_their_microbatches_are_split_between_devices(few_images: Pa
     one, two = (RunDirectory(tmp_path / name).members() for name in ("1 1", "2 4"))
     for run, other in zip(one, two, strict=True):
         np.testing.assert_allclose(losses(run.path), losses(other.path), rtol=1e-5)
-
-
-def test_each_process_reads_the_images_of_its_own_devices(alone: np.ndarray, few_images: Path, tmp_path: Path) -> None:
-    """The images are on disk, as if they did not fit in memory."""
-    program = """
-import sys
-import flax_vae.data.sources.prepared
-from flax_vae.cli.train import train
-flax_vae.data.sources.prepared._MOST_IN_MEMORY = 0
-sys.exit(train())
-"""
-    (tmp_path / "program.py").write_text(program)
-    prepare_images(few_images, tmp_path / "prepared")
-    words = [*TRAINING, "--devices", 4, "--dataset", tmp_path / "prepared", "--out", tmp_path / "run"]
-    done = together(2, tmp_path / "program.py", *words, cwd=tmp_path)
-    assert [code for code, *_ in done] == [0, 0], done
-    np.testing.assert_allclose(losses(tmp_path / "run"), alone, rtol=1e-5)
 
 
 def test_every_process_evaluates_and_samples(few_images: Path, tmp_path: Path) -> None:

@@ -11,16 +11,15 @@ from flax_vae.metrics.annealed import annealed_log_likelihood
 KEY = jax.random.key(0)
 
 
-@pytest.mark.optimized
 @pytest.mark.slow
 def test_annealing_finds_modes_that_the_posterior_misses(
     missed: tuple[VAE, dict, np.ndarray, np.ndarray],
 ) -> None:
     model, params, images, evidence = missed
     bound, *_ = log_likelihood(model, params, images, KEY, 1000)
-    worst = np.argsort(bound - evidence)[:8]
+    worst = np.argsort(bound - evidence)[:4]
     assert (evidence - bound)[worst].min() > 1
-    estimate, _ = annealed_log_likelihood(model, params, images[worst], KEY, 16, 400)
+    estimate, _ = annealed_log_likelihood(model, params, images[worst], KEY, 8, 400)
     assert np.abs(evidence[worst] - estimate).mean() < 0.1 * (evidence - bound)[worst].mean()
 
 

@@ -12,8 +12,6 @@ from flax_vae.data import draw_binary
 from flax_vae.data.sources.fashion_mnist import from_subset
 from flax_vae.runs.run import pretrained
 
-pytestmark = pytest.mark.optimized
-
 # The number of draws, and the bound in nats on the first 100 test images.
 EXPECTED = {
     "mlp": (100, -220.143),
@@ -24,7 +22,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.quick(1)  # the programs of the others take long to compile
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_pretrained_model_has_its_documented_likelihood(name: str) -> None:
     run, (draws, expected) = load_run(f"pretrained:{name}"), EXPECTED[name]

@@ -24,8 +24,9 @@ from flax_vae.training.step import make_train_steps, zero_metrics
 
 use_machine(8)
 images = load_images(sys.argv[1], "train", image_size=8).x
-shape, batch, steps = images.shape[1:], 48, 20
-models = {"dense": tutorial_dense, "conv": tutorial_conv, "ladder": partial(ladder, latent_dim=4)}
+shape, batch, steps = images.shape[1:], 48, 12
+small_ladder = partial(ladder, widths=(32, 64), depths=(1, 1), latent_dim=4)
+models = {"dense": tutorial_dense, "conv": tutorial_conv, "ladder": small_ladder}
 rows = np.concatenate([epoch_indices(len(images), batch, 0, epoch) for epoch in range(2)])[:steps]
 
 def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
@@ -55,7 +56,7 @@ for case in json.loads(sys.argv[2]):
 
 
 def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float, int]]:
-    """Train twenty steps for each case.
+    """Train twelve steps for each case.
 
     Returns:
         For each case, the losses, the fraction of the parameters on a device, and the number of devices.
