@@ -22,7 +22,7 @@ import jax
 
 from flax_vae.models.binding import join_objective, split_objective
 from flax_vae.pytrees import flatten_by_name
-from flax_vae.runs.checksums import checksum
+from flax_vae.system.checksums import checksum
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.processes import is_process_loss, sum_over_processes

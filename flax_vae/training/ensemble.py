@@ -17,8 +17,15 @@ from flax_vae.training.step import make_steps
 
 def stack(trees: Sequence[Any]) -> Any:
     """Stack trees of arrays along a new leading axis of members."""
-    on_host = all(isinstance(leaf, np.ndarray | float) for leaf in jax.tree.leaves(trees[0]))
-    return jax.tree.map(lambda *leaves: (np if on_host else jnp).stack(leaves), *trees)
+    if all(isinstance(leaf, np.ndarray | float) for leaf in jax.tree.leaves(trees[0])):
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+    return _stack_on_device(*trees)
+
+
+@jax.jit
+def _stack_on_device(*trees: Any) -> Any:
+    """Stack trees in one program: one for each shape would take longer to compile."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def unstack(tree: Any, count: int) -> list[Any]:

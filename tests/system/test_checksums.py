@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from flax_vae.runs.checksums import checksum
+from flax_vae.system.checksums import checksum
 
 
 def test_one_bit_changes_both_numbers() -> None:
@@ -37,7 +37,7 @@ def test_it_is_the_sum_in_its_definition() -> None:
 def test_it_does_not_depend_on_the_sharding() -> None:
     program = """
 import jax, numpy as np; jax.config.update("jax_num_cpu_devices", 4)
-from flax_vae.runs.checksums import checksum
+from flax_vae.system.checksums import checksum
 tree = {"a": np.arange(48, dtype=np.float32).reshape(8, 6), "b": np.arange(8)}
 mesh = jax.make_mesh((2, 2), ("x", "y"))
 for spec in ((), ("x",), (("x", "y"),)):
