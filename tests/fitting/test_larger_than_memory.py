@@ -121,7 +121,7 @@ def test_parts_that_read_images_accept_images_on_disk_or_refuse_them(
 
 @pytest.mark.usefixtures("on_disk")
 def test_images_of_several_members_must_fit_on_the_device(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"do not fit on the device.*one seed, beta and learning rate at a time"):
+    with pytest.raises(UserError, match=r"do not fit on the device.*train one at a time"):
         fit_many([config, replace(config, seed=1)], tmp_path / "runs")
 
 

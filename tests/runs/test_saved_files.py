@@ -102,6 +102,7 @@ def test_exported_parameters_are_those_of_the_run(name: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, exported.params, run.params)
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="JAX reads files of its own version and earlier ones")
 def test_an_exported_function_computes_the_same() -> None:
     run, z = load_run("plain"), np.ones((3, 2), np.float32)
     decoder = run_stablehlo(Path("shipped/plain-stablehlo/decoder.stablehlo").read_bytes())
