@@ -1,5 +1,7 @@
 """Coordination of several processes that train one model. A single process has no overhead."""
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +61,7 @@ def join(cluster: Cluster) -> None:
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # Gloo mixes up programs that run side by side
-    jax.config.update("jax_enable_preemption_service", False)  # it would catch the SIGTERM that training handles
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         jax.distributed.initialize(
             None if cluster.coordinator == "auto" else cluster.coordinator,
@@ -71,6 +73,8 @@ def join(cluster: Cluster) -> None:
         )
     except (ValueError, RuntimeError) as error:  # an unknown kind of cluster, or nobody answers
         raise UserError(f"`coordinator` {cluster.coordinator}: {' '.join(str(error).split())}.") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # JAX's preemption service catches the SIGTERM that training handles
     try:
         jax.devices()  # the processes exchange their devices
     except RuntimeError as error:

@@ -255,7 +255,10 @@ def assert_same_bits(results: Any, expected: Any) -> None:
 @pytest.mark.parametrize("name", sorted(USES, key="samples".__ne__))
 def test_results_have_the_same_bits(name: str, tmp_path: Path) -> None:
     at_default = jax.device_get(USES[name](tmp_path / "default"))
-    with settings(SAME):
+    changed = dict(SAME)
+    if name == "training" and jax.__version_info__ < (0, 11):
+        del changed["jax_debug_key_reuse"]  # JAX 0.8 takes a key that is placed on devices for a key that is used
+    with settings(changed):
         results = USES[name](tmp_path / "changed")
     assert_same_bits(jax.device_get(results), at_default)
 

@@ -34,8 +34,11 @@ def test_the_classifier_learns_real_images(classifier: Classifier) -> None:
 
 
 @pytest.mark.slow
-def test_training_on_several_devices_changes_no_bit(tmp_path: Path) -> None:
-    """Five microbatches on one device and on five, in separate programs, since JAX fixes the number of devices."""
+def test_training_on_several_devices_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    """Five microbatches on one device and on five, in separate programs, since JAX fixes the number of devices.
+
+    The bits are the same, except with JAX 0.8, which compiles convolutions for one and for five devices differently.
+    """
     program = """
 import sys, numpy as np
 from flax_vae import use_machine
@@ -56,7 +59,7 @@ np.savez(out, **{name: layer["kernel"] for name, layer in params.items()})
     alone, shared = np.load(tmp_path / "1.npz"), np.load(tmp_path / "5.npz")
     assert set(alone) == {"Conv_0", "Conv_1", "Conv_2", "Dense_0", "Dense_1"}
     for name in alone:
-        np.testing.assert_array_equal(alone[name], shared[name])
+        np.testing.assert_allclose(alone[name], shared[name], atol=2e-6 if jax.__version_info__ < (0, 9) else 0, rtol=0)
 
 
 @pytest.mark.slow
