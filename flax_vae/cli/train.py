@@ -26,6 +26,7 @@ from flax_vae.fields import docstrings
 from flax_vae.fitting.fit import fit, fit_many, resume, resume_many
 from flax_vae.runs.config import PARTS, RECIPES, Config, recipe_of
 from flax_vae.runs.directory import RunDirectory
+from flax_vae.runs.members import SWEPT_PARTS
 from flax_vae.runs.models import command
 from flax_vae.system.console import log, print_result, printable
 from flax_vae.system.errors import UserError
@@ -33,7 +34,6 @@ from flax_vae.system.machine import cpu_cores, use_machine
 from flax_vae.system.processes import Cluster, is_first_process
 
 _MOST_MEMBERS = 1000  # each has its own run directory, with files open throughout
-_SWEPT = ("objective", "optimizer", "schedule")  # flags that take several values, whose floats differ
 
 
 def _settings(group: str) -> Any:
@@ -44,7 +44,7 @@ def _settings(group: str) -> Any:
             kind: Any
             default: Any
             kind, default = (bool, False) if field.type is bool else (field.type | None, None)  # type: ignore[operator]
-            if field.name in _SWEPT:
+            if field.name in SWEPT_PARTS:  # each value makes a member
                 kind, default = tuple[str, ...], ()
             argument = tyro.conf.arg(help=_meaning(field), help_behavior_hint=_default(field))
             flags.append((field.name, Annotated[kind, argument], default))
@@ -160,10 +160,10 @@ class Train:
     def settings(self) -> list[dict[str, Any]]:
         """Return the settings of `Config` that the command line gives, explicit zeros included.
 
-        There are several if a flag of `_SWEPT` has several values.
+        There are several if the flag of a part in `SWEPT_PARTS` has several values.
         """
         values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
-        several = {name: values.pop(name) or (None,) for name in _SWEPT}
+        several = {name: values.pop(name) or (None,) for name in SWEPT_PARTS}
         names = [field.name for field in fields(Config)]
 
         def given(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import Any, get_args
 from flax_vae.runs.config import PARTS, Config
 from flax_vae.system.errors import UserError
 
+SWEPT_PARTS = ("objective", "optimizer", "schedule")  # their arguments may differ
 Setting = tuple[str, ...]  # ("beta",), or for an argument of a part ("objective", "weight")
 _TRACED = (("learning_rate",), ("beta",), ("seed",))  # arguments of the compiled steps, which contain the others
-_KINDS = ("objective", "optimizer", "schedule")  # the parts whose arguments may differ
 _FIELDS = {"seed"} | {
     field.name
     for field in fields(Config)
@@ -33,7 +33,7 @@ def member_names(configs: Sequence[Config]) -> list[str]:
     """
     refused = [item for item in _differing(configs).items() if not _may_differ(*item, configs[0])]
     if refused:  # a part is named rather than a shorthand for its argument
-        (field, *argument), values = min(refused, key=lambda item: item[0][0] not in _KINDS)
+        (field, *argument), values = min(refused, key=lambda item: item[0][0] not in SWEPT_PARTS)
         other = next(i for i, value in enumerate(values) if value != values[0])
         raise UserError(
             "Members of an ensemble may differ in their seed, and in floats of the objective and the optimisation. "
@@ -88,9 +88,9 @@ def _differing(configs: Sequence[Config]) -> dict[Setting, list[Any]]:
 
 
 def _settings(config: Config) -> dict[Setting, Any]:
-    """Return all settings; of the parts in `_KINDS`, the name and each argument."""
+    """Return all settings; of the parts in `SWEPT_PARTS`, the name and each argument."""
     settings: dict[Setting, Any] = {(field.name,): getattr(config, field.name) for field in fields(config)}
-    for kind in _KINDS:
+    for kind in SWEPT_PARTS:
         if (call := config.part(kind)) is not None:
             settings |= {(kind, *path): value for path, value in PARTS[kind].settings(call).items()}
     for name in ("beta", "num_samples"):  # shorthands for arguments of the objective
