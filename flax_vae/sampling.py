@@ -49,7 +49,6 @@ def _split(key: PixelKey, count: int) -> Key[Array, " n"] | None:
 
 
 @checked(temperature={"above": 0})
-@by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def sample(
     model: nn.Module,
@@ -70,7 +69,6 @@ def sample(
 
 
 @checked("images")
-@by_default
 @partial(jax.jit, static_argnums=0)
 def encode(model: nn.Module, params: Params, images: BatchLike) -> LatentDistribution:
     """Return the posterior q(z | x) of each example, with batch shape "n"."""
@@ -98,7 +96,6 @@ def decode(
 
 
 @checked("images")
-@by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct(
     model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""], pixel_key: PixelKey = None
@@ -114,7 +111,6 @@ def reconstruct(
 
 
 @checked("images")
-@by_default
 @partial(jax.jit, static_argnums=0)
 def reconstruct_layers(model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]) -> X:
     """Reconstruct images from the top layer of a ladder, from the top two layers, and so on up to all layers.
@@ -139,7 +135,6 @@ def reconstruct_layers(model: nn.Module, params: Params, images: BatchLike, key:
 
 
 @checked("x0", "x1", single=True)
-@by_default
 @partial(jax.jit, static_argnums=(0, 4))
 def interpolate(
     model: nn.Module,
@@ -191,7 +186,6 @@ def latent_grid(
 
 
 @checked("x", single=True)
-@by_default
 @partial(jax.jit, static_argnums=(0, 3))
 def traverse(
     model: nn.Module,

@@ -14,7 +14,6 @@ from flax_vae.metrics.likelihood import log_mean_and_error, require_two_samples
 from flax_vae.models.binding import Params, bind
 from flax_vae.models.inputs import checked
 from flax_vae.objectives.terms import log_posterior, log_weights
-from flax_vae.system.settings import by_default
 
 _LEAPFROG_STEPS = 10
 _ACCEPTANCE_RATE = 0.65  # the target
@@ -29,7 +28,6 @@ Bridge = Callable[[Latents, Array], tuple[Float[Array, " k"], Float[Array, " k"]
 
 
 @checked("images")
-@by_default
 @partial(jax.jit, static_argnums=(0, 4, 5))
 def annealed_log_likelihood(
     model: nn.Module,

@@ -51,7 +51,6 @@ def active_units(means: Float[np.ndarray, "n d"], threshold: float = 0.01) -> in
 
 
 @checked("images", averaged=True)
-@by_default
 @partial(jax.jit, static_argnums=0)
 def elbo_surgery(
     model: nn.Module, params: Params, images: BatchLike, key: Key[Array, ""]
