@@ -21,7 +21,7 @@ from flax_vae.batches import Images, StoredImages, epoch_indices, to_float
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params
 from flax_vae.nn.convolutions import max_pool
-from flax_vae.nn.layers import Conv, dense, space_to_depth
+from flax_vae.nn.layers import Conv, dense, flat, space_to_depth
 from flax_vae.nn.module import Module
 from flax_vae.system.console import progress
 from flax_vae.system.settings import by_default
@@ -52,7 +52,7 @@ class ConvClassifier(Module):
         x = space_to_depth(x - 0.5, -(-max(x.shape[1:3]) // _GRID))
         for channels in self.channels:
             x = max_pool(nn.relu(Conv(channels)(x)))
-        features = nn.silu(dense(64)(x.reshape(len(x), -1)))
+        features = nn.silu(dense(64)(flat(x)))
         return dense(self.classes)(features), features
 
 

@@ -13,6 +13,7 @@ from flax_vae.batches import BatchLike, X, batch_size_of, unpack
 from flax_vae.metrics.objective_means import in_blocks
 from flax_vae.models.binding import Params, bind
 from flax_vae.models.inputs import checking
+from flax_vae.nn.layers import flat
 from flax_vae.objectives.terms import dimension_rates, elbo_terms, layer_rates
 from flax_vae.system.errors import UserError
 from flax_vae.system.settings import by_default
@@ -51,7 +52,7 @@ def _statistics(model: Any, x: X, mask: Any, key: Key[Array, ""]) -> dict[str, A
     inference = model.infer(x, key)
     statistics = elbo_terms(inference, x) | {"layer_rates": jnp.stack(layer_rates(inference), axis=-1)}
     errors = jax.tree.map(lambda mean, x: jnp.square(mean[0] - x), inference.likelihood.mean(), x)
-    statistics["squared_error"] = _flat(errors).mean(-1, where=None if mask is None else _flat(mask))
+    statistics["squared_error"] = _all_values(errors).mean(-1, where=None if mask is None else _all_values(mask))
     if hasattr(model, "encode"):
         statistics["posterior_mean"] = model.encode(x).mean()
     if all(layer.z.ndim == 3 for layer in inference.layers):
@@ -60,6 +61,6 @@ def _statistics(model: Any, x: X, mask: Any, key: Key[Array, ""]) -> dict[str, A
     return statistics
 
 
-def _flat(tree: X) -> Array:
+def _all_values(tree: X) -> Array:
     """Concatenate the values of all views: "b n"."""
-    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)], axis=-1)
+    return jnp.concatenate([flat(leaf) for leaf in jax.tree.leaves(tree)], axis=-1)

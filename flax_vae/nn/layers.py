@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from flax_vae.nn import convolutions
 from flax_vae.nn.module import Module
@@ -45,7 +45,7 @@ def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def flat(x: Float[Array, "b ..."]) -> Float[Array, "b f"]:
+def flat(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b f"]:
     """Flatten all axes except the first, also of an empty batch, of which `reshape(b, -1)` cannot infer the size."""
     return x.reshape(x.shape[0], prod(x.shape[1:]))
 
