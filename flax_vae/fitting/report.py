@@ -41,7 +41,7 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     _log_data(config, data)
     preset = config.name_of("preset")
     objective, *others = dict.fromkeys(member.training.config.name_of("objective") for member in members)
-    objective += f" and {len(others)} others" if others else ""
+    objective += f" and {len(others)} more" if others else ""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     several = f"{len(members)} models, each " if len(members) > 1 else ""
     log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")

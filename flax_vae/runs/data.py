@@ -110,7 +110,7 @@ def load_data(config: Config, given: Given | None = None, classes: tuple[str, ..
     of_stream = () if feed is None else feed.class_names
     if of_stream and not config.conditional:
         raise UserError("The batches of `data` have labels: pass Config(conditional=True), or yield x alone.")
-    names = classes or of_stream or class_names(train) if config.conditional else ()
+    names = (classes or of_stream or class_names(train)) if config.conditional else ()
     if config.conditional and not names:
         raise UserError(f"`conditional` requires labels, but {config.dataset} has none.")
     validation = None
