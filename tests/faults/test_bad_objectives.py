@@ -78,5 +78,5 @@ def test_an_objective_that_exceeds_the_memory_is_reported(processes: int, few_im
     assert code == 2, err
     assert re.search(r"\nerror: Out of memory: .* bytes\. To train with less, .* --batch-size\.\n$", err)
     for code, _, err in others:  # JAX itself ends those that are later than the first
-        assert code in (2, -signal.SIGABRT), err
+        assert code == 2 or (code in (1, -signal.SIGABRT) and "another task died" in err), err
         assert "Traceback" not in err

@@ -62,7 +62,7 @@ def test_again_and_again_at_any_moment(
     The other one ends too, by itself or, if it still waits for the first meeting, when it is interrupted as well.
     """
     run, random, messages = tmp_path / "run", np.random.default_rng(signum), []
-    for number, moment in enumerate(moments(random, 3, 0.3, LONGEST)):
+    for number, moment in enumerate(moments(random, 4, 0.3, LONGEST)):
         arguments = ["--resume", run] if run.exists() else [*words, "--out", run]
         processes = start_together(2, program, *arguments, cwd=tmp_path)
         with within(*processes):
@@ -89,7 +89,7 @@ def test_again_and_again_at_any_moment(
         messages.append(other)
     # If the first process is gone, JAX itself may end the other one before our message.
     endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["checkpoints are intact", "another task died"]
-    assert any(any(ending in other for ending in endings) for other in messages), messages
+    assert sum(any(ending in other for ending in endings) for other in messages) >= 2, messages
     done = together(2, "train.py", "--resume", run, cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
     assert_same_run(load_run(run), undisturbed)
@@ -142,5 +142,5 @@ os._exit(3)
         subprocess.run([sys.executable, "-c", second], timeout=60)
         _, err = first.communicate(timeout=60)
     assert first.returncode == 1, err
-    assert err.endswith("error: One of the 2 processes has ended. Start all of them again.\n")
+    assert "error: One of the 2 processes has ended. Start all of them again.\n" in err or "another task died" in err
     assert "Traceback" not in err
