@@ -138,8 +138,8 @@ def to_float(x: Any, support: Support = UNIT, where: str = "x") -> Float[Array, 
 def refuse_outside(batch: BatchLike, model: Any) -> None:
     """Raise UserError for observed values that the likelihood of a model does not take, or contexts that do not fit.
 
-    All finite numbers pass if the likelihood does not declare its support. Arrays of NumPy and of JAX are checked, the
-    latter where they are, but not those whose values are unknown while JAX traces a function.
+    All finite numbers pass if the likelihood does not declare its support. NumPy arrays are checked, and JAX arrays on
+    the devices that hold them, but not arrays whose values are unknown because JAX is tracing a function.
     """
     batch = to_batch(batch)
     leaves = jax.tree.leaves(batch.x)
@@ -183,17 +183,17 @@ def _refuse_values(where: str, x: np.ndarray | Array, mask: Any, support: Suppor
 
 
 def _range(x: np.ndarray | Array, mask: Any, whole: bool) -> tuple[Any, Any, Any]:
-    """Return the least and the greatest observed value, NaN if any is, and True for fractions if they are looked for.
+    """Return the smallest and the largest observed value, NaN if any is NaN, and whether any has a fraction.
 
     Args:
-        x: an array; one of JAX that is not in host memory is reduced on its devices.
+        x: an array; a JAX array that is not in host memory is reduced on its devices.
         mask: True for each observed value; None if all are.
-        whole: look for fractions.
+        whole: whether to look for fractions; if not, the third result is False.
     """
     if isinstance(x, jax.Array):
         on_host = x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices())
         if not on_host or x.dtype == jnp.bfloat16:  # NumPy cannot compute in bfloat16
-            with jax.ensure_compile_time_eval():  # inside of a function that JAX traces, too
+            with jax.ensure_compile_time_eval():  # also inside a function that JAX traces
                 return jax.device_get(_range_on_device(x, mask, whole))
     values = np.asarray(x) if mask is None else np.asarray(x)[np.asarray(mask)]
     if not values.size:

@@ -1,6 +1,6 @@
 """Read jaxprs: interpret one equation by equation, drop the equations that no result needs, and bound the results.
 
-Versions of JAX store loops and calls differently. No other module depends on how.
+Versions of JAX store loops and calls differently; only this module depends on how they do.
 """
 
 import math
@@ -91,7 +91,7 @@ class Scan(NamedTuple):
         consts: the number of constants.
         carry: the number of values that each step passes to the next.
         length: the number of steps.
-        reverse: whether the last elements come first.
+        reverse: whether the loop runs from the last elements to the first.
     """
 
     body: ClosedJaxpr
@@ -118,8 +118,8 @@ class While(NamedTuple):
 def read_scan(eqn: JaxprEqn) -> Scan:
     """Return the loop of a `scan`.
 
-    JAX 0.12 no longer stores the numbers of constants and of carried values. An array whose elements the steps take or
-    return has one axis more outside the loop.
+    JAX 0.12 no longer stores the numbers of constants and of carried values, so they are counted: an array whose
+    elements the steps take or return has one more axis outside the loop than inside.
     """
     body = eqn.params["jaxpr"]
     ins: list[tuple[Any, Any]] = list(zip(eqn.invars, body.in_avals, strict=True))
@@ -137,7 +137,7 @@ def read_while(eqn: JaxprEqn) -> While:
 def apply(eqn: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """Apply the operation of an equation to other operands, and return its results."""
     bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX 0.8 returns the functions apart
+    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # JAX 0.8 returns functions separately
     results = eqn.primitive.bind(*functions, *operands, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
 

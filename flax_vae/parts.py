@@ -146,8 +146,8 @@ class Parts(Mapping[str, Callable[..., Any]]):
     def settings(self, part: str | Call) -> dict[tuple[str, ...], Any]:
         """Return the name of a part, at the path (), and its arguments with their defaults, at the paths (argument,).
 
-        A nested part is at the path of its argument. A part of the user's own is not imported: its arguments are those
-        that are written.
+        A nested part is at the path of its argument. A part of the user's own is not imported, so only the arguments
+        that are written are returned.
         """
         return _settings(self.read(part), self)
 
@@ -290,7 +290,7 @@ def _registry(hint: Any) -> Any:
 
 
 def _settings(call: Call, parts: Parts | None) -> dict[tuple[str, ...], Any]:
-    """Return the settings of a part; `parts` is None inside of a part of the user's own."""
+    """Return the settings of a part; `parts` is None inside a part of the user's own."""
     arguments = {f"argument {i + 1}": value for i, value in enumerate(call.args)} | dict(call.kwargs)
     registries = dict[str, Parts]()
     if parts is not None and not call.is_imported:

@@ -4,7 +4,7 @@ x is an array, such as images "n h w c" or vectors "n v", or a pytree of arrays,
 with values that the likelihood does not take are refused. Functions that decode return the mean of p(x | z), in [0, 1]
 for Bernoulli pixels; given a `pixel_key`, they return a draw from it. For a conditional model, `context` has a row per
 example: labels as one-hot vectors, or vectors of any meaning. Functions of a batch then take a `Batch` of x and
-contexts. A batch without examples has an empty result.
+contexts. An empty batch gives an empty result.
 """
 
 from collections.abc import Callable

@@ -19,7 +19,7 @@ from flax_vae.system.errors import UserError
 class Compare:
     """Compare runs: print a table, and draw their test losses in one picture.
 
-    Behind ± is the standard error of a figure over repeated evaluations, with other draws and in other binarisations.
+    The number after ± is the standard error of a figure over evaluations with other draws and other binarisations.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

@@ -26,7 +26,7 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.files import write_atomically
 from flax_vae.system.machine import use_machine
 
-_ENDINGS = {"images": ".png", "vectors": ".npy", "views": ".npz"}  # of the file that --out names, by the kind of a run
+_ENDINGS = {"images": ".png", "vectors": ".npy", "views": ".npz"}  # of the file that --out names, for each kind of run
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Sample:
     request: tyro.conf.OmitArgPrefixes[Request] = field(default_factory=Request)
     out: OutPath = Path("samples.png")
     """PNG file to write; for a run of vectors a .npy file, by default samples.npy.
-    For a run of several views a .npz file, by default samples.npz, with an array for each; a view of images is also
-    written to a PNG file beside it, samples-VIEW.png."""
+    For a run of several views a .npz file, by default samples.npz, with an array for each view; a view of images is
+    also drawn in a PNG file beside it, samples-VIEW.png."""
     npy: Path | None = None
     """Also write the images to this .npy file, as a float32 array "n h w c", or "n v" of vectors."""
     overwrite: Overwrite = False
@@ -86,7 +86,7 @@ class Sample:
         if run.kind == "images":
             return {"": self.out}, self.npy
         if run.kind == "views" and self.npy:
-            raise UserError(f"--npy {self.npy}: {run.name} makes several views: name a .npz file by --out.")
+            raise UserError(f"--npy {self.npy}: {run.name} makes several views: name a .npz file with --out.")
         if not is_default and self.npy:
             raise UserError(f"--out {self.out} and --npy {self.npy} both name the file of vectors: leave one out.")
         array = self.npy or self.out.with_suffix(ending)

@@ -81,13 +81,14 @@ class _Optimisation(_settings("optimisation")):  # type: ignore[misc]
     """Train each of these values of --learning-rate, with each seed and beta."""
 
     def members(self, configs: Sequence[Config]) -> list[Config]:
-        """Return the configurations of all trainings: each one at all learning rates, betas and seeds."""
+        """Return the configurations of all trainings: each of `configs` at every learning rate, beta and seed."""
         if self.seeds < 1:
             raise UserError(f"--seeds must be at least 1, not {self.seeds}.")
         count = len(configs) * max(1, len(self.learning_rates)) * max(1, len(self.betas)) * self.seeds
         if count > _MOST_MEMBERS:
             raise UserError(
-                f"--seeds {self.seeds} makes {count:,} trainings in one program; the limit is {_MOST_MEMBERS:,}."
+                f"This command makes {count:,} trainings in one program; the limit is {_MOST_MEMBERS:,}: lower "
+                "--seeds, or give fewer values to train."
             )
         return [
             replace(config, learning_rate=rate, beta=beta, seed=config.seed + i)
@@ -160,7 +161,7 @@ class Train:
     def settings(self) -> list[dict[str, Any]]:
         """Return the settings of `Config` that the command line gives, explicit zeros included.
 
-        There are several if the flag of a part in `SWEPT_PARTS` has several values.
+        The list has several entries if the flag of a part in `SWEPT_PARTS` has several values.
         """
         values = {name: value for group in vars(self).values() for name, value in vars(group).items()}
         several = {name: values.pop(name) or (None,) for name in SWEPT_PARTS}
@@ -185,7 +186,7 @@ class Train:
                 "--resume continues the runs of a directory: leave out --out, --seeds, --betas and --learning-rates."
             )
         if others:
-            raise UserError("--resume takes one value of --objective, --optimizer and --schedule.")
+            raise UserError("--resume takes only one value each of --objective, --optimizer and --schedule.")
         model, objective = changes.pop("preset", None), changes.pop("objective", None)
         directory = RunDirectory(Path(path))
         members = directory.members()

@@ -32,12 +32,12 @@ class Stream:
 
     Attributes:
         batches: an iterable of batches, such as a Grain data set, or a function without arguments that returns one. It
-            is iterated over again whenever it ends. A batch is x, or a `Batch` of x, for a conditional model the
-            labels as one-hot vectors "b k", and the mask of the observed values. All batches have the same shapes; one
-            with fewer examples, such as the last, is left out.
+            is iterated over again whenever it ends. A batch is x, or a `Batch` with x, the labels as one-hot vectors
+            "b k" if the model is conditional, and the mask of the observed values if some are missing. All batches have
+            the same shapes; one with fewer examples, such as the last, is left out.
         steps_per_epoch: the number of batches in an epoch; by default the length of `batches`.
         held_out: examples in memory, as for `fit`, which choose the best checkpoint and are evaluated; or None. For a
-            conditional model they are `Examples` with labels, the columns of the one-hot vectors.
+            conditional model they are `Examples` whose labels are column numbers of the one-hot vectors.
     """
 
     batches: Iterable[Any] | Callable[[], Iterable[Any]]
@@ -64,7 +64,7 @@ class Feed:
         steps_per_epoch: the number of batches in an epoch.
         examples: the first batch as training examples, which represents the stream in the run directory.
         held_out: the held-out examples, or None.
-        class_names: the numbers of the classes, for a stream with labels; else empty.
+        class_names: the class numbers as text, if the stream has labels; otherwise empty.
         is_resumable: True if the iterator has a state that can be saved, as Grain's iterators have.
     """
 
@@ -72,8 +72,8 @@ class Feed:
         """Start the stream and read its first batch.
 
         Raises:
-            UserError: the stream holds no batches, has neither a length nor `steps_per_epoch`, or has labels, but the
-                classes of the held-out examples have names, whose order is unknown.
+            UserError: the stream holds no batches, or has neither a length nor `steps_per_epoch`; or it has labels, but
+                the classes of the held-out examples have names, whose order is unknown.
         """
         self._stream, self._count = stream, 0
         self.steps_per_epoch = _steps_per_epoch(stream)
@@ -89,7 +89,7 @@ class Feed:
         self.class_names = () if self.first.context is None else tuple(map(str, range(self.first.context.shape[1])))
         if self.class_names and self.held_out is not None and self.held_out.names:
             raise UserError(
-                f"{_WHERE}: the held-out labels are names: pass numbers, the columns of the batches' one-hot vectors."
+                f"{_WHERE}: the held-out labels are names; pass column numbers of the batches' one-hot vectors instead."
             )
 
     @property
@@ -207,7 +207,7 @@ def _read(item: Any) -> Batch:
 
 
 def _read_labels(context: Any, count: int) -> Float[np.ndarray, "b k"]:
-    """Return the contexts of a batch, which are labels: a run gives its classes names and numbers.
+    """Return the contexts of a batch, which have to be labels, since a run names and numbers its classes.
 
     Raises:
         UserError: the contexts are not a one-hot vector for each example.
@@ -216,7 +216,7 @@ def _read_labels(context: Any, count: int) -> Float[np.ndarray, "b k"]:
     is_one_hot = vectors.ndim == 2 and np.isin(vectors, (0, 1)).all() and (vectors.sum(1) == 1).all()
     if not is_one_hot or len(vectors) != count:
         raise UserError(
-            f"{_WHERE}: a batch of {count} examples has a context of shape {vectors.shape}; pass their labels as "
+            f"{_WHERE}: a batch of {count} examples has a context of shape {vectors.shape}; pass the labels as "
             "one-hot vectors (b, classes)."
         )
     return vectors.astype(np.float32)

@@ -1,7 +1,7 @@
 """Images of a run, as `flax-vae sample` writes them; each mode is a function that scripts can call.
 
-A mode takes a run and a request. It returns images "n h w c", vectors "n v" or several views, like those of the
-run, and the number of columns to show images in.
+A mode takes a run and a request. It returns images "n h w c", vectors "n v" or several views, like the examples of the
+run, and the number of columns in which to show images.
 """
 
 import math
@@ -143,7 +143,7 @@ def traversals(run: StoredRun, request: Request) -> ImageRows:
 
 
 def _in_one_row(images: X) -> X:
-    """Join the rows "rows columns ..." of a table."""
+    """Join the rows of a table "rows columns ..." into one."""
     return jax.tree.map(lambda view: view.reshape(-1, *view.shape[2:]), images)
 
 

@@ -67,8 +67,8 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
 def compare(directories: Sequence[str | Path], picture: Path) -> None:
     """Print a table of runs, with their evaluations if they have any, and draw their test losses.
 
-    A figure of an evaluation has its standard error behind "±": what another evaluation would change, with other draws
-    and, for binarised images, in another binarisation.
+    A figure of an evaluation is followed by "±" and its standard error: how much another evaluation would differ, with
+    other draws and, for binarised images, another binarisation.
 
     A pattern such as `runs/*` matches more than runs: files are skipped, an ensemble is replaced by its members, and a
     run that is named twice, such as by `latest`, is shown once.
@@ -149,7 +149,7 @@ def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]
 
 
 def _with_error(row: Record, name: str) -> str:
-    """Return a figure with the standard error of its repetition, by other draws and in another binarisation.
+    """Return a figure with its standard error over repetitions with other draws and another binarisation.
 
     The error from the choice of images is left out: runs are compared on the same images. Earlier versions stored fewer
     errors.

@@ -107,11 +107,12 @@ def fit_many(
     optimizer: optax.GradientTransformation | None = None,
     init: StoredRun | None = None,
 ) -> list[Run]:
-    """Train configurations that differ in their seed, or in floats of objective and optimisation, in one program.
+    """Train configurations that differ in seed, or in floats of the objective and the optimisation, in one program.
 
     The floats are `learning_rate`, `beta`, `kl_warmup_epochs`, `clip_norm`, `skip_norm`, `ema_decay`, and arguments of
-    objective, optimiser and schedule: the weight of `infovae(weight=10)`, or that of an objective of your own. If they
-    differ in more than seed, beta and learning rate, each combination is compiled, and members train one after another.
+    objective, optimiser and schedule: the weight of `infovae(weight=10)`, or of an objective of your own. If the
+    configurations differ in more than seed, beta and learning rate, each combination of the other floats is compiled
+    separately, and all members train one after another.
 
     Each gets its own run directory in `out`, named after the settings that differ, beside `summary.json` with the mean
     and standard deviation over the seeds. A training that diverges stops; the others continue.
@@ -293,7 +294,7 @@ def _resume(
     callbacks: Sequence[Callback],
     data: Any,
 ) -> list[Run]:
-    """Resume runs from their last checkpoints, with the parts of the user's own that are given to each, by kind."""
+    """Resume runs from their last checkpoints, with the user's own parts that are given for each run, by kind."""
     run, config = next(iter(configs.items()))
     kinds = [kind for kind in PARTS if config.has_own(kind) or kind in ("preset", "objective")]
     with_own = [opened(str(directory), config, given[run], kinds) for run, config in configs.items()]

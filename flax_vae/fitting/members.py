@@ -33,7 +33,7 @@ class Member(NamedTuple):
 
     Attributes:
         directory: the run directory.
-        training: the training, at the member's settings.
+        training: the training, with the member's settings.
         state: the train state.
         totals: sums of the metrics since the last record of an epoch.
     """
@@ -58,7 +58,8 @@ def member_trainings(training: Training, configs: Sequence[Config]) -> list[Trai
         configs: the configurations of all members.
 
     Raises:
-        UserError: the objective or the optimiser of a member cannot train, or its state or its metrics are others.
+        UserError: the objective or the optimiser of a member cannot train, or the arrays of its state or its metrics
+            differ from those of the first member.
     """
     numbers = step_numbers(configs)
     of_step = [training, *(_with_step_of(training, configs[numbers.index(i)]) for i in range(1, max(numbers) + 1))]
@@ -89,19 +90,19 @@ def _refuse_other_arrays(trainings: Sequence[Training]) -> None:
             settings = " and ".join(f"`{name}` {values[name]:g} and {others[name]:g}" for name in values)
             raise UserError(
                 f"Members with {settings} cannot train in one ensemble, because the arrays of their states or the "
-                "metrics of their objectives differ: train one after another."
+                "metrics of their objectives differ: train them one after another."
             )
 
 
 def parts_of_members(given: Mapping[str, Any], configs: Sequence[Config]) -> list[dict[str, Any]]:
-    """Return the parts of the user's own for each member to resume, with the arguments that it was trained with.
+    """Return the user's own parts with which to resume each member, with the arguments that it was trained with.
 
     Args:
         given: by kind, the text that imports a part, a value, or None.
         configs: the configurations of the members.
 
     Raises:
-        UserError: the members differ in arguments of a part, and it is a value, or written with other arguments.
+        UserError: the members differ in arguments of a part that is given as a value, or with other arguments.
     """
     parts = [dict(given) for _ in configs]
     for kind in ("objective", "optimizer"):
@@ -118,7 +119,7 @@ def parts_of_members(given: Mapping[str, Any], configs: Sequence[Config]) -> lis
 
 
 def refuse_unresumable(run: RunDirectory, config: Config) -> None:
-    """Raise UserError if a run cannot be resumed with a configuration by this process."""
+    """Raise UserError if this process cannot resume a run with a configuration."""
     if run.provenance().get("objective", "") is None:
         raise UserError(f"{run} was trained by a loop of your own, and has no state to resume: use fit(init=run).")
     trained, now = run.random_numbers(), jax.config.jax_default_prng_impl  # type: ignore[attr-defined]

@@ -271,7 +271,7 @@ def _row(
 
     Args:
         group: the configuration of each member, with its last record, or None if it diverged.
-        swept: the settings in which all members differ, by name.
+        swept: the settings in which the members of the ensemble differ, by name, with their values in this group.
         prefix: the prefix of the metrics, such as "test_".
     """
     first = group[0][0]

@@ -42,7 +42,7 @@ class Training:
     Attributes:
         config: the configuration.
         model: the Linen module.
-        objective: the objective, at the beta of any member.
+        objective: the objective, before `objective_at` sets a member's beta.
         data: the images.
         batch_size: images per step.
         steps_per_epoch: steps per epoch; the last partial batch of each epoch is dropped.
@@ -68,7 +68,7 @@ class Training:
 
     @property
     def num_images(self) -> int:
-        """The number of training images; of a stream, those of an epoch."""
+        """The number of training images; for a stream, the number in an epoch."""
         data = self.data
         return len(data.train) if data.feed is None else self.batch_size * self.steps_per_epoch
 

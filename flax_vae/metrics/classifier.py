@@ -1,8 +1,8 @@
 """A small classifier, whose features the Fréchet distance compares.
 
 It is not trained by `make_train_step`: gradients of microbatches are averaged in the same order on any number of
-devices, so that the features, and with them the distances, do not depend on that number; with JAX 0.8, except for
-rounding, since it compiles convolutions differently.
+devices, so that the features, and with them the distances, do not depend on that number. With JAX 0.8 this holds up to
+rounding, since it compiles convolutions differently for another number of devices.
 """
 
 from dataclasses import dataclass

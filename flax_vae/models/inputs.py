@@ -36,8 +36,9 @@ def checking(
         averaged: True if the result is a mean over examples, or is fitted to them, which needs at least one.
 
     Raises:
-        UserError: an array holds values that the likelihood does not take; or the block raises an exception, and the
-            examples have another shape than those that the model generates, or there are none.
+        UserError: an array holds values that the likelihood does not take; there are no examples to average; or the
+            block raises an exception, and the examples have another shape than those that the model generates, or there
+            are none.
     """
     for batch in batches:
         refuse_outside(batch, model)

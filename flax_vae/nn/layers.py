@@ -46,7 +46,7 @@ def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def flat(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b f"]:
-    """Flatten all axes except the first, also of an empty batch, of which `reshape(b, -1)` cannot infer the size."""
+    """Flatten all axes except the first, also for an empty batch, whose size `reshape(b, -1)` cannot infer."""
     return x.reshape(x.shape[0], prod(x.shape[1:]))
 
 

@@ -84,7 +84,7 @@ def load_data(config: Config, given: Given | None = None, classes: tuple[str, ..
     Args:
         config: the configuration.
         given: the examples, if they are in memory already, or a stream.
-        classes: the classes of a conditional model that has been trained; by default those of the labels.
+        classes: the classes of a conditional model that is trained already; by default those of the labels.
 
     Raises:
         UserError: the images cannot be loaded, or the splits do not match.

@@ -1,7 +1,7 @@
 """The settings in which members of an ensemble differ, and the names that follow from them.
 
-Members may differ in their seed, and in floats of the objective and the optimisation. These are settings of `Config`,
-and arguments of the objective, the optimiser and the schedule: `infovae(weight=10)` and `infovae(weight=100)`.
+Members may differ in their seed, and in floats of the objective and the optimisation. The floats are fields of
+`Config`, or arguments of the objective, the optimiser and the schedule: `infovae(weight=10)` and `infovae(weight=100)`.
 """
 
 import re
@@ -16,7 +16,7 @@ from flax_vae.system.errors import UserError
 
 SWEPT_PARTS = ("objective", "optimizer", "schedule")  # their arguments may differ
 Setting = tuple[str, ...]  # ("beta",), or for an argument of a part ("objective", "weight")
-_TRACED = (("learning_rate",), ("beta",), ("seed",))  # arguments of the compiled steps, which contain the others
+_TRACED = (("learning_rate",), ("beta",), ("seed",))  # arguments of compiled steps; the others are constants
 _FIELDS = {"seed"} | {
     field.name
     for field in fields(Config)
@@ -42,7 +42,7 @@ def member_names(configs: Sequence[Config]) -> list[str]:
         )
     words = [[f"{re.sub('[_. ]', '-', name)}-{value:g}" for name, value in each.items()] for each in differing(configs)]
     if len({*map(tuple, words)}) < len(configs):
-        raise UserError("Members of an ensemble must differ in their seed or another setting, in the first six digits.")
+        raise UserError("Members of an ensemble must differ in their seed or in another setting's first six digits.")
     return ["-".join(each) for each in words]
 
 
@@ -61,7 +61,7 @@ def swept_settings(configs: Sequence[Config]) -> set[str]:
 
 
 def step_numbers(configs: Sequence[Config]) -> list[int]:
-    """Number the compiled steps: members share one if they differ only in its arguments, the settings in `_TRACED`."""
+    """Return the number of each member's compiled step: members that differ only in settings in `_TRACED` share one."""
     steps = [repr({name: value for name, value in _settings(c).items() if name not in _TRACED}) for c in configs]
     order = list(dict.fromkeys(steps))
     return [order.index(step) for step in steps]
@@ -70,7 +70,7 @@ def step_numbers(configs: Sequence[Config]) -> list[int]:
 def differing(configs: Sequence[Config]) -> list[dict[str, Any]]:
     """Return the numbers in which configurations differ, by name: {"beta": 2.0, "seed": 0} for each.
 
-    An argument of a part has its own name, or its path if that is ambiguous: "optimizer.encoder.learning_rate".
+    An argument of a part goes by its own name, or by its path if that is ambiguous: "optimizer.encoder.learning_rate".
     """
     numbers = {setting: values for setting, values in _differing(configs).items() if _are_numbers(values)}
     taken = [field.name for field in fields(Config)] + [setting[-1] for setting in numbers if len(setting) > 1]
@@ -88,7 +88,7 @@ def _differing(configs: Sequence[Config]) -> dict[Setting, list[Any]]:
 
 
 def _settings(config: Config) -> dict[Setting, Any]:
-    """Return all settings; of the parts in `SWEPT_PARTS`, the name and each argument."""
+    """Return all settings; for the parts in `SWEPT_PARTS`, the name and each argument."""
     settings: dict[Setting, Any] = {(field.name,): getattr(config, field.name) for field in fields(config)}
     for kind in SWEPT_PARTS:
         if (call := config.part(kind)) is not None:

@@ -16,7 +16,7 @@ from flax_vae.system.processes import Cluster, join
 
 
 def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) -> None:
-    """Cache compilations, expose CPU cores as devices, and join a cluster.
+    """Cache compilations and, if asked to, expose CPU cores as devices and join a cluster.
 
     Later runs with the same jaxlib on the same kind of CPU reuse the compilations in the user's cache folder.
     A cache that is set already, by `jax_compilation_cache_dir` or JAX_COMPILATION_CACHE_DIR, is kept.
@@ -38,10 +38,10 @@ def use_machine(cpu_devices: int | None = None, cluster: Cluster | None = None) 
 
 
 def describe_missing_device(error: Exception) -> str | None:
-    """Return one line about an error that JAX raises because it has no device of JAX_PLATFORMS; None for other errors.
+    """Return one line about an error that means that JAX has no device of a kind in JAX_PLATFORMS; else None.
 
-    JAX raises a RuntimeError for a platform that it cannot start, and an AssertionError without a word for "cuda" on a
-    machine without a GPU.
+    JAX raises a RuntimeError for a platform that it cannot start, and an AssertionError without a message for "cuda" on
+    a machine without a GPU.
     """
     platforms, reason = jax.config.jax_platforms, " ".join(str(error).split())  # type: ignore[attr-defined]
     if isinstance(error, AssertionError):

@@ -74,7 +74,7 @@ def join(cluster: Cluster) -> None:
     except (ValueError, RuntimeError) as error:  # an unknown kind of cluster, or nobody answers
         raise UserError(f"`coordinator` {cluster.coordinator}: {' '.join(str(error).split())}.") from None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # JAX's preemption service catches the SIGTERM that training handles
+        signal.signal(signal.SIGTERM, handler)  # JAX's preemption service took over SIGTERM, which training handles
     try:
         jax.devices()  # the processes exchange their devices
     except RuntimeError as error:

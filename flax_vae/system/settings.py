@@ -2,7 +2,7 @@
 
 `jax_enable_x64`, `jax_numpy_dtype_promotion` and `jax_numpy_rank_promotion` change how a function is traced: which type
 a new array has, and which operands are refused. `jax_transfer_guard` refuses NumPy arrays as arguments, and constants
-outside of `jax.jit`. The package is written for the defaults, and so are Optax and Flax. Its functions are therefore
+outside `jax.jit`. The package is written for the defaults, and so are Optax and Flax. Its functions are therefore
 called with the defaults, also inside a larger program that is traced with other settings.
 """
 
@@ -38,11 +38,11 @@ def by_default(function: Function) -> Function:
 
     The function computes in 32 bits. It computes in 64 bits if the program has set `jax_enable_x64` and one of the
     arguments, or a parameter of the bound module that is called, is a float64 array of JAX: as JAX has such arrays only
-    with this setting, they were meant. NumPy's are converted to float32, as by default. The function may transfer its
-    arguments and its constants to the device, even if `jax_transfer_guard` forbids implicit transfers.
+    with this setting, they are intended. Those of NumPy are converted to float32, as by default. The function may
+    transfer its arguments and constants to the device, even if `jax_transfer_guard` forbids implicit transfers.
 
     Raises:
-        UserError: JAX has no device of JAX_PLATFORMS.
+        UserError: JAX has no device of a kind in JAX_PLATFORMS.
     """
 
     @wraps(function)

@@ -24,7 +24,7 @@ def stack(trees: Sequence[Any]) -> Any:
 
 @jax.jit
 def _stack_on_device(*trees: Any) -> Any:
-    """Stack trees in one program: one for each shape would take longer to compile."""
+    """Stack trees in one program, which compiles faster than a program for each shape."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
@@ -41,12 +41,13 @@ def make_ensemble_steps(
     The settings are (number of the step, its arguments), and a dispatch is (images, indices, start, stop). Everything
     is stacked except the images, `start` and `stop`. A member that skips every step stops; the others continue.
 
-    Each step is compiled as in the program of a single member, with its constants: rounding, and branches of Python on
-    a setting, are the same.
+    Each step is compiled with its constants, as in the program of a single member, so that rounding, and Python
+    branches on a setting, are the same.
 
     On CPUs members train one after another: the working set of one stays in the cache, and batched convolutions with
-    differing kernels are slow. Elsewhere members of one step train side by side (`vmap`); for a single member, `vmap`
-    would make the loop copy the state in every step, and with several steps compute all of them for each member.
+    differing kernels are slow. Elsewhere members train side by side (`vmap`) if all have the same step. For a single
+    member, `vmap` would make the loop copy the state at every iteration; with several steps, it would compute all of
+    them for each member.
 
     Args:
         makers: functions that make a step from its arguments, for the same mesh; see `training.step.make_step`.

@@ -229,7 +229,7 @@ COMMANDS = {
     "export": (["--format", "safetensors", "--out", "out"], "An export needs examples of one array"),
     "explore": (["-o", "page.html"], "The explorer needs images"),
     "compress": (["-o", "images.fvae"], "Compression needs images"),
-    "sample": (["--npy", "samples.npy"], "several views: name a .npz file by --out"),
+    "sample": (["--npy", "samples.npy"], "several views: name a .npz file with --out"),
 }
 
 
