@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x):
         """Return features "b f" of images "b h w c"."""
-        return nn.gelu(nn.Dense(400)(x.reshape(len(x), -1)))
+        return nn.gelu(nn.Dense(400)(x.reshape(x.shape[0], -1)))
 
 
 class Decoder(nn.Module):
