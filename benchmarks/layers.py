@@ -9,12 +9,10 @@ code that computes the same products. Prints a table and writes layers.json.
 """
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -24,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from arithmetic import multiplications
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 from rich.table import Table
@@ -156,22 +154,6 @@ def training(config: Config) -> Measured:
         return totals
 
     return run, products * count * batch_size, count * batch_size
-
-
-def multiplications(jaxpr: Any) -> float:
-    """Of all matrix products and convolutions in a program."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        out = equation.outvars[0].aval
-        if equation.primitive.name == "conv_general_dilated":
-            total += math.prod(out.shape) * math.prod(equation.invars[1].aval.shape[:-1])
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += math.prod(out.shape) * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
-        values = (value if isinstance(value, tuple) else (value,) for value in equation.params.values())
-        inner = [multiplications(each) for each in chain(*values) if isinstance(each, ClosedJaxpr | Jaxpr)]
-        total += min(inner) if "branches" in equation.params else sum(inner)  # one of the forms for each platform
-    return total
 
 
 def measure(kind: str, rounds: int) -> list[dict[str, Any]]:

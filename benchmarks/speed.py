@@ -42,7 +42,7 @@ CONTENDERS: dict[str, tuple[str, dict[str, str]]] = {
     "Keras, TensorFlow, XLA": ("keras_", {"KERAS_BACKEND": "tensorflow", "XLA": "1"}),
     "Keras, JAX": ("keras_", {"KERAS_BACKEND": "jax", "XLA": "1"}),
     "PyTorch": ("pytorch", {}),
-    "PyTorch, compile": ("pytorch", {"COMPILE": "1"}),
+    "PyTorch, compile": ("pytorch", {"COMPILE": "default"}),
 }
 PEAK = "matmul"
 MATMUL_FLOPS = 2 * 2048**3
@@ -101,11 +101,15 @@ class Contender:
             raise SystemExit(f"{self.script} ended: {self.log.read_text()[-3000:]}")
         return json.loads(line)
 
-    def turn(self, amount: int) -> dict[str, Any]:
+    def ask(self, amount: int) -> None:
         """Let it go once."""
         assert self.process.stdin
         self.process.stdin.write(json.dumps({"amount": amount}) + "\n")
         self.process.stdin.flush()
+
+    def turn(self, amount: int) -> dict[str, Any]:
+        """Let it go once, and wait for its answer."""
+        self.ask(amount)
         return self.answer()
 
     def end(self) -> None:

@@ -4,15 +4,15 @@ import os
 from dataclasses import replace
 
 import jax
-import numpy as np
 from flax.traverse_util import unflatten_dict
+from jax_precision import set_precision
 from task import Task, serve
 
 from flax_vae import ELBO, decode, init_state, make_optimizer, make_train_step, use_machine
 from flax_vae.presets import PRESETS
 from flax_vae.runs.config import RECIPES
 from flax_vae.training.sharding import data_mesh, shardings
-from flax_vae.training.step import make_train_steps
+from flax_vae.training.step import make_train_steps, zero_metrics
 
 
 def prepare(task: Task):
@@ -21,6 +21,7 @@ def prepare(task: Task):
     use_machine(os.cpu_count() if recipe.microbatch_size and task.kind == "train" else 1)
     latent_dim = task.latents.shape[1]
     model, tx = PRESETS[task.model]((28, 28, 1), latent_dim), make_optimizer("adam", 1e-3, 1)
+    model = model.clone(dtype=set_precision())
     params = unflatten_dict(task.params, sep=".")
     if task.kind == "decode":
         latents = jax.device_put(task.latents)
@@ -36,12 +37,12 @@ def prepare(task: Task):
 
     mesh = data_mesh(task.batch_size)
     everywhere, split = shardings(mesh)
-    step = make_train_step(model, ELBO(), tx, microbatch_size=recipe.microbatch_size, mesh=mesh)
+    microbatch_size = recipe.microbatch_size if jax.default_backend() == "cpu" else 0
+    step = make_train_step(model, ELBO(), tx, microbatch_size=microbatch_size, mesh=mesh)
     steps = make_train_steps(step, everywhere)
     state = replace(init_state(model, tx, jax.random.key(0), (28, 28, 1)), params=params, opt_state=tx.init(params))
     state, images = jax.device_put((state, task.images), everywhere)
-    names = ("loss", "elbo", "rate", "distortion", "gradient_norm", "skipped")
-    zeros = {name: np.zeros((), np.float32) for name in names}
+    zeros = jax.device_get(zero_metrics(model, ELBO(), state, task.images[: task.batch_size]))
 
     def train(amount: int) -> float:
         nonlocal state

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax_precision import set_precision
 from task import Task, serve
 
 
@@ -70,9 +71,9 @@ class Gated(nn.Module):
 
 def negative_elbo(model, x, key):
     """Cross-entropy plus KL, averaged over the batch."""
-    mean, log_var = model.encode(x)
+    mean, log_var = (head.astype(jnp.float32) for head in model.encode(x))
     z = mean + jnp.exp(0.5 * log_var) * jax.random.normal(key, mean.shape)
-    logits = model.decode(z)
+    logits = model.decode(z.astype(x.dtype)).astype(jnp.float32)
     cross_entropy = jnp.sum(nn.softplus(logits) - x * logits, axis=(1, 2, 3))
     kl = -0.5 * jnp.sum(1 + log_var - mean**2 - jnp.exp(log_var), axis=-1)
     return jnp.mean(cross_entropy + kl)
@@ -111,12 +112,16 @@ def prepare(task: Task):
         decode_all(1)
         return decode_all
 
-    tx, key, step = optax.adam(1e-3), jax.random.key(0), 0
+    tx, key, step, dtype = optax.adam(1e-3), jax.random.key(0), 0, set_precision()
     opt_state = tx.init(params)
 
     @jax.jit
     def update(params, opt_state, x, key):
-        loss, grads = jax.value_and_grad(lambda p: model.apply({"params": p}, x, key))(params)
+        def loss_of(params):
+            half = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+            return model.apply({"params": half}, x.astype(dtype), key)
+
+        loss, grads = jax.value_and_grad(loss_of)(params)
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss
 

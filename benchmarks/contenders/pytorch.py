@@ -1,12 +1,16 @@
-"""PyTorch: channels-last, eager or torch.compile (COMPILE=1)."""
+"""PyTorch: channels-last, eager or torch.compile in a mode such as COMPILE=default; on a GPU if it has one."""
 
 import os
+from functools import partial
 
 import numpy as np
 import torch
 from task import Task, serve
 from torch import nn
 from torch.nn import functional as F
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+PRECISION = os.environ.get("PRECISION", "float32")
 
 
 def layer(task: Task, name: str, kind: type[nn.Module]) -> nn.Module:
@@ -82,11 +86,14 @@ def prepare(task: Task):
     """Images are floats in memory, as channels-last wants them."""
     torch.manual_seed(0)
     torch.set_num_threads(os.cpu_count() or 1)
-    model = (Conv if task.model == "tutorial_conv" else Gated)(task).to(memory_format=torch.channels_last)
-    compiled = torch.compile if os.environ.get("COMPILE") else lambda function: function
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = PRECISION == "tf32"
+    torch.backends.cudnn.benchmark = True
+    model = (Conv if task.model == "tutorial_conv" else Gated)(task).to(DEVICE, memory_format=torch.channels_last)
+    mode = os.environ.get("COMPILE")
+    compiled = partial(torch.compile, mode=mode) if mode else lambda function: function
 
     if task.kind == "decode":
-        decode, latents = compiled(model.decode), torch.tensor(task.latents)
+        decode, latents = compiled(model.decode), torch.tensor(task.latents, device=DEVICE)
 
         @torch.inference_mode()
         def decode_all(times: int) -> float:
@@ -98,8 +105,9 @@ def prepare(task: Task):
         return decode_all
 
     def negative_elbo(x):
-        mean, log_var = model.encode(x)
-        logits = model.decode(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean))
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=PRECISION == "bfloat16"):
+            mean, log_var = (head.float() for head in model.encode(x))
+            logits = model.decode(mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).float()
         cross_entropy = (F.softplus(logits) - x * logits).sum((1, 2, 3))
         kl = -0.5 * (1 + log_var - mean**2 - log_var.exp()).sum(-1)
         return (cross_entropy + kl).mean()
@@ -107,12 +115,12 @@ def prepare(task: Task):
     loss_of = compiled(negative_elbo)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     images = torch.tensor(task.images.astype(np.float32).transpose(0, 3, 1, 2) / 255)
-    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.to(DEVICE, memory_format=torch.channels_last)
     step = 0
 
     def train(amount: int) -> float:
         nonlocal step
-        total = torch.zeros(())
+        total = torch.zeros((), device=DEVICE)
         for rows in task.batches(step, amount):
             optimizer.zero_grad(set_to_none=True)
             loss = loss_of(images[rows[0] : rows[-1] + 1])
