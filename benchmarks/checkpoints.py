@@ -4,8 +4,8 @@
     python benchmarks/checkpoints.py
 
 A gated MLP of about 100 million parameters, with Adam's two moments, trains; each checkpoint is begun between two steps
-and written while the next ones run. Steps are timed without checkpoints, then with them: on CPUs, whose cores also
-compress and write, these are slower. Prints and writes checkpoints.json.
+and written while the next ones run. Steps are timed without checkpoints, then with them: on CPUs, one of whose cores
+also writes, these are slower. Prints and writes checkpoints.json.
 """
 
 import json
@@ -20,7 +20,7 @@ import tyro
 
 from flax_vae import ELBO, gated_mlp, init_state, load_images, make_optimizer, make_train_step, use_machine
 from flax_vae.fitting.members import checkpoint_items
-from flax_vae.runs import checkpoints
+from flax_vae.runs.checkpoints import open_checkpoints
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def main(arguments: Arguments) -> None:
     train(1)  # compiles
     alone = train(arguments.seconds / 2)
     still, beside = [], []
-    with tempfile.TemporaryDirectory() as folder, checkpoints.open_checkpoints(Path(folder) / "checkpoints") as manager:
+    with tempfile.TemporaryDirectory() as folder, open_checkpoints(Path(folder) / "checkpoints") as checkpoints:
         for _ in range(arguments.saves):
             began = time.perf_counter()
             items = jax.tree.map(jax.numpy.copy, checkpoint_items(state, {}))
-            checkpoints.save(manager, int(state.step), items)
+            checkpoints.save(int(state.step), items)
             still.append(time.perf_counter() - began)
             beside += train(arguments.seconds)
     slower = sum(beside) - len(beside) * float(np.median(alone))

@@ -255,7 +255,7 @@ def _refuse_other_values(training: Training) -> None:
 
 
 def refuse_other_optimizer(training: Training) -> None:
-    """Raise UserError if an optimiser of the user's own cannot update the parameters, or has empty state arrays."""
+    """Raise UserError if an optimiser of the user's own cannot update the parameters."""
 
     def gradient(tree: Params, *_: Any) -> tuple[Any, ...]:
         params, collections = split_tree(tree)
@@ -263,16 +263,12 @@ def refuse_other_optimizer(training: Training) -> None:
 
     step = make_step(gradient, training.optimizer_at(training.config.learning_rate))
     try:
-        state, _ = jax.eval_shape(lambda: step(training.initial_state(), None))
+        jax.eval_shape(lambda: step(training.initial_state(), None))
     except UserError:
         raise
     except Exception as error:  # an optimiser may raise anything
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         raise UserError(f"`optimizer` does not update the parameters of a model by their gradient: {reason}") from error
-    if empty := [name for name, leaf in flatten_by_name(state.opt_state).items() if not leaf.size]:
-        raise UserError(
-            f"`optimizer` has an empty array in its state, {empty[0]}, which checkpoints cannot hold: choose another."
-        )
 
 
 def _refuse_uneven_parts(training: Training) -> None:

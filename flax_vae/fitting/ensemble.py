@@ -15,7 +15,7 @@ from flax_vae.fitting.host_input import Dispatch
 from flax_vae.fitting.members import Member, checkpoint_items
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import Spans, first_block, make_evaluate
-from flax_vae.runs import checkpoints
+from flax_vae.runs.checkpoints import Checkpoints, clear_unfinished, open_checkpoints
 from flax_vae.runs.config import Config
 from flax_vae.runs.members import step_numbers
 from flax_vae.system.console import log
@@ -35,14 +35,14 @@ def open_ensemble(members: Sequence[Member]) -> Iterator["Ensemble"]:
     """Place members on the devices and open their checkpoints; at the end, all checkpoints are written."""
     keep = max(members[0].training.config.keep, 2)  # one spare: the last may be damaged, or written by some members
     with ExitStack() as exits:
-        managers = []
+        opened = []
         for directory in (member.directory for member in members):
             if is_first_process():
-                checkpoints.clear_unfinished(directory.checkpoints)
-                exits.callback(checkpoints.clear_unfinished, directory.checkpoints)
-            opened = checkpoints.open_checkpoints(directory.checkpoints, keep, directory.best_step)
-            managers.append(exits.enter_context(opened))
-        yield Ensemble(members, managers)
+                clear_unfinished(directory.checkpoints)
+                exits.callback(clear_unfinished, directory.checkpoints)
+            checkpoints = open_checkpoints(directory.checkpoints, keep, directory.best_step)
+            opened.append(exits.enter_context(checkpoints))
+        yield Ensemble(members, opened)
 
 
 class Ensemble:
@@ -57,7 +57,7 @@ class Ensemble:
         failed: the reasons why members have diverged, by the numbers of the members.
     """
 
-    def __init__(self, members: Sequence[Member], managers: Sequence[Any]) -> None:
+    def __init__(self, members: Sequence[Member], checkpoints: Sequence[Checkpoints]) -> None:
         """Place the states on the devices, and define functions, which are compiled at their first call.
 
         `steps` maps `(state, totals, dispatch)` to `(state, totals)`, all stacked. `unstack` returns
@@ -66,11 +66,11 @@ class Ensemble:
 
         Args:
             members: the members, with the states from which they train.
-            managers: the checkpoint manager of each member.
+            checkpoints: those of each member.
         """
         training, count = members[0].training, len(members)
         mesh = training.mesh(count)
-        self.members, self.managers, self.training, self.mesh = members, managers, training, mesh
+        self.members, self.checkpoints, self.training, self.mesh = members, checkpoints, training, mesh
         held_out = training.data.held_out
         self.held_out = None if held_out is None else training.data.batch(held_out)
         each_member, everywhere = NamedSharding(mesh, EACH_MEMBER), NamedSharding(mesh, EVERYWHERE)
@@ -147,7 +147,7 @@ class Ensemble:
         Raises:
             UserError: all members have failed.
         """
-        directory, saved = self.members[i].directory, self.managers[i].latest_step()
+        directory, saved = self.members[i].directory, self.checkpoints[i].latest_step
         rest = "there is no checkpoint yet" if saved is None else f"the checkpoint of step {saved} is intact"
         self.failed[i] = UserError(f"{why}; {rest}.")
         if is_first_process():
@@ -205,18 +205,18 @@ class Ensemble:
 
         Raises:
             OSError: it cannot be written.
-            UserError: the run directory is gone; Orbax would recreate it.
+            UserError: the run directory is gone.
         """
         states = self.unstack((self.state, self.totals))
         for i in self.active():
             self.members[i].directory.config()  # raises if it is gone
-            if self.managers[i].latest_step() != self.step:
-                checkpoints.save(self.managers[i], self.step, checkpoint_items(*states[i]), stream)
+            if self.checkpoints[i].latest_step != self.step:
+                self.checkpoints[i].save(self.step, checkpoint_items(*states[i]), stream)
 
     def wait_until_saved(self) -> None:
         """Wait until the checkpoints are written."""
-        for manager in self.managers:
-            checkpoints.finish(manager)
+        for checkpoints in self.checkpoints:
+            checkpoints.finish()
 
 
 def _key_of_objective(training: Training) -> tuple[Any, ...]:

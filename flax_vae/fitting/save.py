@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
 import optax
 
 from flax_vae.evaluation.run import Run
 from flax_vae.fitting.build import build, description_of, own_parts, refuse_other_params
 from flax_vae.models.binding import Params, split_objective
 from flax_vae.objectives import Objective
-from flax_vae.runs import checkpoints
+from flax_vae.runs.checkpoints import open_checkpoints
 from flax_vae.runs.config import Config
 from flax_vae.runs.directory import RunDirectory, free_directory
 from flax_vae.runs.records import Record, parse_record
@@ -62,8 +61,8 @@ def save_run(
     made_of = {"model": description_of(config, own, training), "objective": None, "init": None}
     with new_directory(directory.path) as folder:
         run = RunDirectory(folder)
-        with checkpoints.open_checkpoints(run.checkpoints) as manager:
-            checkpoints.save(manager, record["step"], {parameter_item(run, config): jax.device_get(params)})
+        with open_checkpoints(run.checkpoints) as checkpoints:
+            checkpoints.save(record["step"], {parameter_item(run, config): params})
         run.metrics_file.write_text(json.dumps(record) + "\n")
         run.create(config, training.data, made_of)  # last, since its files mark the directory as a run
     directory.point_latest()

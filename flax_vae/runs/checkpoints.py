@@ -1,43 +1,129 @@
-"""Checkpoints on disk, by Orbax: the last ones, and the one with the best test loss. Arrays only, nothing executable.
+"""Checkpoints on disk: the last ones, and the one with the best test loss. Arrays only, nothing executable.
 
-Only the run's `metrics.jsonl` says which one is best, so that no second record can contradict it. Each checkpoint
-carries checksums of its arrays: see `checksums`.
+A checkpoint is a folder named after its step. It has a .safetensors file for each tree of arrays, and checkpoint.json
+with the SHA-256 checksums of these files. Only the run's `metrics.jsonl` says which checkpoint is best, so that no
+second record can contradict it.
 """
 
-import functools
-import logging
+import json
 import os
 import re
 import shutil
-import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from hashlib import file_digest, sha256
 from itertools import chain, count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import unflatten_dict
+from safetensors import SafetensorError
 
-from flax_vae.models.binding import join_objective, split_objective
-from flax_vae.pytrees import flatten_by_name
-from flax_vae.system.checksums import checksum
+from flax_vae.models.binding import OF_OBJECTIVE, join_objective, split_objective
+from flax_vae.pytrees import flatten_by_name, names_tree
+from flax_vae.runs import orbax
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
-from flax_vae.system.processes import is_process_loss, sum_over_processes
+from flax_vae.system.processes import (
+    gather,
+    is_first_process,
+    is_process_loss,
+    maximum_over_processes,
+    run_in_first_process,
+)
 
+Arrays = dict[str, np.ndarray]  # of a tree, by their names
 _TRAINING = "optimizer"  # the item of the optimiser's state and of the objective's metrics
-_CHECKSUMS, _STREAM = "sums", "stream"  # items of a checkpoint besides the trees of arrays
+_DESCRIPTION, _SUFFIX, _UNFINISHED = "checkpoint.json", ".safetensors", ".tmp"
 
 
 class Damaged(UserError):
     """A checkpoint is unreadable, or its arrays differ from those that were saved."""
 
 
+class Checkpoints:
+    """The checkpoints of a training. The first process writes them, in a thread, while the training continues.
+
+    Every process must call the same methods.
+
+    Attributes:
+        directory: their folder.
+        latest_step: the step of the last one, which may still be being written, or None.
+    """
+
+    def __init__(self, directory: Path, keep: int, best: Callable[[], int | None]) -> None:
+        """Create the folder; arguments as for `open_checkpoints`."""
+        self.directory, self._keep, self._best = directory, keep, best
+        if is_first_process():
+            directory.mkdir(exist_ok=True)
+        latest = maximum_over_processes(max(saved_steps(directory), default=-1))
+        self.latest_step = None if latest < 0 else latest
+        self._writer, self._unfinished = ThreadPoolExecutor(1), Future[None]()
+        self._unfinished.set_result(None)
+
+    def save(self, step: int, items: Mapping[str, Any], stream: str | None = None) -> None:
+        """Start writing a checkpoint. Atomic: after a kill the previous one remains.
+
+        Args:
+            step: the step.
+            items: its trees of arrays, which must not be donated before `finish`.
+            stream: the state of the stream of training batches, or None.
+
+        Raises:
+            OSError: an earlier checkpoint cannot be written.
+        """
+        self.finish()
+        trees = {name: _on_host(tree) for name, tree in items.items()}
+        if is_first_process():
+            self._unfinished = self._writer.submit(self._write, step, trees, stream)
+        self.latest_step = step
+
+    def finish(self) -> None:
+        """Wait until all checkpoints are written.
+
+        Raises:
+            OSError: one cannot be written.
+            UserError: in the other processes, if one cannot be written.
+        """
+        run_in_first_process(self._unfinished.result)
+
+    def close(self) -> None:
+        """Wait in this process, whatever the others do, and ignore errors."""
+        with suppress(OSError):
+            self._unfinished.result()
+
+    def _write(self, step: int, trees: Mapping[str, Arrays], stream: str | None) -> None:
+        folder, checksums = self.directory / f"{step}{_UNFINISHED}", {}
+        try:
+            folder.mkdir()
+            for name, arrays in trees.items():
+                path = folder / f"{name}{_SUFFIX}"
+                safetensors.numpy.save_file(arrays, path)
+                with path.open("rb") as file:
+                    checksums[path.name] = file_digest(file, "sha256").hexdigest()
+            (folder / _DESCRIPTION).write_text(json.dumps({"sha256": checksums, "stream": stream}))
+            folder.rename(self.directory / str(step))
+            self._forget_old()
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise OSError(0, f"cannot write a checkpoint: {_reason(error)}", str(self.directory)) from error
+
+    def _forget_old(self) -> None:
+        """Delete all but the last checkpoints and the best one."""
+        for step in {*saved_steps(self.directory)[: -self._keep]} - {self._best()}:
+            _delete(self.directory / str(step))
+
+
 @contextmanager
-def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | None] = lambda: None) -> Iterator[Any]:
-    """Open Orbax's manager of a run's checkpoints; on exit all of them are written.
+def open_checkpoints(
+    directory: Path, keep: int = 2, best: Callable[[], int | None] = lambda: None
+) -> Iterator[Checkpoints]:
+    """Open a run's checkpoints for writing; at the end all of them are written.
 
     Args:
         directory: the folder of the checkpoints.
@@ -47,79 +133,24 @@ def open_checkpoints(directory: Path, keep: int = 2, best: Callable[[], int | No
     Raises:
         OSError: a checkpoint cannot be written.
     """
-    with _writing(directory):
-        manager = _new_manager(directory, keep, best)
+    checkpoints = Checkpoints(directory, keep, best)
     try:
-        yield manager
-    except BaseException as error:
-        if not is_process_loss(error):  # closing would wait for the dead process
-            with suppress(Exception):  # the block's exception says more
-                manager.close()
+        yield checkpoints
+    except BaseException:
+        checkpoints.close()  # the block's exception says more
         raise
-    with _writing(directory):
-        manager.close()
+    checkpoints.finish()
 
 
-def _new_manager(directory: Path, keep: int, best: Callable[[], int | None]) -> Any:
-    ocp = _orbax()
-    policies = ocp.checkpoint_managers
-
-    def preserve_best(checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        step = best()
-        return [info.step == step for info in checkpoints]
-
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(
-            [policies.LatestN(keep), SimpleNamespace(should_preserve=preserve_best)]
-        ),
-        # Names the barriers of this member, which processes would otherwise confuse with another member's.
-        multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=directory.parent.name),
-    )
-    manager = ocp.CheckpointManager(directory.absolute(), options=options)
-    manager.reached_preemption = lambda step: False  # the training loop answers signals instead of JAX's service
-    return manager
+def _on_host(tree: Any) -> Arrays:
+    """Copy the arrays of a tree to the host. safetensors stores types that NumPy does not have as unsigned integers."""
+    arrays = flatten_by_name(jax.device_get(jax.tree.map(gather, tree)))
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return {name: array.view(f"u{array.itemsize}") if _is_foreign(array) else array for name, array in arrays.items()}
 
 
-def save(manager: Any, step: int, items: Mapping[str, Any], stream: str | None = None) -> None:
-    """Start writing one pytree of arrays per item, with checksums. Atomic: after a kill the previous one remains.
-
-    Args:
-        manager: the manager of the checkpoints.
-        step: the step of the checkpoint.
-        items: the trees.
-        stream: the state of the stream of training batches, or None.
-
-    Raises:
-        OSError: this checkpoint, or an earlier one, cannot be written.
-    """
-    ocp = _orbax()
-    trees = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-    checksums = {name: sum_over_processes(checksum(tree)) for name, tree in items.items()}
-    texts = {_CHECKSUMS: ocp.args.JsonSave(checksums)}
-    if stream is not None:
-        texts[_STREAM] = ocp.args.JsonSave({"state": stream})
-    with _writing(manager.directory):
-        manager.save(step, args=ocp.args.Composite(**trees, **texts))
-
-
-def finish(manager: Any) -> None:
-    """Wait until all checkpoints are written.
-
-    Raises:
-        OSError: a checkpoint cannot be written.
-    """
-    with _writing(manager.directory):
-        manager.wait_until_finished()
-
-
-@contextmanager
-def _writing(directory: Any) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # TensorStore has no exception type for a full disk
-        if is_process_loss(error):
-            raise
-        raise OSError(0, f"cannot write a checkpoint: {_reason(error)}", str(directory)) from error
+def _is_foreign(array: Any) -> bool:
+    return np.dtype(array.dtype).kind == "V"
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -132,7 +163,12 @@ def forget_after(directory: Path, step: int) -> None:
     """Delete the checkpoints of later steps."""
     for later in saved_steps(directory):
         if later > step:
-            shutil.rmtree(directory / str(later))
+            _delete(directory / str(later))
+
+
+def _delete(checkpoint: Path) -> None:
+    """Delete a checkpoint; after a kill it is still complete, or recognised as incomplete."""
+    shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}{_UNFINISHED}")))
 
 
 def set_aside(directory: Path, step: int, damaged: Damaged) -> None:
@@ -143,7 +179,7 @@ def set_aside(directory: Path, step: int, damaged: Damaged) -> None:
 
 def clear_unfinished(directory: Path) -> None:
     """Delete incomplete checkpoints, which a kill or a full disk leaves behind."""
-    for path in directory.glob("*.orbax-checkpoint-tmp"):
+    for path in directory.glob("*tmp"):  # those of Orbax end in "-tmp"
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -166,35 +202,50 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
         Damaged: the checkpoint is damaged.
         UserError: the checkpoint belongs to another model, or to another optimiser or objective.
     """
-    ocp = _orbax()
-    path, is_distributed = directory / str(step), jax.process_count() > 1
-    local: Any = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    sharding = jax.NamedSharding(jax.make_mesh((jax.device_count(),), ("all",)), jax.P()) if is_distributed else local
+    path, restored = directory / str(step), {}
+    local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
-        handler, targets = ocp.StandardCheckpointHandler(), {}
+        stored = (orbax.read if orbax.wrote(path) else _read)(path, items)
         for number, (name, tree) in enumerate(items.items()):
-            stored = handler.metadata(path.absolute() / name).tree
             if number == 0 and not split_objective(tree)[1]:
-                tree = join_objective(tree, split_objective(stored)[1])
+                tree = join_objective(tree, _of_objective(stored[name]))
             owner = "training" if name == _TRAINING else "model"
-            refuse_other_model(f"checkpoint {path}", flatten_by_name(stored), flatten_by_name(tree), owner)
-            sharded = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-            targets[name] = ocp.args.StandardRestore(sharded)
-        # Only this one: a manager would inspect all checkpoints, which a concurrent training may replace.
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            args = ocp.args.Composite(**targets, **{_CHECKSUMS: ocp.args.JsonRestore()})
-            restored = dict(reader.restore(path.absolute(), args=args))
-        checksums = restored.pop(_CHECKSUMS)
-        if is_distributed:
-            restored = jax.device_put(jax.device_get(restored), local)
-        for name, tree in restored.items():
-            if checksum(tree) != checksums[name]:
-                raise ValueError(f"{name} does not have the checksum with which it was saved")
+            refuse_other_model(f"checkpoint {path}", stored[name], flatten_by_name(tree), owner)
+            arrays = jax.tree.map(lambda leaf, name, of=stored[name]: _as(leaf, of[name]), tree, names_tree(tree))
+            if orbax.wrote(path):
+                orbax.verify(path, name, arrays)
+            restored[name] = jax.device_put(arrays, local)
         return restored
-    except Exception as error:  # Orbax may raise anything over a damaged file
+    except Exception as error:  # a damaged file may raise anything
         if isinstance(error, UserError) or is_process_loss(error):
             raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
+
+
+def _read(path: Path, names: Mapping[str, Any]) -> dict[str, Arrays]:
+    """Read the arrays of items by their names, after verifying the checksums."""
+    checksums, found = _description(path)["sha256"], {}
+    for name in names:
+        content = (path / f"{name}{_SUFFIX}").read_bytes()
+        if sha256(content).hexdigest() != checksums[f"{name}{_SUFFIX}"]:
+            raise ValueError(f"{name} does not have the checksum with which it was saved")
+        found[name] = safetensors.numpy.load(content)
+    return found
+
+
+def _description(path: Path) -> dict[str, Any]:
+    return json.loads((path / _DESCRIPTION).read_text())
+
+
+def _of_objective(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree of an objective among stored arrays, as `split_objective` does."""
+    named = {tuple(name.split(".")): array for name, array in stored.items()}
+    return split_objective(unflatten_dict({name: named[name] for name in named if OF_OBJECTIVE in name[:2]}))[1]
+
+
+def _as(leaf: Any, array: np.ndarray) -> np.ndarray:
+    """Return an array in the type of a leaf; the inverse of `_on_host`."""
+    return array.view(leaf.dtype) if _is_foreign(leaf) else array.astype(leaf.dtype, copy=False)
 
 
 def stream_state(directory: Path, step: int) -> str:
@@ -203,12 +254,12 @@ def stream_state(directory: Path, step: int) -> str:
     Raises:
         UserError: the checkpoint has no such state, or it is damaged.
     """
-    ocp, path = _orbax(), directory / str(step)
+    path = directory / str(step)
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            restored = reader.restore(path.absolute(), args=ocp.args.Composite(**{_STREAM: ocp.args.JsonRestore()}))
-        return str(restored[_STREAM]["state"])
-    except Exception as error:  # Orbax may raise anything over a damaged file
+        if not isinstance(state := _description(path)["stream"], str):
+            raise ValueError("it was trained on arrays")
+        return state
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"checkpoint {path} has no readable state of its stream ({_reason(error)}): start from the run by "
             "fit(init=run)."
@@ -216,9 +267,10 @@ def stream_state(directory: Path, step: int) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Return the operating system's error if there is one, else the beginning of Orbax's message."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else textwrap.shorten(str(error) or repr(error), 200)
+    """Return the operating system's error if there is one, else the beginning of the message."""
+    code = re.search(r"\(os error (\d+)\)", str(error))  # as safetensors writes it
+    strerror = os.strerror(int(code[1])) if code else getattr(error, "strerror", None)
+    return strerror or textwrap.shorten(str(error) or repr(error), 200)
 
 
 def refuse_other_model(
@@ -231,26 +283,3 @@ def refuse_other_model(
             stored_as = "is not stored; the" if found is None else f"is stored as {found}, but the"
             expects = f"{owner} " + ("does not have it" if wanted is None else f"expects {wanted}")
             raise UserError(f"{where} belongs to another {owner}: {name} {stored_as} {expects}.")
-
-
-@functools.cache
-def _orbax() -> Any:
-    """Import Orbax lazily: it takes over a second.
-
-    Errors in its threads are re-raised where the threads are awaited. Their own messages, and complaints about
-    abandoned work, would only hide the one line that matters.
-    """
-    import orbax.checkpoint
-
-    show = sys.unraisablehook
-
-    def show_others(unraisable: Any) -> None:
-        is_orbax = "orbax" in getattr(getattr(unraisable.object, "cr_code", None), "co_filename", "")
-        if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
-            show(unraisable)
-
-    sys.unraisablehook = show_others
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    abandoned = ("Task exception was ", "unhandled exception during asyncio.run()")
-    logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith(abandoned))
-    return orbax.checkpoint

@@ -208,7 +208,7 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
 
 def parameter_item(run: RunDirectory, config: Config) -> str:
     """Return the item of a run's checkpoints that holds the parameters to evaluate and sample with."""
-    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params"))  # or by a schedule-free optimiser
+    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params*"))  # or by a schedule-free optimiser
     return "averaged_params" if is_averaged else "params"
 
 

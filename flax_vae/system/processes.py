@@ -110,12 +110,14 @@ def run_in_first_process(function: Callable[..., object], *arguments: Any) -> No
         raise error or UserError("The first process failed; its output says why.")
 
 
-def sum_over_processes(numbers: list[int]) -> list[int]:
-    """Sum each of the numbers, below 2⁶⁴, over all processes, modulo 2⁶⁴."""
-    if jax.process_count() == 1:
-        return numbers
-    halves = process_allgather(np.array(numbers, np.uint64).view(np.uint32))  # JAX has no 64-bit integers by default
-    return [int(total) for total in np.ascontiguousarray(halves).view(np.uint64).sum(0, dtype=np.uint64)]
+def gather(leaf: Any) -> Any:
+    """Return an array whose elements this process can read: itself, or a copy of one that is split among processes.
+
+    Every process must call this.
+    """
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    return process_allgather(leaf, tiled=True)
 
 
 def is_process_loss(error: BaseException) -> bool:

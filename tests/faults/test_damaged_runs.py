@@ -29,10 +29,7 @@ def no_pictures() -> Iterator[None]:
         yield
 
 
-def arrays_of(checkpoint: Path, item: str = "params") -> list[Path]:
-    """Return the files that hold an item's arrays, the largest first."""
-    files = [path for path in (checkpoint / item).rglob("d/*") if path.is_file()]
-    return sorted(files, key=lambda path: path.stat().st_size, reverse=True)
+PARAMS, OPTIMIZER, DESCRIPTION = "params.safetensors", "optimizer.safetensors", "checkpoint.json"
 
 
 def flip_bit(path: Path, bit: int) -> None:
@@ -41,25 +38,21 @@ def flip_bit(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def flips(item: str, share: float) -> Damage:
-    """Flip one bit of the largest file, at a share of its length."""
-
-    def damage(checkpoint: Path) -> None:
-        (largest, *_) = arrays_of(checkpoint, item)
-        flip_bit(largest, int(share * 8 * largest.stat().st_size))
-
-    return damage
+def flips(name: str, share: float) -> Damage:
+    """Flip one bit of a file, at a share of its length."""
+    return lambda checkpoint: flip_bit(path := checkpoint / name, int(share * 8 * path.stat().st_size))
 
 
 DAMAGES: dict[str, Damage] = {
-    "a bit of the parameters": flips("params", 0.6),
-    "a bit of the optimiser": flips("optimizer", 0.3),
-    "an array file truncated": lambda c: os.truncate(arrays_of(c)[0], 1000),
-    "an array file empty": lambda c: os.truncate(arrays_of(c)[0], 0),
-    "an array file missing": lambda c: arrays_of(c)[0].unlink(),
-    "the checksums missing": lambda c: shutil.rmtree(c / "sums"),
-    "an item missing": lambda c: shutil.rmtree(c / "optimizer"),
-    "the tree truncated": lambda c: (c / "optimizer" / "_METADATA").write_text('{"tree'),
+    "a bit of the parameters": flips(PARAMS, 0.6),
+    "a bit of the optimiser": flips(OPTIMIZER, 0.3),
+    "a bit of the names": flips(PARAMS, 0.001),
+    "an array file truncated": lambda c: os.truncate(c / PARAMS, 1000),
+    "an array file empty": lambda c: os.truncate(c / PARAMS, 0),
+    "an array file missing": lambda c: (c / OPTIMIZER).unlink(),
+    "the checksums missing": lambda c: (c / DESCRIPTION).unlink(),
+    "a checksum missing": lambda c: (c / DESCRIPTION).write_text('{"sha256": {}}'),
+    "the checksums truncated": lambda c: (c / DESCRIPTION).write_text('{"sha'),
     "nothing left": lambda c: [shutil.rmtree(path) if path.is_dir() else path.unlink() for path in c.iterdir()],
 }
 
@@ -109,7 +102,7 @@ def test_a_training_resumed_before_a_damaged_checkpoint_ends_as_the_undisturbed_
 def test_damaged_parameters_are_never_loaded_silently(
     run: Run, copy: Path, share: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flips("params", share)(copy / "checkpoints" / str(run.step))
+    flips(PARAMS, share)(copy / "checkpoints" / str(run.step))
     loaded = load_run(copy)
     err = capsys.readouterr().err
     assert f"checkpoint {copy / 'checkpoints' / str(run.step)} is damaged" in err
@@ -120,7 +113,7 @@ def test_damaged_parameters_are_never_loaded_silently(
 @pytest.mark.usefixtures("unchecked_types")
 def test_without_an_intact_checkpoint_nothing_is_loaded_or_resumed(copy: Path) -> None:
     for checkpoint in (copy / "checkpoints").iterdir():
-        flips("params", 0.5)(checkpoint)
+        flips(PARAMS, 0.5)(checkpoint)
     with pytest.raises(UserError, match="all checkpoints are damaged"):
         load_run(copy)
     with pytest.raises(UserError, match=r"params does not have the checksum with which .* It is the only one"):
@@ -168,7 +161,7 @@ def test_members_resume_from_the_last_step_that_is_intact_in_all(
     configs = [replace(config, seed=seed) for seed in (0, 1)]
     runs = fit_many(configs, tmp_path / "undisturbed")
     copy = shutil.copytree(tmp_path / "undisturbed", tmp_path / "copy")
-    flips("params", 0.5)(copy / "seed-1" / "checkpoints" / "36")
+    flips(PARAMS, 0.5)(copy / "seed-1" / "checkpoints" / "36")
     for resumed, expected in zip(resume_many(copy), runs, strict=True):
         assert_same_run(resumed, expected)
     assert capsys.readouterr().err.count("36.damaged") == 1

@@ -75,6 +75,18 @@ def test_a_run_without_its_last_epoch_resumes_to_the_same_end() -> None:
     assert_close(resumed.params, before.params, atol=1e-4)
 
 
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_damaged_checkpoint_is_not_loaded(share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """Orbax itself restores other numbers from a file with a flipped bit."""
+    largest = max(Path("plain/checkpoints/12/params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[int(share * len(content))] ^= 1
+    largest.write_bytes(content)
+    assert load_run("plain").step == 6
+    assert "checkpoint plain/checkpoints/12 is damaged" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_an_evaluation_measures_the_same() -> None:
     before = json.loads(Path("plain/evaluation.json").read_text())
