@@ -70,10 +70,14 @@ class TrainState:
             ema: average the parameters.
         """
         params, collections = split_tree(params)
-        # Buffers of their own for all, since they are donated: some optimisers keep the initial parameters.
-        opt_state = jax.tree.map(jnp.copy, tx.init(params))
-        averaged = jax.tree.map(jnp.copy, (params, collections)) if ema else (None, None)
-        step, skips = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+
+        @jax.jit  # one program, which compiles faster than one for each shape
+        def others(params: Params, collections: Collections) -> Any:
+            """Return buffers of their own for all, since they are donated: some optimisers keep their parameters."""
+            averaged = (params, collections) if ema else (None, None)
+            return jax.tree.map(jnp.copy, (jnp.int32(0), tx.init(params), jnp.int32(0), averaged))
+
+        step, opt_state, skips, averaged = others(params, collections)
         return cls(step, params, opt_state, averaged[0], skips, key, collections, averaged[1])
 
     @property
