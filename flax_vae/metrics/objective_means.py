@@ -94,6 +94,7 @@ def make_evaluate(
 
 def _stack(function: Callable[[Array], dict[str, Array]], start: Array, stop: Array, count: int) -> dict[str, Array]:
     """Return the values of a function at 0, 1, ... count - 1, stacked; zeros outside of start to stop."""
+    function = jax.jit(function, inline=True)  # traced once for both of its uses
 
     def put(i: Array, values: dict[str, Array]) -> dict[str, Array]:
         return jax.tree.map(lambda stacked, value: stacked.at[i].set(value), values, function(i))

@@ -103,6 +103,7 @@ def _mean(function: Callable[..., Any], batches: Any, numbers: Array) -> Any:
     """Return the mean of `function(batch, number)` over batches "n b ..." and numbers "n", one after another."""
     if len(numbers) == 1:
         return function(take(batches, 0), numbers[0])
+    function = jax.jit(function, inline=True)  # traced once for both of its uses
 
     def add(sums: Any, piece: tuple[Any, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, sums, function(*piece)), None
