@@ -1,4 +1,7 @@
-"""The peak: products of two square matrices, with 2048 rows on CPUs and 8192 elsewhere."""
+"""The peak: products of two square matrices, with 2048 rows on CPUs and 8192 elsewhere.
+
+In place of a loss it answers with the operations of a product.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +17,8 @@ def prepare(_: Task):
 
     def multiply(times: int) -> float:
         for _ in range(times):
-            last = product(left, right).block_until_ready()
-        return float(last[0, 0])
+            product(left, right).block_until_ready()
+        return 2.0 * rows**3
 
     multiply(1)
     return multiply

@@ -250,7 +250,10 @@ def test_images_in_batches_train_a_preset(tmp_path: Path) -> None:
         (Stream(lambda: 3, 3), "`data` is a function that returned a int: return an iterable"),
         (Stream([[X, X]]), r"a batch is a list; pass an array \(b, h, w, c\) or \(b, v\), a tuple or"),
         (Stream([X[0]]), r"a batch is of shape \(5,\); pass an array"),
-        (Stream([Batch(X, np.ones((60, 2)))]), r"a batch of 60 examples has a context of shape \(60, 2\); pass their"),
+        (
+            Stream([Batch(X, np.ones((60, 2)))]),
+            r"a batch of 60 examples has a context of shape \(60, 2\); pass the labels",
+        ),
         (Stream([Batch(X, np.eye(2)[:1])]), "pass the labels as one-hot vectors"),
         (Stream([Batch(X, np.eye(60))]), r"have labels: pass Config\(conditional=True\), or yield x alone"),
         (Stream([Batch(X, np.eye(60))], held_out=Examples(X, LABELS, names=NAMES)), "held-out labels are names"),
