@@ -54,7 +54,8 @@ def main(arguments: Arguments) -> None:
             np.savez(folder / "images.npz", x_train=train_set.x[..., 0], x_test=test_set.x[..., 0])
             train = [str(ROOT / "train.py"), "--preset", "tutorial_conv", "--epochs", "1"]
             train += ["--dataset", str(folder / "images.npz"), "--out"]
-            sample = [str(ROOT / "sample.py"), str(folder / "first"), "--out", str(folder / "samples.png")]
+            sample = [str(ROOT / "sample.py"), str(folder / "first")]
+            sample += ["--out", str(folder / "samples.png"), "--overwrite"]
             keras = [str(HERE / "contenders" / "keras_script.py"), str(folder / "images.npz"), "1"]
             commands = {
                 "Keras script, first epoch": ("1 ", keras),
