@@ -8,6 +8,7 @@ import jax
 from flax import struct
 from jax.tree_util import keystr
 
+from flax_vae.system.errors import UserError
 from flax_vae.system.settings import methods_by_default
 
 T = TypeVar("T")
@@ -48,8 +49,18 @@ def names_tree(tree: Any) -> Any:
 
 
 def flatten_by_name(tree: Any) -> dict[str, Any]:
-    """Return the leaves of a tree by their names."""
-    return {keystr(path, simple=True, separator="."): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    """Return the leaves of a tree by their names.
+
+    Raises:
+        UserError: two of them have the same name.
+    """
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = keystr(path, simple=True, separator=".")
+        if name in named:
+            raise UserError(f"Two arrays are named {name}, one of them with a dot in a key: rename it.")
+        named[name] = leaf
+    return named
 
 
 def by_name(x: Any, prefix: str = "") -> dict[str, Any]:

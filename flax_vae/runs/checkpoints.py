@@ -94,7 +94,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait in this process, whatever the others do, and ignore errors."""
-        with suppress(OSError):
+        with suppress(Exception):
             self._unfinished.result()
 
     def _write(self, step: int, trees: Mapping[str, Arrays], stream: str | None) -> None:
@@ -210,8 +210,7 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
             if number == 0 and not split_objective(tree)[1]:
                 tree = join_objective(tree, _of_objective(stored[name]))
             owner = "training" if name == _TRAINING else "model"
-            refuse_other_model(f"checkpoint {path}", stored[name], flatten_by_name(tree), owner)
-            arrays = jax.tree.map(lambda leaf, name, of=stored[name]: _as(leaf, of[name]), tree, names_tree(tree))
+            arrays = _arranged(f"checkpoint {path}", owner, stored[name], tree)
             if orbax.wrote(path):
                 orbax.verify(path, name, arrays)
             restored[name] = jax.device_put(arrays, local)
@@ -243,9 +242,24 @@ def _of_objective(stored: Mapping[str, Any]) -> dict[str, Any]:
     return split_objective(unflatten_dict({name: named[name] for name in named if OF_OBJECTIVE in name[:2]}))[1]
 
 
-def _as(leaf: Any, array: np.ndarray) -> np.ndarray:
-    """Return an array in the type of a leaf; the inverse of `_on_host`."""
-    return array.view(leaf.dtype) if _is_foreign(leaf) else array.astype(leaf.dtype, copy=False)
+def _arranged(where: str, owner: str, stored: Arrays, tree: Any) -> Any:
+    """Return stored arrays as a tree of these shapes and types: the inverse of `_on_host`.
+
+    Raises:
+        UserError: they have other names, shapes or types.
+    """
+    refuse_other_model(where, stored, flatten_by_name(tree), owner)
+
+    def array(name: str, leaf: Any) -> np.ndarray:
+        found = stored[name]
+        if _is_foreign(leaf) and found.dtype == f"u{leaf.dtype.itemsize}":
+            return found.view(leaf.dtype)
+        if found.dtype != leaf.dtype:
+            stored_as = f"{name} is stored as {found.dtype}, but the {owner} expects {leaf.dtype}"
+            raise UserError(f"{where} belongs to another {owner}: {stored_as}.")
+        return found
+
+    return jax.tree.map(array, names_tree(tree), tree)
 
 
 def stream_state(directory: Path, step: int) -> str:

@@ -5,6 +5,7 @@ The kind of fault is a run that misdescribes how it was trained, or that cannot 
 
 import json
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,12 +100,19 @@ def test_the_optimiser_is_recorded_and_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_an_optimiser_that_draws_resumes_bit_for_bit(config: Config, tmp_path: Path) -> None:
-    """The kind: a state of an optimiser that checkpoints cannot hold as it is, such as a key."""
-    noisy = partial(optax.noisy_sgd, 1e-2, key=jax.random.key(0))
-    whole = fit(config, tmp_path / "whole", optimizer=noisy())
-    fit(replace(config, epochs=1), tmp_path / "run", optimizer=noisy())
-    assert_same_run(resume(tmp_path / "run", epochs=2, optimizer=noisy()), whole)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(partial(optax.noisy_sgd, 1e-2, key=jax.random.key(0)), id="a key"),
+        pytest.param(partial(optax.contrib.galore, 1e-3, rank=2), id="empty arrays"),
+    ],
+)
+def test_an_optimiser_with_an_unusual_state_resumes_bit_for_bit(
+    make: Callable[[], optax.GradientTransformation], config: Config, tmp_path: Path
+) -> None:
+    whole = fit(config, tmp_path / "whole", optimizer=make())
+    fit(replace(config, epochs=1), tmp_path / "run", optimizer=make())
+    assert_same_run(resume(tmp_path / "run", epochs=2, optimizer=make()), whole)
 
 
 @pytest.mark.parametrize(

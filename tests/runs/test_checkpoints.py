@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from flax_vae import UserError
 from flax_vae.runs.checkpoints import open_checkpoints, restore, saved_steps
 
 TREES: dict[str, Any] = {
@@ -34,6 +35,21 @@ def test_arrays_of_any_type_come_back_bit_for_bit(tmp_path: Path) -> None:
     for before, after in zip(jax.tree.leaves(TREES), jax.tree.leaves(found), strict=True):
         assert (before.dtype, before.shape) == (after.dtype, after.shape)
         assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.uint32])
+def test_arrays_of_another_type_are_refused(tmp_path: Path, dtype: Any) -> None:
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": {"scale": jnp.ones(2)}})
+    with pytest.raises(UserError, match=f"scale is stored as float32, but the model expects {np.dtype(dtype)}"):
+        restore(tmp_path / "checkpoints", 1, {"params": {"scale": jax.ShapeDtypeStruct((2,), dtype)}})
+
+
+def test_arrays_with_the_same_name_are_refused(tmp_path: Path) -> None:
+    """Either one would replace the other."""
+    tree = {"a": {"b": jnp.zeros(2)}, "a.b": jnp.ones(2)}
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints, pytest.raises(UserError, match=r"are named a\.b"):
+        checkpoints.save(1, {"params": tree})
 
 
 def test_the_last_and_the_best_checkpoint_are_kept(tmp_path: Path) -> None:
