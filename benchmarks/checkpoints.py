@@ -4,8 +4,8 @@
     python benchmarks/checkpoints.py
 
 A gated MLP of about 100 million parameters, with Adam's two moments, trains; each checkpoint is begun between two steps
-and written while the next ones run. Steps are timed without checkpoints, then with them: on CPUs, one of whose cores
-also writes, these are slower. Prints and writes checkpoints.json.
+and written while the next ones run. Steps are timed without checkpoints, then with them: on CPUs these are slower,
+since writing takes one of the cores. Prints and writes checkpoints.json.
 """
 
 import json

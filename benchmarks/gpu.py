@@ -5,10 +5,11 @@
 
 All contenders of a model, in all precisions, are processes that start and compile side by side; then they take turns,
 as in speed.py. The peak is that of a square matrix product of the same precision. Prints a table and writes gpu.json
-after each model, and starts none after `minutes`.
+after each model, and starts no model after `minutes`.
 """
 
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -66,7 +67,7 @@ class Arguments:
 
 
 class Turns:
-    """Contenders that take turns; one that fails is left out of the rest, with its reason."""
+    """Contenders that take turns; one that fails is left out from then on, and the reason is kept."""
 
     def __init__(self, scripts: dict[tuple[str, str], tuple[str, dict[str, str]]], task_file: Path) -> None:
         """Start all of them."""
@@ -86,7 +87,7 @@ class Turns:
             return None
 
     def ask(self, each: tuple[str, str], amount: int) -> None:
-        """Let a contender go once, unless it has failed."""
+        """Start a contender's turn, unless it has failed."""
         if each not in self.failed:
             self.running[each].ask(amount)
 
@@ -113,7 +114,7 @@ class Turns:
 
 
 def products_of_step(job: Job) -> float:
-    """Multiplications of a training step for each image; for models with peers as written, as in speed.py."""
+    """Multiplications per image in a training step; models with peers count as defined, as in speed.py."""
     if job.model in WITH_PEERS:
         return 3 * macs(job.model, latent_dim=job.latent_dim)
     model, shape, key = PRESETS[job.model]((28, 28, 1), job.latent_dim), (28, 28, 1), jax.random.key(0)
@@ -150,15 +151,20 @@ def row(each: tuple[str, str], job: Job, turns: Turns, flops: float) -> dict[str
     about = {"contender": name, "precision": precision}
     if each in turns.failed:
         return about | {"failed": turns.failed[each]}
-    seconds, ours = turns.seconds[each], turns.seconds["flax_vae", precision]
+    seconds, ours = turns.seconds[each], turns.seconds.get(("flax_vae", precision), [])
     peaks = [PRODUCTS * turns.losses[PEAK, precision] / s for s in turns.seconds[PEAK, precision]]
     return about | {
         "images_per_second": job.amount * job.batch_size / median(seconds),
-        "times_slower": median(s / o for s, o in zip(seconds, ours, strict=True)),
-        "fraction_of_peak": median(flops / s / p for s, p in zip(seconds, peaks, strict=True)),
-        "peak_flops": median(peaks),
+        "times_slower": middle([s / o for s, o in zip(seconds, ours, strict=False)]),
+        "fraction_of_peak": middle([flops / s / p for s, p in zip(seconds, peaks, strict=False)]),
+        "peak_flops": middle(peaks),
         "loss": turns.losses[each],
     }
+
+
+def middle(numbers: list[float]) -> float:
+    """The median; NaN if there is nothing to compare with, since flax_vae or the peak has failed."""
+    return median(numbers) if numbers else math.nan
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:

@@ -58,7 +58,7 @@ def flatten_by_name(tree: Any) -> dict[str, Any]:
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = keystr(path, simple=True, separator=".")
         if name in named:
-            raise UserError(f"Two arrays are named {name}, one of them with a dot in a key: rename it.")
+            raise UserError(f"Two arrays are both named {name}, because a key of one contains a dot: rename that key.")
         named[name] = leaf
     return named
 

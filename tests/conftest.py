@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # of numbers.
 _CACHES = tempfile.mkdtemp(prefix="flax_vae_tests_")
 os.environ["XDG_CACHE_HOME"] = _CACHES
-if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):  # every program would compile all packages, for three seconds
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):  # every program would compile all packages again
     os.environ["PYTHONPYCACHEPREFIX"] = f"{_CACHES}/bytecode"
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_CACHES}/hypothesis"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{_CACHES}/jax")

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-# "float32" means what JAX multiplies with by default on CPUs, but not on accelerators.
+# JAX multiplies in full float32 by default on CPUs, but not on accelerators.
 _OF_PRODUCTS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "bfloat16"}
 
 

@@ -1,4 +1,4 @@
-"""PyTorch: channels-last, eager or torch.compile in a mode such as COMPILE=default; on a GPU if it has one."""
+"""PyTorch: channels-last, eager or torch.compile in a mode such as COMPILE=default; on a GPU if there is one."""
 
 import os
 from functools import partial

@@ -39,7 +39,6 @@ def open_ensemble(members: Sequence[Member]) -> Iterator["Ensemble"]:
         for directory in (member.directory for member in members):
             if is_first_process():
                 clear_unfinished(directory.checkpoints)
-                exits.callback(clear_unfinished, directory.checkpoints)
             checkpoints = open_checkpoints(directory.checkpoints, keep, directory.best_step)
             opened.append(exits.enter_context(checkpoints))
         yield Ensemble(members, opened)
@@ -66,7 +65,7 @@ class Ensemble:
 
         Args:
             members: the members, with the states from which they train.
-            checkpoints: those of each member.
+            checkpoints: the checkpoints of each member.
         """
         training, count = members[0].training, len(members)
         mesh = training.mesh(count)

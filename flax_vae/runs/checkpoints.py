@@ -1,8 +1,8 @@
 """Checkpoints on disk: the last ones, and the one with the best test loss. Arrays only, nothing executable.
 
 A checkpoint is a folder named after its step. It has a .safetensors file for each tree of arrays, and checkpoint.json
-with the SHA-256 checksums of these files. Only the run's `metrics.jsonl` says which checkpoint is best, so that no
-second record can contradict it.
+with the SHA-256 checksums of these files and the state of a stream. Only the run's `metrics.jsonl` says which
+checkpoint is best, so that no second record can contradict it.
 """
 
 import json
@@ -13,6 +13,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import file_digest, sha256
 from itertools import chain, count
 from pathlib import Path
@@ -29,6 +30,7 @@ from flax_vae.pytrees import flatten_by_name, names_tree
 from flax_vae.runs import orbax
 from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
+from flax_vae.system.memory import is_out_of_memory
 from flax_vae.system.processes import (
     gather,
     is_first_process,
@@ -40,6 +42,7 @@ from flax_vae.system.processes import (
 Arrays = dict[str, np.ndarray]  # of a tree, by their names
 _TRAINING = "optimizer"  # the item of the optimiser's state and of the objective's metrics
 _DESCRIPTION, _SUFFIX, _UNFINISHED = "checkpoint.json", ".safetensors", ".tmp"
+_FOREIGN = "V"  # the kind of the types that NumPy lacks
 
 
 class Damaged(UserError):
@@ -49,25 +52,23 @@ class Damaged(UserError):
 class Checkpoints:
     """The checkpoints of a training. The first process writes them, in a thread, while the training continues.
 
-    Every process must call the same methods.
+    Every process must call the same methods in the same order.
 
     Attributes:
-        directory: their folder.
-        latest_step: the step of the last one, which may still be being written, or None.
+        latest_step: the step of the last one, which may not be fully written yet; None if there is none.
     """
 
     def __init__(self, directory: Path, keep: int, best: Callable[[], int | None]) -> None:
         """Create the folder; arguments as for `open_checkpoints`."""
-        self.directory, self._keep, self._best = directory, keep, best
-        if is_first_process():
-            directory.mkdir(exist_ok=True)
-        latest = maximum_over_processes(max(saved_steps(directory), default=-1))
+        self._directory, self._keep, self._best = directory, keep, best
+        run_in_first_process(partial(directory.mkdir, exist_ok=True))
+        latest = maximum_over_processes(max(saved_steps(directory), default=-1) if is_first_process() else -1)
         self.latest_step = None if latest < 0 else latest
-        self._writer, self._unfinished = ThreadPoolExecutor(1), Future[None]()
-        self._unfinished.set_result(None)
+        self._writer = ThreadPoolExecutor(1)
+        self._unfinished: Future[None] | None = None
 
     def save(self, step: int, items: Mapping[str, Any], stream: str | None = None) -> None:
-        """Start writing a checkpoint. Atomic: after a kill the previous one remains.
+        """Start writing a checkpoint, atomically: a kill leaves the previous one in place.
 
         Args:
             step: the step.
@@ -75,60 +76,69 @@ class Checkpoints:
             stream: the state of the stream of training batches, or None.
 
         Raises:
-            OSError: an earlier checkpoint cannot be written.
+            OSError: the previous checkpoint could not be written.
+            UserError: likewise, in the other processes; or two arrays have the same name.
         """
         self.finish()
-        trees = {name: _on_host(tree) for name, tree in items.items()}
+        trees = {name: jax.tree.map(gather, flatten_by_name(tree)) for name, tree in items.items()}
         if is_first_process():
-            self._unfinished = self._writer.submit(self._write, step, trees, stream)
+            best = self._best()  # now: a later record may call a step the best that has no checkpoint yet
+            self._unfinished = self._writer.submit(self._write, step, jax.device_get(trees), stream, best)
         self.latest_step = step
 
     def finish(self) -> None:
-        """Wait until all checkpoints are written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            OSError: one cannot be written.
-            UserError: in the other processes, if one cannot be written.
+            OSError: it could not be written.
+            UserError: likewise, in the other processes.
         """
-        run_in_first_process(self._unfinished.result)
+        run_in_first_process(self._wait)
 
     def close(self) -> None:
-        """Wait in this process, whatever the others do, and ignore errors."""
+        """Wait for this process's thread, without the other processes, and ignore its errors."""
         with suppress(Exception):
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._unfinished is not None:
             self._unfinished.result()
 
-    def _write(self, step: int, trees: Mapping[str, Arrays], stream: str | None) -> None:
-        folder, checksums = self.directory / f"{step}{_UNFINISHED}", {}
+    def _write(self, step: int, trees: Mapping[str, Arrays], stream: str | None, best: int | None) -> None:
+        folder = self._directory / f"{step}{_UNFINISHED}"
+        about: dict[str, Any] = {"stream": stream, "types": {}, "sha256": {}}
         try:
             folder.mkdir()
             for name, arrays in trees.items():
                 path = folder / f"{name}{_SUFFIX}"
-                safetensors.numpy.save_file(arrays, path)
+                types = {key: array.dtype.name for key, array in arrays.items() if array.dtype.kind == _FOREIGN}
+                safetensors.numpy.save_file({key: _as_stored(array) for key, array in arrays.items()}, path)
                 with path.open("rb") as file:
-                    checksums[path.name] = file_digest(file, "sha256").hexdigest()
-            (folder / _DESCRIPTION).write_text(json.dumps({"sha256": checksums, "stream": stream}))
-            folder.rename(self.directory / str(step))
-            self._forget_old()
+                    about["types"][name], about["sha256"][name] = types, file_digest(file, "sha256").hexdigest()
+                    os.fsync(file.fileno())
+            with (folder / _DESCRIPTION).open("w") as file:
+                file.write(json.dumps(about))
+                file.flush()
+                os.fsync(file.fileno())
+            folder.rename(self._directory / str(step))
         except (OSError, SafetensorError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            raise OSError(0, f"cannot write a checkpoint: {_reason(error)}", str(self.directory)) from error
-
-    def _forget_old(self) -> None:
-        """Delete all but the last checkpoints and the best one."""
-        for step in {*saved_steps(self.directory)[: -self._keep]} - {self._best()}:
-            _delete(self.directory / str(step))
+            raise OSError(0, f"cannot write a checkpoint: {_reason(error)}", str(self._directory)) from error
+        for old in {*saved_steps(self._directory)[: -self._keep]} - {best}:
+            with suppress(OSError):  # as while somebody reads it; it is deleted after the next checkpoint
+                _delete(self._directory / str(old))
 
 
 @contextmanager
 def open_checkpoints(
     directory: Path, keep: int = 2, best: Callable[[], int | None] = lambda: None
 ) -> Iterator[Checkpoints]:
-    """Open a run's checkpoints for writing; at the end all of them are written.
+    """Open a run's checkpoints for writing; at the end the last one is complete.
 
     Args:
         directory: the folder of the checkpoints.
         keep: number of last checkpoints to keep.
-        best: returns the step of one more to keep; called whenever a checkpoint is written.
+        best: returns the step of one more to keep; called whenever a checkpoint is saved.
 
     Raises:
         OSError: a checkpoint cannot be written.
@@ -136,21 +146,16 @@ def open_checkpoints(
     checkpoints = Checkpoints(directory, keep, best)
     try:
         yield checkpoints
+        checkpoints.finish()
     except BaseException:
-        checkpoints.close()  # the block's exception says more
+        checkpoints.close()  # the exception says more
         raise
-    checkpoints.finish()
 
 
-def _on_host(tree: Any) -> Arrays:
-    """Copy the arrays of a tree to the host. safetensors stores types that NumPy does not have as unsigned integers."""
-    arrays = flatten_by_name(jax.device_get(jax.tree.map(gather, tree)))
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return {name: array.view(f"u{array.itemsize}") if _is_foreign(array) else array for name, array in arrays.items()}
-
-
-def _is_foreign(array: Any) -> bool:
-    return np.dtype(array.dtype).kind == "V"
+def _as_stored(array: np.ndarray) -> np.ndarray:
+    """Return the array that is stored: types that NumPy lacks, such as bfloat16, become unsigned integers."""
+    array = np.asarray(array, order="C")
+    return array.view(f"u{array.itemsize}") if array.dtype.kind == _FOREIGN else array
 
 
 def saved_steps(directory: Path) -> list[int]:
@@ -167,7 +172,7 @@ def forget_after(directory: Path, step: int) -> None:
 
 
 def _delete(checkpoint: Path) -> None:
-    """Delete a checkpoint; after a kill it is still complete, or recognised as incomplete."""
+    """Delete a checkpoint. A kill meanwhile leaves it complete, or marked as incomplete."""
     shutil.rmtree(checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}{_UNFINISHED}")))
 
 
@@ -204,32 +209,31 @@ def restore(directory: Path, step: int, items: Mapping[str, Any]) -> dict[str, A
     """
     path, restored = directory / str(step), {}
     local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    by_orbax = orbax.wrote(path)
     try:
-        stored = (orbax.read if orbax.wrote(path) else _read)(path, items)
         for number, (name, tree) in enumerate(items.items()):
+            stored = (orbax.read if by_orbax else _read)(path, name)
             if number == 0 and not split_objective(tree)[1]:
-                tree = join_objective(tree, _of_objective(stored[name]))
+                tree = join_objective(tree, _of_objective(stored))
             owner = "training" if name == _TRAINING else "model"
-            arrays = _arranged(f"checkpoint {path}", owner, stored[name], tree)
-            if orbax.wrote(path):
+            arrays = _arranged(f"checkpoint {path}", owner, stored, tree)
+            if by_orbax:
                 orbax.verify(path, name, arrays)
             restored[name] = jax.device_put(arrays, local)
         return restored
     except Exception as error:  # a damaged file may raise anything
-        if isinstance(error, UserError) or is_process_loss(error):
+        if isinstance(error, UserError | MemoryError) or is_out_of_memory(error) or is_process_loss(error):
             raise
         raise Damaged(f"checkpoint {path} is damaged: {_reason(error)}.") from error
 
 
-def _read(path: Path, names: Mapping[str, Any]) -> dict[str, Arrays]:
-    """Read the arrays of items by their names, after verifying the checksums."""
-    checksums, found = _description(path)["sha256"], {}
-    for name in names:
-        content = (path / f"{name}{_SUFFIX}").read_bytes()
-        if sha256(content).hexdigest() != checksums[f"{name}{_SUFFIX}"]:
-            raise ValueError(f"{name} does not have the checksum with which it was saved")
-        found[name] = safetensors.numpy.load(content)
-    return found
+def _read(path: Path, name: str) -> Arrays:
+    """Read an item's arrays, by name, after verifying their checksum."""
+    about, content = _description(path), (path / f"{name}{_SUFFIX}").read_bytes()
+    if sha256(content).hexdigest() != about["sha256"][name]:
+        raise ValueError(f"{name} does not have the checksum with which it was saved")
+    arrays, types = safetensors.numpy.load(content), about["types"][name]
+    return arrays | {key: arrays[key].view(np.dtype(dtype)) for key, dtype in types.items()}
 
 
 def _description(path: Path) -> dict[str, Any]:
@@ -237,13 +241,16 @@ def _description(path: Path) -> dict[str, Any]:
 
 
 def _of_objective(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree of an objective among stored arrays, as `split_objective` does."""
+    """Return the objective's part of stored arrays, in the form that `split_objective` returns."""
     named = {tuple(name.split(".")): array for name, array in stored.items()}
-    return split_objective(unflatten_dict({name: named[name] for name in named if OF_OBJECTIVE in name[:2]}))[1]
+    tree = unflatten_dict({name: array for name, array in named.items() if OF_OBJECTIVE in name[:2]})
+    if any(name[0] == "params" for name in named):  # a whole tree, also if the objective has no parameters
+        tree.setdefault("params", {})
+    return split_objective(tree)[1]
 
 
 def _arranged(where: str, owner: str, stored: Arrays, tree: Any) -> Any:
-    """Return stored arrays as a tree of these shapes and types: the inverse of `_on_host`.
+    """Arrange stored arrays as a tree of the given shapes and types.
 
     Raises:
         UserError: they have other names, shapes or types.
@@ -251,13 +258,10 @@ def _arranged(where: str, owner: str, stored: Arrays, tree: Any) -> Any:
     refuse_other_model(where, stored, flatten_by_name(tree), owner)
 
     def array(name: str, leaf: Any) -> np.ndarray:
-        found = stored[name]
-        if _is_foreign(leaf) and found.dtype == f"u{leaf.dtype.itemsize}":
-            return found.view(leaf.dtype)
-        if found.dtype != leaf.dtype:
-            stored_as = f"{name} is stored as {found.dtype}, but the {owner} expects {leaf.dtype}"
+        if (found := stored[name].dtype) != leaf.dtype:
+            stored_as = f"{name} is stored as {found}, but the {owner} expects {leaf.dtype}"
             raise UserError(f"{where} belongs to another {owner}: {stored_as}.")
-        return found
+        return stored[name]
 
     return jax.tree.map(array, names_tree(tree), tree)
 
@@ -271,7 +275,7 @@ def stream_state(directory: Path, step: int) -> str:
     path = directory / str(step)
     try:
         if not isinstance(state := _description(path)["stream"], str):
-            raise ValueError("it was trained on arrays")
+            raise ValueError("the run was trained on arrays")
         return state
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(

@@ -33,7 +33,7 @@ from flax_vae.system.processes import run_in_first_process
 
 _CONFIG, _LATEST = "config.json", "latest"
 _VIEWS = "examples.npz"  # the examples, if they have several views
-_PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "numpy")
+_PACKAGES = ("flax_vae", "jax", "jaxlib", "flax", "optax", "numpy", "safetensors")
 _EXAMPLES = 64  # test images stored in the run, so that sampling needs no data set
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of earlier versions, which Orbax wrote: they are read, and no longer written.
+"""Checkpoints that earlier versions wrote with Orbax: still read, no longer written.
 
 Orbax does not notice a flipped bit, so each of these checkpoints has a checksum of every tree (after Fletcher 1982):
 
@@ -8,7 +8,6 @@ where xᵢ are the bits of element i, read as an unsigned integer; i counts the 
 """
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,26 @@ from flax_vae.pytrees import flatten_by_name
 
 
 def wrote(checkpoint: Path) -> bool:
-    """Return True if a checkpoint is Orbax's."""
+    """Return True if Orbax wrote a checkpoint."""
     return (checkpoint / "_CHECKPOINT_METADATA").exists()
 
 
-def read(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Read the arrays of items by their names. Every process must call this."""
-    import orbax.checkpoint as ocp  # takes over a second
+def read(checkpoint: Path, name: str) -> dict[str, np.ndarray]:
+    """Read an item's arrays, by name. Every process must call this."""
+    import orbax.checkpoint as ocp  # the import takes more than a second
 
-    everywhere = jax.NamedSharding(jax.sharding.Mesh(np.array(jax.devices()), ("all",)), jax.P())
+    firsts = [jax.local_devices(process)[0] for process in range(jax.process_count())]
+    everywhere = jax.NamedSharding(jax.sharding.Mesh(np.array(firsts), ("processes",)), jax.P())
 
     def target(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere)
 
-    handler = ocp.StandardCheckpointHandler()
-    targets = {name: jax.tree.map(target, handler.metadata(checkpoint.absolute() / name).tree) for name in names}
+    path = checkpoint.absolute()
+    tree = jax.tree.map(target, ocp.StandardCheckpointHandler().metadata(path / name).tree)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree) for name, tree in targets.items()})
-        restored = reader.restore(checkpoint.absolute(), args=args)
-    return {name: flatten_by_name(jax.device_get(restored[name])) for name in names}
+        args = ocp.args.Composite(**{name: ocp.args.StandardRestore(tree)})
+        restored = reader.restore(path, args=args)
+    return flatten_by_name(jax.device_get(restored[name]))
 
 
 def verify(checkpoint: Path, name: str, tree: Any) -> None:
@@ -47,7 +47,10 @@ def verify(checkpoint: Path, name: str, tree: Any) -> None:
 
 
 def _checksum(tree: Any) -> list[int]:
-    bits = [np.ravel(leaf).view(f"u{leaf.dtype.itemsize}").astype(np.uint64) for leaf in jax.tree.leaves(tree)]
-    x = np.concatenate([np.zeros(0, np.uint64), *bits])
-    weights = 2 * np.arange(len(x), dtype=np.uint64) + 1
-    return [int(x.sum(dtype=np.uint64)), int((weights * x).sum(dtype=np.uint64))]
+    plain, weighted, offset = 0, 0, 0
+    for leaf in jax.tree.leaves(tree):
+        x = np.ravel(leaf).view(f"u{leaf.dtype.itemsize}").astype(np.uint64)
+        plain += int(x.sum(dtype=np.uint64))
+        weighted += int(((2 * np.arange(offset, offset + x.size, dtype=np.uint64) + 1) * x).sum(dtype=np.uint64))
+        offset += x.size
+    return [plain % 2**64, weighted % 2**64]

@@ -208,7 +208,9 @@ def read_directory(run: RunDirectory, model: nn.Module) -> StoredRun:
 
 def parameter_item(run: RunDirectory, config: Config) -> str:
     """Return the item of a run's checkpoints that holds the parameters to evaluate and sample with."""
-    is_averaged = config.ema_decay or any(run.checkpoints.glob("*/averaged_params*"))  # or by a schedule-free optimiser
+    files = ("averaged_params.safetensors", "averaged_params")  # the second by Orbax
+    # A schedule-free optimiser averages without `ema_decay`.
+    is_averaged = config.ema_decay or any(any(run.checkpoints.glob(f"*/{file}")) for file in files)
     return "averaged_params" if is_averaged else "params"
 
 

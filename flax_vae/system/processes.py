@@ -111,7 +111,7 @@ def run_in_first_process(function: Callable[..., object], *arguments: Any) -> No
 
 
 def gather(leaf: Any) -> Any:
-    """Return an array whose elements this process can read: itself, or a copy of one that is split among processes.
+    """Return an array itself if this process can read all of it, else a gathered copy.
 
     Every process must call this.
     """

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jax.sharding import Mesh
@@ -70,14 +71,8 @@ class TrainState:
             ema: average the parameters.
         """
         params, collections = split_tree(params)
-
-        @jax.jit  # one program, which compiles faster than one for each shape
-        def others(params: Params, collections: Collections) -> Any:
-            """Return buffers of their own for all, since they are donated: some optimisers keep their parameters."""
-            averaged = (params, collections) if ema else (None, None)
-            return jax.tree.map(jnp.copy, (jnp.int32(0), tx.init(params), jnp.int32(0), averaged))
-
-        step, opt_state, skips, averaged = others(params, collections)
+        averaged = (params, collections) if ema else (None, None)
+        step, opt_state, skips, averaged = _copies((np.int32(0), tx.init(params), np.int32(0), averaged))
         return cls(step, params, opt_state, averaged[0], skips, key, collections, averaged[1])
 
     @property
@@ -99,6 +94,12 @@ class TrainState:
                 params = optax.contrib.schedule_free_eval_params(state, self.params)
                 return join_tree(params, self.collections)
         return self.tree
+
+
+@jax.jit  # one program, which compiles faster than one for each shape
+def _copies(tree: Any) -> Any:
+    """Give each array a buffer of its own, since all are donated: some optimisers keep the initial parameters."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 TrainStep = Callable[[TrainState, BatchLike], tuple[TrainState, Metrics]]

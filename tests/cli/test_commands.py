@@ -230,7 +230,7 @@ def test_bad_input_for_sampling_is_one_line_and_exit_code_two(
 def test_a_truncated_checkpoint_is_one_line(
     trained: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No thread of Orbax adds a line."""
+    """Nothing but the warnings and the error is printed."""
     broken = shutil.copytree(trained[0], tmp_path / "broken")
     truncate_checkpoint(broken)
     assert make_samples([str(broken)]) == 2

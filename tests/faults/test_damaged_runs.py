@@ -51,7 +51,7 @@ DAMAGES: dict[str, Damage] = {
     "an array file empty": lambda c: os.truncate(c / PARAMS, 0),
     "an array file missing": lambda c: (c / OPTIMIZER).unlink(),
     "the checksums missing": lambda c: (c / DESCRIPTION).unlink(),
-    "a checksum missing": lambda c: (c / DESCRIPTION).write_text('{"sha256": {}}'),
+    "a checksum missing": lambda c: (c / DESCRIPTION).write_text('{"sha256": {}, "types": {}}'),
     "the checksums truncated": lambda c: (c / DESCRIPTION).write_text('{"sha'),
     "nothing left": lambda c: [shutil.rmtree(path) if path.is_dir() else path.unlink() for path in c.iterdir()],
 }

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from flax_vae import UserError
-from flax_vae.runs.checkpoints import open_checkpoints, restore, saved_steps
+from flax_vae.models.binding import join_objective, split_objective
+from flax_vae.runs.checkpoints import Damaged, open_checkpoints, restore, saved_steps
 
+F = np.float32
 TREES: dict[str, Any] = {
     "params": {
         "floats": jnp.array([0.1, -0.0, jnp.nan, jnp.inf, 1e-45]),
@@ -45,10 +47,45 @@ def test_arrays_of_another_type_are_refused(tmp_path: Path, dtype: Any) -> None:
         restore(tmp_path / "checkpoints", 1, {"params": {"scale": jax.ShapeDtypeStruct((2,), dtype)}})
 
 
+@pytest.mark.parametrize(
+    ("of_model", "of_objective"),
+    [
+        ({"dense": np.ones(3, F)}, {"params": {"objective": {"w": np.ones(2, jnp.bfloat16)}}}),
+        (
+            {"params": {"dense": np.ones(3, F)}, "stats": {"mean": np.zeros(1, F)}},
+            {"params": {"objective": {"w": np.ones(2, F)}}},
+        ),
+        ({"params": {"dense": np.ones(3, F)}}, {"stats": {"objective": {"mean": np.ones(2, F)}}}),
+    ],
+    ids=["parameters in bfloat16", "beside statistics of the model", "statistics alone"],
+)
+def test_the_arrays_of_an_objective_come_with_those_of_the_model(
+    of_model: Any, of_objective: Any, tmp_path: Path
+) -> None:
+    """A run is opened without its objective, whose arrays are then unknown."""
+    parts = {name: part["objective"] for name, part in of_objective.items()}
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": join_objective(of_model, parts)})
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), of_model)
+    found = split_objective(restore(tmp_path / "checkpoints", 1, {"params": shapes})["params"])[1]
+    jax.tree.map(partial(np.testing.assert_array_equal, strict=True), jax.device_get(found), parts)
+
+
+def test_another_optimiser_is_not_called_damage(tmp_path: Path) -> None:
+    """It has another state, and averages the parameters, which are not stored."""
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": {"w": jnp.ones(2)}, "optimizer": {"mu": jnp.ones(2)}})
+    shape = jax.ShapeDtypeStruct((2,), jnp.float32)
+    items = {"params": {"w": shape}, "optimizer": {"z": shape}, "averaged_params": {"w": shape}}
+    with pytest.raises(UserError, match="belongs to another training: z is not stored") as refused:
+        restore(tmp_path / "checkpoints", 1, items)
+    assert not isinstance(refused.value, Damaged)
+
+
 def test_arrays_with_the_same_name_are_refused(tmp_path: Path) -> None:
     """Either one would replace the other."""
     tree = {"a": {"b": jnp.zeros(2)}, "a.b": jnp.ones(2)}
-    with open_checkpoints(tmp_path / "checkpoints") as checkpoints, pytest.raises(UserError, match=r"are named a\.b"):
+    with open_checkpoints(tmp_path / "checkpoints") as checkpoints, pytest.raises(UserError, match=r"both named a\.b"):
         checkpoints.save(1, {"params": tree})
 
 
