@@ -15,7 +15,7 @@ from flax_vae.fitting.host_input import Dispatch
 from flax_vae.fitting.members import Member, checkpoint_items
 from flax_vae.fitting.training import Training
 from flax_vae.metrics.objective_means import Spans, first_block, make_evaluate
-from flax_vae.runs.checkpoints import Checkpoints, clear_unfinished, open_checkpoints
+from flax_vae.runs.checkpoints import Checkpoints, open_checkpoints
 from flax_vae.runs.config import Config
 from flax_vae.runs.members import step_numbers
 from flax_vae.system.console import log
@@ -35,13 +35,11 @@ def open_ensemble(members: Sequence[Member]) -> Iterator["Ensemble"]:
     """Place members on the devices and open their checkpoints; at the end, all checkpoints are written."""
     keep = max(members[0].training.config.keep, 2)  # one spare: the last may be damaged, or written by some members
     with ExitStack() as exits:
-        opened = []
-        for directory in (member.directory for member in members):
-            if is_first_process():
-                clear_unfinished(directory.checkpoints)
-            checkpoints = open_checkpoints(directory.checkpoints, keep, directory.best_step)
-            opened.append(exits.enter_context(checkpoints))
-        yield Ensemble(members, opened)
+        checkpoints = [
+            exits.enter_context(open_checkpoints(directory.checkpoints, keep, directory.best_step))
+            for directory in (member.directory for member in members)
+        ]
+        yield Ensemble(members, checkpoints)
 
 
 class Ensemble:

@@ -13,7 +13,6 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from hashlib import file_digest, sha256
 from itertools import chain, count
 from pathlib import Path
@@ -59,9 +58,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int, best: Callable[[], int | None]) -> None:
-        """Create the folder; arguments as for `open_checkpoints`."""
+        """Create the folder, or clear it of what a kill left behind; arguments as for `open_checkpoints`."""
         self._directory, self._keep, self._best = directory, keep, best
-        run_in_first_process(partial(directory.mkdir, exist_ok=True))
+        run_in_first_process(_prepare, directory)
         latest = maximum_over_processes(max(saved_steps(directory), default=-1) if is_first_process() else -1)
         self.latest_step = None if latest < 0 else latest
         self._writer = ThreadPoolExecutor(1)
@@ -182,8 +181,9 @@ def set_aside(directory: Path, step: int, damaged: Damaged) -> None:
     log(f"WARNING: {damaged} It was renamed to {aside.name}; training continues from the previous one.")
 
 
-def clear_unfinished(directory: Path) -> None:
-    """Delete incomplete checkpoints, which a kill or a full disk leaves behind."""
+def _prepare(directory: Path) -> None:
+    """Create the folder of checkpoints, or delete the incomplete ones in it, which a kill leaves behind."""
+    directory.mkdir(exist_ok=True)
     for path in directory.glob("*tmp"):  # those of Orbax end in "-tmp"
         shutil.rmtree(path, ignore_errors=True)
 
