@@ -26,7 +26,7 @@ def macs(model: str, image_shape: ImageShape = (28, 28, 1), latent_dim: int = 2)
 
 
 def multiplications(jaxpr: Any) -> float:
-    """Of all matrix products and convolutions in a program."""
+    """Count the multiplications of all matrix products and convolutions in a program."""
     total = 0.0
     for equation in jaxpr.eqns:
         out = equation.outvars[0].aval

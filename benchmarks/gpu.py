@@ -48,11 +48,12 @@ JOBS = {
     "ladder, batch 128": Job("train", "ladder", 128, 2, 200),
 }
 PRODUCTS = 20  # matrix products in a turn
+Name = tuple[str, str]  # a contender and its precision
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """The models, contenders and precisions to measure, and for how long."""
 
     minutes: float = 9.0
     """No model is begun later than this."""
@@ -69,14 +70,14 @@ class Arguments:
 class Turns:
     """Contenders that take turns; one that fails is left out from then on, and the reason is kept."""
 
-    def __init__(self, scripts: dict[tuple[str, str], tuple[str, dict[str, str]]], task_file: Path) -> None:
+    def __init__(self, scripts: dict[Name, tuple[str, dict[str, str]]], task_file: Path) -> None:
         """Start all of them."""
-        self.seconds: dict[tuple[str, str], list[float]] = {each: [] for each in scripts}
-        self.losses: dict[tuple[str, str], float] = {}
-        self.failed: dict[tuple[str, str], str] = {}
+        self.seconds: dict[Name, list[float]] = {each: [] for each in scripts}
+        self.losses: dict[Name, float] = {}
+        self.failed: dict[Name, str] = {}
         self.running = {each: Contender(*script, task_file) for each, script in scripts.items()}
 
-    def answer(self, each: tuple[str, str]) -> dict[str, Any] | None:
+    def answer(self, each: Name) -> dict[str, Any] | None:
         """The next answer of a contender, or None once it has failed."""
         if each in self.failed:
             return None
@@ -86,12 +87,12 @@ class Turns:
             self.failed[each] = str(ended).strip().splitlines()[-1]
             return None
 
-    def ask(self, each: tuple[str, str], amount: int) -> None:
+    def ask(self, each: Name, amount: int) -> None:
         """Start a contender's turn, unless it has failed."""
         if each not in self.failed:
             self.running[each].ask(amount)
 
-    def take(self, amounts: dict[tuple[str, str], int], rounds: int) -> None:
+    def take(self, amounts: dict[Name, int], rounds: int) -> None:
         """Warm all contenders up side by side, then let them take turns."""
         for each in amounts:
             self.answer(each)  # it has built its model
@@ -145,7 +146,7 @@ def measure(job: Job, arguments: Arguments, images: np.ndarray) -> list[dict[str
     return [row(each, job, turns, flops) for each in scripts if each[0] != PEAK]
 
 
-def row(each: tuple[str, str], job: Job, turns: Turns, flops: float) -> dict[str, Any]:
+def row(each: Name, job: Job, turns: Turns, flops: float) -> dict[str, Any]:
     """The figures of a contender."""
     name, precision = each
     about = {"contender": name, "precision": precision}

@@ -48,7 +48,7 @@ def dispatch_for(platform: str, config: Config, monkeypatch: pytest.MonkeyPatch)
 def test_a_dispatch_is_one_program_that_stays_on_the_device(
     preset: str, platform: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It calls neither Python nor a kernel of CPUs, and reuses the memory of all that it changes."""
+    """The program calls neither Python nor a kernel for CPUs, and every buffer that it changes is donated."""
     program, changed = dispatch_for(platform, replace(CONFIG, preset=preset), monkeypatch)
     assert "stablehlo.while" in program
     assert "custom_call" not in program

@@ -72,7 +72,7 @@ def test_the_arrays_of_an_objective_come_with_those_of_the_model(
 
 
 def test_another_optimiser_is_not_called_damage(tmp_path: Path) -> None:
-    """It has another state, and averages the parameters, which are not stored."""
+    """The other optimiser has another state, and needs averaged parameters, which are not stored."""
     with open_checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(1, {"params": {"w": jnp.ones(2)}, "optimizer": {"mu": jnp.ones(2)}})
     shape = jax.ShapeDtypeStruct((2,), jnp.float32)
