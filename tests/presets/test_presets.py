@@ -32,13 +32,19 @@ pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 Setup = tuple[VAE, TrainState, Callable, np.ndarray]
 every_preset = pytest.mark.parametrize("preset", PRESETS)
+# With every kind of layer that the defaults have, but fewer of each.
+SMALLER = {"ladder": {"widths": (16, 16), "depths": (1, 1)}, "residual_conv": {"features": (16, 16)}}
+
+
+def small(preset: str, image_shape: tuple[int, int, int], **settings: Any) -> VAE:
+    return PRESETS[preset](image_shape, **SMALLER.get(preset, {}), **settings)
 
 
 @pytest.fixture(scope="module", params=PRESETS)
 def setup(request: pytest.FixtureRequest, images: np.ndarray) -> Setup:
     """Each preset for images of 14x10 pixels with its first state and its train step, and a batch of eight."""
     batch, tx = images[:8, ::2, ::3], make_optimizer("adam", 3e-3, 1000)
-    model = PRESETS[request.param]((14, 10, 1), mean=channel_means(batch))
+    model = small(request.param, (14, 10, 1), mean=channel_means(batch))
     return model, init_state(model, tx, KEY, (14, 10, 1)), make_train_step(model, iwae, tx), batch
 
 
@@ -96,7 +102,7 @@ def test_bfloat16_networks_in_a_float32_model(preset: str, images: np.ndarray) -
 
     Rounding errors grow with depth. A sum over all pixels in bfloat16 would be badly wrong.
     """
-    model = PRESETS[preset]((14, 14, 1), mean=channel_means(images))
+    model = small(preset, (14, 14, 1), mean=channel_means(images))
     params = init(model, KEY, (14, 14, 1))
     losses, gradients = [], []
     for dtype in ("float32", "bfloat16"):
@@ -125,7 +131,7 @@ def test_the_tutorials_model_has_the_tutorials_parameters() -> None:
 
 @pytest.mark.parametrize("name", ["residual_conv", "ladder"])
 def test_remat_keeps_less_for_the_same_gradient(name: str, images: np.ndarray) -> None:
-    model = PRESETS[name]((28, 28, 1))
+    model = small(name, (28, 28, 1))
     params = jax.tree.map(lambda leaf: leaf + 0.01, init(model, jax.random.key(0), (28, 28, 1)))  # no kernel of zeros
 
     def gradient_and_kept(model: nn.Module) -> tuple[Any, int]:
