@@ -14,6 +14,7 @@ from flax_vae import Config
 
 ROOT = Path(__file__).parents[1]
 SMALL = "tutorial_dense(features=(16,))"  # a preset whose steps are short
+TRAIN_ONLY = "tests/train_only.py"
 
 
 def words_of(config: Config, epochs: int | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import SMALL, free_address, moments, start, start_together, together, wait_for_an_epoch, within
+from programs import SMALL, TRAIN_ONLY, free_address, moments, start, start_together, together, wait_for_an_epoch, within
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run
@@ -48,7 +48,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same training, undisturbed."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = together(2, "train.py", *words, "--out", run, cwd=run.parent)
+    done = together(2, TRAIN_ONLY, *words, "--out", run, cwd=run.parent)
     assert [code for code, *_ in done] == [0, 0], done
     return load_run(run)
 
@@ -90,7 +90,7 @@ def test_again_and_again_at_any_moment(
     # If the first process is gone, JAX itself may end the other one before our message.
     endings = ["Stopped and saved"] if signum == signal.SIGTERM else ["checkpoints are intact", "another task died"]
     assert sum(any(ending in other for ending in endings) for other in messages) >= 2, messages
-    done = together(2, "train.py", "--resume", run, cwd=tmp_path)
+    done = together(2, TRAIN_ONLY, "--resume", run, cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
     assert_same_run(load_run(run), undisturbed)
 
@@ -106,7 +106,7 @@ def test_a_frozen_process(program: Path, words: list[str], tmp_path: Path) -> No
         assert first.returncode in (1, -signal.SIGABRT), err
         assert "checkpoints are intact" in err or "another task died" in err
         assert "Traceback" not in err
-    (done,) = together(1, "train.py", "--resume", run, cwd=tmp_path)
+    (done,) = together(1, TRAIN_ONLY, "--resume", run, cwd=tmp_path)
     assert done[0] == 0, done
     assert load_run(run).metrics[-1]["epoch"] == EPOCHS
 
