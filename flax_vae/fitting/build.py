@@ -20,7 +20,7 @@ from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
-from flax_vae.runs.config import Config
+from flax_vae.runs.config import PARTS, Config
 from flax_vae.runs.data import Data, Given, load_data, read_given
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import make_model, model_of, parameter_shapes
@@ -94,8 +94,12 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
         given: the examples, if they are in memory already, or a stream.
 
     Raises:
-        UserError: the data cannot be loaded, or does not fit the settings or the memory.
+        UserError: a part of the user's own cannot be imported, or the data cannot be loaded or do not fit the settings
+            or the memory.
     """
+    for kind in config.own_parts:
+        if not config.has_value(kind):
+            PARTS[kind].load(getattr(config, kind))  # imports it before the data are loaded, which may take minutes
     data = load_data(config, given)
     config = fitted_to(config, data)
     if data.feed is None:

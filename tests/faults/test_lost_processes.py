@@ -8,7 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from programs import SMALL, TRAIN_ONLY, free_address, moments, start, start_together, together, wait_for_an_epoch, within
+from programs import (
+    SMALL,
+    TRAIN_ONLY,
+    free_address,
+    moments,
+    start,
+    start_together,
+    together,
+    wait_for_an_epoch,
+    within,
+)
 from run_directories import assert_same_run
 
 from flax_vae import Run, load_run

@@ -12,6 +12,7 @@ from flax_vae import Config, UserError
 from flax_vae.fitting.build import build
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.schedules import at
+from flax_vae.runs.config import PARTS
 from flax_vae.runs.config_file import config_content, parse_config
 
 
@@ -47,6 +48,12 @@ def test_a_schedule_as_an_argument_equals_the_flags(flags: dict[str, Any], text:
 def test_a_schedule_that_does_not_fit_is_refused(text: str, message: str, few_images: Path) -> None:
     with pytest.raises(UserError, match=message):
         build(Config(dataset=str(few_images), epochs=4, batch_size=50, objective=text))
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_a_part_that_cannot_be_imported_is_refused_before_the_data_are_loaded(kind: str) -> None:
+    with pytest.raises(UserError, match=f"`{kind}` absent_module:f.*no module absent_module"):
+        build(Config(dataset="absent.npz", **{kind: "absent_module:f"}))
 
 
 @pytest.mark.parametrize(
