@@ -267,7 +267,7 @@ def refuse_other_optimizer(training: Training) -> None:
 
     step = make_step(gradient, training.optimizer_at(training.config.learning_rate))
     try:
-        jax.eval_shape(lambda: step(training.initial_state(), None))
+        jax.eval_shape(lambda state: step(state, None), training.state_shapes)
     except UserError:
         raise
     except Exception as error:  # an optimiser may raise anything
@@ -297,7 +297,7 @@ def _refuse_too_large(training: Training, members: int) -> None:
             f"`epochs` is {config.epochs}, which makes {training.total_steps:,} steps: lower it to at most "
             f"{LARGEST_INT:,} steps."
         )
-    state = jax.eval_shape(training.initial_state)
+    state = training.state_shapes
     arrays = jax.tree.leaves((state, state.params))  # the gradient is as large as the parameters
     require_memory(
         members * sum(leaf.size * leaf.dtype.itemsize for leaf in arrays),

@@ -83,7 +83,7 @@ def _refuse_other_arrays(trainings: Sequence[Training]) -> None:
     """Raise UserError unless all trainings have the same metrics, and the same arrays in their states."""
     if len(trainings) == 1:
         return
-    found = [jax.tree.flatten((jax.eval_shape(each.initial_state), sorted(each.zero_totals()))) for each in trainings]
+    found = [jax.tree.flatten((each.state_shapes, sorted(each.zero_totals()))) for each in trainings]
     for training, arrays in zip(trainings, found, strict=True):
         if arrays != found[0]:
             values, others = differing([trainings[0].config, training.config])
@@ -161,7 +161,7 @@ def restore_members(trainings: Mapping[RunDirectory, Training]) -> list[Member]:
     """
     # Equal for all members, so computed once: tracing the objective is slow.
     first = next(iter(trainings.values()))
-    state = jax.eval_shape(first.initial_state)
+    state = first.state_shapes
     items = jax.eval_shape(lambda state: checkpoint_items(state, first.zero_totals()), state)
     while True:
         _forget_uncommon([run for run, training in trainings.items() if not run.stopped_early(training.config)])

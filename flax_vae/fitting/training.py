@@ -1,6 +1,7 @@
 """A training as a value, and what follows from it: objective, optimiser, step and initial state."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -138,6 +139,11 @@ class Training:
         tx = self.optimizer_at(self.config.learning_rate)
         return TrainState.create(tree, tx, self.keys.train, self.config.ema_decay > 0)
 
+    @cached_property
+    def state_shapes(self) -> TrainState:
+        """The shapes of the initial state; tracing them takes a tenth of a second or more."""
+        return jax.eval_shape(self.initial_state)
+
     def zero_totals(self) -> Metrics:
         """Return a zero for each metric of the train step; traces the objective."""
         train = self.data.train if self.data.feed is None else self.data.feed.first
@@ -149,8 +155,7 @@ class Training:
         if self.data.class_names:
             context = jax.ShapeDtypeStruct((self.batch_size, len(self.data.class_names)), jnp.float32)
             batch = replace(batch, context=context)
-        state = jax.eval_shape(self.initial_state)
-        return zero_metrics(self.model, self.objective_at(self.config.beta), state, batch)
+        return zero_metrics(self.model, self.objective_at(self.config.beta), self.state_shapes, batch)
 
 
 def compares_images(objective: Objective) -> bool:
