@@ -97,9 +97,10 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
         UserError: a part of the user's own cannot be imported, or the data cannot be loaded or do not fit the settings
             or the memory.
     """
-    for kind in config.own_parts:
-        if not config.has_value(kind):
-            PARTS[kind].load(getattr(config, kind))  # imports it before the data are loaded, which may take minutes
+    values = {"preset": own.model, "objective": own.objective, "optimizer": own.optimizer}
+    for kind, part in config.own_parts.items():
+        if values.get(kind) is None:
+            PARTS[kind].load(part)  # imports it before the data are loaded, which may take minutes
     data = load_data(config, given)
     config = fitted_to(config, data)
     if data.feed is None:

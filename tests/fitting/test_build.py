@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from flax_vae import Config, UserError
-from flax_vae.fitting.build import build
+from flax_vae.fitting.build import build, own_parts
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.objectives.schedules import at
 from flax_vae.runs.config import PARTS
@@ -54,6 +55,24 @@ def test_a_schedule_that_does_not_fit_is_refused(text: str, message: str, few_im
 def test_a_part_that_cannot_be_imported_is_refused_before_the_data_are_loaded(kind: str) -> None:
     with pytest.raises(UserError, match=f"`{kind}` absent_module:f.*no module absent_module"):
         build(Config(dataset="absent.npz", **{kind: "absent_module:f"}))
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """An objective whose text, `test_build:Weighted(weight=0.5)`, does not make it: 0.5 is no integer."""
+
+    weight: int = 1
+
+    def __call__(self, model: Any, x: Any, key: Any, step: Any) -> tuple[Any, dict[str, Any]]:
+        return -self.weight * model.infer(x, key).likelihood.log_prob(x)[0], {}
+
+
+def test_a_value_is_used_as_it_is(few_images: Path) -> None:
+    """Also if it could be imported by name."""
+    own = own_parts(None, Weighted(0.5), None)
+    config = Config(dataset=str(few_images), epochs=1).naming(*own)
+    assert config.objective == "test_build:Weighted(weight=0.5)"
+    assert build(config, own).objective is own.objective
 
 
 @pytest.mark.parametrize(
