@@ -20,7 +20,7 @@ from flax_vae.objectives import OBJECTIVES, Objective
 from flax_vae.objectives.schedules import refuse_unfinished
 from flax_vae.pytrees import flatten_by_name
 from flax_vae.runs.checkpoints import refuse_other_model
-from flax_vae.runs.config import PARTS, Config
+from flax_vae.runs.config import MODEL_PARTS, PARTS, Config
 from flax_vae.runs.data import Data, Given, load_data, read_given
 from flax_vae.runs.directory import RunDirectory
 from flax_vae.runs.models import make_model, model_of, parameter_shapes
@@ -97,10 +97,10 @@ def build(config: Config, own: Own = NOTHING, members: int = 1, given: Given | N
         UserError: a part of the user's own cannot be imported, or the data cannot be loaded or do not fit the settings
             or the memory.
     """
-    values = {"preset": own.model, "objective": own.objective, "optimizer": own.optimizer}
+    values = dict.fromkeys(MODEL_PARTS, own.model) | {"objective": own.objective, "optimizer": own.optimizer}
     for kind, part in config.own_parts.items():
         if values.get(kind) is None:
-            PARTS[kind].load(part)  # imports it before the data are loaded, which may take minutes
+            PARTS[kind].load(part)  # imported now, since loading the data may take minutes
     data = load_data(config, given)
     config = fitted_to(config, data)
     if data.feed is None:

@@ -141,7 +141,7 @@ class Training:
 
     @cached_property
     def state_shapes(self) -> TrainState:
-        """The shapes of the initial state; tracing them takes a tenth of a second or more."""
+        """The shapes of the initial state, kept because tracing it takes a tenth of a second or more."""
         return jax.eval_shape(self.initial_state)
 
     def zero_totals(self) -> Metrics:

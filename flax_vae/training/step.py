@@ -72,13 +72,7 @@ class TrainState:
         """
         params, collections = split_tree(params)
         averaged = (params, collections) if ema else (None, None)
-
-        @jax.jit  # one program, which compiles faster than one for each shape
-        def start(params: Params, averaged: Any) -> Any:
-            # All arrays are donated, and some optimisers keep the initial parameters: each gets a buffer of its own.
-            return jax.tree.map(jnp.copy, (np.int32(0), tx.init(params), np.int32(0), averaged))
-
-        step, opt_state, skips, averaged = start(params, averaged)
+        step, opt_state, skips, averaged = _copies((np.int32(0), tx.init(params), np.int32(0), averaged))
         return cls(step, params, opt_state, averaged[0], skips, key, collections, averaged[1])
 
     @property
@@ -100,6 +94,12 @@ class TrainState:
                 params = optax.contrib.schedule_free_eval_params(state, self.params)
                 return join_tree(params, self.collections)
         return self.tree
+
+
+@jax.jit  # one program, which compiles faster than one for each shape
+def _copies(tree: Any) -> Any:
+    """Give each array a buffer of its own, since all are donated: some optimisers keep the initial parameters."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 TrainStep = Callable[[TrainState, BatchLike], tuple[TrainState, Metrics]]

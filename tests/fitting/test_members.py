@@ -164,10 +164,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize(
     ("field", "values", "names"),
     [
-        ("objective", ("own_penalty:penalised(weight=1)", "own_penalty:penalised(weight=0.5)"), "weight-1 weight-0.5"),
+        ("objective", ("own_penalty:penalised(weight=1)", "own_penalty:penalised(weight=0.3)"), "weight-1 weight-0.3"),
         ("optimizer", ("adamw(b2=0.9)", "adamw(weight_decay=0.1)"), ""),
-        ("objective", ("infovae", "infovae(weight=10)"), "weight-1000 weight-10"),
-        ("objective", ("renyi(alpha=1)", "renyi(alpha=0.5)"), "alpha-1 alpha-0.5"),
+        ("objective", ("infovae", "infovae(weight=0.1)"), "weight-1000 weight-0.1"),
+        ("objective", ("renyi(alpha=1)", "renyi(alpha=0.3)"), "alpha-1 alpha-0.3"),
         (
             "objective",
             ("elbo(beta=warmup(epochs=1, weight=3))", "elbo(beta=warmup(epochs=0.5, weight=3))"),
@@ -178,16 +178,16 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             ("split(adam(), encoder=adam(1e-3))", "split(adam(), encoder=adam(1e-4))"),
             "optimizer-encoder-learning-rate-0.001 optimizer-encoder-learning-rate-0.0001",
         ),
-        ("schedule", ("cosine", "cosine(end=0.5)"), "end-0.01 end-0.5"),
-        ("clip_norm", (1.0, 10.0), "clip-norm-1 clip-norm-10"),
-        ("ema_decay", (0.9, 0.5), "ema-decay-0.9 ema-decay-0.5"),
+        ("schedule", ("cosine(end=0.5)", "cosine"), "end-0.5 end-0.01"),
+        ("clip_norm", (10.0, 0.3), "clip-norm-10 clip-norm-0.3"),
+        ("ema_decay", (0.5, 0.9), "ema-decay-0.5 ema-decay-0.9"),
         ("kl_warmup_epochs", (0.0, 1.0), "kl-warmup-epochs-0 kl-warmup-epochs-1"),
     ],
 )
 def test_members_may_differ_in_any_float_of_objective_and_optimisation(
     field: str, values: tuple, names: str, configs: list[Config], own: str, tmp_path: Path
 ) -> None:
-    """The last member equals the run alone bit for bit. The kind of fault is a float rounded as an array would be.
+    """The last member equals its run alone, bit for bit. The fault to catch is a float rounded as if it were an array.
 
     An array of 0.9 in float32 makes 1 - 0.9 another number, XLA multiplies constants first, and Python cannot branch.
     """

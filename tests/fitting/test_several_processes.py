@@ -55,8 +55,9 @@ def test_a_run_of_two_processes_resumes_in_one_on_eight_devices(
 ) -> None:
     """As if it had been killed after its second epoch. In two processes, devices also shard the parameters."""
     layout = ["--devices", 4, "--fsdp", 2, "--keep", 9, "--dataset", few_images]
-    done = together(2, TRAIN_ONLY, *TRAINING, *layout, "--out", tmp_path / "two", cwd=tmp_path)
+    done = together(2, "train.py", *TRAINING, *layout, "--out", tmp_path / "two", cwd=tmp_path)
     assert [code for code, *_ in done] == [0, 0], done
+    assert (tmp_path / "two" / "pictures" / "samples.png").exists()
     np.testing.assert_allclose(losses(tmp_path / "two"), alone, rtol=1e-5)
     checkpoints.forget_after(tmp_path / "two" / "checkpoints", 24)
     code, out, err = call(TRAIN_ONLY, "--resume", tmp_path / "two", "--devices", 8, "--fsdp", 1, cwd=tmp_path)

@@ -34,7 +34,7 @@ def fit_together(posterior: str, levels: int, objective: str, preset: str) -> bo
 
 @functools.cache
 def covering() -> dict[str, list[Config]]:
-    """Return combinations of parts for each objective, which contain every two parts that test_parts.py does not train.
+    """Return combinations of parts for each objective, which together contain every pair that test_parts.py lacks.
 
     The exception is pairs of a likelihood and an objective: objectives receive only log-densities of images, and
     test_parts.py has each objective and each likelihood in some combination. The choice is greedy: the combination with
@@ -62,7 +62,7 @@ def covering() -> dict[str, list[Config]]:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_pair_of_parts_has_a_finite_loss_and_gradient(objective: str) -> None:
+def test_pairs_of_parts_have_a_finite_loss_and_gradient(objective: str) -> None:
     """With random parameters, on black, white and grey images."""
     images, random = np.repeat(np.uint8([0, 255, 77]), 12).reshape(3, 2, 2, 3), np.random.default_rng(0)
     for config in covering()[objective]:

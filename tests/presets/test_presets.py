@@ -32,8 +32,8 @@ pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 Setup = tuple[VAE, TrainState, Callable, np.ndarray]
 every_preset = pytest.mark.parametrize("preset", PRESETS)
-# With every kind of layer that the defaults have, but fewer of each.
-SMALLER = {"ladder": {"widths": (16, 16), "depths": (1, 1)}, "residual_conv": {"features": (16, 16)}}
+# Every kind of layer in the defaults, but fewer and narrower.
+SMALLER = {"ladder": {"widths": (16, 24), "depths": (1, 2)}, "residual_conv": {"features": (16, 24)}}
 
 
 def small(preset: str, image_shape: tuple[int, int, int], **settings: Any) -> VAE:

@@ -3,14 +3,17 @@
 The kind of fault is a run that describes, or opens as, another model than the one that was trained.
 """
 
+import contextlib
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import flax.linen as nn
+import optax
 import pytest
 
 from flax_vae import (
@@ -257,6 +260,23 @@ def test_nothing_that_a_run_names_is_imported(run: Run, tmp_path: Path) -> None:
     for open_it in (load_run, resume):
         with pytest.raises(UserError, match="of your own"):
             open_it(tmp_path)
+
+
+def test_nothing_that_a_run_names_is_imported_beside_values(
+    run: Run, own: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values are passed for model, objective and optimiser, and the model contains its prior."""
+    (tmp_path / "trap.py").write_text("import pathlib\npathlib.Path('executed').touch()")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = shutil.copytree(run.directory, tmp_path / "copy")
+    settings = json.loads((copy / "config.json").read_text())
+    settings |= {"preset": "trap:f", "objective": "trap:f", "prior": "trap:f", "optimizer": "trap:f"}
+    (copy / "config.json").write_text(json.dumps(settings))
+    values = {"model": run.model, "objective": own.my_loss, "optimizer": optax.adam(1e-3)}
+    with contextlib.suppress(UserError):  # not of what the run was trained with
+        resume(copy, **values)
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_model_and_its_precision_are_as_configured(own: ModuleType, config: Config, tmp_path: Path) -> None:
