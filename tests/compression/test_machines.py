@@ -9,8 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from full_set import full_set
 
-from flax_vae import bind, load_images, load_run, log_weights
+from flax_vae import bind, load_run, log_weights
 from flax_vae.compression import compress, container, decompress, read_header
 from flax_vae.runs.run import run_data
 
@@ -128,12 +129,11 @@ def test_images_cost_minus_the_elbo(name: str, binary: np.ndarray, compressed: C
     assert bits < 1.01 * draws.mean(0).sum() + 4 * np.sqrt(draws.var(0).sum()) + 64
 
 
+@full_set
 @pytest.mark.slow
 def test_real_images_cost_minus_the_elbo_to_one_percent() -> None:
     """Compress all test images with the shipped MLP, and compare their bits per dimension."""
     run = load_run("pretrained:mlp")
-    if len(load_images("fashion_mnist", "test")) < 10_000:
-        pytest.skip("needs the full Fashion-MNIST: apt-get install dataset-fashion-mnist")
     images = run_data(run).test.x
     content = compress(run.model, run.params, images)
     np.testing.assert_array_equal(decompress(run.model, run.params, content)[0], images)

@@ -1,20 +1,9 @@
-"""Helpers of the data tests: the places of real files, random pictures, and ways to damage a file."""
+"""Helpers of the data tests: random pictures, and ways to damage a file."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from flax_vae.data.sources import fashion_mnist
-
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-SUBSET = fashion_mnist.SUBSET
-NAMES = [f"{name}.gz" for files in fashion_mnist.FILES.values() for name in files]
-full_set = pytest.mark.skipif(
-    not all((DEBIAN / name).exists() for name in NAMES),
-    reason="needs the full Fashion-MNIST: apt-get install dataset-fashion-mnist",
-)
 
 
 def picture(seed: int, shape: tuple[int, ...] = (6, 5, 3)) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_a_dispatch_is_one_program_that_stays_on_the_device(
 def test_all_convolutions_are_in_bfloat16_where_asked(
     preset: str, convolutions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each convolution occurs forward and in two gradients, but for the gradient of the images."""
+    """Each convolution is computed forward and for two gradients; the images alone need none."""
     program, _ = dispatch_for("tpu", replace(CONFIG, preset=preset, precision="bfloat16"), monkeypatch)
     operands = re.findall(r"stablehlo\.convolution\(.* : \((.*)\) ->", program)
     assert len(operands) >= 3 * convolutions - 1

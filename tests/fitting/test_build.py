@@ -59,7 +59,7 @@ def test_a_part_that_cannot_be_imported_is_refused_before_the_data_are_loaded(ki
 
 @dataclass(frozen=True)
 class Weighted:
-    """An objective whose text, `test_build:Weighted(weight=0.5)`, does not make it: 0.5 is no integer."""
+    """An objective that its text, `test_build:Weighted(weight=0.5)`, cannot make: 0.5 is not an integer."""
 
     weight: int = 1
 

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from full_set import full_set
 from known_models import IMAGES, linear_gaussian, log_evidence, params_of
 
 from flax_vae import VAE, log_likelihood
@@ -11,6 +12,7 @@ from flax_vae.metrics.annealed import annealed_log_likelihood
 KEY = jax.random.key(0)
 
 
+@full_set
 @pytest.mark.slow
 def test_annealing_finds_modes_that_the_posterior_misses(
     missed: tuple[VAE, dict, np.ndarray, np.ndarray],

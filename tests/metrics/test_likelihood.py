@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from arviz_stats.base import array_stats
+from full_set import full_set
 from known_models import CONTEXTS, IMAGES, given, given_log_evidence, linear_gaussian, log_evidence, params_of
 
 from flax_vae import VAE, UserError, log_likelihood
@@ -66,6 +67,7 @@ def test_images_have_independent_draws() -> None:
     assert abs(bound[17] - bound[3]) < 4 * (error[17] + error[3])
 
 
+@full_set
 @pytest.mark.optimized
 @pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [1000, 5000])

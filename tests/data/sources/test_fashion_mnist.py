@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from files import DEBIAN, NAMES, SUBSET, cached_files, cut, full_set
+from files import cached_files, cut
+from full_set import DEBIAN, NAMES, SUBSET, full_set
 
 from flax_vae.data import Examples, load_images
 from flax_vae.data.sources import fashion_mnist

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from files import DEBIAN, as_image, cached_files, full_set, picture
+from files import as_image, cached_files, picture
+from full_set import DEBIAN, full_set
 
 from flax_vae import prepare_images
 from flax_vae.data import load_images
