@@ -59,8 +59,8 @@ def main(arguments: Arguments) -> None:
             keras = [str(HERE / "contenders" / "keras_script.py"), str(folder / "images.npz"), "1"]
             commands = {
                 "Keras script, first epoch": ("1 ", keras),
-                "train.py, first epoch, first start": ("epoch 1/1", [*train, str(folder / "first")]),
-                "train.py, first epoch, second start": ("epoch 1/1", [*train, str(folder / "second")]),
+                "train.py, first epoch, first start": ("1/1 ", [*train, str(folder / "first")]),
+                "train.py, first epoch, second start": ("1/1 ", [*train, str(folder / "second")]),
                 "sample.py, first start": ("", sample),
                 "sample.py, second start": ("", sample),
             }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tyro
 
-from flax_vae import Config, init_state, make_optimizer, make_train_step, tutorial_dense
+from flax_vae import Config, fit, init_state, make_optimizer, make_train_step, tutorial_dense
 from flax_vae.cli.compare import Compare
 from flax_vae.cli.compress import Compress
 from flax_vae.cli.decompress import Decompress
@@ -24,8 +24,8 @@ from flax_vae.presets import PRESETS
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 COMMANDS = {
-    "python train.py": Train,
-    "python sample.py": Sample,
+    "flax-vae train": Train,
+    "flax-vae sample": Sample,
     "flax-vae evaluate": Evaluate,
     "flax-vae compare": Compare,
     "flax-vae explore": Explore,
@@ -47,6 +47,35 @@ def test_tour(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     exec(shown, found)
     assert found["new"].shape == found["more"].shape == (10, 28, 28, 1)
     assert found["run"].config.objective == "elbo(beta=2.0)"
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_sampling(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the script on a small run."""
+    monkeypatch.chdir(tmp_path)
+    fit(Config(preset="tutorial_dense", dataset=str(few_images), epochs=1), "runs/latest")
+    (script,) = re.findall(r"```python\n(.*?)```", PAGES["sampling.md"], re.DOTALL)
+    found: dict = {}
+    exec(script, found)
+    np.testing.assert_array_equal(found["same"], found["images"])
+    assert found["again"].shape == (64, 28, 28, 1)
+    assert found["means"].shape == (64, 2)
+    assert found["way"].shape == (8, 28, 28, 1)
+    assert found["plane"].shape == (30, 30, 28, 28, 1)
+
+
+@pytest.mark.usefixtures("without_pictures")
+@pytest.mark.slow
+def test_own_parts(few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the network and the objective of the page, which belong to different files."""
+    monkeypatch.chdir(tmp_path)
+    network, objective = re.findall(r"```python\n(.*?)```", PAGES["own.md"], re.DOTALL)
+    own: dict = {}
+    exec(objective, own)
+    found: dict = {}
+    exec(network.replace("Config(epochs=2)", f"Config(epochs=1, dataset={str(few_images)!r})"), found)
+    run = fit(found["run"].config, tmp_path / "own", model=found["model"], objective=own["squared_rate"])
+    assert run.metrics[-1]["train_loss"] > run.metrics[-1]["train_distortion"]
 
 
 @pytest.mark.slow
@@ -89,8 +118,10 @@ def test_an_objective_with_parameters() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_commands_parse(name: str) -> None:
-    """Parse the flags, and check the values of settings that need no data."""
-    for line in re.findall(r"^    (.*)", PAGES[name], re.MULTILINE) + re.findall(r"`(python [^`]*)`", PAGES[name]):
+    """Parse the flags, and check the values of settings that need no data. Sentences may name a command alone."""
+    page = PAGES[name].replace(" \\\n", " ")
+    inline = [words for words in re.findall(r"`(flax-vae [^`]*)`", page) if words not in COMMANDS and "|" not in words]
+    for line in re.findall(r"^    (.*)", page, re.MULTILINE) + inline:
         for start, command in COMMANDS.items():
             if line.startswith(start) and "--help" not in line:
                 args = [word for word in shlex.split(line.removeprefix(start), comments=True) if word != "..."]
@@ -119,4 +150,4 @@ def test_every_objective_has_a_section() -> None:
 
 def test_every_preset_has_a_row() -> None:
     for name in PRESETS:
-        assert f"| `{name}` | `python train.py" in PAGES["recipes.md"]
+        assert f"| `{name}` | `flax-vae train" in PAGES["recipes.md"]

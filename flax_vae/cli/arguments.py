@@ -1,20 +1,27 @@
 """Arguments that several commands take, and their checks."""
 
+import csv
+import io
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from flax_vae.evaluation.run import Run, load_run
+from flax_vae.runs.records import Record
+from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
+from flax_vae.system.files import write_text
 
 PIPE = Path("-")  # standard input or output
 RunPath = Annotated[
     tyro.conf.Positional[Path],
     tyro.conf.arg(
-        help="Run directory, as train.py wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of the "
-        "Hugging Face hub."
+        help="Run directory, as flax-vae train wrote it; a .safetensors file; pretrained:NAME; or hf://OWNER/NAME of "
+        "the Hugging Face hub."
     ),
 ]
 _Text = Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME", help_behavior_hint="")]
@@ -42,6 +49,39 @@ class OwnParts:
         """Open a run with these parts."""
         parts = {name: part for name, part in vars(self).items() if name != "preset"}
         return load_run(where, self.preset, **parts)
+
+
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
+@dataclass(frozen=True)
+class FiguresFiles:
+    """Files for the figures that a command prints."""
+
+    json: Path | None = None
+    """Also write the figures to this JSON file; - prints them as JSON instead of the table."""
+    csv: Path | None = None
+    """Also write the table to this CSV file; - prints it as CSV instead."""
+
+    def check(self, overwrite: bool) -> None:
+        """Raise UserError if a file cannot be written, before any work is done."""
+        if self.json == self.csv == PIPE:
+            raise UserError("--json - and --csv - both print to standard output: leave one of them out.")
+        for path, suffix in ((self.json, ".json"), (self.csv, ".csv")):
+            if path and path != PIPE:
+                require_writable(path, overwrite, suffix, f"--{suffix[1:]}")
+
+    def write(self, content: Any, rows: Sequence[Record]) -> bool:
+        """Write `content` as JSON and `rows` as CSV; return True unless either was printed in place of the table."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        texts = {self.json: json.dumps(content, indent=2), self.csv: table.getvalue().rstrip("\n")}
+        for path, text in texts.items():
+            if path == PIPE:
+                print_result(text)
+            elif path:
+                write_text(path, text + "\n")
+        return PIPE not in texts
 
 
 def require_writable(path: Path, overwrite: bool, suffix: str = "", flag: str = "--out") -> None:

@@ -2,15 +2,16 @@
 
 examples:
   flax-vae compare runs/sweep/*
+  flax-vae compare runs/sweep/* --csv sweep.csv
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
-from flax_vae.cli.arguments import OutPath, Overwrite, require_writable
-from flax_vae.evaluation.tables import compare
+from flax_vae.cli.arguments import FiguresFiles, OutPath, Overwrite, require_writable
+from flax_vae.evaluation.tables import compare, show_comparison
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 
@@ -23,16 +24,20 @@ class Compare:
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run directories, as train.py wrote them.
+    """Run directories, as flax-vae train wrote them.
     Files among them, such as the summary.json of an ensemble, are skipped."""
     out: OutPath = Path("comparison.png")
     """PNG file to write."""
     overwrite: Overwrite = False
+    files: FiguresFiles = field(default_factory=FiguresFiles)
 
     def __call__(self) -> None:
         """Run the command."""
         if not self.runs:
             raise UserError("flax-vae compare: name the run directories.")
         require_writable(self.out, self.overwrite or self.out == Compare.out, ".png")
-        compare(self.runs, self.out)
-        print_result(self.out)
+        self.files.check(self.overwrite)
+        figures = compare(self.runs, self.out)
+        if self.files.write(figures, figures):
+            show_comparison(figures)
+            print_result(self.out)

@@ -13,21 +13,29 @@ from typing import Annotated, Literal
 
 import tyro
 
-from flax_vae.cli.arguments import Overwrite, OwnParts, RunPath, require_writable
+from flax_vae.cli.arguments import PIPE, FiguresFiles, Overwrite, OwnParts, RunPath
 from flax_vae.evaluation.evaluate import evaluate
 from flax_vae.evaluation.plan import PROTOCOLS, Plan
 from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
-from flax_vae.evaluation.tables import show
+from flax_vae.evaluation.tables import figure_rows, show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize
 from flax_vae.system.errors import UserError
-from flax_vae.system.files import write_json
 from flax_vae.system.machine import cpu_cores, use_machine
 
 
 @dataclass(frozen=True)
+class _Files(FiguresFiles):
+    json: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
+    """Also write the figures to this JSON file; - prints them as JSON instead of the table."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a trained model on its test set: print a table, and write evaluation.json and two pictures."""
+    """Evaluate a trained model on its test set: print a table, and write evaluation.json and two pictures.
+
+    An interrupted evaluation resumes from its partial results, in the run directory or beside the file of --json.
+    """
 
     run: RunPath
     protocol: Literal["exemplar_vae"] | None = None
@@ -55,24 +63,21 @@ class Evaluate:
     Test images are binarised once, for fixed and dynamic alike, with --binarize-seed."""
     binarize_seed: int | None = None
     """Seed of the binarisation, with --binarize."""
-    json: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
-    """Also write the figures to this file.
-    An interrupted evaluation resumes from its partial results, in FILE.part.npz or in the run directory."""
     overwrite: Overwrite = False
+    files: _Files = field(default_factory=_Files)
     own: OwnParts = field(default_factory=OwnParts)
 
     def __call__(self) -> None:
         """Run the command."""
-        if self.json:
-            require_writable(self.json, self.overwrite, ".json", "--json")
+        self.files.check(self.overwrite)
         plan = self._plan()
         use_machine(math.gcd(cpu_cores(), IMAGES_PER_UPDATE))  # one image per core at a time is fastest
-        part = self.json and self.json.with_suffix(".part.npz")
+        file = self.files.json
+        part = None if file in (None, PIPE) else file.with_suffix(".part.npz")
         run = self.own.load_run(self.run)
         record = evaluate(run, plan, part=part)
-        if self.json:
-            write_json(self.json, record)
-        show(record, run.kind)
+        if self.files.write(record, figure_rows(record, run.kind)):
+            show(record, run.kind)
 
     def _plan(self) -> Plan:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")

@@ -18,7 +18,7 @@ from flax_vae.system.console import log, print_result, print_table, printable, t
 from flax_vae.system.errors import UserError
 
 _TITLES = ("epoch", "seconds", "loss", "rate", "distortion", "IW bound", "active", "Fréchet")
-_IW_BOUND, _NO_FIGURE = _TITLES.index("IW bound"), "-"
+_NO_FIGURE = "-"
 
 
 def show(record: Record, kind: str = "images") -> None:
@@ -64,14 +64,11 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
         yield f"  {name.ljust(longest)}  {value.rjust(widest)}  {remark}".rstrip()
 
 
-def compare(directories: Sequence[str | Path], picture: Path) -> None:
-    """Print a table of runs, with their evaluations if they have any, and draw their test losses.
-
-    A figure of an evaluation is followed by "±" and its standard error: how much another evaluation would differ, with
-    other draws and, for binarised images, another binarisation.
+def compare(directories: Sequence[str | Path], picture: Path) -> list[Record]:
+    """Draw the test losses of runs, and return the figures of each: a table for `show_comparison`, JSON or CSV.
 
     A pattern such as `runs/*` matches more than runs: files are skipped, an ensemble is replaced by its members, and a
-    run that is named twice, such as by `latest`, is shown once.
+    run that is named twice, such as by `latest`, is compared once.
 
     Raises:
         UserError: a directory is not a run, or has no finished epoch; or there are only files.
@@ -84,15 +81,32 @@ def compare(directories: Sequence[str | Path], picture: Path) -> None:
     if not runs:
         raise UserError(f"{directories[0]} is a file: name run directories.")
     curves = {str(run): run.metrics() for run in runs}
-    cells = {printable(str(run)): _comparison(run, curves[str(run)]) for run in runs}
-    for line in _aligned(cells, table_width()):
-        print_result(line)
-    if missing := [name for name, row in cells.items() if row[_IW_BOUND] == _NO_FIGURE]:
+    figures = [_figures(run, curves[str(run)]) for run in runs]
+    if missing := [printable(row["run"]) for row in figures if row["iw_bound"] is None]:
         log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
     _warn_of_different_data([run for run in runs if (run.path / "provenance.json").exists()])
     shapes = [read_config(run.config_file)[1] for run in runs]
     of_images = all(isinstance(shape, tuple) and len(shape) == 3 for shape in shapes)
     save_figure(picture, plot_comparison(curves, example_noun("images" if of_images else "vectors")))
+    return figures
+
+
+def show_comparison(figures: Sequence[Record]) -> None:
+    """Print a table of runs.
+
+    A figure of an evaluation is followed by "±" and its standard error: how much another evaluation would differ, with
+    other draws and, for binarised images, another binarisation.
+    """
+    for line in _aligned({printable(row["run"]): _cells(row) for row in figures}, table_width()):
+        print_result(line)
+
+
+def figure_rows(record: Record, kind: str = "images") -> list[Record]:
+    """Return the rows that `show` prints, as records."""
+    return [
+        {"figure": figure.name, "value": figure.value, "unit": figure.unit, "note": figure.note}
+        for figure in report(record, kind)
+    ]
 
 
 def _warn_of_different_data(runs: Sequence[RunDirectory]) -> None:
@@ -129,31 +143,50 @@ def _aligned(cells: Mapping[str, Sequence[str]], width: int) -> Iterator[str]:
             yield f"  {numbers}"
 
 
-def _comparison(directory: RunDirectory, metrics: Sequence[Record]) -> list[str]:
-    """Return the cells of a run, for its best epoch."""
+def _figures(directory: RunDirectory, metrics: Sequence[Record]) -> Record:
+    """Return the figures of a run, for its best epoch; None for what was not measured."""
     config = directory.config()
     best = best_record(metrics, config.monitored)
     if best is None:
         raise UserError(f"{directory} has no finished epoch yet.")
-    terms = [f"{held_out_set(best)}_{term}" for term in ("loss", "rate", "distortion")]
     evaluation = directory.evaluation(best["step"]) or {}
-    bounds, units, frechet = (evaluation.get(name) for name in ("importance_weighted", "latent_dim", "frechet"))
-    return [
-        f"{best['epoch']}/{config.epochs}",
-        f"{metrics[-1]['seconds']:.0f}",
-        *(f"{best[name]:.2f}" if name in best else _NO_FIGURE for name in terms),
-        _with_error(bounds[-1], "log_likelihood") if bounds else _NO_FIGURE,
-        f"{evaluation['active_units']}/{units}" if units else _NO_FIGURE,
-        _with_error(frechet, "distance") if frechet else _NO_FIGURE,
-    ]
+    bounds, frechet = (evaluation.get(name) for name in ("importance_weighted", "frechet"))
+    bound = bounds[-1] if bounds else {}
+    return {
+        "run": str(directory),
+        "epoch": best["epoch"],
+        "epochs": config.epochs,
+        "seconds": metrics[-1]["seconds"],
+        **{name: best.get(f"{held_out_set(best)}_{name}") for name in ("loss", "rate", "distortion")},
+        "iw_bound": bound.get("log_likelihood"),
+        "iw_bound_error": _standard_error(bound),
+        "active_units": evaluation.get("active_units"),
+        "latent_dim": evaluation.get("latent_dim"),
+        "frechet": (frechet or {}).get("distance"),
+        "frechet_error": _standard_error(frechet or {}),
+    }
 
 
-def _with_error(row: Record, name: str) -> str:
-    """Return a figure with its standard error over repetitions with other draws and another binarisation.
+def _cells(row: Record) -> list[str]:
+    """Return the cells of a run."""
+
+    def number(name: str) -> str:
+        if row[name] is None:
+            return _NO_FIGURE
+        error = row.get(f"{name}_error")
+        return f"{row[name]:.2f}" + ("" if error is None else f"±{error:.2f}")
+
+    units = _NO_FIGURE if row["active_units"] is None else f"{row['active_units']}/{row['latent_dim']}"
+    terms = [number(name) for name in ("loss", "rate", "distortion", "iw_bound")]
+    return [f"{row['epoch']}/{row['epochs']}", f"{row['seconds']:.0f}", *terms, units, number("frechet")]
+
+
+def _standard_error(row: Record) -> float | None:
+    """Return the standard error of a figure over repetitions with other draws and another binarisation.
 
     The error from the choice of images is left out: runs are compared on the same images. Earlier versions stored fewer
     errors.
     """
     stored = (row.get(f"standard_error_of_{cause}") for cause in ("draws", "binarization"))
     errors = [error for error in stored if error is not None]
-    return f"{row[name]:.2f}" + (f"±{math.hypot(*errors):.2f}" if errors else "")
+    return math.hypot(*errors) if errors else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from flax_vae.batches import shape_text
 from flax_vae.data import example_noun, examples_noun, is_binary
+from flax_vae.fitting.lines import EpochLines, duration, mean_and_deviation
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.timing import Clock
 from flax_vae.pytrees import by_name
@@ -24,6 +26,7 @@ from flax_vae.system.files import write_json
 from flax_vae.system.processes import is_first_process
 
 _FEW_STEPS = 36
+_SECONDS_WITHOUT_A_LINE = 30.0  # where there is no bar
 
 
 def log_start(directory: RunDirectory, members: Sequence[Member], first_step: int) -> None:
@@ -40,37 +43,38 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     config, data = training.config, training.data
     _log_data(config, data)
     preset = config.name_of("preset")
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    several, each = (f"{len(members)} x ", " each") if len(members) > 1 else ("", "")
+    log(f"Model:     {several}{preset}, {parameters:,} parameters{each}")
     objective, *others = dict.fromkeys(member.training.config.name_of("objective") for member in members)
     objective += f" and {len(others)} more" if others else ""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    several = f"{len(members)} models, each " if len(members) > 1 else ""
-    log(f"Model: {several}{preset} with {parameters:,} parameters; objective {objective}.")
+    levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
+    kind_of_loss = (
+        "; grey values by cross-entropy (not a density)" if levels == 2 and not is_binary(data.test.x) else ""
+    )
+    log(f"Loss:      {objective}, nats per {example_noun(data.train.kind)}{kind_of_loss}")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     steps = f"{training.total_steps:,} steps of {training.batch_size} {examples_noun(data.train.kind)} in {epochs}"
     resumed = f", from step {first_step:,}" if first_step else ""
-    log(f"Training: {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}, in {directory}.")
+    log(f"Training:  {steps}{resumed}, on {f'{devices} x ' if devices > 1 else ''}{kind}")
+    log(f"Directory: {directory}")
     if training.total_steps < _FEW_STEPS:
         log(f"WARNING: a model hardly learns in {training.total_steps} steps. Train for more epochs.")
-    levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
-    if levels == 2 and not is_binary(data.test.x):
-        log(
-            f"Bernoulli likelihood on {'grey' if data.train.kind == 'images' else 'continuous'} values: the loss is "
-            f"their cross-entropy, in nats per {example_noun(data.train.kind)}. It trains well, but it is not a "
-            "density; compare it only with the same loss, or choose another likelihood."
-        )
 
 
 def _log_data(config: Config, data: Data) -> None:
     """Log the examples, and warn of what they rule out, or of columns that carry no information."""
     parts = {"training": data.train, "validation": data.validation, "test": data.test}
     counts = " + ".join(f"{len(part):,} {name}" for name, part in parts.items() if part)
-    sources = " and ".join(dict.fromkeys(part.provenance["source"] for part in (data.train, data.test)))
+    sources = dict.fromkeys(part.provenance["source"] for part in (data.train, data.test))
     if data.feed is not None:
         counts = f"batches of {len(data.train):,}" + (f" + {len(data.test):,} test" if data.held_out else "")
-        sources = f"{data.feed.steps_per_epoch:,} {data.train.provenance['source']} are an epoch"
+        sources = {f"{data.feed.steps_per_epoch:,} {data.train.provenance['source']} are an epoch": None}
     resized = f", resized ({config.resize})" if config.image_size else ""
-    log(f"Data: {counts} {examples_noun(data.train.kind)} of {shape_text(data.train.shape)}{resized}; {sources}.")
+    log(f"Data:      {counts} {examples_noun(data.train.kind)} of {shape_text(data.train.shape)}{resized}")
+    for source in sources:
+        log(f"           {source}")
     if data.feed is not None and not data.feed.is_resumable:
         log("`data` is a plain iterable, whose position cannot be saved: this training cannot be resumed.")
     if data.held_out is None:
@@ -108,8 +112,11 @@ class Report:
         self.clock = Clock(records[-1]["seconds"] if records else 0.0)
         self.speed_unit = f"{example_noun(training.data.train.kind)}s/s"
         self.members = members_by_label([member.training.config for member in members])
-        self.directories, self.monitor = [member.directory for member in members], training.config.monitored
+        self.directories = [member.directory for member in members]
         self.epochs, self.steps_per_epoch = training.config.epochs, training.steps_per_epoch
+        seeds = max(map(len, self.members.values()))
+        self.lines = EpochLines(self.epochs, training.config.monitored, seeds, [*self.members], self.speed_unit)
+        self.has_header, self.last_line = False, time.monotonic()
         self.logs = [_RunLog(member.directory, first_step) for member in members if is_first_process()]
         self.console = stdout_console()
         self.bar = _progress_bar(self.console, visible=bool(self.logs) and self.console.is_terminal)
@@ -138,12 +145,17 @@ class Report:
             images: the number of images of the dispatch.
         """
         self.clock.count(images)
-        first = next(iter(metrics.values()), {})  # empty if the last member has just diverged
-        names = [name for name in ("loss", "elbo", "rate", "distortion") if name in first]
-        shown = [f"{name} {mean(m[name] for m in metrics.values()):.2f}" for name in names]
-        terms = "  ".join([*shown, f"{self.clock.images_per_second():,.0f} {self.speed_unit}"])
+        losses = [means["loss"] for means in metrics.values()]  # none if the last member has just diverged
+        speed = self.clock.images_per_second()
+        shown = [f"loss {mean(losses):.2f}" if losses else "", f"{speed:,.0f} {self.speed_unit}" if speed else ""]
+        terms = "  ".join(filter(None, shown))
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, epoch=epoch, terms=terms)
+        if self.logs and not self.console.is_terminal and time.monotonic() - self.last_line > _SECONDS_WITHOUT_A_LINE:
+            left = self.bar.tasks[0].time_remaining
+            remaining = "" if left is None else f"  {duration(float(left))} left"
+            log(f"epoch {epoch}/{self.epochs}  {self.bar.tasks[0].percentage:.0f} %  {terms}{remaining}")
+            self.last_line = time.monotonic()
 
     def finish_epoch(self, records: Mapping[int, Record]) -> None:
         """Write the epoch's record of each member to its files, and print a line for each label."""
@@ -151,12 +163,19 @@ class Report:
             return
         for member, record in records.items():
             self.logs[member].write(record)
+        if records and not self.has_header:
+            self._print(self.lines.header(next(iter(records.values()))))
+            self.has_header = True
         for label, members in self.members.items():
             if group := {member: records[member] for member in members if member in records}:
                 best = all(self.directories[member].best_step() == group[member]["step"] for member in group)
-                line = epoch_line([*group.values()], label, self.epochs, self.monitor, best, self.speed_unit)
-                self.console.print(line, highlight=False, soft_wrap=True)
-                self.console.file.flush()
+                self._print(self.lines.line([*group.values()], label, best))
+
+    def _print(self, line: str) -> None:
+        """Print a line above the bar; a file gets it whole, and a terminal breaks it between words."""
+        self.console.print(line, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.file.flush()
+        self.last_line = time.monotonic()
 
 
 class _RunLog:
@@ -189,52 +208,14 @@ def _progress_bar(console: Any, visible: bool) -> Any:
 
     return Progress(
         TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:3.0f} %  {task.fields[terms]}"),
         TimeRemainingColumn(compact=True),
+        TextColumn("left"),
         console=console,
         disable=not visible,
         transient=True,
     )
-
-
-def epoch_line(
-    records: Sequence[Record], label: str, epochs: int, monitor: str, best: bool, speed_unit: str = "images/s"
-) -> str:
-    """Return the line of an epoch: metrics, or their mean ± standard deviation over the seeds of a label.
-
-    Args:
-        records: the epoch of each seed.
-        label: what distinguishes the seeds from other members.
-        epochs: the number of epochs of the training.
-        monitor: the metric that chooses the best epoch.
-        best: True if this epoch is the best so far.
-        speed_unit: the unit of the speed.
-    """
-    first, held_out = records[0], held_out_set(records[0])
-    names = [name for name in first if name.startswith(("train_", f"{held_out}_"))]
-    value = {name: mean_and_deviation([record[name] for record in records]) for name in names}
-    terms = {name: value.get(f"{held_out}_{name}") for name in ("rate", "distortion")}
-    shown = ", ".join(f"{name} {text}" for name, text in terms.items() if text)
-    skipped = mean(record["train_skipped"] for record in records)
-    parts = [
-        f"epoch {first['epoch']:>{len(str(epochs))}}/{epochs}",
-        label,
-        f"train loss {value['train_loss']}" if held_out != "train" else "",
-        f"{held_out} loss {value[f'{held_out}_loss']}" + (f" ({shown})" if shown else ""),
-        f"{held_out} {monitor} {value[f'{held_out}_{monitor}']}" if monitor not in ("loss", *terms) else "",
-        "best" if best else "",
-        f"{len(records)} seeds" if len(records) > 1 else "",
-        f"{skipped:.2%} of the steps skipped" if skipped else "",
-        f"{first['images_per_second']:,.0f} {speed_unit}",
-        f"{first['seconds']:.0f} s",
-    ]
-    return "  ".join(filter(None, parts))
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Format the mean of values, and for several the sample standard deviation: "262.10 ± 0.35"."""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def write_summary(directory: RunDirectory) -> None:

@@ -1,4 +1,4 @@
-"""The configuration of a training: a value, the flags of `train.py`, and the file `config.json`."""
+"""The configuration of a training: a value, the flags of `flax-vae train`, and the file `config.json`."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace

@@ -35,7 +35,12 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=2) + "\n"))
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text atomically; errors as for `write_json`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager

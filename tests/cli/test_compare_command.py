@@ -1,5 +1,6 @@
 """`flax-vae compare`: its table, and the paths that a pattern names."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -128,3 +129,23 @@ def test_a_pattern_may_name_more_than_runs(
     assert main(["compare", "sweep/run"]) == 0
     assert main(["compare", "sweep/summary.json"]) == 2
     assert "sweep/summary.json is a file: name run directories." in capsys.readouterr().err
+
+
+def test_figures_go_to_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON on standard output, where nothing else is then printed, and as a CSV file."""
+    monkeypatch.chdir(tmp_path)
+    runs = [make_run("a", evaluated=True, test_rate=19.37), make_run("b", evaluated=False)]
+    assert main(["compare", *runs, "--json", "-", "--csv", "runs.csv"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["run"], first["loss"], first["rate"], first["iw_bound"]) == ("a", 1234.5, 19.37, -228.85)
+    assert first["iw_bound_error"] == pytest.approx(0.05)
+    assert second["iw_bound"] is None
+    with Path("runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loss"] for row in rows] == ["1234.5", "1234.5"]
+    assert rows[0].keys() == first.keys()
+    assert main(["compare", *runs, "--csv", "runs.csv"]) == 2
+    assert "--csv runs.csv already exists" in capsys.readouterr().err
+    assert main(["compare", *runs, "--csv", "-", "--json", "-"]) == 2

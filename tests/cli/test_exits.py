@@ -5,12 +5,15 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
 import pytest
 import tyro
 from saved_files import unpack_saved_files
 
+import flax_vae
 from flax_vae.cli.arguments import RunPath
 from flax_vae.cli.exits import run_command
+from flax_vae.cli.main import main
 from flax_vae.system.errors import UserError
 
 
@@ -107,3 +110,23 @@ def test_a_missing_device_is_one_line(
         assert line.endswith("Set JAX_PLATFORMS=cpu, or leave it out.")
     assert "Traceback" not in done.stderr
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_program_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert out.count("flax-vae ") == 10  # nine commands, and the one to begin with
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_program_names_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"flax_vae {flax_vae.__version__} (jax {jax.__version__}, ")
+
+
+@pytest.mark.parametrize(
+    ("command", "advice"), [("trian", "did you mean train?"), ("figures", "the commands are train, prepare, ")]
+)
+def test_a_command_that_does_not_exist(command: str, advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--epochs", "3"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: flax-vae has no command {command}; {advice}")

@@ -77,7 +77,7 @@ def test_a_member_that_diverges_does_not_change_the_others(
     assert reason.startswith("step 11 and the 9 before were skipped: loss is nan")
     err = capsys.readouterr().err
     assert "learning-rate-1e+30 stops. step 11" in err
-    assert err.index("Model: 2 models, each tutorial_dense") < err.index("stops")  # said before the first step
+    assert err.index("Model:     2 x tutorial_dense") < err.index("stops")  # said before the first step
     summary = json.loads((tmp_path / "group" / "summary.json").read_text())
     assert [(row["learning_rate"], row["seeds"], row["failed"]) for row in summary] == [
         (0.002, [0], []),

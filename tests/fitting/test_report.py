@@ -1,12 +1,14 @@
-"""The lines that a training logs before its first step."""
+"""The lines that a training logs before its first step, and those of its epochs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flax_vae import Config
+from flax_vae import Config, fit
 from flax_vae.fitting.build import build
+from flax_vae.fitting.lines import EpochLines
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.report import log_start
 from flax_vae.runs.directory import RunDirectory
@@ -24,11 +26,13 @@ def start_lines(config: Config, capsys: pytest.CaptureFixture[str], members: int
 def test_a_start_names_data_model_and_place(few_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(preset="tutorial_dense", dataset=str(few_images), epochs=3, batch_size=50)
     assert start_lines(config, capsys) == [
-        f"Data: 600 training + 100 test images of 28 x 28 x 1; x_train in {few_images} and x_test in {few_images}.",
-        "Model: tutorial_dense with 202,516 parameters; objective elbo.",
-        "Training: 36 steps of 50 images in 3 epochs, on cpu, in runs/mine.",
-        "Bernoulli likelihood on grey values: the loss is their cross-entropy, in nats per image. It trains well, but "
-        "it is not a density; compare it only with the same loss, or choose another likelihood.",
+        "Data:      600 training + 100 test images of 28 x 28 x 1",
+        f"           x_train in {few_images}",
+        f"           x_test in {few_images}",
+        "Model:     tutorial_dense, 202,516 parameters",
+        "Loss:      elbo, nats per image; grey values by cross-entropy (not a density)",
+        "Training:  36 steps of 50 images in 3 epochs, on cpu",
+        "Directory: runs/mine",
     ]
 
 
@@ -39,9 +43,71 @@ def test_a_start_warns_of_few_steps(few_images: Path, capsys: pytest.CaptureFixt
 
 def test_a_start_names_what_was_held_out_resized_and_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     config = Config(preset="tutorial_dense", dataset="sprites", image_size=8, validation=0.5, epochs=2)
-    data, model, training, *_ = start_lines(config, capsys, members=2, step=1234)
-    assert data == (
-        "Data: 6,804 training + 6,804 validation + 1,512 test images of 8 x 8 x 1, resized (crop); drawn by flax_vae."
-    )
-    assert model.startswith("Model: 2 models, each tutorial_dense with ")
-    assert training.startswith("Training: 106 steps of 128 images in 2 epochs, from step 1,234, on ")
+    data, source, model, _, training, _ = start_lines(config, capsys, members=2, step=1234)
+    assert data == "Data:      6,804 training + 6,804 validation + 1,512 test images of 8 x 8 x 1, resized (crop)"
+    assert source.strip() == "drawn by flax_vae"
+    assert model.startswith("Model:     2 x tutorial_dense, ")
+    assert training.startswith("Training:  106 steps of 128 images in 2 epochs, from step 1,234, on ")
+
+
+def record_of(epoch: int, loss: float, **more: float) -> dict[str, float]:
+    terms = {"loss": loss, "rate": 0.02 * loss, "distortion": 0.98 * loss, "skipped": 0.0}
+    both = {f"{part}_{name}": value for part in ("train", "test") for name, value in terms.items()}
+    return {"epoch": epoch, "step": 469 * epoch, "seconds": 16.2 * epoch, "images_per_second": 12309.0} | both | more
+
+
+def test_epochs_are_columns_of_a_table() -> None:
+    lines = EpochLines(epochs=12)
+    shown = [lines.header(record_of(1, 1.0)), lines.line([record_of(9, 300.44)], best=True)]
+    shown.append(lines.line([record_of(10, 12345.678)]))
+    assert shown == [
+        "epoch  train loss  test loss  reconstruction      KL  images/s    time",
+        " 9/12      300.44     300.44          294.43    6.01    12,309   2 min  best",
+        "10/12    12345.68   12345.68        12098.76  246.91    12,309   3 min",
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        EpochLines(100),
+        EpochLines(100, speed_unit="examples/s"),
+        EpochLines(100, seeds=3),
+        EpochLines(100, seeds=3, labels=("learning-rate-0.001", "beta-2")),
+    ],
+    ids=["a run", "vectors", "seeds", "settings"],
+)
+def test_epochs_fit_into_80_columns(lines: EpochLines) -> None:
+    """Their columns stand under their titles."""
+    records = [record_of(100, 262.1 + seed) for seed in range(lines.seeds)]
+    header = lines.header(records[0])
+    for label in lines.labels:
+        line = lines.line(records, label, best=True)
+        assert len(line) <= 80
+        for title in ("test loss", "reconstruction", "KL"):
+            end = header.index(title) + len(title)
+            assert line[end - 1].isdigit()
+            assert line[end : end + 2] == "  " or end >= len(line)
+
+
+def test_another_metric_that_chooses_the_best_epoch_has_a_column() -> None:
+    records = [record_of(1, 262.1, test_elbo=-262.1)]
+    assert "test elbo" in EpochLines(1, monitor="elbo").header(records[0])
+    assert "-262.10" in EpochLines(1, monitor="elbo").line(records)
+
+
+def test_seeds_that_diverged_and_skipped_steps_are_told() -> None:
+    line = EpochLines(1, seeds=3).line([record_of(1, 1.0, train_skipped=0.02), record_of(1, 2.0)])
+    assert line.endswith("1.00% of the steps skipped  2 of 3 seeds")
+
+
+def test_a_training_without_a_terminal_says_where_it_is(
+    few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least every thirty seconds, here after each dispatch."""
+    monkeypatch.setattr("flax_vae.fitting.report._SECONDS_WITHOUT_A_LINE", 0.0)
+    monkeypatch.setattr("flax_vae.fitting.fit.draw_pictures", lambda *_: None)
+    fit(Config(preset="tutorial_dense", dataset=str(few_images), epochs=2, batch_size=50), tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert re.search(r"^epoch 2/2  100 %  loss [\d.]+  [\d,]+ images/s  0 s left$", err, re.MULTILINE)
+    assert [line.split()[0] for line in out.splitlines()] == ["epoch", "1/2", "2/2"]
