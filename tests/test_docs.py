@@ -143,7 +143,7 @@ def test_every_objective_has_a_section() -> None:
     sections = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL))
     assert sections.keys() == set(OBJECTIVES)
     for name, section in sections.items():
-        assert "    loss = " in section
+        assert r"$$\mathrm{loss} = " in section
         for parameter, of in OBJECTIVES.hyperparameters(name).items():
             assert f"- `{parameter}` ({of.default!r})" in section, (name, parameter)
 
