@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import numpy as np
 import pytest
 
 import flax_vae  # imports its modules only once their names are used
+
+if TYPE_CHECKING:
+    from selenium import webdriver
 
 # A shell starts background jobs with SIGINT ignored, and the programs that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -140,3 +144,25 @@ def run(config: "flax_vae.Config", tmp_path_factory: pytest.TempPathFactory) -> 
 def copy(run: "flax_vae.Run", tmp_path: Path) -> Path:
     """Copy the directory of `run`, for tests that damage it."""
     return shutil.copytree(run.directory, tmp_path / "copy")
+
+
+@pytest.fixture(scope="session")
+def browser() -> "Iterator[webdriver.Chrome]":
+    """Start the installed Chromium, headless, for the session; it records console messages and is offline."""
+    from selenium import webdriver
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    chrome.execute_cdp_cmd("Network.enable", {})
+    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
+    yield chrome
+    chrome.quit()

@@ -1,7 +1,6 @@
-"""The installed Chromium, headless: programs and pages run in it as in a user's browser."""
+"""Programs and pages run in a browser, as users open them."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,26 +20,6 @@ PAGE = """<!doctype html>
 <script>const functions = engine.open(JSON.parse(document.getElementById("program").textContent));</script>
 """
 CALL = "return functions[arguments[0]](arguments[1].map((input) => Float32Array.from(input))).map((o) => Array.from(o))"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[webdriver.Chrome]:
-    """Start one browser for the session, which records console messages and is offline."""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    chrome.execute_cdp_cmd("Network.enable", {})
-    offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
-    chrome.execute_cdp_cmd("Network.emulateNetworkConditions", offline)
-    yield chrome
-    chrome.quit()
 
 
 @pytest.fixture(scope="session")
