@@ -61,7 +61,7 @@ def test_network(home: Path, few_images: Path) -> None:
     assert namespace["run"].metrics[-1]["epoch"] == 2
     assert namespace["images"].shape == (64, 28, 28, 1)
     assert namespace["means"].shape == (64, 8)
-    assert namespace["bound"].shape == namespace["error"].shape == (64,)
+    assert namespace["again"].shape == (64, 28, 28, 1)
 
 
 def test_objective(home: Path, few_images: Path) -> None:
