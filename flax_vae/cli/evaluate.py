@@ -24,6 +24,7 @@ from flax_vae.system.errors import UserError
 from flax_vae.system.machine import cpu_cores, use_machine
 
 
+@tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class _Files(FiguresFiles):
     json: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None

@@ -23,6 +23,10 @@ from flax_vae.training.sharding import data_mesh, parameter_shardings, shardings
 from flax_vae.training.step import make_train_steps, zero_metrics
 
 use_machine(8)
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **of: event.endswith("backend_compile_duration") and compiled.append(of.get("fun_name", ""))
+)
 images = load_images(sys.argv[1], "train", image_size=8).x
 shape, batch, steps = images.shape[1:], 48, 12
 small_ladder = partial(ladder, widths=(48,), depths=(1,), latent_dim=4)
@@ -35,19 +39,18 @@ def losses(model, objective=ELBO(), devices=1, fsdp=1, **options):
     totals = zero_metrics(trained, objective, state, images[:batch])
     mesh = data_mesh(batch // options.get("accumulate", 1), devices, fsdp)
     everywhere, split = shardings(mesh)
-    if mesh:
-        state = jax.device_put(state, parameter_shardings(mesh, state))
+    state = jax.device_put(state, parameter_shardings(mesh, state) if mesh else everywhere)
     held = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(state.params))
     share = held / sum(leaf.size for leaf in jax.tree.leaves(state.params))
     totals, resident, on_devices = *jax.device_put((totals, images), everywhere), jax.device_put(rows, split)
     where = jax.tree.map(lambda leaf: leaf.sharding, state), everywhere
-    step = make_train_step(trained, objective, tx, ema_decay=0.9, mesh=mesh, **options)
+    step, before = make_train_step(trained, objective, tx, ema_decay=0.9, mesh=mesh, **options), len(compiled)
     run, values = make_train_steps(step, where), []
     for i in range(steps):
         state, totals = run(state, totals, resident, on_devices, i, i + 1)
         values.append(float(totals["loss"]))
         totals = jax.device_put(jax.tree.map(np.zeros_like, jax.device_get(totals)), everywhere)
-    return values, share, len(on_devices.sharding.device_set), run._cache_size()
+    return values, share, len(on_devices.sharding.device_set), sum("run" in name for name in compiled[before:])
 
 for case in json.loads(sys.argv[2]):
     objective = DIPVAE() if case.pop("whole_batch", False) else ELBO()
@@ -59,7 +62,7 @@ def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float,
     """Train twelve steps for each case.
 
     Returns:
-        For each case, the losses, the fraction of the parameters on a device, and the numbers of devices and compilations.
+        For each case, the losses, the fraction of the parameters on a device, the number of devices and of compilations.
     """
     command = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
