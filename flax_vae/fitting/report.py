@@ -49,10 +49,10 @@ def log_start(directory: RunDirectory, members: Sequence[Member], first_step: in
     objective, *others = dict.fromkeys(member.training.config.name_of("objective") for member in members)
     objective += f" and {len(others)} more" if others else ""
     levels = getattr(getattr(training.model, "likelihood", None), "pixel_levels", None)
-    kind_of_loss = (
-        "; grey values by cross-entropy (not a density)" if levels == 2 and not is_binary(data.test.x) else ""
-    )
-    log(f"Loss:      {objective}, nats per {example_noun(data.train.kind)}{kind_of_loss}")
+    values = "grey" if data.train.kind == "images" else "continuous"
+    no_density = levels == 2 and not is_binary(data.test.x)
+    remark = f"; {values} values by cross-entropy (not a density)" if no_density else ""
+    log(f"Loss:      {objective}, nats per {example_noun(data.train.kind)}{remark}")
     devices, kind = training.mesh(len(members)).size, jax.devices()[0].device_kind
     epochs = f"{config.epochs} epoch{'s' if config.epochs > 1 else ''}"
     steps = f"{training.total_steps:,} steps of {training.batch_size} {examples_noun(data.train.kind)} in {epochs}"

@@ -243,7 +243,8 @@ def test_a_metric_chooses_the_best_checkpoint(
     assert run.step == run.metrics[2]["step"]
     assert load_run(run.directory).config.monitor == "elbo"
     last = capsys.readouterr().out.splitlines()[-1]
-    assert f"test elbo {elbos[2]:.2f}  best" in last
+    assert f"  {elbos[2]:.2f}  " in last
+    assert last.endswith("best")
     with pytest.raises(
         UserError, match=r"`monitor` accuracy is not .*Adversary.*: choose from distortion, elbo, .*rate\."
     ):

@@ -117,7 +117,7 @@ def test_a_stream_of_the_same_batches_is_the_same_training(tmp_path: Path, capsy
     assert_same_run(run, in_memory)
     assert sizes == [1] * 16
     err = capsys.readouterr().err
-    assert "Data: batches of 10 + 6 test vectors of 5; 5 batches of <lambda> are an epoch." in err
+    assert "Data:      batches of 10 + 6 test vectors of 5\n           5 batches of <lambda> are an epoch\n" in err
     assert "this training cannot be resumed" in err
 
 

@@ -62,7 +62,7 @@ def run_cases(cases: list[dict], images: Path) -> list[tuple[list[float], float,
     """Train twelve steps for each case.
 
     Returns:
-        For each case, the losses, the fraction of the parameters on a device, the number of devices and of compilations.
+        For each case: losses, the fraction of the parameters on a device, the number of devices, that of compilations.
     """
     command = [sys.executable, "-c", PROGRAM, str(images), json.dumps(cases)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -48,7 +48,7 @@ def to_onnx(function: ModelFunction) -> bytes:
                 input_names=[argument.name for argument in function.arguments],
                 output_names=[function.result.name],
             )
-        except NotImplementedError as error:
+        except (NotImplementedError, AttributeError) as error:  # jax2onnx 0.17 uses names that JAX 0.12 lacks
             raise UserError(
                 f"{function.name} cannot be converted to ONNX: {error}. Export the model as stablehlo instead."
             ) from None
