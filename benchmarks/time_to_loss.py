@@ -43,7 +43,7 @@ def train(folder: Path, epochs: int, seed: int) -> dict[str, Any]:
     flags = ("--preset", "tutorial_conv", "--epochs", epochs, "--seed", seed, "--out", folder / f"{epochs}-{seed}")
     reached, loss, end = None, float("nan"), 0.0
     for seconds, line in lines_of(HERE.parent / "train.py", *flags):
-        if found := re.match(r"\d+/\d+ +[\d.]+ +([\d.]+) ", line):
+        if found := re.match(r" *\d+/\d+ +[\d.]+ +([\d.]+) ", line):
             loss, end = float(found[1]), seconds
             if loss <= TARGET and reached is None:
                 reached = seconds

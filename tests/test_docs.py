@@ -10,29 +10,14 @@ import pytest
 import tyro
 
 from flax_vae import Config, fit, init_state, make_optimizer, make_train_step, tutorial_dense
-from flax_vae.cli.compare import Compare
-from flax_vae.cli.compress import Compress
-from flax_vae.cli.decompress import Decompress
-from flax_vae.cli.evaluate import Evaluate
-from flax_vae.cli.explore import Explore
-from flax_vae.cli.export import Export
-from flax_vae.cli.sample import Sample
+from flax_vae.cli.main import _COMMANDS
 from flax_vae.cli.train import Train
 from flax_vae.objectives import OBJECTIVES
 from flax_vae.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-COMMANDS = {
-    "flax-vae train": Train,
-    "flax-vae sample": Sample,
-    "flax-vae evaluate": Evaluate,
-    "flax-vae compare": Compare,
-    "flax-vae explore": Explore,
-    "flax-vae export": Export,
-    "flax-vae compress": Compress,
-    "flax-vae decompress": Decompress,
-}
+COMMANDS = {f"flax-vae {name}": command for name, command in _COMMANDS.items()}
 
 
 @pytest.mark.slow
@@ -122,6 +107,7 @@ def test_commands_parse(name: str) -> None:
     page = PAGES[name].replace(" \\\n", " ")
     inline = [words for words in re.findall(r"`(flax-vae [^`]*)`", page) if words not in COMMANDS and "|" not in words]
     for line in re.findall(r"^    (.*)", page, re.MULTILINE) + inline:
+        assert not line.startswith("flax-vae ") or line.split()[1] in _COMMANDS or line.split()[1].startswith("--")
         for start, command in COMMANDS.items():
             if line.startswith(start) and "--help" not in line:
                 args = [word for word in shlex.split(line.removeprefix(start), comments=True) if word != "..."]

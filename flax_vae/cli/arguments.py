@@ -57,9 +57,14 @@ class FiguresFiles:
     """Files for the figures that a command prints."""
 
     json: Path | None = None
-    """Also write the figures to this JSON file; - prints them as JSON instead of the table."""
+    """Also write the figures to this JSON file. Use "-" to print them as JSON instead of the table."""
     csv: Path | None = None
-    """Also write the table to this CSV file; - prints it as CSV instead."""
+    """Also write the table to this CSV file. Use "-" to print it as CSV instead."""
+
+    @property
+    def prints_table(self) -> bool:
+        """Whether standard output is free for the table."""
+        return PIPE not in (self.json, self.csv)
 
     def check(self, overwrite: bool) -> None:
         """Raise UserError if a file cannot be written, before any work is done."""
@@ -69,8 +74,8 @@ class FiguresFiles:
             if path and path != PIPE:
                 require_writable(path, overwrite, suffix, f"--{suffix[1:]}")
 
-    def write(self, content: Any, rows: Sequence[Record]) -> bool:
-        """Write `content` as JSON and `rows` as CSV; return True unless either was printed in place of the table."""
+    def write(self, content: Any, rows: Sequence[Record]) -> None:
+        """Write `content` as JSON and `rows` as CSV."""
         table = io.StringIO()
         writer = csv.DictWriter(table, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
@@ -81,7 +86,6 @@ class FiguresFiles:
                 print_result(text)
             elif path:
                 write_text(path, text + "\n")
-        return PIPE not in texts
 
 
 def require_writable(path: Path, overwrite: bool, suffix: str = "", flag: str = "--out") -> None:

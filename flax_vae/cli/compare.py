@@ -5,6 +5,7 @@ examples:
   flax-vae compare runs/sweep/* --csv sweep.csv
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import tyro
 
 from flax_vae.cli.arguments import FiguresFiles, OutPath, Overwrite, require_writable
 from flax_vae.evaluation.tables import compare, show_comparison
+from flax_vae.runs.records import Record
 from flax_vae.system.console import print_result
 from flax_vae.system.errors import UserError
 
@@ -37,7 +39,11 @@ class Compare:
             raise UserError("flax-vae compare: name the run directories.")
         require_writable(self.out, self.overwrite or self.out == Compare.out, ".png")
         self.files.check(self.overwrite)
-        figures = compare(self.runs, self.out)
-        if self.files.write(figures, figures):
-            show_comparison(figures)
+        compare(self.runs, self.out, self._show)
+        if self.files.prints_table:
             print_result(self.out)
+
+    def _show(self, figures: Sequence[Record]) -> None:
+        self.files.write(figures, figures)
+        if self.files.prints_table:
+            show_comparison(figures)

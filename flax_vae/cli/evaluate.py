@@ -20,6 +20,7 @@ from flax_vae.evaluation.subject import IMAGES_PER_UPDATE
 from flax_vae.evaluation.tables import figure_rows, show
 from flax_vae.metrics.likelihood import Defence
 from flax_vae.runs.config import Binarize
+from flax_vae.system.console import log
 from flax_vae.system.errors import UserError
 from flax_vae.system.machine import cpu_cores, use_machine
 
@@ -27,8 +28,10 @@ from flax_vae.system.machine import cpu_cores, use_machine
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes)
 @dataclass(frozen=True)
 class _Files(FiguresFiles):
+    """Files for the figures that the command prints."""
+
     json: Annotated[Path | None, tyro.conf.arg(aliases=("-o",))] = None
-    """Also write the figures to this JSON file; - prints them as JSON instead of the table."""
+    """Also write the figures to this JSON file. Use "-" to print them as JSON instead of the table."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,11 @@ class Evaluate:
         part = None if file in (None, PIPE) else file.with_suffix(".part.npz")
         run = self.own.load_run(self.run)
         record = evaluate(run, plan, part=part)
-        if self.files.write(record, figure_rows(record, run.kind)):
+        self.files.write(record, figure_rows(record, run.kind))
+        if self.files.prints_table:
             show(record, run.kind)
+        if record["alarm"]:
+            log(f"WARNING: {record['alarm']}")
 
     def _plan(self) -> Plan:
         names = ("num_samples", "num_images", "binarize", "binarize_seed")

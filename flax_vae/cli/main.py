@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str]) -> Any:
     """Return the command of the arguments."""
     if not argv:
-        return _show_jobs
+        return _show_commands
     if argv[0] == "--version":
         return _show_versions
     if not argv[0].startswith("-") and argv[0] not in _COMMANDS:
@@ -48,7 +48,7 @@ def _parse(argv: Sequence[str]) -> Any:
     return tyro.extras.subcommand_cli_from_dict(_COMMANDS, prog="flax-vae", args=argv, config=config)
 
 
-def _show_jobs() -> None:
+def _show_commands() -> None:
     """Print what each command does, and how to begin."""
     from rich.table import Table
 
@@ -56,10 +56,10 @@ def _show_jobs() -> None:
     for name, command in _COMMANDS.items():
         table.add_row(f"flax-vae {name}", command.__doc__.partition("\n")[0])
     print_table(table)
-    print_result("\nBegin with flax-vae train, which needs no flag. All commands take --help.")
+    print_result("\nBegin with flax-vae train, which needs no flags. Every command takes --help.")
 
 
 def _show_versions() -> None:
-    """Print the versions of the package and of what computes."""
+    """Print the versions of the package and of the libraries that it computes with."""
     others = ", ".join(f"{name} {version(name)}" for name in ("jax", "flax", "optax"))
     print_result(f"flax_vae {__version__} ({others}, Python {platform.python_version()})")

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,6 @@ def show(record: Record, kind: str = "images") -> None:
     for figure in report(record, kind):
         table.add_row(figure.name, _value(figure), _remarks(figure))
     print_table(table)
-    if record["alarm"]:
-        log(f"WARNING: {record['alarm']}")
 
 
 def summary(run: StoredRun) -> str:
@@ -64,11 +62,28 @@ def _columns(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:
         yield f"  {name.ljust(longest)}  {value.rjust(widest)}  {remark}".rstrip()
 
 
-def compare(directories: Sequence[str | Path], picture: Path) -> list[Record]:
-    """Draw the test losses of runs, and return the figures of each: a table for `show_comparison`, JSON or CSV.
+def show_comparison(figures: Sequence[Record]) -> None:
+    """Print a table of runs.
+
+    A figure of an evaluation is followed by "±" and its standard error: how much another evaluation would differ, with
+    other draws and, for binarised images, another binarisation.
+    """
+    for line in _aligned({printable(row["run"]): _cells(row) for row in figures}, table_width()):
+        print_result(line)
+
+
+def compare(
+    directories: Sequence[str | Path], picture: Path, show_figures: Callable[[Sequence[Record]], None] = show_comparison
+) -> None:
+    """Show the figures of runs, and draw their test losses.
 
     A pattern such as `runs/*` matches more than runs: files are skipped, an ensemble is replaced by its members, and a
     run that is named twice, such as by `latest`, is compared once.
+
+    Args:
+        directories: run directories.
+        picture: the PNG file to draw.
+        show_figures: what to do with the figures, a record for each run; by default, print a table.
 
     Raises:
         UserError: a directory is not a run, or has no finished epoch; or there are only files.
@@ -82,31 +97,23 @@ def compare(directories: Sequence[str | Path], picture: Path) -> list[Record]:
         raise UserError(f"{directories[0]} is a file: name run directories.")
     curves = {str(run): run.metrics() for run in runs}
     figures = [_figures(run, curves[str(run)]) for run in runs]
+    show_figures(figures)
     if missing := [printable(row["run"]) for row in figures if row["iw_bound"] is None]:
-        log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures the last three columns.")
+        measured = "the bound, the active units and the Fréchet distance"
+        log(f"Not evaluated: {', '.join(missing)}. flax-vae evaluate RUN measures {measured}.")
     _warn_of_different_data([run for run in runs if (run.path / "provenance.json").exists()])
     shapes = [read_config(run.config_file)[1] for run in runs]
     of_images = all(isinstance(shape, tuple) and len(shape) == 3 for shape in shapes)
     save_figure(picture, plot_comparison(curves, example_noun("images" if of_images else "vectors")))
-    return figures
-
-
-def show_comparison(figures: Sequence[Record]) -> None:
-    """Print a table of runs.
-
-    A figure of an evaluation is followed by "±" and its standard error: how much another evaluation would differ, with
-    other draws and, for binarised images, another binarisation.
-    """
-    for line in _aligned({printable(row["run"]): _cells(row) for row in figures}, table_width()):
-        print_result(line)
 
 
 def figure_rows(record: Record, kind: str = "images") -> list[Record]:
-    """Return the rows that `show` prints, as records."""
-    return [
-        {"figure": figure.name, "value": figure.value, "unit": figure.unit, "note": figure.note}
-        for figure in report(record, kind)
-    ]
+    """Return the rows that `show` prints, as records; a remark below a figure has its name."""
+    rows: list[Record] = []
+    for figure in report(record, kind):
+        name = figure.name or rows[-1]["figure"]
+        rows.append({"figure": name, "value": figure.value, "unit": figure.unit, "note": figure.note})
+    return rows
 
 
 def _warn_of_different_data(runs: Sequence[RunDirectory]) -> None:
@@ -157,6 +164,7 @@ def _figures(directory: RunDirectory, metrics: Sequence[Record]) -> Record:
         "epoch": best["epoch"],
         "epochs": config.epochs,
         "seconds": metrics[-1]["seconds"],
+        "set": held_out_set(best),
         **{name: best.get(f"{held_out_set(best)}_{name}") for name in ("loss", "rate", "distortion")},
         "iw_bound": bound.get("log_likelihood"),
         "iw_bound_error": _standard_error(bound),

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from flax_vae.batches import shape_text
 from flax_vae.data import example_noun, examples_noun, is_binary
-from flax_vae.fitting.lines import EpochLines, duration, mean_and_deviation
+from flax_vae.fitting.lines import EpochLines, deviation, duration, mean_and_deviation
 from flax_vae.fitting.members import Member
 from flax_vae.fitting.timing import Clock
 from flax_vae.pytrees import by_name
@@ -169,7 +169,7 @@ class Report:
         for label, members in self.members.items():
             if group := {member: records[member] for member in members if member in records}:
                 best = all(self.directories[member].best_step() == group[member]["step"] for member in group)
-                self._print(self.lines.line([*group.values()], label, best))
+                self._print(self.lines.line([*group.values()], label, len(members), best))
 
     def _print(self, line: str) -> None:
         """Print a line above the bar; a file gets it whole, and a terminal breaks it between words."""
@@ -263,5 +263,5 @@ def _row(
     settings = {"learning_rate": first.learning_rate, "beta": first.beta, **swept}
     settings.pop("seed", None)
     row = {**settings, "seeds": seeds, "failed": failed}
-    spread = {name: {"mean": mean(v), "sd": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
+    spread = {name: {"mean": float(np.mean(v)), "sd": deviation(v)} for name, v in values.items()}
     return row | spread, values

@@ -1,7 +1,7 @@
 """The convolutional VAE of the tutorial.
 
 flax-vae train --preset tutorial_conv        2 epochs, 40, 36 and 35 seconds on two cores of an AMD EPYC, test loss
-                                              261.47, 261.10 and 260.64 nats per image (seeds 0, 1, 2)
+                                             261.47, 261.10 and 260.64 nats per image (seeds 0, 1, 2)
 """
 
 import flax.linen as nn

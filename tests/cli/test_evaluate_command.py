@@ -1,5 +1,6 @@
 """`flax-vae evaluate` and `flax-vae compare` as a user runs them."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -20,9 +21,13 @@ def test_evaluate_and_compare(
     """Figures are consistent and survive an interruption; two runs are compared in a table and a picture."""
     copy = shutil.copytree(trained[0], tmp_path / "copy")
     command = ["evaluate", str(copy), "--num-samples", "5", "50", "--num-images", "20"]
-    assert main(command) == 0
+    assert main([*command, "--csv", str(tmp_path / "table.csv")]) == 0
     shown = capsys.readouterr().out
     record = json.loads((copy / "evaluation.json").read_text())
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["figure"] for row in rows)
+    assert record["elbo"]["elbo"] in [float(row["value"] or 0) for row in rows]
     assert f"{record['elbo']['elbo']:.2f}" in shown
     assert record["bits_per_dim"] is None
     assert "IW bound, 50 samples" in shown

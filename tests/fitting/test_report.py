@@ -62,8 +62,8 @@ def test_epochs_are_columns_of_a_table() -> None:
     shown.append(lines.line([record_of(10, 12345.678)]))
     assert shown == [
         "epoch  train loss  test loss  reconstruction      KL  images/s    time",
-        " 9/12      300.44     300.44          294.43    6.01    12,309   2 min  best",
-        "10/12    12345.68   12345.68        12098.76  246.91    12,309   3 min",
+        " 9/12      300.44     300.44          294.43    6.01    12,309   146 s  best",
+        "10/12       12346      12346           12099  246.91    12,309   162 s",
     ]
 
 
@@ -73,16 +73,18 @@ def test_epochs_are_columns_of_a_table() -> None:
         EpochLines(100),
         EpochLines(100, speed_unit="examples/s"),
         EpochLines(100, seeds=3),
-        EpochLines(100, seeds=3, labels=("learning-rate-0.001", "beta-2")),
+        EpochLines(100, monitor="elbo"),
+        EpochLines(100, labels=("learning rate 0.001, beta 0.5", "learning rate 0.001, beta 1")),
+        EpochLines(8, seeds=3, labels=("beta 0.5", "beta 1")),
     ],
-    ids=["a run", "vectors", "seeds", "settings"],
+    ids=["a run", "vectors", "seeds", "a metric", "settings", "seeds of settings"],
 )
 def test_epochs_fit_into_80_columns(lines: EpochLines) -> None:
     """Their columns stand under their titles."""
-    records = [record_of(100, 262.1 + seed) for seed in range(lines.seeds)]
+    records = [record_of(8, 1262.1 + seed, test_elbo=-262.1) for seed in range(lines.seeds)]
     header = lines.header(records[0])
     for label in lines.labels:
-        line = lines.line(records, label, best=True)
+        line = lines.line(records, label, lines.seeds, best=True)
         assert len(line) <= 80
         for title in ("test loss", "reconstruction", "KL"):
             end = header.index(title) + len(title)
@@ -96,9 +98,30 @@ def test_another_metric_that_chooses_the_best_epoch_has_a_column() -> None:
     assert "-262.10" in EpochLines(1, monitor="elbo").line(records)
 
 
-def test_seeds_that_diverged_and_skipped_steps_are_told() -> None:
-    line = EpochLines(1, seeds=3).line([record_of(1, 1.0, train_skipped=0.02), record_of(1, 2.0)])
-    assert line.endswith("1.00% of the steps skipped  2 of 3 seeds")
+def test_seeds_that_diverged_and_skipped_steps_are_reported() -> None:
+    """A setting may have fewer seeds than another."""
+    records = [record_of(1, 1.0, train_skipped=0.02), record_of(1, 2.0)]
+    lines = EpochLines(1, seeds=4, labels=("beta 1", "beta 2"))
+    assert lines.line(records, "beta 1", 3).endswith("1.00% of the steps skipped  2 of 3 seeds")
+    assert lines.line(records, "beta 2", 2).endswith("1.00% of the steps skipped")
+
+
+def test_losses_that_are_not_finite_are_shown() -> None:
+    line = EpochLines(1, seeds=2).line([record_of(1, 1.0), record_of(1, float("inf"))], seeds=2)
+    assert "inf ± nan" in line
+
+
+def test_without_held_out_examples_or_terms_of_the_elbo() -> None:
+    lines = EpochLines(1)
+    record = {name: value for name, value in record_of(1, 2.5).items() if name in ("epoch", "step", "seconds")}
+    record |= {"images_per_second": 0.0, "train_loss": 2.5, "train_skipped": 0.0}
+    assert lines.header(record) == "epoch  train loss  images/s    time"
+    assert lines.line([record]).split() == ["1/1", "2.50", "0", "16", "s"]
+
+
+def test_a_validation_set_has_short_titles() -> None:
+    record = {name.replace("test_", "validation_"): value for name, value in record_of(1, 2.5).items()}
+    assert EpochLines(1).header(record).startswith("epoch  train loss  val loss  reconstruction")
 
 
 def test_a_training_without_a_terminal_says_where_it_is(

@@ -40,6 +40,9 @@ def to_onnx(function: ModelFunction) -> bytes:
         shapes = free_shapes(function)
         try:
             operations = jaxpr_as_fun(flat_graph(function.call, shapes, _RULES))
+        except NotImplementedError as error:
+            raise _cannot_convert(function, error) from None
+        try:
             model = convert(
                 lambda *args: operations(*args)[0],
                 list(shapes),
@@ -49,14 +52,16 @@ def to_onnx(function: ModelFunction) -> bytes:
                 output_names=[function.result.name],
             )
         except (NotImplementedError, AttributeError) as error:  # jax2onnx 0.17 uses names that JAX 0.12 lacks
-            raise UserError(
-                f"{function.name} cannot be converted to ONNX: {error}. Export the model as stablehlo instead."
-            ) from None
+            raise _cannot_convert(function, error) from error
     _clean(model.graph)
     arrays, arguments = (*model.graph.input, *model.graph.output), (*function.arguments, function.result)
     for array, argument in zip(arrays, arguments, strict=True):
         array.doc_string = argument.meaning
     return model.SerializeToString()
+
+
+def _cannot_convert(function: ModelFunction, error: Exception) -> UserError:
+    return UserError(f"{function.name} cannot be converted to ONNX: {error}. Export the model as stablehlo instead.")
 
 
 def run_onnx(content: bytes) -> Callable[..., np.ndarray]:
