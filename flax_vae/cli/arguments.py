@@ -63,7 +63,7 @@ class FiguresFiles:
 
     @property
     def prints_table(self) -> bool:
-        """Whether standard output is free for the table."""
+        """True unless standard output gets JSON or CSV instead of the table."""
         return PIPE not in (self.json, self.csv)
 
     def check(self, overwrite: bool) -> None:

@@ -33,7 +33,7 @@ class EpochLines:
 
     def header(self, record: Record) -> str:
         """Return the line above those of all epochs."""
-        return self._row({title: title for title in self._titles(record)}).rstrip()
+        return self._row({title: title for title in self._cells([record], "")}).rstrip()
 
     def line(self, records: Sequence[Record], label: str = "", seeds: int = 1, best: bool = False) -> str:
         """Return the line of an epoch.
@@ -44,15 +44,14 @@ class EpochLines:
             seeds: the number of seeds that were started.
             best: True if this epoch is the best so far.
         """
-        cells = self._cells(records, label)
-        row = self._row({title: cells[title] for title in self._titles(records[0])})
+        row = self._row(self._cells(records, label))
         skipped = mean(record["train_skipped"] for record in records)
         remarks = ["best" * best, f"{skipped:.2%} of the steps skipped" if skipped else ""]
         remarks += [f"{len(records)} of {seeds} seeds" if len(records) < seeds else ""]
         return "  ".join(filter(None, [row, *remarks]))
 
     def _cells(self, records: Sequence[Record], label: str) -> dict[str, str]:
-        """Return the text of each column by its title."""
+        """Return the text of each column by its title, without columns that can be spared if all would be too wide."""
         first, held_out = records[0], held_out_set(records[0])
         of_set = _SHORT.get(held_out, held_out)
 
@@ -70,15 +69,10 @@ class EpochLines:
                 cells[f"{of_set} loss" if name == "loss" else title] = value(f"{held_out}_{name}")
         cells[self.speed_unit] = f"{first['images_per_second']:,.0f}"
         cells["time"] = duration(first["seconds"])
-        return cells
-
-    def _titles(self, record: Record) -> list[str]:
-        """Return the titles of the columns, without those that can be spared if all would be too wide."""
-        titles = list(self._cells([record], ""))
         for spare in (self.speed_unit, "train loss", "time"):
-            if len(self._row(dict.fromkeys(titles, ""))) > _WIDTH and spare in titles:
-                titles.remove(spare)
-        return titles
+            if len(self._row(dict.fromkeys(cells, ""))) > _WIDTH:
+                cells.pop(spare, None)
+        return cells
 
     def _row(self, cells: dict[str, str]) -> str:
         """Pad the columns: the epoch and the setting on the right, numbers on the left."""

@@ -60,7 +60,8 @@ def test_names_and_numbers_are_whole_at_usual_widths(
     above = [["run"], titles, [first], numbers, [second], rest]
     assert words == (beside if width >= 120 else above)
     assert len({len(line) for line in lines if "epoch" in line or "/400" in line}) == 1  # columns are aligned
-    assert err.startswith(f"Not evaluated: {second}. flax-vae evaluate RUN measures the bound, the active units and ")
+    measured = "the bound, the active units and the Fréchet distance"
+    assert err == f"Not evaluated: {second}. flax-vae evaluate RUN measures {measured}.\n"
 
 
 @pytest.mark.parametrize(
